@@ -1,0 +1,47 @@
+"""semaug: semantic augmentation of training data, derived, tested and measured.
+
+Every method changes one place of supervised training:
+
+    images --[1 pixels]--> stages --[2 features]--> pool, head --[3 labels]--> loss [4 loss]
+
+The package is flat, one room a file. Rooms in import order, a line importing only from the lines above it
+(``metasaug`` imports ``isda`` too); ``tests/test_rooms.py`` holds the code to this list:
+
+    gaussian moments
+    networks data records
+    objective
+    isda
+    evaluation
+    training
+    plots rerun
+
+``import semaug`` loads none of them: each is imported when it is first named, and the first costs torch alone.
+"""
+
+from importlib import import_module
+from types import ModuleType
+
+__version__ = "0.1.0"
+__all__ = [  # in import order
+    "gaussian",
+    "moments",
+    "networks",
+    "data",
+    "records",
+    "objective",
+    "isda",
+    "evaluation",
+    "training",
+    "plots",
+    "rerun",
+]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in __all__:
+        return import_module(f"semaug.{name}")
+    raise AttributeError(f"module 'semaug' has no attribute {name!r}; its rooms are {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

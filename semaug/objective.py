@@ -1,0 +1,85 @@
+"""The contract between a paper and the training loop: one step of supervised training, and what a paper changes in it.
+
+``fit`` (room ``training``) owns the optimiser, the schedule, the data order and every random generator. A paper owns
+an :class:`Objective`: the network with its heads, the loss and the prediction. Whatever it has to remember from one
+step to the next (moments, an EMA copy, a Mix Block) lives in its buffers and submodules, at full shape from
+construction on, so that a checkpoint is complete and data-parallel training sees it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from semaug.training import Recipe
+
+Setting = int | float | str | bool | None
+Target = Int64[Tensor, " N"] | Float[Tensor, "N C"]
+
+
+class Batch(NamedTuple):
+    """Images (N, channels, H, W), float in [0, 1], and their target: (N,) int64, or (N, C) soft."""
+
+    images: Float[Tensor, "N channels H W"]
+    target: Target
+
+
+class Step(NamedTuple):
+    """Where training stands.
+
+    progress: 0-d float32 tensor, (step + 1/2) / total steps: the fraction that schedules of a paper (ISDA's strength,
+        an EMA's momentum, gradient reversal) are functions of. A tensor, so that a compiled objective is not compiled
+        again at every step.
+    lr: the optimiser's learning rate now (of the first parameter group).
+    generator: for the objective's own draws, on the images' device; part of every checkpoint.
+    meta: a batch of the second stream, for objectives whose ``streams`` ask for one.
+    """
+
+    progress: Float[Tensor, ""]
+    lr: float
+    generator: torch.Generator
+    meta: Batch | None = None
+
+
+class Objective(nn.Module):
+    """What a paper changes about supervised training; owns its network and heads.
+
+    A subclass overrides ``forward`` and, where the paper needs it, the rest. ``settings`` holds the
+    hyper-parameters as plain values: they go into the record of every run.
+    """
+
+    streams: ClassVar[tuple[str, ...]] = ("train",)
+    """Data streams ``fit`` feeds: ``("train",)`` or ``("train", "meta")``."""
+
+    def __init__(self, network: nn.Module, **settings: Setting) -> None:
+        super().__init__()
+        self.network = network
+        self.settings: dict[str, Setting] = settings
+
+    def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one batch (0-d, differentiable) and its terms to log (detached scalars)."""
+        raise NotImplementedError(f"{type(self).__name__} has to define forward(images, target, step)")
+
+    def predict(self, images: Float[Tensor, "N channels H W"]) -> Float[Tensor, "N C"]:
+        """Logits at inference."""
+        return self.network(images)
+
+    def parameter_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
+        """Groups for the optimiser; a group without ``lr`` trains at the recipe's. Default: one group of all."""
+        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+
+    def after_step(self, step: Step) -> None:
+        """Called after every optimiser step, without gradients: EMA copies and the like."""
+
+
+class CrossEntropy(Objective):
+    """Plain training, the baseline of every notebook; takes int64 or soft targets."""
+
+    def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy, mean over the batch, in nats."""
+        return F.cross_entropy(self.network(images).float(), target), {}

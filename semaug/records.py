@@ -1,0 +1,178 @@
+"""Records: one training run as one JSON file, and the only evidence a figure may be drawn from.
+
+A record is written whole or not at all, one per seed, and names everything needed to run it again: configuration
+and its hash, seed, device, versions, commit. ``summary`` turns the records of paired seeds into mean and interval.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+PROFILES = ("quick", "cpu", "paper")
+
+
+def write_whole(path: str | Path, content: bytes | str) -> Path:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
+
+    The content goes to a temporary file in the same folder, is flushed to the disk and renamed over ``path``.
+    On any error (a full disk, a read-only folder) the temporary file is removed and the old file stays.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files only their owner can read
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """First 12 hex digits of the SHA-256 of the configuration as canonical JSON (sorted keys)."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, allow_nan=False).encode()).hexdigest()[:12]
+
+
+def environment(device: torch.device | str) -> dict[str, Any]:
+    """Device, versions, threads and commit of this process, as every record carries them."""
+    device = torch.device(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() + " CPU"
+    versions = {"python": platform.python_version(), "torch": torch.__version__.split("+")[0]}
+    return {"device": name, "threads": torch.get_num_threads(), "versions": versions, "commit": _commit()}
+
+
+def _commit() -> str:
+    """The checkout's commit, '+' appended where tracked files differ from it; 'unknown' outside a checkout."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+@dataclasses.dataclass
+class Record:
+    """One run.
+
+    config: everything that decides the result but the seed: objective and its settings, network, data, recipe.
+    metrics: final values, the last epoch's and never the best's (accuracies in [0, 1], losses in nats).
+    curves: one value an epoch (or whatever the key says), by name.
+    seconds: training alone, added up over resumed parts. peak_memory: bytes, of the device or the process.
+    profile: 'quick', 'cpu' or 'paper'.
+    """
+
+    config: dict[str, Any]
+    seed: int
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    curves: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
+    peak_memory: int = 0
+    profile: str = "quick"
+    environment: dict[str, Any] = dataclasses.field(default_factory=dict)
+    date: str = dataclasses.field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @property
+    def hash(self) -> str:
+        """Hash of the configuration: equal for the seeds of one experiment."""
+        return config_hash(self.config)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the record to ``folder/<objective>-<hash>-seed<seed>.json``, whole or not at all."""
+        name = f"{self.config.get('objective', 'run')}-{self.hash}-seed{self.seed}.json"
+        content = {"hash": self.hash, **dataclasses.asdict(self)}
+        return write_whole(Path(folder) / name, json.dumps(content, indent=1, sort_keys=True, allow_nan=True) + "\n")
+
+
+def read(path: str | Path) -> Record:
+    """One record from its file; raises ValueError naming a file that is no whole record or was edited by hand."""
+    try:
+        content = json.loads(Path(path).read_text())
+        stated = content.pop("hash")
+        record = Record(**content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not a whole record ({error}); delete it and run it again") from error
+    if stated != record.hash:
+        raise ValueError(f"{path}: its configuration hashes to {record.hash} but it says {stated}; run it again")
+    return record
+
+
+def load(folder: str | Path, **conditions: Any) -> list[Record]:
+    """Records below ``folder`` whose configuration (or profile, seed) has the given values, in order of file name.
+
+    >>> load("figures/records/1_isda", objective="ISDA", strength=0.5)      # doctest: +SKIP
+    """
+    found = [read(path) for path in sorted(Path(folder).rglob("*.json"))]
+    return [record for record in found if all(_lookup(record, key) == value for key, value in conditions.items())]
+
+
+def _lookup(record: Record, key: str) -> Any:
+    if key in ("profile", "seed"):
+        return getattr(record, key)
+    return record.config.get(key)
+
+
+class Summary(NamedTuple):
+    """Mean, half-width of its 95% interval (Student t; nan for one value), standard deviation, and n."""
+
+    mean: float
+    half_width: float
+    std: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {self.half_width:.3f} (n = {self.n})" if self.n > 1 else f"{self.mean:.3f} (n = 1)"
+
+
+# Two-sided 95% quantiles of Student's t for 1..30 degrees of freedom (checked against scipy in the tests; scipy is
+# not a dependency of the package).
+_T95 = (
+    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448,
+    2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484,
+    2.0452, 2.0423,
+)  # fmt: skip
+
+
+def summary(values: Iterable[float]) -> Summary:
+    """Mean with its 95% Student interval: the interval of the mean over seeds, not of one run."""
+    numbers = [float(value) for value in values]
+    n = len(numbers)
+    if n == 0:
+        raise ValueError("values: got none; summary needs at least one")
+    mean = math.fsum(numbers) / n
+    if n == 1:
+        return Summary(mean, math.nan, math.nan, 1)
+    std = math.sqrt(math.fsum((value - mean) ** 2 for value in numbers) / (n - 1))
+    quantile = _T95[n - 2] if n <= len(_T95) + 1 else 1.96
+    return Summary(mean, quantile * std / math.sqrt(n), std, n)
+
+
+def paired(first: Iterable[Record], second: Iterable[Record], metric: str) -> Summary:
+    """Summary of the per-seed differences ``second - first`` of a metric: what paired seeds are run for.
+
+    Raises ValueError unless both sides hold the same seeds, each once.
+    """
+    one, two = ({record.seed: record.metrics[metric] for record in side} for side in (list(first), list(second)))
+    if not one or set(one) != set(two):
+        raise ValueError(f"seeds: first has {sorted(one)}, second {sorted(two)}; a paired difference needs the same")
+    return summary(two[seed] - one[seed] for seed in sorted(one))
