@@ -144,15 +144,6 @@ class Summary(NamedTuple):
         return f"{self.mean:.3f} ± {self.half_width:.3f} (n = {self.n})" if self.n > 1 else f"{self.mean:.3f} (n = 1)"
 
 
-# Two-sided 95% quantiles of Student's t for 1..30 degrees of freedom (checked against scipy in the tests; scipy is
-# not a dependency of the package).
-_T95 = (
-    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448,
-    2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484,
-    2.0452, 2.0423,
-)  # fmt: skip
-
-
 def summary(values: Iterable[float]) -> Summary:
     """Mean with its 95% Student interval: the interval of the mean over seeds, not of one run."""
     numbers = [float(value) for value in values]
@@ -163,7 +154,9 @@ def summary(values: Iterable[float]) -> Summary:
     if n == 1:
         return Summary(mean, math.nan, math.nan, 1)
     std = math.sqrt(math.fsum((value - mean) ** 2 for value in numbers) / (n - 1))
-    quantile = _T95[n - 2] if n <= len(_T95) + 1 else 1.96
+    from scipy.stats import t  # here, not at the top: the room has to load without scipy's half second
+
+    quantile = float(t.ppf(0.975, n - 1))
     return Summary(mean, quantile * std / math.sqrt(n), std, n)
 
 
