@@ -1,0 +1,48 @@
+"""What every test runs under: checked shapes and types, one thread, fixed seeds, no GPU.
+
+``install_import_hook`` wraps each function and dataclass of ``semaug`` so that every call is held to its jaxtyping
+shapes and type hints by beartype; at run time, for users, nothing of this exists. It has to stand before the first
+import of ``semaug``, which is why it is done here and not in a fixture.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # before torch is imported; a value set outside wins
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start; xdist has a worker a core already
+os.environ["MPLBACKEND"] = "Agg"
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+jaxtyping.install_import_hook("semaug", typechecker="beartype.beartype")
+
+settings.register_profile("semaug", derandomize=True, deadline=None, database=None, print_blob=False)
+settings.load_profile("semaug")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test starts from the same state of the three global generators."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  (third parties draw from it)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Switch the shape and type checks off, so that a test of bad input reaches the package's own error.
+
+    That is what a user meets: ``test_isda_rejects_bad_target(unchecked)`` sees ISDA's ValueError, not beartype's.
+    """
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
