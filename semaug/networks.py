@@ -1,0 +1,296 @@
+r"""Networks: the classifiers whose training the papers change, in parts that the papers can reach between.
+
+    images --> stages[0] --> stages[1] --> ... --> pool --> features (N, A) --> head --> logits (N, C)
+
+``stages[0]`` is the stem, and the first layer of the stem is the normalisation: images are in [0, 1] everywhere
+else. A paper that mixes maps (Manifold Mixup, AutoMix, MixStyle) or reads them (class activation maps) stands between
+two stages; one that works on features (ISDA, MetaSAug) takes ``features`` and the weights of ``head``.
+
+* K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image recognition", CVPR 2016, arXiv:1512.03385:
+  :func:`resnet` (section 4.2, CIFAR) and :func:`resnet18` (table 1). A block computes
+  :math:`y = \mathrm{relu}(s(x) + F(x))`, :math:`F = \mathrm{norm}\,W_2\,\mathrm{relu}\,\mathrm{norm}\,W_1`, and
+  :math:`s` is the identity where the shapes agree; where they do not, option A keeps every second pixel and appends
+  zero channels, option B is a 1x1 convolution.
+* S. Zagoruyko, N. Komodakis, "Wide residual networks", BMVC 2016, arXiv:1605.07146: :func:`wide_resnet`, whose blocks
+  put norm and relu before each convolution: :math:`y = s(x) + W_2\,\mathrm{relu}\,\mathrm{norm}\,W_1 z`,
+  :math:`z = \mathrm{relu}\,\mathrm{norm}\,x`.
+* K. He, X. Zhang, S. Ren, J. Sun, "Delving deep into rectifiers", ICCV 2015, arXiv:1502.01852: convolutions start as
+  :math:`w \sim N(0, 2 / (k^2 c_{out}))`, the form that keeps the variance of gradients.
+* Y. Wu, K. He, "Group normalization", ECCV 2018, arXiv:1803.08494: ``norm="group"``, which knows no batch, so that two
+  processes compute exactly what one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NORMS = ("batch", "group")
+
+
+class Network(nn.Module):
+    """A classifier in parts: ``stages`` (a ModuleList, the stem first), ``pool``, ``head`` (a Linear).
+
+    num_features: A, channels of the last stage's maps. num_classes: C, rows of ``head.weight``.
+    name: how records and figures call it; it has to change with anything that changes what is computed.
+    """
+
+    def __init__(self, stages: Iterable[nn.Module], num_features: int, num_classes: int, name: str) -> None:
+        super().__init__()
+        _check_count("num_classes", num_classes)
+        self.stages = nn.ModuleList(stages)
+        self.pool = GlobalMean()
+        self.head = nn.Linear(num_features, num_classes)
+        self.num_features = num_features
+        self.num_classes = num_classes
+        self.name = name
+
+    def features(self, images: Float[Tensor, "N channels H W"]) -> Float[Tensor, "N A"]:
+        """What the head sees: images in [0, 1] through all stages and the pooling."""
+        maps = images
+        for stage in self.stages:
+            maps = stage(maps)
+        return self.pool(maps)
+
+    def forward(self, images: Float[Tensor, "N channels H W"]) -> Float[Tensor, "N C"]:
+        """Logits; raises TypeError or ValueError on images that :class:`Normalise` does not take."""
+        return self.head(self.features(images))
+
+
+class Normalise(nn.Module):
+    """(images - mean) / std by channel, in the dtype of the network, on images that are checked first.
+
+    The checks read shape, dtype and device alone, never a value: they cost nothing at every step and do not wait for
+    a GPU. That the values are in [0, 1] is for whoever makes the images to see to.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, channels: int, mean: float | Sequence[float] = 0.5, std: float | Sequence[float] = 0.25) -> None:
+        super().__init__()
+        _check_count("channels", channels)
+        for name, value in {"mean": mean, "std": std}.items():
+            per_channel = torch.as_tensor(value, dtype=torch.get_default_dtype())
+            if per_channel.ndim > 1 or (per_channel.ndim == 1 and len(per_channel) != channels):
+                raise ValueError(f"{name}: got {value}; takes one number, or one for each of {channels} channels")
+            self.register_buffer(name, per_channel.expand(channels).reshape(channels, 1, 1).clone())
+        if not (self.std > 0).all():
+            raise ValueError(f"std: got {std}; takes numbers above 0")
+
+    def forward(self, images: Float[Tensor, "N channels H W"]) -> Float[Tensor, "N channels H W"]:
+        """Raises TypeError for images that are no floats; ValueError for a wrong rank, channel count or device."""
+        channels = len(self.mean)
+        if not images.is_floating_point():
+            raise TypeError(f"images: got {images.dtype}; takes floats in [0, 1] (divide uint8 by 255)")
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise ValueError(f"images: got shape {tuple(images.shape)}; takes (N, {channels}, H, W)")
+        if images.device != self.mean.device:
+            raise ValueError(f"images: got device {images.device}; takes {self.mean.device}, where the network is")
+        return (images.to(self.mean.dtype) - self.mean) / self.std
+
+
+class GlobalMean(nn.Module):
+    """Mean over the pixels. Unlike AdaptiveAvgPool2d its gradient is deterministic on CUDA."""
+
+    def forward(self, maps: Float[Tensor, "N A H W"]) -> Float[Tensor, "N A"]:
+        """Maps to features."""
+        return maps.mean((2, 3))
+
+
+class PadShortcut(nn.Module):
+    """Option A of He et al.: every ``stride``-th pixel, and zeros for the channels that are new. No parameters."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.extra = outputs - inputs
+
+    def forward(self, maps: Float[Tensor, "N inputs H W"]) -> Float[Tensor, "N outputs h w"]:
+        """Maps of the block's input to the shape of its output."""
+        return F.pad(maps[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut: option A ("pad") or B ("project") where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, shortcut: str, norm: str) -> None:
+        super().__init__()
+        self.conv1 = _convolution(inputs, outputs, 3, stride)
+        self.norm1 = _normalisation(outputs, norm)
+        self.conv2 = _convolution(outputs, outputs, 3)
+        self.norm2 = _normalisation(outputs, norm)
+        self.shortcut: nn.Module = nn.Identity()
+        if inputs != outputs or stride != 1:
+            self.shortcut = (
+                PadShortcut(inputs, outputs, stride)
+                if shortcut == "pad"
+                else nn.Sequential(_convolution(inputs, outputs, 1, stride), _normalisation(outputs, norm))
+            )
+
+    def forward(self, maps: Float[Tensor, "N inputs H W"]) -> Float[Tensor, "N outputs h w"]:
+        """relu(s(x) + F(x))."""
+        residual = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(maps)))))
+        return F.relu(residual + self.shortcut(maps))
+
+
+class PreActivationBlock(nn.Module):
+    """The block of wide residual networks: norm and relu first, dropout between the convolutions."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, dropout: float, norm: str) -> None:
+        super().__init__()
+        self.norm1 = _normalisation(inputs, norm)
+        self.conv1 = _convolution(inputs, outputs, 3, stride)
+        self.norm2 = _normalisation(outputs, norm)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = _convolution(outputs, outputs, 3)
+        self.project = _convolution(inputs, outputs, 1, stride) if inputs != outputs or stride != 1 else None
+
+    def forward(self, maps: Float[Tensor, "N inputs H W"]) -> Float[Tensor, "N outputs h w"]:
+        """s(x) + F(x); a projection takes the activated input, an identity the raw one."""
+        active = F.relu(self.norm1(maps))
+        residual = self.conv2(self.dropout(F.relu(self.norm2(self.conv1(active)))))
+        return residual + (maps if self.project is None else self.project(active))
+
+
+def small(
+    num_classes: int,
+    channels: int = 1,
+    *,
+    width: int = 16,
+    norm: str = "batch",
+    mean: float | Sequence[float] = 0.5,
+    std: float | Sequence[float] = 0.25,
+) -> Network:
+    """The quick network: a stride-2 stem, then one residual block at each of the widths 16, 32, 64.
+
+    78 thousand parameters, A = 64: trains on 2,000 images of 28x28 in seconds on one CPU core. ``width`` scales it.
+    ``norm`` is "batch" or "group"; ``mean`` and ``std`` normalise, one number or one a channel.
+    """
+    _check_count("width", width)
+    stem = _stem(channels, width, 2, norm, mean, std)
+    blocks = [
+        BasicBlock(inputs, outputs, stride, "project", norm)
+        for inputs, outputs, stride in [(width, width, 1), (width, 2 * width, 2), (2 * width, 4 * width, 2)]
+    ]
+    name = _name("small", width=(width, 16), norm=(norm, "batch"), mean=(mean, 0.5), std=(std, 0.25))
+    return Network([stem, *blocks], 4 * width, num_classes, name)
+
+
+def resnet(
+    num_classes: int,
+    depth: int = 32,
+    channels: int = 3,
+    *,
+    norm: str = "batch",
+    mean: float | Sequence[float] = 0.5,
+    std: float | Sequence[float] = 0.25,
+) -> Network:
+    """The CIFAR ResNet of He et al., section 4.2: depth 6n + 2 (20, 32, 44, 56, 110), widths 16, 32, 64, A = 64.
+
+    Shortcuts are option A (no parameters), as in the paper: 0.27, 0.46, 0.66, 0.85 and 1.7 million parameters.
+    Raises ValueError for a depth that is not 6n + 2.
+    """
+    if depth < 8 or depth % 6 != 2:
+        raise ValueError(f"depth: got {depth}; takes 6n + 2, as 20, 32, 44, 56 or 110")
+    stages: list[nn.Module] = [_stem(channels, 16, 1, norm, mean, std)]
+    for inputs, outputs, stride in [(16, 16, 1), (16, 32, 2), (32, 64, 2)]:
+        blocks = [BasicBlock(inputs, outputs, stride, "pad", norm)]
+        blocks += [BasicBlock(outputs, outputs, 1, "pad", norm) for _ in range((depth - 2) // 6 - 1)]
+        stages.append(nn.Sequential(*blocks))
+    return Network(
+        stages, 64, num_classes, _name(f"resnet{depth}", norm=(norm, "batch"), mean=(mean, 0.5), std=(std, 0.25))
+    )
+
+
+def resnet18(
+    num_classes: int,
+    channels: int = 3,
+    *,
+    norm: str = "batch",
+    mean: float | Sequence[float] = 0.5,
+    std: float | Sequence[float] = 0.25,
+) -> Network:
+    """ResNet-18 of He et al., table 1, for images of 32 pixels: a 3x3 stem of stride 1 and no max-pooling.
+
+    Widths 64, 128, 256, 512, two blocks each, shortcuts option B; A = 512; 11.17 million parameters at 10 classes.
+    """
+    stages: list[nn.Module] = [_stem(channels, 64, 1, norm, mean, std)]
+    for inputs, outputs, stride in [(64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2)]:
+        blocks = [
+            BasicBlock(inputs, outputs, stride, "project", norm),
+            BasicBlock(outputs, outputs, 1, "project", norm),
+        ]
+        stages.append(nn.Sequential(*blocks))
+    return Network(stages, 512, num_classes, _name("resnet18", norm=(norm, "batch"), mean=(mean, 0.5), std=(std, 0.25)))
+
+
+def wide_resnet(
+    num_classes: int,
+    depth: int = 28,
+    width: int = 10,
+    dropout: float = 0.0,
+    channels: int = 3,
+    *,
+    norm: str = "batch",
+    mean: float | Sequence[float] = 0.5,
+    std: float | Sequence[float] = 0.25,
+) -> Network:
+    """WRN-depth-width of Zagoruyko and Komodakis: depth 6n + 4, widths 16, 32, 64 times ``width``; A = 64 width.
+
+    WRN-28-10: 36.5 million parameters. ``dropout`` is the share dropped between the convolutions of a block (.3 in the
+    paper). The last norm and relu belong to the last stage. Raises ValueError for a depth, width or dropout it has not.
+    """
+    if depth < 10 or depth % 6 != 4:
+        raise ValueError(f"depth: got {depth}; takes 6n + 4, as 16, 28 or 40")
+    _check_count("width", width)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout: got {dropout}; takes a share in [0, 1)")
+    normalise = Normalise(channels, mean, std)
+    stages: list[nn.Module] = [nn.Sequential(normalise, _convolution(channels, 16, 3))]
+    w = width
+    for inputs, outputs, stride in [(16, 16 * w, 1), (16 * w, 32 * w, 2), (32 * w, 64 * w, 2)]:
+        blocks: list[nn.Module] = [PreActivationBlock(inputs, outputs, stride, dropout, norm)]
+        blocks += [PreActivationBlock(outputs, outputs, 1, dropout, norm) for _ in range((depth - 4) // 6 - 1)]
+        if outputs == 64 * w:
+            blocks += [_normalisation(outputs, norm), nn.ReLU()]
+        stages.append(nn.Sequential(*blocks))
+    options = {"dropout": (dropout, 0.0), "norm": (norm, "batch"), "mean": (mean, 0.5), "std": (std, 0.25)}
+    return Network(stages, 64 * w, num_classes, _name(f"wrn-{depth}-{w}", **options))
+
+
+def _stem(channels: int, width: int, stride: int, norm: str, mean: Any, std: Any) -> nn.Sequential:
+    normalise = Normalise(channels, mean, std)
+    return nn.Sequential(normalise, _convolution(channels, width, 3, stride), _normalisation(width, norm), nn.ReLU())
+
+
+def _convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
+    convolution = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return convolution
+
+
+def _normalisation(channels: int, norm: str) -> nn.Module:
+    if norm not in NORMS:
+        raise ValueError(f"norm: got {norm!r}; takes one of {', '.join(map(repr, NORMS))}")
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.GroupNorm(
+        channels // 8 if channels % 8 == 0 else 1, channels
+    )  # 8 channels a group: the widths start at 16
+
+
+def _name(base: str, **options: tuple[Any, Any]) -> str:
+    """The base name with every option that is not at its default: one name, one computation."""
+    changed = [f"{option}={value}" for option, (value, default) in options.items() if value != default]
+    return f"{base}({', '.join(changed)})" if changed else base
+
+
+def _check_count(name: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}: got {value!r}; takes a whole number from 1")
