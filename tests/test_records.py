@@ -1,0 +1,105 @@
+"""Records: whole or not at all, found again, never edited by hand, and summed up as scipy would."""
+
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+import scipy.stats
+from semaug import records
+
+CONFIG = {"objective": "ISDA", "settings": {"strength": 0.5}, "data": {"name": "embedded"}}
+
+
+def make(seed=0, accuracy=0.8, **changes):
+    return records.Record({**CONFIG, **changes}, seed, metrics={"test_accuracy": accuracy}, environment=records.environment("cpu"))
+
+
+def test_round_trip_and_name(tmp_path):
+    record = make(seed=4)
+    path = record.save(tmp_path / "new" / "folder")
+    assert path.name == f"ISDA-{record.hash}-seed4.json"
+    assert records.read(path) == record
+    assert record.environment["versions"]["torch"]
+    assert record.environment["commit"]
+
+
+def test_hash_is_of_the_configuration_alone():
+    assert make(seed=0).hash == make(seed=1, accuracy=0.9).hash
+    assert make().hash != make(data={"name": "mnist"}).hash
+    assert records.config_hash({"a": 1, "b": 2}) == records.config_hash({"b": 2, "a": 1})
+
+
+def test_load_finds_by_configuration(tmp_path):
+    for seed in (2, 0, 1):
+        make(seed).save(tmp_path)
+    make(0, objective="CrossEntropy").save(tmp_path / "below")
+    assert [r.seed for r in records.load(tmp_path, objective="ISDA")] == [0, 1, 2]
+    assert len(records.load(tmp_path)) == 4
+    assert len(records.load(tmp_path, seed=0)) == 2
+    assert records.load(tmp_path, profile="paper") == []
+    assert records.load(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize("damage", [lambda t: t[: len(t) // 2], lambda t: "", lambda t: "[]", lambda t: t.replace('"seed"', '"sede"')])
+def test_damaged_record_is_named(tmp_path, damage):
+    path = make().save(tmp_path)
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(ValueError, match=rf"{path.name}: not a whole record .*delete it and run it again"):
+        records.load(tmp_path)
+
+
+def test_edited_configuration_is_noticed(tmp_path):
+    path = make().save(tmp_path)
+    content = json.loads(path.read_text())
+    content["config"]["settings"]["strength"] = 5.0
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="its configuration hashes to"):
+        records.read(path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = records.write_whole(tmp_path / "a.json", "old")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+    with pytest.raises(OSError, match="Read-only"):
+        records.write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_written_files_are_as_readable_as_others(tmp_path):
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    assert records.write_whole(tmp_path / "whole", b"").stat().st_mode == plain.stat().st_mode
+
+
+def test_summary_against_scipy():
+    values = np.random.default_rng(0).normal(0.8, 0.01, 7)
+    got = records.summary(values)
+    low, high = scipy.stats.t.interval(0.95, 6, loc=values.mean(), scale=scipy.stats.sem(values))
+    assert (got.mean - got.half_width, got.mean + got.half_width) == pytest.approx((low, high), rel=1e-12)
+    assert got.std == pytest.approx(values.std(ddof=1))
+    assert str(records.summary([0.5, 0.5])) == "0.500 ± 0.000 (n = 2)"
+    assert str(records.summary([0.5])) == "0.500 (n = 1)"
+    assert math.isnan(records.summary([0.5]).half_width)
+
+
+def test_paired_difference_beats_unpaired_spread():
+    noise = [0.0, 0.1, -0.1, 0.05]
+    first = [make(seed, 0.8 + noise[seed]) for seed in range(4)]
+    second = [make(seed, 0.81 + noise[seed]) for seed in range(4)]
+    difference = records.paired(first, reversed(second), "test_accuracy")
+    assert difference.mean == pytest.approx(0.01)
+    assert difference.half_width == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("first", "second"), [([0, 1], [0, 2]), ([], []), ([0], [0, 1])])
+def test_unpaired_seeds_are_refused(first, second):
+    with pytest.raises(ValueError, match=r"seeds: first has .*; a paired difference needs the same"):
+        records.paired([make(s) for s in first], [make(s) for s in second], "test_accuracy")
+
+
+def test_empty_summary():
+    with pytest.raises(ValueError, match="values: got none"):
+        records.summary([])

@@ -1,0 +1,386 @@
+"""The loop, held to the contract: any objective, resumed bitwise, two processes as one, bad input said at once."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import throwaway
+import torch
+from semaug import objective, records, training
+from semaug.data import Split
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as tv
+
+NAMES = list(throwaway.OBJECTIVES)
+RECIPE = throwaway.RECIPE
+
+
+def equal_states(one, two):
+    assert one.keys() == two.keys()
+    return all(torch.equal(one[key], two[key]) for key in one)
+
+
+# --- every objective through the one fit --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shape_of_objective_trains(name):
+    objective_ = throwaway.build(name)
+    before = {key: value.clone() for key, value in objective_.state_dict().items()}
+    record = training.fit(objective_, throwaway.data(), replace(RECIPE, epochs=8), progress=False)
+    moved = {key for key, value in objective_.state_dict().items() if not torch.equal(value, before[key])}
+    constant = {f"{part}.stages.0.0.{name}" for part in ("network", "copy") for name in ("mean", "std")}  # normalisation
+    assert not before.keys() - moved - constant, "everything the objective owns takes part: weights, EMA copy, block, moments, class weights"
+    assert record.curves["train_loss"][-1] < record.curves["train_loss"][0]
+    assert record.metrics["test_accuracy"] > 0.5  # four classes: chance is .25
+    assert record.metrics["test_accuracy"] == record.curves["test_accuracy"][-1], "the last epoch is reported"
+    assert len(record.curves["test_accuracy"]) == len(record.curves["lr"]) == 8
+
+
+def test_the_record_says_what_ran(tmp_path):
+    objective_ = throwaway.build("Teacher")
+    record = training.fit(objective_, throwaway.data(), RECIPE, seed=3, progress=False)
+    assert record.config["objective"] == "Teacher"
+    assert record.config["settings"] == {"block_lr": 0.01}
+    assert record.config["data"]["name"] == "quadrants"
+    assert record.config["recipe"]["lr"] == RECIPE.lr
+    assert record.seed == 3
+    assert record.seconds > 0
+    assert record.peak_memory > 2**20
+    assert "through" in record.curves
+    assert records.read(record.save(tmp_path)) == record
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_seed_same_bits_other_seed_other_bits(name):
+    states = []
+    for seed in (1, 1, 2):
+        objective_ = throwaway.build(name)
+        training.fit(objective_, throwaway.data(), RECIPE, seed=seed, progress=False)
+        states.append(objective_.state_dict())
+    assert equal_states(states[0], states[1])
+    assert not equal_states(states[0], states[2])
+
+
+def test_global_generator_is_left_alone():
+    before = torch.get_rng_state()
+    training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, progress=False)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# --- resume ---------------------------------------------------------------------------------------------------------
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(objective_, steps):
+    """Raise in the middle of a later epoch, as a crash would."""
+    original, count = objective_.after_step, [0]
+
+    def after_step(step):
+        original(step)
+        count[0] += 1
+        if count[0] == steps:
+            raise Stopped
+
+    objective_.after_step = after_step
+    return objective_
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_resumed_run_equals_an_unbroken_one_bitwise(name, tmp_path):
+    recipe = replace(RECIPE, epochs=3)
+    unbroken = throwaway.build(name)
+    whole = training.fit(unbroken, throwaway.data(), recipe, seed=5, progress=False)
+
+    path = tmp_path / "run.pt"
+    with pytest.raises(Stopped):  # 4 steps an epoch: in the second epoch
+        training.fit(stop_after(throwaway.build(name), 6), throwaway.data(), recipe, seed=5, resume=path, progress=False)
+    torch.manual_seed(99)  # a new process has another global state
+    resumed = throwaway.build(name)
+    record = training.fit(resumed, throwaway.data(), recipe, seed=5, resume=path, progress=False)
+
+    assert equal_states(unbroken.state_dict(), resumed.state_dict())
+    assert record.curves == whole.curves
+    assert record.metrics == whole.metrics
+    again = training.fit(throwaway.build(name), throwaway.data(), recipe, seed=5, resume=path, progress=False)
+    assert again.metrics == whole.metrics, "a finished run is not trained again, and reports the same"
+
+
+def test_dropout_resumes_bitwise_from_the_global_generator(tmp_path):
+    def build():
+        objective_ = throwaway.build("CrossEntropy")
+        objective_.network.pool = torch.nn.Sequential(objective_.network.pool, torch.nn.Dropout(0.5))
+        return objective_
+
+    unbroken, resumed = build(), build()
+    training.fit(unbroken, throwaway.data(), RECIPE, progress=False)
+    with pytest.raises(Stopped):
+        training.fit(stop_after(build(), 6), throwaway.data(), RECIPE, resume=tmp_path / "run.pt", progress=False)
+    training.fit(resumed, throwaway.data(), RECIPE, resume=tmp_path / "run.pt", progress=False)
+    assert equal_states(unbroken.state_dict(), resumed.state_dict())
+
+
+def test_killed_process_resumes(tmp_path):
+    """SIGKILL at whatever moment it comes; the checkpoint on the disk is whole and the rest of the run the same."""
+    script = f"""
+import sys; sys.path.insert(0, {str(Path(throwaway.__file__).parent)!r})
+import torch; torch.set_num_threads(1)
+import throwaway; from semaug import training; from dataclasses import replace
+record = training.fit(throwaway.build("ISDA"), throwaway.data(), replace(throwaway.RECIPE, epochs=400), resume={str(tmp_path / "run.pt")!r})
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(Path(objective.__file__).parents[1])})
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it was to be killed in the middle, not to end"
+    content = torch.load(tmp_path / "run.pt", weights_only=True)
+    assert 1 <= content["epochs_done"] < 400
+    assert len(content["curves"]["train_loss"]) == content["epochs_done"]
+
+
+def test_checkpoint_of_another_run_is_refused(tmp_path):
+    path = tmp_path / "run.pt"
+    training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+    kept = path.read_bytes()
+    with pytest.raises(ValueError, match=r"resume: .* its config is"):
+        training.fit(throwaway.build("CrossEntropy"), throwaway.data(), replace(RECIPE, lr=0.01), resume=path, progress=False)
+    with pytest.raises(ValueError, match=r"resume: .* its seed is 0, this run's is 1"):
+        training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, seed=1, resume=path, progress=False)
+    assert path.read_bytes() == kept
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"not a checkpoint"])
+def test_damaged_checkpoint_is_named(tmp_path, damage):
+    path = tmp_path / "run.pt"
+    training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"run.pt is no whole checkpoint .* delete it to start anew"):
+        training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+
+
+def test_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "run.pt"
+    training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+    kept = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        training.fit(throwaway.build("CrossEntropy"), throwaway.data(), replace(RECIPE, epochs=3), resume=tmp_path / "new.pt", progress=False)
+    assert path.read_bytes() == kept
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.pt"], "no part of a file is left"
+
+
+# --- two processes --------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_equal_one(tmp_path):
+    """Float64 with GroupNorm: what is left is the order of summation. (BatchNorm sees each rank's share: it differs.)"""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--rdzv-backend=c10d",
+               "--rdzv-endpoint=localhost:0", throwaway.__file__, str(tmp_path), *NAMES]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(Path(objective.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert run.returncode == 0, run.stderr[-3000:]
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for name in NAMES:
+        alone = throwaway.train_exactly(name)
+        assert alone.keys() == ranks[0][name].keys()
+        for key, value in alone.items():
+            assert torch.equal(ranks[0][name][key], ranks[1][name][key]), f"{name} {key}: the two ranks differ"
+            assert torch.allclose(ranks[0][name][key].double(), value.double(), rtol=0, atol=1e-12), f"{name} {key}"
+
+
+# --- data order, crop and flip --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["reflect", "zeros"])
+@pytest.mark.parametrize("augment", training.AUGMENTS)
+def test_crop_and_flip_equal_torchvision(augment, mode):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (6, 3, 9, 11), dtype=torch.uint8, generator=generator)
+    recipe = training.Recipe(batch_size=6, augment=augment, padding=3, padding_mode=mode)
+    stream = training.Stream(Split(images, torch.zeros(6, dtype=torch.int64)), "train", 6, recipe, 0, torch.device("cpu"))
+    state = stream.draws.get_state()
+    got = stream.batch(torch.arange(6), slice(None)).images
+
+    stream.draws.set_state(state)  # the same draws again, in the same order
+    flips = stream._draw(2) if "flip" in augment else torch.zeros(6)
+    dy, dx = (stream._draw(7), stream._draw(7)) if "crop" in augment else (torch.zeros(6), torch.zeros(6))
+    for i in range(6):
+        image = images[i]
+        if "crop" in augment:
+            image = tv.pad(image, [3, 3], padding_mode="reflect" if mode == "reflect" else "constant")
+        # the crop is chosen where the flipped column comes from: flip the columns, then cut dx further
+        if "crop" in augment:
+            image = image[:, int(dy[i]) : int(dy[i]) + 9, int(dx[i]) : int(dx[i]) + 11]
+        if flips[i]:
+            image = tv.horizontal_flip(image)
+        assert torch.equal(got[i], image.float() / 255)
+
+
+def test_every_image_once_an_epoch_and_all_offsets_drawn():
+    data = throwaway.data(64)
+    stream = training.Stream(data.train, "train", 16, RECIPE, 0, torch.device("cpu"))
+    first, second = stream.epoch(4), stream.epoch(4)
+    assert sorted(first.flatten().tolist()) == sorted(second.flatten().tolist()) == list(range(64))
+    assert not torch.equal(first, second)
+    assert set(torch.cat([stream._draw(9) for _ in range(30)]).tolist()) == set(range(9))
+
+
+def test_streams_do_not_share_draws():
+    one, two = (training.generator_for(0, name) for name in ("order/train", "order/meta"))
+    assert not torch.equal(torch.randperm(50, generator=one), torch.randperm(50, generator=two))
+
+
+# --- recipe ---------------------------------------------------------------------------------------------------------
+
+
+def test_schedules_against_torch():
+    for schedule, reference in {
+        "cosine": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 100),
+        "linear": lambda o: torch.optim.lr_scheduler.LinearLR(o, 1.0, 1e-12, 100),
+        "step": lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [50, 75], 0.1),
+        "constant": lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0, 100),
+    }.items():
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        scheduler = reference(optimizer)
+        recipe = training.Recipe(schedule=schedule)
+        for step in range(100):
+            # torch's value at a step's start; ours is taken at its middle, except for the steps' own edges
+            at = (step + 0.5) / 100 if schedule == "step" else step / 100
+            assert recipe.lr_at(at) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
+            optimizer.step()
+            scheduler.step()
+
+
+def test_isda_preset_is_the_papers():
+    recipe = training.Recipe.preset("isda/resnet")
+    total = 160
+    rates = [recipe.lr * recipe.lr_at((epoch + 0.5) / total) for epoch in range(total)]
+    assert rates[0] == rates[79] == 0.1
+    assert rates[80] == rates[119] == pytest.approx(0.01)
+    assert rates[120] == rates[159] == pytest.approx(0.001)
+    wide = training.Recipe.preset("isda/wide-resnet")
+    drops = [epoch for epoch in range(1, 240) if wide.lr_at((epoch + 0.5) / 240) < wide.lr_at((epoch - 0.5) / 240)]
+    assert drops == [60, 120, 160, 200]
+
+
+def test_warmup_rises_linearly_to_the_peak():
+    recipe = training.Recipe(warmup=0.2, schedule="cosine")
+    assert recipe.lr_at(0.1) == 0.5
+    assert recipe.lr_at(0.2) == 1.0
+    assert recipe.lr_at(1.0) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"epoch": 3}, r"no field 'epoch'; did you mean 'epochs'\?"),
+        ({"zzz": 3}, r"no field 'zzz'; it has epochs, batch_size"),
+        ({"epochs": 0}, r"Recipe.epochs: got 0, takes a whole number from 1"),
+        ({"batch_size": 2.5}, r"Recipe.batch_size: got 2.5"),
+        ({"lr": 0.0}, r"Recipe.lr: got 0.0, takes a finite number above 0"),
+        ({"lr": math.nan}, r"Recipe.lr: got nan"),
+        ({"momentum": 1.0}, r"Recipe.momentum: got 1.0"),
+        ({"schedule": "cosin"}, r"Recipe.schedule: got 'cosin', takes one of constant, cosine"),
+        ({"optimizer": "lion"}, r"takes one of sgd, adam"),
+        ({"precision": "float16"}, r"takes one of float32, bfloat16"),
+        ({"augment": "crop-flip"}, r"takes one of none, flip, crop, crop\+flip"),
+        ({"milestones": (80, 120)}, r"takes fractions of training"),
+        ({"padding": -1}, r"Recipe.padding: got -1"),
+        ({"weight_decay": -1e-4}, r"Recipe.weight_decay"),
+        ({"warmup": 1.0}, r"Recipe.warmup"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_bad_recipe(fields, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        training.Recipe(**fields)
+
+
+def test_unknown_preset():
+    with pytest.raises(ValueError, match=r"preset: got 'isda', takes one of isda/resnet"):
+        training.Recipe.preset("isda")
+
+
+# --- objectives and data that do not fit together -------------------------------------------------------------------
+
+
+def test_batch_larger_than_the_set():
+    with pytest.raises(ValueError, match=r"Recipe.batch_size: got 128, takes at most the 64 training images"):
+        training.fit(throwaway.build("CrossEntropy"), throwaway.data(), replace(RECIPE, batch_size=128), progress=False)
+
+
+def test_missing_second_stream():
+    data = replace(throwaway.data(), meta=None)
+    with pytest.raises(ValueError, match=r"data.meta: got none; Reweighter asks for a second stream"):
+        training.fit(throwaway.build("Reweighter"), data, RECIPE, progress=False)
+
+
+def test_wrong_number_of_classes():
+    data = replace(throwaway.data(), classes=tuple("abcde"))
+    with pytest.raises(ValueError, match=r"objective: predicts logits of shape \(2, 4\), takes \(N, 5\) for data 'quadrants'"):
+        training.fit(throwaway.build("CrossEntropy"), data, RECIPE, progress=False)
+
+
+def test_parameter_in_no_group():
+    objective_ = throwaway.build("Teacher")
+    objective_.parameter_groups = lambda recipe: [{"params": list(objective_.network.parameters())}]
+    with pytest.raises(ValueError, match=r"parameter_groups: block.weight, block.bias would never be trained"):
+        training.fit(objective_, throwaway.data(), RECIPE, progress=False)
+
+
+def test_padding_wider_than_the_image():
+    with pytest.raises(ValueError, match=r"Recipe.padding: got 12, takes less than the image's side of 12"):
+        training.fit(throwaway.build("CrossEntropy"), throwaway.data(), replace(RECIPE, padding=12), progress=False)
+
+
+def test_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
+    class Explodes(objective.CrossEntropy):
+        def forward(self, images, target, step):
+            loss, terms = super().forward(images, target, step)
+            return (loss * math.nan if step.progress > 0.6 else loss), terms
+
+    path = tmp_path / "run.pt"
+    exploding = Explodes(throwaway.build("CrossEntropy").network)
+    with pytest.raises(FloatingPointError, match=r"the loss became nan in epoch 3 .* a lower Recipe.lr"):
+        training.fit(exploding, throwaway.data(), replace(RECIPE, epochs=4), resume=path, progress=False)
+    content = torch.load(path, weights_only=True)
+    assert content["epochs_done"] == 2
+    assert all(torch.isfinite(value).all() for value in content["objective"].values())
+
+
+def test_device():
+    assert training.resolve_device("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        assert training.resolve_device("auto").type == "cpu"
+        with pytest.raises(ValueError, match=r"device: got 'cuda', but this torch sees no CUDA device"):
+            training.resolve_device("cuda")
+
+
+def test_bfloat16_trains():
+    record = training.fit(throwaway.build("ISDA"), throwaway.data(), replace(RECIPE, precision="bfloat16"), progress=False)
+    assert math.isfinite(record.curves["train_loss"][-1])
+    assert json.loads(json.dumps(record.config)) == record.config
+
+
+def test_soft_targets_take_the_same_loss():
+    objective_ = throwaway.build("CrossEntropy").eval()
+    images, target = throwaway.data().train.floats(slice(0, 8)), throwaway.data().train.target[:8]
+    step = objective.Step(torch.tensor(0.5), 0.1, torch.Generator())
+    hard, _ = objective_(images, target, step)
+    soft, _ = objective_(images, F.one_hot(target, 4).float(), step)
+    assert hard.item() == pytest.approx(soft.item(), rel=1e-6)

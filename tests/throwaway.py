@@ -1,0 +1,130 @@
+"""Three objectives nobody needs, of the shapes the papers to come will have: what the contract has to carry.
+
+Run as a script it is one process of a data-parallel run: ``torchrun --nproc-per-node 2 throwaway.py NAME OUT``.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+from semaug import networks, training
+from semaug.data import Data, Split
+from semaug.isda import ISDA
+from semaug.objective import CrossEntropy, Objective
+from torch import nn
+from torch.nn import functional as F
+
+CLASSES = 4
+
+
+class Teacher(Objective):
+    """An EMA copy, and a block with its own learning rate that is reached only through the frozen copy (AutoMix)."""
+
+    def __init__(self, network):
+        super().__init__(network, block_lr=0.01)
+        self.copy = copy.deepcopy(network).requires_grad_(False)
+        self.block = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, images, target, step):
+        dtype = self.block.weight.dtype
+        student = F.cross_entropy(self.network(images), target)
+        through = F.cross_entropy(self.copy(self.block(images.to(dtype)).sigmoid()), target)
+        return student + through, {"through": through.detach()}
+
+    def parameter_groups(self, recipe):
+        return [{"params": self.network.parameters()}, {"params": self.block.parameters(), "lr": self.settings["block_lr"]}]
+
+    def after_step(self, step):
+        momentum = 0.9 + 0.1 * step.progress.double()
+        for mine, theirs in zip(self.copy.parameters(), self.network.parameters(), strict=True):
+            mine.lerp_(theirs, (1 - momentum).to(mine.dtype))
+
+
+class Mixer(Objective):
+    """Mixes maps between two stages, by a ratio drawn from the step's generator (Manifold Mixup)."""
+
+    def forward(self, images, target, step):
+        lam = torch.rand((), generator=step.generator, device=images.device)
+        partner = torch.arange(len(images), device=images.device) ^ 1  # pairs lie within one process's share
+        maps = images
+        for number, stage in enumerate(self.network.stages):
+            maps = stage(maps)
+            if number == 1:
+                maps = lam * maps + (1 - lam) * maps[partner]
+        logits = self.network.head(self.network.pool(maps))
+        soft = F.one_hot(target, CLASSES).to(logits.dtype)
+        return F.cross_entropy(logits, lam * soft + (1 - lam) * soft[partner]), {}
+
+
+def mean_over_ranks(gradient):
+    """DDP does not see gradients taken inside forward: they are reduced by hand."""
+    if dist.is_initialized():
+        dist.all_reduce(gradient)
+        gradient /= dist.get_world_size()
+    return gradient
+
+
+class Reweighter(Objective):
+    """A second stream, a gradient taken inside forward, and a buffer that this step changes and uses (MetaSAug)."""
+
+    streams = ("train", "meta")
+
+    def __init__(self, network):
+        super().__init__(network)
+        self.register_buffer("weights", torch.ones(CLASSES))
+
+    def forward(self, images, target, step):
+        head = self.network.head.weight
+        towards = mean_over_ranks(torch.autograd.grad(F.cross_entropy(self.network(step.meta.images), step.meta.target), head)[0])
+        features = self.network.features(images)
+        losses = F.cross_entropy(self.network.head(features), target, reduction="none")
+        along = []
+        for label in range(CLASSES):  # how far a step on one class would help the meta batch
+            of_class = (losses * (target == label)).sum() / len(target)
+            along.append((torch.autograd.grad(of_class, head, retain_graph=True)[0] * towards).sum())
+        gradient = mean_over_ranks(torch.stack(along))
+        self.weights.add_(step.lr * gradient).clamp_(min=0.1)
+        return (losses * self.weights.clone()[target]).mean(), {"weight": self.weights.mean()}
+
+
+OBJECTIVES = {"Teacher": Teacher, "Mixer": Mixer, "Reweighter": Reweighter, "CrossEntropy": CrossEntropy}
+OBJECTIVES["ISDA"] = lambda network: ISDA(network, strength=0.5)
+RECIPE = training.Recipe(epochs=2, batch_size=16, meta_batch_size=8, lr=0.05, augment="crop+flip", evaluate_every=1)
+
+
+def data(train: int = 64) -> Data:
+    """Noise with a bright quadrant, the class: learnable in a few steps, made in a millisecond."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.arange(train + 48) % CLASSES
+    images = torch.randint(0, 128, (len(target), 1, 12, 12), generator=generator, dtype=torch.uint8)
+    for row, label in enumerate(target.tolist()):
+        images[row, 0, 6 * (label // 2) :, 6 * (label % 2) :][:6, :6] += 100
+    parts = (slice(0, train), slice(train, train + 32), slice(train + 32, None))
+    train_split, test, meta = (Split(images[part], target[part]) for part in parts)
+    return Data("quadrants", train_split, test, validation=None, meta=meta, classes=tuple("abcd"), settings={})
+
+
+def build(name: str, norm: str = "batch") -> Objective:
+    """One of the objectives with its network, from a fixed seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return OBJECTIVES[name](networks.small(CLASSES, channels=1, norm=norm))
+
+
+def train_exactly(name: str) -> dict[str, torch.Tensor]:
+    """State after training in float64 with GroupNorm, in which two processes must equal one."""
+    objective = build(name, norm="group").double()
+    record = training.fit(objective, data(), replace(RECIPE, epochs=3), progress=False)
+    return {**objective.state_dict(), "curve": torch.tensor(record.curves["train_loss"], dtype=torch.float64)}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    states = {name: train_exactly(name) for name in sys.argv[2:]}
+    torch.save(states, f"{sys.argv[1]}/rank{dist.get_rank()}.pt")
+    dist.destroy_process_group()
