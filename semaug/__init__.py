@@ -7,12 +7,14 @@ Every method changes one place of supervised training:
 The package is flat, one room a file. Rooms in import order, a line importing only from the lines above it
 (``metasaug`` imports ``isda`` too); ``tests/test_rooms.py`` holds the code to this list:
 
-    gaussian moments
+    gaussian
+    moments
     networks data records
     objective
     isda
     evaluation
     training
+    ledger
     plots rerun
 
 ``import semaug`` loads none of them: each is imported when it is first named, and the first costs torch alone.
@@ -32,6 +34,7 @@ __all__ = [  # in import order
     "isda",
     "evaluation",
     "training",
+    "ledger",
     "plots",
     "rerun",
 ]

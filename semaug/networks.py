@@ -76,12 +76,12 @@ class Normalise(nn.Module):
         super().__init__()
         _check_count("channels", channels)
         for name, value in {"mean": mean, "std": std}.items():
-            per_channel = torch.as_tensor(value, dtype=torch.get_default_dtype())
-            if per_channel.ndim > 1 or (per_channel.ndim == 1 and len(per_channel) != channels):
+            values = [float(number) for number in value] if isinstance(value, Sequence) else [float(value)] * channels
+            if len(values) != channels:
                 raise ValueError(f"{name}: got {value}; takes one number, or one for each of {channels} channels")
-            self.register_buffer(name, per_channel.expand(channels).reshape(channels, 1, 1).clone())
-        if not (self.std > 0).all():
-            raise ValueError(f"std: got {std}; takes numbers above 0")
+            if name == "std" and not min(values) > 0:
+                raise ValueError(f"std: got {value}; takes numbers above 0")
+            self.register_buffer(name, torch.tensor(values).reshape(channels, 1, 1))
 
     def forward(self, images: Float[Tensor, "N channels H W"]) -> Float[Tensor, "N channels H W"]:
         """Raises TypeError for images that are no floats; ValueError for a wrong rank, channel count or device."""

@@ -225,6 +225,8 @@ def fit(
 ) -> Record:
     """Train an objective in place, on the device its parameters are on; the record of the run comes back.
 
+    The objective is left in evaluation mode.
+
     resume: a checkpoint file, written whole after every epoch and continued from where it exists; it refuses a
         checkpoint of another configuration or seed. progress: one line that is updated while it runs.
 
@@ -301,6 +303,7 @@ def fit(
             if data.validation is not None:
                 record.metrics["validation_accuracy"] = _evaluate(objective, data.validation)
             record.peak_memory = _peak_memory(device)
+            objective.eval()
             bar.update(record, recipe.epochs)
     return record
 
@@ -367,7 +370,6 @@ def _log_epoch(record: Record, sums: dict[str, Tensor], steps: int, world: int, 
 
 
 def _evaluate(objective: Objective, split: Split) -> float:
-    objective.eval()
     return accuracy(objective.predict, split.to(next(objective.parameters()).device))
 
 

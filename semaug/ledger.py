@@ -1,0 +1,184 @@
+"""The ledger: the runs that the committed figures stand on, in order of worth, and what of them is there.
+
+A figure is only as good as the runs behind it, and those take hours on two cores. Each run is named here once, by
+plain values; its record lands in ``figures/records/<notebook>/``. ``python -m semaug.ledger`` prints what is there and
+what is missing; with ``--minutes`` it runs the next ones that fit. A run that was stopped goes on from its last epoch,
+one whose record is there is never run again, and two processes beside each other never take the same one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from semaug import data, networks, records
+from semaug.isda import ISDA
+from semaug.objective import CrossEntropy, Objective, Setting
+from semaug.training import Recipe, fit, resolve_device
+
+OBJECTIVES: dict[str, Callable[..., Objective]] = {"CrossEntropy": CrossEntropy, "ISDA": ISDA}
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "small": networks.small,
+    **{f"resnet{depth}": lambda *a, depth=depth, **k: networks.resnet(a[0], depth, *a[1:], **k) for depth in (20, 32, 110)},
+    "resnet18": networks.resnet18,
+    "wrn-28-10": lambda *a, **k: networks.wide_resnet(a[0], 28, 10, 0.3, *a[1:], **k),
+}  # fmt: skip
+
+
+def build(objective: str, network: str, of: data.Data, seed: int, **settings: Setting) -> Objective:
+    """An objective by its names, for a data set, initialised from a seed; leaves the global generator alone.
+
+    Two objectives built with one network and seed start from the same weights: what paired seeds need. Raises
+    ValueError for a name that is not in ``OBJECTIVES`` or ``NETWORKS``.
+    """
+    for argument, name, known in (("objective", objective, OBJECTIVES), ("network", network, NETWORKS)):
+        if name not in known:
+            raise ValueError(f"{argument}: got {name!r}; takes one of {', '.join(known)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return OBJECTIVES[objective](NETWORKS[network](of.num_classes, of.image_shape[0]), **settings)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run by plain values. seconds: its estimate on the profile's device (one core; one H100)."""
+
+    notebook: str
+    profile: str
+    objective: str
+    network: str
+    of: Mapping[str, Any]
+    recipe: Recipe
+    seconds: float
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """One line that tells it from all others."""
+        settings = "".join(f" {key}={value}" for key, value in self.settings.items())
+        of = "".join(f" {key}={value}" for key, value in self.of.items() if key != "name")
+        return f"{self.notebook} {self.profile} {self.of['name']}{of} {self.network} {self.objective}{settings} seed {self.seed}"
+
+    @property
+    def key(self) -> str:
+        """Name of its files while it runs: changes with anything that changes the result."""
+        plain = {"name": self.name, "recipe": repr(self.recipe)}
+        return records.config_hash(plain)
+
+    def execute(self, device: str = "auto", folder: Path | None = None, root: str | None = None) -> records.Record:
+        """Train (or go on training) and write the record; the checkpoint is removed once the record is there."""
+        checkpoint = state_folder() / f"{self.key}.pt"
+        of = data.load(**self.of, root=root)
+        objective = build(self.objective, self.network, of, self.seed, **self.settings).to(resolve_device(device))
+        record = fit(objective, of, self.recipe, seed=self.seed, resume=checkpoint)
+        record.profile = self.profile
+        record.save(folder or records_folder(self.notebook))
+        checkpoint.unlink()
+        return record
+
+    def done(self, folder: Path | None = None) -> bool:
+        """Whether its record is there."""
+        recipe = {**vars(self.recipe), "milestones": list(self.recipe.milestones)}
+        for record in records.load(folder or records_folder(self.notebook), profile=self.profile, seed=self.seed):
+            c = record.config
+            same = (c["objective"], c["network"], c["recipe"]) == (self.objective, self.network, recipe)
+            of = {key: c["data"].get(key) for key in self.of}
+            if same and of == dict(self.of) and all(c["settings"].get(k) == v for k, v in self.settings.items()):
+                return True
+        return False
+
+
+def records_folder(notebook: str) -> Path:
+    """Where the records of a notebook are committed."""
+    return Path(__file__).parents[1] / "figures" / "records" / notebook
+
+
+def state_folder() -> Path:
+    """Where runs keep their checkpoints and locks; ignored by git."""
+    return Path(__file__).parents[1] / "build" / "runs"
+
+
+def runs() -> Iterator[Run]:
+    """Every run of the ledger, most worth first: all methods of one seed before the next seed."""
+    yield from isda_runs()
+
+
+def isda_runs() -> Iterator[Run]:
+    """Notebook 1: CE and ISDA over strength, form and data set; strength is chosen on the validation split."""
+    recipe = Recipe(epochs=40, schedule="cosine", weight_decay=5e-4, evaluate_every=4)
+    sets: list[tuple[dict[str, Any], Recipe, float]] = [
+        ({"name": "embedded", "validation": 0.1}, recipe, 75),
+        ({"name": "cifar10", "train_size": 10000, "validation": 0.1}, replace(recipe, augment="crop+flip"), 150),
+    ]
+    methods: list[tuple[str, dict[str, Setting]]] = [("CrossEntropy", {})]
+    methods += [("ISDA", {"strength": strength, "covariance": "full"}) for strength in (0.5, 0.25, 1.0, 2.5)]
+    methods += [("ISDA", {"strength": strength, "covariance": "diagonal"}) for strength in (0.5, 2.5, 7.5)]
+    for seed, (of, how, seconds), (name, settings) in product(range(5), sets, methods):
+        yield Run("1_isda", "cpu", name, "small", of, how, seconds, settings, seed)
+    paper = Recipe.preset("isda/resnet", evaluate_every=10)
+    for seed, (of_name, strength), kind in product(range(5), (("cifar10", 0.5), ("cifar100", 0.5)), ("CrossEntropy", "ISDA")):
+        settings = {"strength": strength, "covariance": "full"} if kind == "ISDA" else {}
+        yield Run("1_isda", "paper", kind, "resnet32", {"name": of_name}, paper, 900, settings, seed)
+
+
+@contextmanager
+def claimed(run: Run) -> Iterator[bool]:
+    """True for the one process that may execute this run now; the claim ends with the process, however it ends."""
+    state_folder().mkdir(parents=True, exist_ok=True)
+    with open(state_folder() / f"{run.key}.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the ledger, or run what fits into ``--minutes``."""
+    parser = argparse.ArgumentParser(prog="python -m semaug.ledger", description=__doc__.split("\n")[0])
+    parser.add_argument("--profile", choices=("cpu", "paper"), default="cpu")
+    parser.add_argument("--notebook", help="only this one's runs")
+    parser.add_argument("--minutes", type=float, default=0.0, help="run the next ones for about so long (0: only list)")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--root", help="folder of the data sets (default: $SEMAUG_DATA or the user's cache)")
+    options = parser.parse_args(arguments)
+
+    wanted = [run for run in runs() if run.profile == options.profile and options.notebook in (None, run.notebook)]
+    if not options.minutes:
+        missing = 0.0
+        for run in wanted:
+            there = run.done()
+            missing += 0 if there else run.seconds
+            print(f"{'there  ' if there else 'missing'} {run.seconds:6.0f} s  {run.name}")
+        print(f"missing: about {missing / 3600:.1f} hours")
+        return 0
+    end = time.monotonic() + 60 * options.minutes
+    for run in wanted:
+        if time.monotonic() + run.seconds > end:
+            continue  # a shorter one further down may still fit
+        with claimed(run) as mine:
+            if mine and not run.done():
+                record = run.execute(options.device, root=options.root)
+                print(f"{record.seconds:6.0f} s  {record.metrics['test_accuracy']:.4f}  {run.name}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""The ledger: every run buildable by its names, run once, never twice, and picked up where it stopped."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from semaug import data, ledger, records
+from semaug.training import Recipe
+
+RUN = ledger.Run(
+    "1_isda", "cpu", "ISDA", "small", {"name": "embedded", "train_size": 200, "test_size": 100, "validation": 0.1},
+    Recipe(epochs=2, batch_size=32, lr=0.05), 1.0, {"strength": 0.5, "covariance": "diagonal"}, seed=1,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "records_folder", lambda notebook: tmp_path / "records" / notebook)
+    monkeypatch.setattr(ledger, "state_folder", lambda: tmp_path / "state")
+    monkeypatch.setattr(ledger, "runs", lambda: iter([RUN, replace(RUN, seed=2), replace(RUN, profile="paper")]))
+
+
+def test_a_run_is_done_when_its_record_is_there(tmp_path, capsys):
+    assert not RUN.done()
+    record = RUN.execute("cpu")
+    assert RUN.done()
+    assert record.profile == "cpu"
+    assert record.metrics.keys() == {"train_loss", "test_accuracy", "validation_accuracy"}
+    assert records.load(tmp_path, objective="ISDA") == [record]
+    assert list((tmp_path / "state").glob("*.pt")) == [], "its checkpoint is not needed any more"
+    for other in (replace(RUN, seed=2), replace(RUN, settings={"strength": 1.0, "covariance": "diagonal"})):
+        assert not other.done()
+    assert not replace(RUN, recipe=replace(RUN.recipe, lr=0.1)).done()
+    assert not replace(RUN, of={**RUN.of, "train_size": 300}).done()
+
+    assert ledger.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["there", "missing", "missing:"]
+
+
+def test_minutes_run_what_is_missing_and_fits(capsys):
+    RUN.execute("cpu")
+    ledger.main(["--minutes", "0.001", "--device", "cpu"])
+    assert not replace(RUN, seed=2).done(), "one second does not fit into 0.06"
+    ledger.main(["--minutes", "1", "--device", "cpu"])
+    assert replace(RUN, seed=2).done()
+    assert len([line for line in capsys.readouterr().out.splitlines() if "seed" in line]) == 1
+
+
+def test_two_processes_do_not_take_one_run():
+    with ledger.claimed(RUN) as first, ledger.claimed(RUN) as second, ledger.claimed(replace(RUN, seed=9)) as other:
+        assert (first, second, other) == (True, False, True)
+    with ledger.claimed(RUN) as again:
+        assert again
+
+
+def test_paired_seeds_start_from_the_same_weights():
+    of = data.load("embedded", train_size=100)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    plain, isda, other = (ledger.build(*names, of, seed) for *names, seed in
+                          [("CrossEntropy", "small", 3), ("ISDA", "small", 3), ("ISDA", "small", 4)])  # fmt: skip
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), isda.parameters(), strict=True))
+    assert not torch.equal(isda.network.head.weight, other.network.head.weight)
+
+
+def test_every_run_can_be_built(monkeypatch):
+    monkeypatch.undo()
+    of = data.load("embedded", train_size=100)
+    seen, keys = set(), set()
+    for run in ledger.runs():
+        keys.add((run.key, run.seed))
+        names = (run.objective, run.network, *run.settings.items())
+        if names not in seen:
+            seen.add(names)
+            ledger.build(run.objective, run.network, of, 0, **run.settings)
+    assert len(keys) == sum(1 for _ in ledger.runs()), "two runs of the ledger are the same"
+    assert {run.profile for run in ledger.runs()} == {"cpu", "paper"}
+
+
+@pytest.mark.parametrize(
+    ("objective", "network", "message"),
+    [("Isda", "small", r"objective: got 'Isda'; takes one of CrossEntropy, ISDA"), ("ISDA", "vgg", r"network: got 'vgg'; takes one of small")],
+)
+def test_unknown_names(objective, network, message):
+    with pytest.raises(ValueError, match=message):
+        ledger.build(objective, network, data.load("embedded", train_size=100), 0)
