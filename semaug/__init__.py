@@ -8,7 +8,8 @@ The package is flat, one room a file. Rooms in import order, a line importing on
 (``metasaug`` imports ``isda`` too); ``tests/test_rooms.py`` holds the code to this list:
 
     gaussian
-    moments
+    moments shapes
+    sources
     networks data records
     objective
     isda
@@ -27,6 +28,8 @@ __version__ = "0.1.0"
 __all__ = [  # in import order
     "gaussian",
     "moments",
+    "shapes",
+    "sources",
     "networks",
     "data",
     "records",

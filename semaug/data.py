@@ -1,0 +1,341 @@
+"""Image sets as tensors: splits held as uint8 on one device, subsets from a seed, and errors that say what to do.
+
+``load(name)`` gives a :class:`Data` with ``train`` and ``test``; your own tensors make one directly:
+
+>>> import torch
+>>> from semaug.data import Data, Split
+>>> images, target = torch.rand(60, 3, 32, 32), torch.arange(60) % 3
+>>> mine = Data("mine", Split.from_float(images[:40], target[:40]), Split.from_float(images[40:], target[40:]))
+>>> mine.num_classes, mine.image_shape, mine.counts.tolist()
+(3, (3, 32, 32), [14, 13, 13])
+
+Inside the package lie ``embedded``, 8000 + 2000 real images of Fashion-MNIST (Xiao et al., arXiv:1708.07747; MIT), and
+``shapes``, as many generated colour images with known factors, masks and boxes (room ``shapes``). ``mnist``,
+``fashion``, ``cifar10``, ``cifar100`` and ``celeba`` are torchvision's, read from its layout, verified by checksum, and
+downloaded where the network allows; ``lfw64`` and ``folder`` read what you have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor
+
+from semaug import sources
+from semaug.shapes import Range, draw
+
+Index = slice | Sequence[int] | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images with what is known of each of them, all on one device.
+
+    images: (N, channels, H, W) uint8, 0 black, 255 full. target: (N,) int64, the class. factors: values known of each
+    image, by name, each (N,). masks: (N, H, W) bool, True on the object. boxes: (N, 4) int64, (y0, x0, y1, x1) in
+    pixels, half open. Raises TypeError or ValueError for any other dtype or shape.
+    """
+
+    images: UInt8[Tensor, "N channels H W"]
+    target: Int64[Tensor, " N"]
+    factors: Mapping[str, Tensor] = field(default_factory=dict)
+    masks: Bool[Tensor, "N H W"] | None = None
+    boxes: Int64[Tensor, "N 4"] | None = None
+
+    def __post_init__(self) -> None:
+        """Hold every part to its dtype and shape; no values are read, so slicing on a GPU never waits for it."""
+        hint = "; Split.from_float takes floating-point images in [0, 1]"
+        _expect("images", self.images, torch.uint8, (None, None, None, None), hint)
+        n, _, height, width = self.images.shape
+        _expect("target", self.target, torch.int64, (n,))
+        for name, values in self.factors.items():
+            _expect(f"factors[{name!r}]", values, None, (n,))
+        if self.masks is not None:
+            _expect("masks", self.masks, torch.bool, (n, height, width))
+        if self.boxes is not None:
+            _expect("boxes", self.boxes, torch.int64, (n, 4))
+        for name, part in {"target": self.target, "masks": self.masks, "boxes": self.boxes, **self.factors}.items():
+            if part is not None and part.device != self.images.device:
+                raise ValueError(f"{name}: lies on {part.device}, images on {self.images.device}; takes one device")
+
+    @classmethod
+    def from_float(cls, images: Float[Tensor, "N channels H W"], target: Int64[Tensor, " N"], **parts: Any) -> Split:
+        """From floating-point images in [0, 1], rounded to 256 levels; the other fields by name.
+
+        Raises TypeError for other dtypes, ValueError for NaN or values outside [0, 1].
+        """
+        if not isinstance(images, Tensor) or not images.is_floating_point():
+            raise TypeError(f"images: got {_describe(images)}; takes a floating-point tensor, Split(...) takes uint8")
+        if images.numel() and not bool(((images >= 0) & (images <= 1)).all()):  # NaN compares false
+            nan, low, high = (
+                int(images.isnan().sum()),
+                float(images.nan_to_num().min()),
+                float(images.nan_to_num().max()),
+            )
+            raise ValueError(f"images: got {nan} NaN, the rest from {low:.4g} to {high:.4g}; takes values in [0, 1]")
+        return cls((images * 255).round().to(torch.uint8), target, **parts)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, index: Index) -> Split:
+        """The images at ``index`` (slice, list, int64 or bool tensor), with all that is known of them."""
+        if not isinstance(index, slice):
+            index = torch.as_tensor(index, device=self.images.device)
+            if index.dim() != 1 or index.dtype not in (torch.int64, torch.bool):
+                raise TypeError(f"index: got {_describe(index)}; takes a slice, a list, or (n,) int64 or bool")
+        return self._each(lambda part: part[index])
+
+    def to(self, device: torch.device | str) -> Split:
+        """The split on a device."""
+        return self._each(lambda part: part.to(device))
+
+    def floats(self, index: Index | None = None) -> Float[Tensor, "n channels H W"]:
+        """Images (all, or those at ``index``) as float32 in [0, 1], as networks take them."""
+        images = self.images if index is None else self.images[index]
+        return images.float().div_(255)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Split:
+        masks, boxes = (part if part is None else change(part) for part in (self.masks, self.boxes))
+        factors = {name: change(values) for name, values in self.factors.items()}
+        return Split(change(self.images), change(self.target), factors, masks, boxes)
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A set of images to train and test on.
+
+    meta: a few images of every class, kept out of train, for objectives with a second stream. classes: their names;
+    by default "0", "1", ... up to the largest target of train. settings: what decided the content (the arguments of
+    ``load``), as plain values, for the records. Raises ValueError where splits disagree or a target is no class.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    validation: Split | None = None
+    meta: Split | None = None
+    classes: tuple[str, ...] = ()
+    settings: Mapping[str, int | float | str | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Hold the splits to one image shape, and their targets and boxes to the values they may have."""
+        if len(self.train) == 0:
+            raise ValueError("train: got no images; takes at least one")
+        if not self.classes:
+            object.__setattr__(self, "classes", tuple(str(c) for c in range(int(self.train.target.max()) + 1)))
+        for name in ("train", "test", "validation", "meta"):
+            split: Split | None = getattr(self, name)
+            if split is None:
+                continue
+            if tuple(split.images.shape[1:]) != self.image_shape:
+                shape = tuple(split.images.shape[1:])
+                raise ValueError(f"{name}.images: got (channels, H, W) = {shape}; takes train's, {self.image_shape}")
+            if len(split) and not (int(split.target.min()) >= 0 and int(split.target.max()) < self.num_classes):
+                got = f"{int(split.target.min())} to {int(split.target.max())}"
+                raise ValueError(f"{name}.target: got classes {got}; takes 0 to {self.num_classes - 1}")
+            if split.boxes is not None and len(split):
+                (y0, x0, y1, x1), (height, width) = split.boxes.T, self.image_shape[1:]
+                if not bool(((y0 >= 0) & (y0 < y1) & (y1 <= height) & (x0 >= 0) & (x0 < x1) & (x1 <= width)).all()):
+                    raise ValueError(f"{name}.boxes: takes 0 <= y0 < y1 <= {height}, 0 <= x0 < x1 <= {width}")
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.classes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, H, W)."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def counts(self) -> Int64[Tensor, " C"]:
+        """Training images of each class."""
+        return torch.bincount(self.train.target, minlength=self.num_classes)
+
+
+def _expect(name: str, got: Any, dtype: torch.dtype | None, shape: tuple[int | None, ...], hint: str = "") -> None:
+    takes = f"{str(dtype).removeprefix('torch.') if dtype else 'a tensor'} {_shape(shape)}{hint}"
+    if not isinstance(got, Tensor) or dtype not in (None, got.dtype):
+        raise TypeError(f"{name}: got {_describe(got)}; takes {takes}")
+    if got.dim() != len(shape) or any(want not in (None, have) for want, have in zip(shape, got.shape, strict=True)):
+        raise ValueError(f"{name}: got {_describe(got)}; takes {takes}")
+
+
+def _describe(got: Any) -> str:
+    if not isinstance(got, Tensor):
+        return f"a {type(got).__name__}"
+    return f"{str(got.dtype).removeprefix('torch.')} {_shape(got.shape)}"
+
+
+def _shape(sizes: Sequence[int | None]) -> str:
+    names = ("N", "channels", "H", "W")
+    inner = ", ".join(axis if size is None else str(size) for axis, size in zip(names, sizes, strict=False))
+    return f"({inner},)" if len(sizes) == 1 else f"({inner})"
+
+
+def shapes(n: int, seed: int = 0, side: int = 32, **ranges: Range) -> Split:
+    """n generated images with known factors, masks and boxes; ranges by factor name, as in ``semaug.shapes.draw``.
+
+    ``shapes(4000, 0, hue=(0.0, 0.5))`` and ``shapes(1000, 1, hue=(0.5, 1.0))`` share no colour: two domains.
+    """
+    return Split(*draw(n, seed, side, **ranges))
+
+
+def load(
+    name: str,
+    root: str | Path | None = None,
+    *,
+    validation: int | float = 0.0,
+    train_size: int | None = None,
+    test_size: int | None = None,
+    imbalance: int | float | None = None,
+    per_class: int | None = None,
+    meta: int = 0,
+    subset_seed: int = 0,
+    size: int | None = None,
+    download: bool = True,
+) -> Data:
+    r"""A set by name, or the subset of it that the arguments describe: for one ``subset_seed`` the same everywhere.
+
+    name: embedded, shapes, mnist, fashion, cifar10, cifar100, lfw64, celeba or folder.
+    root: where its files are; by default $SEMAUG_DATA, or else a folder in the user's cache. For ``folder`` the folder
+        itself, with train/<class>/* and test/<class>/* (or val), or with <class>/*: a fifth then is the test set.
+
+    The images of each class are put in a random order; then, of what is left each time, in this order of steps:
+
+    meta: so many images of every class are taken out of train, to ``Data.meta``.
+    validation: this fraction of every class is taken out of train, to ``Data.validation``.
+    per_class: so many images of every class stay (few-shot).
+    train_size: so many images stay in all, in the proportions of the classes (low-shot).
+    imbalance: :math:`\rho \ge 1`: of class c stay :math:`\lfloor n_{\max}\,\rho^{-c/(C-1)} \rfloor` (long tail; Cui et
+        al., arXiv:1901.05555), :math:`n_{\max}` the size of the smallest class before.
+    test_size: so many test images stay, in the proportions of the classes.
+
+    So a smaller subset lies in a larger one of the same seed. Images keep the order they have in the whole set.
+    size: side in pixels, for ``shapes`` (default 32), ``celeba`` (default 64), and ``folder``, whose pictures are
+        scaled to it by the shorter side and cropped to their centre; the other sets have one size.
+
+    Raises FileNotFoundError for missing files and ValueError for damaged ones, naming the file and the remedy;
+    ValueError for an unknown name and for a subset that the set is too small for.
+    """
+    if name not in sources.READERS:
+        raise ValueError(f"name: got {name!r}; takes one of {', '.join(sources.READERS)}")
+    for argument, value, least in (
+        ("train_size", train_size, 1),
+        ("test_size", test_size, 1),
+        ("per_class", per_class, 1),
+        ("meta", meta, 0),
+        ("subset_seed", subset_seed, 0),
+        ("size", size, 8),
+    ):
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise ValueError(f"{argument}: got {value!r}; takes an integer of at least {least}")
+    if not 0 <= validation < 1:
+        raise ValueError(f"validation: got {validation!r}; takes a fraction in [0, 1)")
+    if imbalance is not None and not (math.isfinite(imbalance) and imbalance >= 1):
+        raise ValueError(f"imbalance: got {imbalance!r}; takes largest over smallest class, at least 1")
+    if size is not None and name not in ("shapes", "celeba", "folder"):
+        raise ValueError(f"size: got {size} for {name!r}, whose images have one size; for shapes, celeba and folder")
+    if root is None and name == "folder":
+        raise ValueError("root: got None for 'folder'; takes the folder that holds the images")
+    where = Path(root).expanduser() if root is not None else sources.data_folder()
+    train_part, test_part, classes = sources.READERS[name](where, size, download)
+    train = Split(*train_part)
+    if test_part is not None:
+        test = Split(*test_part)
+    else:
+        queue = _Queue(train.target, classes, subset_seed)
+        test = train.take(queue.cut("a fifth for the test set", _proportional(queue.sizes, round(len(train) / 5))))
+        train = train.take(queue.index())
+
+    parts: dict[str, Split] = {}
+    queue = _Queue(train.target, classes, subset_seed)
+    if meta:
+        parts["meta"] = train.take(queue.cut("meta", [meta] * len(classes)))
+    if validation:
+        total = round(validation * len(queue))
+        parts["validation"] = train.take(queue.cut("validation", _proportional(queue.sizes, total)))
+    if per_class is not None:
+        queue.keep("per_class", [per_class] * len(classes))
+    if train_size is not None:
+        queue.keep("train_size", _proportional(queue.sizes, train_size))
+    if imbalance is not None:
+        largest, last = min(queue.sizes), max(len(classes) - 1, 1)
+        # 1e-9: 5000 * 100 ** -1.0 must not fall to 49
+        queue.keep("imbalance", [int(largest * imbalance ** (-c / last) + 1e-9) for c in range(len(classes))])
+    if len(queue) < len(train):
+        train = train.take(queue.index())
+    if test_size is not None:
+        queue = _Queue(test.target, classes, subset_seed)
+        queue.keep("test_size", _proportional(queue.sizes, test_size))
+        test = test.take(queue.index())
+    settings = {
+        "validation": validation,
+        "train_size": train_size,
+        "test_size": test_size,
+        "imbalance": imbalance,
+        "per_class": per_class,
+        "meta": meta,
+        "subset_seed": subset_seed,
+        "size": train.images.shape[-1],
+    }
+    label = name if name != "folder" else f"folder {where.name}"
+    return Data(label, train, test, **parts, classes=tuple(classes), settings=settings)
+
+
+class _Queue:
+    """The training images of each class in a random order, from whose front the steps of ``load`` take."""
+
+    def __init__(self, target: Tensor, classes: Sequence[str], seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        members = [(target == c).nonzero().squeeze(1) for c in range(len(classes))]
+        self.classes = classes
+        self.order = [rows[torch.randperm(len(rows), generator=generator)] for rows in members]
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(rows) for rows in self.order]
+
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
+    def index(self) -> Tensor:
+        return torch.cat(self.order).sort().values
+
+    def cut(self, argument: str, amounts: Sequence[int]) -> Tensor:
+        """Take these amounts out of the classes."""
+        self._check(argument, amounts, remain=1)
+        front = torch.cat([rows[:amount] for rows, amount in zip(self.order, amounts, strict=True)]).sort().values
+        self.order = [rows[amount:] for rows, amount in zip(self.order, amounts, strict=True)]
+        return front
+
+    def keep(self, argument: str, amounts: Sequence[int]) -> None:
+        """Leave these amounts of the classes."""
+        self._check(argument, amounts, remain=0)
+        self.order = [rows[:amount] for rows, amount in zip(self.order, amounts, strict=True)]
+
+    def _check(self, argument: str, amounts: Sequence[int], remain: int) -> None:
+        for label, size, amount in zip(self.classes, self.sizes, amounts, strict=True):
+            if not 1 <= amount <= size - remain:
+                stay = " and one has to stay in train" if remain else ""
+                raise ValueError(
+                    f"{argument}: asks for {amount} images of class {label!r}, which has {size} left{stay}; at least 1"
+                )
+
+
+def _proportional(sizes: Sequence[int], total: int) -> list[int]:
+    """Integers in the proportions of ``sizes`` that add up to ``total``; largest remainders are rounded up."""
+    amounts = [size * total // sum(sizes) for size in sizes]
+    by_remainder = sorted(range(len(sizes)), key=lambda c: -(sizes[c] * total % sum(sizes)))
+    for c in by_remainder[: total - sum(amounts)]:
+        amounts[c] += 1
+    return amounts
