@@ -1,0 +1,284 @@
+r"""ISDA: augment every feature along its class's covariance, infinitely often, at the price of a cross-entropy.
+
+The bound (2) of room ``gaussian`` with the covariance $\Sigma_{y}$ of each class, kept online by room ``moments``:
+
+$$\overline{\mathcal L}_\infty = \frac1N \sum_i \mathrm{CE}(z_i, y_i), \qquad
+  z_{ij} = w_j^\top a_i + b_j + \frac\lambda2\, q_{y_i j}, \qquad
+  q_{yj} = (w_j - w_y)^\top \Sigma_y (w_j - w_y). \tag{12}$$
+
+$q_{yy} = 0$, and where a class was never seen $\Sigma_y = 0$: then this is the plain cross-entropy. The strength grows
+with training, $\lambda_t = \frac tT \lambda_0$, because early covariances mean little.
+
+$q$ belongs to a class, not to a sample: with $D_y = W - 1 w_y^\top$ it is the row sums of $(D_y \Sigma_y) \circ D_y$,
+and $\partial q_{yj} / \partial D_{yj} = 2 (D_y \Sigma_y)_j$ needs no second product. :func:`isda_loss` therefore goes
+through the classes of the batch once, takes the loss of their samples and adds up the gradients while $D_y \Sigma_y$
+is at hand; neither N x C x A nor N x C x C numbers are ever held.
+
+Wang et al., "Implicit Semantic Data Augmentation for Deep Networks", NeurIPS 2019, https://arxiv.org/abs/1909.12220,
+and "Regularizing Deep Networks with Semantic Data Augmentation", TPAMI 2021, https://arxiv.org/abs/2007.10538.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semaug.gaussian import (
+    Covariance,
+    Factored,
+    Reduction,
+    at_least_float32,
+    check_batch,
+    check_covariance,
+    check_reduction,
+    check_strength,
+    diagonal_forms,
+    tracing,
+)
+from semaug.moments import ClassMoments, Form
+from semaug.objective import Objective, Step
+
+
+def isda_logits(
+    features: Float[Tensor, "N A"],
+    target: Int64[Tensor, " N"],
+    weight: Float[Tensor, "C A"],
+    bias: Float[Tensor, " C"] | None,
+    covariance: Covariance,
+    strength: float | Float[Tensor, ""],
+) -> Float[Tensor, "N C"]:
+    r"""The augmented logits $z$ of (12), on which a margin, class weights or any loss of logits can stand.
+
+    ``covariance`` is per class: (C, A, A), symmetric, or (C, A) for a diagonal one, or Factored. Differentiable any
+    number of times, in either mode, in everything float, the covariance included; a full covariance keeps two tensors
+    of (classes of the batch, C, A) for that, which :func:`isda_loss` does without. float32 at least, also under
+    autocast.
+
+    Raises ValueError or TypeError for shapes, dtypes or devices that do not fit, a target outside [0, C), features
+    that are not finite, and a strength that is negative or not finite. These checks of values are left out where
+    values may not be looked at: under torch.compile, torch.func and while a CUDA graph is captured.
+    """
+    check_batch(features, target, weight, bias)
+    check_covariance(covariance, weight)
+    check_strength(strength)
+    logits = F.linear(features, weight, bias)
+    return _augmented(logits, target, weight, covariance, strength)
+
+
+def isda_loss(
+    features: Float[Tensor, "N A"],
+    target: Int64[Tensor, " N"],
+    weight: Float[Tensor, "C A"],
+    bias: Float[Tensor, " C"] | None,
+    covariance: Covariance,
+    strength: float | Float[Tensor, ""],
+    reduction: Reduction = "mean",
+    class_weight: Float[Tensor, " C"] | None = None,
+) -> Float[Tensor, ""] | Float[Tensor, " N"]:
+    r"""The loss (12) in nats: cross-entropy of :func:`isda_logits`, ``class_weight`` as in F.cross_entropy.
+
+    With a full covariance, "mean" and "sum" take gradients on the way forward, so they can be differentiated once
+    (an error says so under create_graph); "none" and :func:`isda_logits` any number of times. The covariance may be
+    updated in place before the way back. Raises as :func:`isda_logits`, and for another reduction or class weights
+    that are not (C,) or negative.
+    """
+    check_batch(features, target, weight, bias)
+    check_covariance(covariance, weight)
+    check_strength(strength)
+    check_reduction(reduction)
+    if class_weight is not None:
+        if class_weight.shape != weight.shape[:1] or class_weight.device != weight.device:
+            raise ValueError(
+                f"class_weight must be (C,) = ({len(weight)},) on {weight.device}, "
+                f"got {tuple(class_weight.shape)} on {class_weight.device}"
+            )
+        if not tracing(class_weight) and not bool(((class_weight >= 0) & class_weight.isfinite()).all()):
+            raise ValueError("class_weight must be finite and not negative")
+    return _loss(features, target, weight, bias, covariance, strength, reduction, class_weight)
+
+
+def _loss(
+    features: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    covariance: Covariance,
+    strength: float | Tensor,
+    reduction: Reduction = "mean",
+    class_weight: Tensor | None = None,
+) -> Tensor:
+    """isda_loss of arguments known to be good."""
+    logits = F.linear(features, weight, bias)
+    learned_strength = isinstance(strength, Tensor) and strength.requires_grad
+    full = isinstance(covariance, Tensor) and covariance.ndim == 3
+    if full and reduction != "none" and not learned_strength and not tracing(features):
+        with torch.autocast(features.device.type, enabled=False):
+            share = torch.ones_like(target, dtype=logits.dtype) if class_weight is None else class_weight[target]
+            share = share / share.sum() if reduction == "mean" else share
+            return _FullLoss.apply(
+                at_least_float32(logits), at_least_float32(weight), covariance, target, strength, share
+            )
+    logits = _augmented(logits, target, weight, covariance, strength)
+    class_weight = None if class_weight is None else class_weight.to(logits.dtype)
+    return F.cross_entropy(logits, target, class_weight, reduction=reduction)
+
+
+def _augmented(
+    logits: Tensor, target: Tensor, weight: Tensor, covariance: Covariance, strength: float | Tensor
+) -> Tensor:
+    """z of (12) from the plain logits, in operations that depend on shapes only where values may not be looked at."""
+    with torch.autocast(logits.device.type, enabled=False):
+        logits, weight = at_least_float32(logits), at_least_float32(weight)
+        rows, index = _rows(target, len(weight))
+        parts: tuple[Tensor, ...] = covariance if isinstance(covariance, Factored) else (covariance,)
+        # A copy in either case: moments change in place, perhaps before the way back.
+        parts = tuple(part.clone() if rows is None else part[rows] for part in parts)
+        chosen = Factored(*parts) if isinstance(covariance, Factored) else parts[0]
+        own = weight if rows is None else weight[rows]
+        return logits + 0.5 * strength * quadratic_forms(chosen, own, weight)[index]
+
+
+def _rows(target: Tensor, classes: int) -> tuple[Tensor | None, Tensor]:
+    """The classes to take quadratic forms of (None: all, in order), and the place of every sample's among them."""
+    if classes <= len(target):
+        return None, target
+    if tracing(target):
+        return target, torch.arange(len(target), device=target.device)
+    present, index = target.unique(return_inverse=True)
+    return present, index
+
+
+def quadratic_forms(
+    covariance: Float[Tensor, "U A A"] | Float[Tensor, "U A"] | Factored,
+    own: Float[Tensor, "U A"],
+    weight: Float[Tensor, "C A"],
+) -> Float[Tensor, "U C"]:
+    r"""$q_{uj} = (w_j - o_u)^\top \Sigma_u (w_j - o_u)$, $o_u$ the weights of the class of covariance $u$."""
+    if isinstance(covariance, Factored):
+        centre = weight.detach().mean(0)  # as in diagonal_forms: a common offset costs digits and changes nothing
+        difference = (weight - centre) @ covariance.factor - (own - centre)[:, None] @ covariance.factor  # (U, C, r)
+        return difference.square().sum(2) + diagonal_forms(covariance.diagonal, own, weight)
+    if covariance.ndim == 2:
+        return diagonal_forms(covariance, own, weight)
+    difference = weight - own[:, None]  # (U, C, A)
+    return (difference @ covariance * difference).sum(2)
+
+
+class _FullLoss(torch.autograd.Function):
+    """sum_i share_i CE(z_i, y_i) for full covariances; gradients are taken while D Sigma is in the cache."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        weight: Tensor,
+        covariance: Tensor,
+        target: Tensor,
+        strength: float | Tensor,
+        share: Tensor,
+    ) -> Tensor:
+        """Loss, and its gradients kept for the way back."""
+        for_logits, for_weight, for_covariance = (
+            torch.zeros_like(tensor) if needed else None
+            for tensor, needed in zip((logits, weight, covariance), ctx.needs_input_grad, strict=False)
+        )
+        total = logits.new_zeros(())
+        for classes, samples, index in _chunks(target, weight):
+            own = weight[classes]
+            difference = weight - own[:, None]  # (k, C, A)
+            product = difference @ covariance[classes].to(weight.dtype)
+            forms = (product * difference).sum(2)
+            y = target[samples]
+            log_p = (logits[samples] + 0.5 * strength * forms[index]).log_softmax(1)
+            total -= (log_p.gather(1, y[:, None]).squeeze(1) * share[samples]).sum()
+            if for_logits is None and for_weight is None and for_covariance is None:
+                continue
+            slope = log_p.exp()  # d loss / d z
+            slope.scatter_add_(1, y[:, None], slope.new_full((len(y), 1), -1.0)).mul_(share[samples, None])
+            if for_logits is not None:
+                for_logits[samples] = slope
+            if for_weight is None and for_covariance is None:
+                continue
+            slope = torch.zeros_like(forms).index_add_(0, index, slope) * (0.5 * strength)  # d loss / d q
+            if for_weight is not None:  # dq_j = 2 (D Sigma)_j (dw_j - dw_y)
+                for_weight += 2 * (slope[:, :, None] * product).sum(0)
+                for_weight[classes] -= 2 * (slope[:, None] @ product).squeeze(1)
+            if for_covariance is not None:
+                for_covariance[classes] = ((slope[:, :, None] * difference).mT @ difference).to(covariance.dtype)
+        ctx.gradients = for_logits, for_weight, for_covariance
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients, times that of what follows."""
+        if torch.is_grad_enabled():  # create_graph=True: these gradients have no graph
+            raise RuntimeError(
+                "isda_loss with a full covariance differentiates once; use isda_logits with F.cross_entropy"
+            )
+        return (*(None if gradient is None else slope * gradient for gradient in ctx.gradients), None, None, None)
+
+
+def _chunks(target: Tensor, weight: Tensor) -> Iterator[tuple[Any, Any, Tensor]]:
+    """Classes, the samples of these classes, and the place of each sample's class among them, a chunk at a time.
+
+    A chunk is so small that its D Sigma stays in a CPU's cache; a GPU wants larger ones.
+    """
+    C, A = weight.shape
+    size = max(1, (2**26 if weight.is_cuda else 2**19) // (A * (A + 2 * C)))
+    if size >= C:
+        yield slice(None), slice(None), target
+        return
+    target, order = target.sort()
+    present, index, counts = target.unique_consecutive(return_inverse=True, return_counts=True)
+    ends = [0, *counts.cumsum(0).tolist()]
+    for first in range(0, len(present), size):
+        last = min(first + size, len(present))
+        samples = slice(ends[first], ends[last])
+        yield present[first:last], order[samples], index[samples] - first
+
+
+class ISDA(Objective):
+    r"""Cross-entropy under class-wise Gaussian augmentation of the features, eq. (12).
+
+    network: gives ``features(images)`` (N, A) and has ``head``, a Linear from A to C (room ``networks``).
+    strength: $\lambda_0$; at progress $t/T$ the strength is $\frac tT \lambda_0$. To be chosen on
+        validation; the papers' values are 0.25 to 1 for full covariances, 1 to 7.5 for diagonal ones.
+    covariance, decay: see :class:`semaug.moments.ClassMoments`.
+
+    One step: the batch's features enter the statistics, detached; then the loss is taken with them. The covariance is
+    a constant there; the weights of the head have gradients through the quadratic form as well.
+    """
+
+    network: Any
+
+    def __init__(
+        self, network: nn.Module, strength: float = 0.5, covariance: Form = "full", decay: float | None = None
+    ) -> None:
+        check_strength(strength)
+        head = getattr(network, "head", None)
+        if not isinstance(head, nn.Linear) or not callable(getattr(network, "features", None)):
+            raise TypeError(
+                f"network must have a method features(images) -> (N, A) and an nn.Linear called head, "
+                f"{type(network).__name__} has head {type(head).__name__}"
+            )
+        super().__init__(network, strength=strength, covariance=covariance, decay=decay)
+        self.strength = strength
+        self.moments = ClassMoments(head.out_features, head.in_features, covariance, decay=decay)
+
+    def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss (12) of a batch, after its features entered the moments; logs the strength."""
+        if target.ndim != 1:
+            raise ValueError(f"target must be class numbers (N,), ISDA takes no soft ones; got {tuple(target.shape)}")
+        network = self.network
+        features = network.features(images)
+        if self.training:
+            self.moments.update(features.detach(), target)
+        covariance = self.moments.covariance
+        strength = step.progress * self.strength
+        loss = _loss(features, target, network.head.weight, network.head.bias, covariance, strength)
+        return loss, {"strength": strength.detach()}

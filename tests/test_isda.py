@@ -1,0 +1,453 @@
+"""Oracles: the released code's golden values, brute force in float64, autograd through it, F.cross_entropy."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from semaug.gaussian import Factored, sampled_cross_entropy
+from semaug.isda import ISDA, _chunks, isda_logits, isda_loss
+from semaug.moments import ClassMoments
+from semaug.objective import Step
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "isda.json").read_text())
+FORMS = pytest.mark.parametrize("form", ["full", "diagonal", "factored"])
+
+# torch's own rules for forward mode are scripted, which torch itself deprecates.
+FORWARD_MODE = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+
+
+def case(form="full", n=9, classes=4, width=5, seed=0, dtype=torch.float64):
+    """Features, target, weight, bias and covariance per class."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=dtype)
+
+    root, diagonal = draw(classes, width, 3), draw(classes, width).square()
+    covariance = {
+        "full": root @ root.mT,
+        "diagonal": diagonal,
+        "factored": Factored(root, diagonal),
+    }[form]
+    target = torch.randint(0, classes, (n,), generator=generator)
+    return draw(n, width), target, draw(classes, width), draw(classes), covariance
+
+
+def dense(covariance):
+    if isinstance(covariance, Factored):
+        return covariance.factor @ covariance.factor.mT + torch.diag_embed(covariance.diagonal)
+    return covariance if covariance.ndim == 3 else torch.diag_embed(covariance)
+
+
+def brute_force(features, target, weight, bias, covariance, strength):
+    """(12), one number at a time."""
+    covariance = dense(covariance)
+    rows = []
+    for a, y in zip(features, target.tolist(), strict=True):
+        row = []
+        for w, b in zip(weight, bias, strict=True):
+            d = w - weight[y]
+            row.append(w @ a + b + 0.5 * strength * (d @ covariance[y] @ d))
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
+
+
+def parts(covariance):
+    return list(covariance) if isinstance(covariance, Factored) else [covariance]
+
+
+def gradients(loss, tensors):
+    return torch.autograd.grad(loss, tensors, retain_graph=True)
+
+
+@pytest.mark.parametrize("form", ["full", "diagonal"])
+def test_golden(form):
+    n, a, c = GOLDEN["N"], GOLDEN["A"], GOLDEN["C"]
+    i, k, j = (torch.arange(size, dtype=torch.float64) for size in (n, a, c))
+    weight = (0.2 * j[:, None] - 0.05 * k).cos().requires_grad_()
+    bias = (0.1 * j).requires_grad_()
+    moments, y = ClassMoments(c, a, form).double(), torch.arange(n) % c
+    for t, expected in enumerate(GOLDEN["steps"]):
+        features = (0.1 * i[:, None] + 0.3 * k + 0.7 * t).sin().requires_grad_()
+        moments.update(features.detach(), y)
+        loss = isda_loss(features, y, weight, bias, moments.covariance, GOLDEN["ratio"])
+        suffix = "_diag" if form == "diagonal" else ""
+        assert loss.item() == pytest.approx(expected["loss_" + ("diag" if suffix else "full")], rel=1e-12)
+        for_features, for_weight, for_bias = gradients(loss, (features, weight, bias))
+        close = {"rtol": 1e-10, "atol": 1e-13}
+        torch.testing.assert_close(for_weight, torch.tensor(expected["grad_W" + suffix]).double(), rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(for_weight, torch.tensor(expected["grad_W" + suffix], dtype=torch.float64), **close)
+        if not suffix:
+            torch.testing.assert_close(for_bias, torch.tensor(expected["grad_b"], dtype=torch.float64), **close)
+            summed = torch.tensor(expected["grad_a_sum_over_batch"], dtype=torch.float64)
+            torch.testing.assert_close(for_features.sum(0), summed, **close)
+
+
+@FORMS
+@pytest.mark.parametrize("n", [3, 9])  # fewer samples than classes, and more: two ways to choose the rows
+def test_logits_are_brute_force_with_all_gradients(form, n):
+    features, target, weight, bias, covariance = case(form, n, classes=5)
+    tensors = [t.requires_grad_() for t in (features, weight, bias, *parts(covariance))]
+    expected = brute_force(features, target, weight, bias, covariance, 0.7)
+    actual = isda_logits(features, target, weight, bias, covariance, 0.7)
+    torch.testing.assert_close(actual, expected)
+    slope = torch.randn_like(expected)
+    for mine, theirs in zip(
+        gradients((actual * slope).sum(), tensors), gradients((expected * slope).sum(), tensors), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+@FORMS
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_loss_is_cross_entropy_of_the_logits_with_all_gradients(form, reduction, weighted, chunked, monkeypatch):
+    if chunked:  # one class at a time, only those present: what large sizes take
+
+        def chunks(target, weight):
+            for y in target.unique().tolist():
+                rows = (target == y).nonzero().squeeze(1)
+                yield torch.tensor([y]), rows, torch.zeros_like(rows)
+
+        monkeypatch.setattr("semaug.isda._chunks", chunks)
+    features, target, weight, bias, covariance = case(form, classes=6)
+    tensors = [t.requires_grad_() for t in (features, weight, bias, *parts(covariance))]
+    class_weight = torch.rand(6, dtype=torch.float64) if weighted else None
+    logits = brute_force(features, target, weight, bias, covariance, 0.7)
+    expected = F.cross_entropy(logits, target, class_weight, reduction=reduction)
+    actual = isda_loss(features, target, weight, bias, covariance, 0.7, reduction, class_weight)
+    torch.testing.assert_close(actual, expected)
+    for mine, theirs in zip(
+        gradients((3 * actual).sum(), tensors), gradients((3 * expected).sum(), tensors), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize(("n", "classes", "width"), [(7, 3, 4), (40, 150, 96), (300, 150, 96), (5, 30, 700)])
+def test_chunks_partition_the_batch(n, classes, width):
+    """Every sample once, with its own class; at sizes of one chunk, of several and of one class each."""
+    target, seen = torch.randint(0, classes, (n,)), []
+    for chosen, samples, index in _chunks(target, torch.zeros(classes, width)):
+        rows, labels = torch.arange(n)[samples], torch.arange(classes)[chosen]
+        assert torch.equal(labels[index], target[rows])
+        seen.append(rows)
+    assert torch.equal(torch.cat(seen).sort().values, torch.arange(n))
+
+
+def test_loss_of_many_classes_is_brute_force():
+    """A size at which the package itself works in several chunks, some classes missing."""
+    features, target, weight, bias, covariance = case("full", n=60, classes=120, width=100)
+    weight.requires_grad_()
+    assert sum(1 for _ in _chunks(target, weight)) > 1
+    d = weight - weight[target][:, None]
+    forms = ((d @ covariance[target]) * d).sum(2)
+    expected = F.cross_entropy(F.linear(features, weight, bias) + 0.05 * forms, target)
+    actual = isda_loss(features, target, weight, bias, covariance, 0.1)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(*(gradients(loss, (weight,))[0] for loss in (actual, expected)))
+
+
+@FORWARD_MODE
+@FORMS
+def test_gradcheck_first_and_second_order_and_forward_mode(form):
+    features, target, weight, bias, covariance = case(form, n=3, classes=4, width=3)
+    tensors = [t.requires_grad_() for t in (features, weight, bias, *parts(covariance))]
+
+    def rebuilt(function):
+        def call(features, weight, bias, *covariance):
+            each = Factored(*covariance) if form == "factored" else covariance[0]
+            return function(features, target, weight, bias, each, 0.7)
+
+        return call
+
+    assert torch.autograd.gradcheck(rebuilt(isda_logits), tensors, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(rebuilt(isda_logits), tensors)
+    if form != "full":  # a full covariance: gradient with respect to a symmetric matrix, checked against brute force
+        assert torch.autograd.gradcheck(rebuilt(isda_loss), tensors)
+
+
+def test_twice_through_the_full_loss_says_so():
+    features, target, weight, bias, covariance = case()
+    weight.requires_grad_()
+    loss = isda_loss(features, target, weight, bias, covariance, 0.7)
+    with pytest.raises(RuntimeError, match="use isda_logits"):
+        torch.autograd.grad(loss, weight, create_graph=True)
+
+
+@FORWARD_MODE
+@FORMS
+def test_transforms_of_torch_func(form):
+    """jvp, grad and vmap over weights: what MetaSAug and per-sample analyses call."""
+    features, target, weight, bias, covariance = case(form)
+    direction = torch.randn_like(weight)
+
+    def loss(weight):
+        return isda_loss(features, target, weight, bias, covariance, 0.7)
+
+    value, tangent = torch.func.jvp(loss, (weight,), (direction,))
+    slope = torch.func.grad(loss)(weight)
+    assert tangent.item() == pytest.approx((slope * direction).sum().item())
+    assert value.item() == pytest.approx(loss(weight).item())
+    several = torch.stack([weight, weight + 0.1 * direction])
+    torch.testing.assert_close(torch.vmap(loss)(several), torch.stack([loss(each) for each in several]))
+
+
+def test_meta_gradient_with_respect_to_the_covariance():
+    """d/dSigma of a loss after one gradient step taken on the ISDA loss, against the same by brute force."""
+    features, target, weight, bias, covariance = case("full", n=8)
+    other, labels = case(n=8, seed=1)[:2]
+    weight.requires_grad_(), covariance.requires_grad_()
+
+    def meta(logits_of):
+        inner = F.cross_entropy(logits_of(features, target, weight, bias, covariance, 0.7), target)
+        (slope,) = torch.autograd.grad(inner, weight, create_graph=True)
+        return torch.autograd.grad(F.cross_entropy(F.linear(other, weight - 0.1 * slope, bias), labels), covariance)[0]
+
+    torch.testing.assert_close(meta(isda_logits), meta(brute_force))
+
+
+@FORMS
+def test_zero_strength_unseen_classes_and_equal_weights_are_plain_cross_entropy(form):
+    features, target, weight, bias, covariance = case(form)
+    expected = F.cross_entropy(F.linear(features, weight, bias), target)
+    torch.testing.assert_close(isda_loss(features, target, weight, bias, covariance, 0.0), expected)
+    unseen = [torch.zeros_like(part) for part in parts(covariance)]
+    unseen = Factored(*unseen) if form == "factored" else unseen[0]
+    torch.testing.assert_close(isda_loss(features, target, weight, bias, unseen, 5.0), expected)
+    same = weight[:1].expand_as(weight).contiguous()
+    torch.testing.assert_close(
+        isda_loss(features, target, same, bias, covariance, 5.0),
+        F.cross_entropy(F.linear(features, same, bias), target),
+    )
+
+
+@FORMS
+def test_own_logit_gains_nothing_and_the_others_never_lose(form):
+    features, target, weight, bias, covariance = case(form, dtype=torch.float32)
+    gain = isda_logits(features, target, weight, bias, covariance, 1.0) - F.linear(features, weight, bias)
+    assert gain.gather(1, target[:, None]).abs().max() < 1e-5 * gain.max()
+    assert gain.min() > -1e-5 * gain.max()
+
+
+@FORMS
+def test_float32_is_stable_where_weights_share_an_offset(form):
+    """All rows of W shifted by 100: differences, so q, are the same up to the rounding of the shifted weights."""
+    features, target, weight, bias, covariance = case(form, 32, 10, 64, dtype=torch.float32)
+    shifted = 100 + 0.1 * weight
+    expected = brute_force(
+        *(t.double() if t.is_floating_point() else t for t in (features, target, shifted, bias)),
+        dense(covariance).double(),
+        1.0,
+    ) - F.linear(features.double(), shifted.double(), bias.double())
+    zero = torch.zeros_like(features)
+    actual = isda_logits(zero, target, shifted, torch.zeros(10), covariance, 1.0)
+    # Without care the terms are 1e6 times the result: nothing would be left of float32's 7 digits.
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-5 * float(expected.max()))
+
+
+@given(
+    st.sampled_from(["full", "diagonal", "factored"]),
+    st.integers(1, 12),
+    st.integers(1, 7),
+    st.integers(1, 6),
+    st.sampled_from([0.0, 1e-3, 1.0, 1e4]),
+    st.floats(0, 10),
+    st.integers(0, 999),
+)
+def test_any_shape_imbalance_and_scale(form, n, classes, width, scale, strength, seed):
+    """Loss finite and at least the plain cross-entropy, equal to brute force in float64, for logits up to 1e5."""
+    features, target, weight, bias, covariance = case(form, n, classes, width, seed)
+    features, target = scale * features, torch.minimum(target, torch.tensor(seed % classes))
+    weight.requires_grad_()
+    losses = isda_loss(features, target, weight, bias, covariance, strength, "none")
+    expected = F.cross_entropy(
+        brute_force(features, target, weight, bias, covariance, strength), target, reduction="none"
+    )
+    torch.testing.assert_close(losses, expected, rtol=1e-9, atol=1e-9)
+    plain = F.cross_entropy(F.linear(features, weight, bias), target, reduction="none")
+    assert (losses >= plain - 1e-9 * (1 + plain)).all()
+    mean = isda_loss(features, target, weight, bias, covariance, strength)
+    torch.testing.assert_close(mean, expected.mean(), rtol=1e-9, atol=1e-9)
+    assert gradients(mean, (weight,))[0].isfinite().all()
+
+
+@FORMS
+def test_bounds_the_explicit_loss(form):
+    features, target, weight, bias, covariance = case(form)
+    explicit = sampled_cross_entropy(
+        features, covariance, target, weight, bias, 0.5, 20_000, torch.Generator().manual_seed(0)
+    )
+    assert F.cross_entropy(F.linear(features, weight, bias), target) < explicit
+    assert explicit < isda_loss(features, target, weight, bias, covariance, 0.5)
+
+
+@FORMS
+def test_autocast_leaves_the_forms_in_float32(form):
+    features, target, weight, bias, covariance = case(form, dtype=torch.float32)
+    features, bias = torch.zeros_like(features), torch.zeros_like(bias)  # logits are the forms alone
+    expected = isda_logits(features, target, weight, bias, covariance, 0.7)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = isda_logits(features.bfloat16(), target, weight, bias, covariance, 0.7)
+        loss = isda_loss(features.bfloat16(), target, weight.requires_grad_(), bias, covariance, 0.7)
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
+    assert loss.dtype == torch.float32
+    assert gradients(loss, (weight,))[0].dtype == torch.float32
+
+
+@FORMS
+def test_covariance_may_change_in_place_before_the_way_back(form):
+    features, target, weight, bias, covariance = case(form)
+    weight.requires_grad_()
+    first = isda_loss(features, target, weight, bias, covariance, 0.7)
+    (expected,) = gradients(first, (weight,))
+    second = isda_loss(features, target, weight, bias, covariance, 0.7)
+    for part in parts(covariance):
+        part.zero_()
+    torch.testing.assert_close(gradients(second, (weight,))[0], expected)
+
+
+class Net(nn.Module):
+    """The least a network must be for ISDA."""
+
+    def __init__(self, classes=3, width=4):
+        super().__init__()
+        self.features = nn.Sequential(nn.Flatten(), nn.Linear(8, width), nn.Tanh())
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images):
+        return self.head(self.features(images))
+
+
+def step(progress=0.5):
+    return Step(torch.tensor(progress), 0.1, torch.Generator())
+
+
+def batch(n=6):
+    return torch.rand(n, 2, 2, 2), torch.arange(n) % 3
+
+
+@pytest.mark.parametrize("form", ["full", "diagonal"])
+def test_objective_updates_first_then_takes_the_loss_at_the_strength_of_the_moment(form):
+    objective, (images, target) = ISDA(Net(), strength=2.0, covariance=form), batch()
+    loss, terms = objective(images, target, step(0.25))
+    features = objective.network.features(images)
+    moments = ClassMoments(3, 4, form)
+    moments.update(features.detach(), target)
+    head = objective.network.head
+    expected = F.cross_entropy(brute_force(features, target, head.weight, head.bias, moments.covariance, 0.5), target)
+    torch.testing.assert_close(loss, expected)
+    assert terms["strength"].item() == 0.5
+    mine, theirs = (torch.autograd.grad(each, list(objective.network.parameters())) for each in (loss, expected))
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+    assert objective.settings == {"strength": 2.0, "covariance": form, "decay": None}
+    torch.testing.assert_close(objective.predict(images), objective.network(images))
+
+
+@pytest.mark.parametrize("form", ["full", "diagonal"])
+def test_two_forwards_before_one_backward_and_none_counted_in_evaluation(form):
+    objective = ISDA(Net(), covariance=form)
+    first, second = (objective(*batch(), step())[0] for _ in range(2))
+    (first + second).backward()
+    assert objective.moments.count.sum() == 12
+    objective.eval()(*batch(), step())
+    assert objective.moments.count.sum() == 12
+
+
+@pytest.mark.usefixtures("unchecked")  # the shape checks cannot be captured
+@pytest.mark.parametrize("form", ["full", "diagonal"])
+def test_compiles_whole_without_a_break(form):
+    """One graph, several steps, equal to eager; backend aot_eager: what is captured, not what inductor makes of it."""
+    torch.manual_seed(0)
+    eager = ISDA(Net(), covariance=form)
+    other = ISDA(Net(), covariance=form)
+    other.load_state_dict(eager.state_dict())
+    compiled = torch.compile(other, fullgraph=True, backend="aot_eager")
+    for progress in (0.1, 0.9):
+        images, target = batch()
+        for objective in (eager, compiled):
+            objective.zero_grad()
+            loss, _ = objective(images, target, step(progress))
+            loss.backward()
+    for mine, theirs in zip(eager.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+    for mine, theirs in zip(eager.buffers(), other.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def arguments(**changes):
+    features, target, weight, bias, covariance = case(n=5, classes=3, width=4, dtype=torch.float32)
+    values = {
+        "features": features,
+        "target": target,
+        "weight": weight,
+        "bias": bias,
+        "covariance": covariance,
+        "strength": 0.5,
+    }
+    return {**values, **changes}
+
+
+BAD = {
+    "features": ({"features": torch.randn(5, 3)}, ValueError, "features must be"),
+    "nan": ({"features": torch.full((5, 4), torch.nan)}, ValueError, "features has values that are not finite"),
+    "dtype": ({"features": torch.randn(5, 4).double()}, TypeError, "one dtype"),
+    "target": ({"target": torch.tensor([0, 1, 2, 3, 0])}, ValueError, r"target must lie in \[0, 3\)"),
+    "negative target": ({"target": torch.tensor([0, 1, 2, -1, 0])}, ValueError, "from -1"),
+    "soft": ({"target": torch.rand(5, 3)}, TypeError, "target must be int64"),
+    "device": ({"weight": torch.randn(3, 4, device="meta")}, ValueError, "weight is on meta"),
+    "bias": ({"bias": torch.zeros(2)}, ValueError, "bias must be"),
+    "covariance": ({"covariance": torch.zeros(3, 4, 3)}, ValueError, "covariance must be"),
+    "swapped": ({"covariance": torch.zeros(4, 3)}, ValueError, "covariance must be"),
+    "factored": ({"covariance": Factored(torch.zeros(3, 4), torch.zeros(3, 4))}, ValueError, "covariance must be"),
+    "covariance device": ({"covariance": torch.zeros(3, 4, 4, device="meta")}, ValueError, "covariance is on meta"),
+    "strength": ({"strength": -0.1}, ValueError, "strength must be a finite number from 0, got -0.1"),
+    "infinite strength": ({"strength": torch.tensor(math.inf)}, ValueError, "strength"),
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("function", [isda_logits, isda_loss])
+def test_bad_input(function, name):
+    changes, error, message = BAD[name]
+    with pytest.raises(error, match=message):
+        function(**arguments(**changes))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reduction": "average"}, "reduction must be one of"),
+        ({"class_weight": torch.ones(4)}, "class_weight must be"),
+        ({"class_weight": -torch.ones(3)}, "class_weight must be finite and not negative"),
+    ],
+)
+def test_bad_loss_arguments(changes, message):
+    with pytest.raises(ValueError, match=message):
+        isda_loss(**arguments(**changes))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_objective():
+    with pytest.raises(TypeError, match=r"network must have .* head"):
+        ISDA(nn.Linear(3, 2))
+    with pytest.raises(ValueError, match="strength"):
+        ISDA(Net(), strength=-1.0)
+    with pytest.raises(ValueError, match="covariance must be one of"):
+        ISDA(Net(), covariance="half")
+    with pytest.raises(ValueError, match="decay"):
+        ISDA(Net(), decay=0.0)
+    with pytest.raises(ValueError, match="ISDA takes no soft ones"):
+        ISDA(Net())(torch.rand(6, 2, 2, 2), torch.rand(6, 3), step())
