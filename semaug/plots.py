@@ -1,0 +1,659 @@
+r"""Plots: every figure of the notebooks, in one style, and the sliders that a live notebook adds to them.
+
+A plot is a function from data or records to a :class:`Picture`, a matplotlib Figure that is not pyplot's: drawing one
+has no effect but the picture, and a notebook shows it once. Bands and bars are 95% Student intervals of the mean over
+seeds, and the legend or the row says over how many.
+
+``python -m semaug.plots`` redraws ``figures/<notebook>/*.png`` and ``*.svg`` from ``figures/records/<notebook>/*.json``
+and from nothing else: the same records give the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import inspect
+import io
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import matplotlib.style
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Ellipse, FancyArrowPatch, FancyBboxPatch
+from PIL import Image
+from torch import Tensor
+
+from semaug import records as rec
+from semaug.records import Record, Summary, summary
+
+STYLE = Path(__file__).with_name("semaug.mplstyle")
+BLUE, RED, GREEN, YELLOW, CYAN, PURPLE = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377")
+COLOURS = (BLUE, RED, GREEN, YELLOW, CYAN, PURPLE)
+GREY = "#777777"
+
+P = ParamSpec("P")
+Values = Tensor | np.ndarray | Sequence[float] | Sequence[Sequence[float]]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Style, pictures and files
+
+
+class Picture(Figure):
+    """A figure that shows itself in a notebook, whatever the session's style and backend."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        width, height = self.get_size_inches() * self.dpi
+        return png(self), {"width": round(width), "height": round(height)}  # known before it loads: no jump
+
+
+def use_style() -> None:
+    """The house style for whatever a notebook draws itself."""
+    matplotlib.style.use(STYLE)
+
+
+def styled(draw: Callable[P, Picture]) -> Callable[P, Picture]:
+    """Draw in the house style and leave the session's own untouched."""
+
+    @functools.wraps(draw)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> Picture:
+        with matplotlib.style.context(STYLE):
+            return draw(*args, **kwargs)
+
+    return inner
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file: the same bytes for the same figure (and versions of matplotlib and Pillow).
+
+    A drawing is stored in 256 colours, in which none can be told apart from the original, at 40% of the size; a figure
+    that shows images keeps all of theirs.
+    """
+    picture = Image.open(io.BytesIO(_render(figure, "png", {"Software": None}))).convert("RGB")
+    if not any(axes.images for axes in figure.axes):
+        picture = picture.quantize(256, dither=Image.Dither.NONE)
+    buffer = io.BytesIO()
+    picture.save(buffer, "png", optimize=True)
+    return buffer.getvalue()
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as an SVG file, with no date in it and a fixed salt for its identifiers."""
+    return _render(figure, "svg", {"Date": None, "Creator": None})
+
+
+def _render(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
+    buffer = io.BytesIO()
+    with matplotlib.style.context(STYLE):  # fonts, dpi and salt are looked up when it is drawn
+        figure.savefig(buffer, format=kind, metadata=metadata)
+    return buffer.getvalue()
+
+
+def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
+    """Write ``folder/name.png`` and ``folder/name.svg``; a file there is replaced by a whole one or stays."""
+    content = {"png": png(figure), "svg": svg(figure)}  # both drawn before the first is written
+    return [rec.write_whole(Path(folder) / f"{name}.{kind}", data) for kind, data in content.items()]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Lines and bands
+
+
+def band(axes: Axes, x: Values, values: Values, label: str, **style: Any) -> None:
+    """One line into axes: the mean of the rows of ``values`` (n, len(x)) with its 95% interval, n in the legend.
+
+    One row, or a plain sequence as long as x, is a line without band. Raises ValueError for other shapes.
+    """
+    x, rows = _array(x), np.atleast_2d(_array(values))
+    if x.ndim != 1 or rows.ndim != 2 or rows.shape[1] != len(x):
+        raise ValueError(f"values: got shape {_array(values).shape}; takes (n, {x.size}) or ({x.size},) for this x")
+    points = [summary(column) for column in rows.T]
+    mean = np.array([point.mean for point in points])
+    seeds = f"{label} (n = {len(rows)})" if _array(values).ndim == 2 else label
+    (line,) = axes.plot(x, mean, label=seeds, **style)
+    if len(rows) > 1:
+        half = np.array([point.half_width for point in points])
+        axes.fill_between(x, mean - half, mean + half, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+@styled
+def lines(x: Values, groups: Mapping[str, Values], xlabel: str, ylabel: str, title: str = "") -> Picture:
+    """Lines with 95% bands, one for each entry of ``groups``; see :func:`band` for the shapes."""
+    figure = Picture()
+    axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel, title=title)
+    for label, values in groups.items():
+        band(axes, x, values, label)
+    axes.legend()
+    return figure
+
+
+@styled
+def curves(groups: Mapping[str, Sequence[Record]], *names: str) -> Picture:
+    """Curves of training by epoch, a panel for each name (``train_loss``, ``validation_accuracy``), mean and 95% band.
+
+    Raises ValueError where a record has no such curve, or the seeds of a group have curves of different length.
+    """
+    if not names:
+        raise ValueError("names: got none; takes names of curves, as 'train_loss'")
+    figure = Picture(figsize=(7.5, 3.2))
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
+        scale, label = _metric(name)
+        for group, found in groups.items():
+            lengths = {len(record.curves.get(name, [])) for record in found}
+            if len(lengths) != 1 or 0 in lengths:
+                got = f"groups[{group!r}]: got curves {name!r} of lengths {sorted(lengths)}"
+                raise ValueError(f"{got}; takes one length above 0 for all seeds")
+            length = lengths.pop()
+            epochs = found[0].config.get("recipe", {}).get("epochs", length)  # a value may stand for several epochs
+            x = np.arange(1, length + 1) * (epochs / length)
+            band(axes, x, scale * np.array([record.curves[name] for record in found]), group)
+        axes.set(xlabel="epoch", ylabel=label)
+    panels[0].legend()
+    _caption(figure, [record for group in groups.values() for record in group], "Bands: 95% intervals of the mean.")
+    return figure
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Comparisons over paired seeds
+
+
+@styled
+def comparison(panels: Mapping[str, Mapping[str, Sequence[Record]]], metric: str = "test_accuracy") -> Picture:
+    """Methods over paired seeds, one block a data set, one row a method; the first row of a block is its baseline.
+
+    Left: a dot a seed, the mean and its 95% interval. Right: the difference from the baseline seed by seed, on the
+    seeds that both have. Raises ValueError where a method has no record, or two of one seed.
+    """
+    rows = [len(methods) for methods in panels.values()]
+    if not rows or 0 in rows:
+        raise ValueError(f"panels: got {len(rows)} panels with {rows} methods; takes at least one method in each")
+    figure = Picture(figsize=(7.5, 0.55 + sum(0.62 + 0.34 * n for n in rows)))
+    blocks = figure.subplots(len(rows), 2, squeeze=False, width_ratios=(1.15, 1), height_ratios=[n + 0.6 for n in rows])
+    scale, label = _metric(metric)
+    baselines = {next(iter(methods)) for methods in panels.values()}
+    for (left, right), (title, methods) in zip(blocks, panels.items(), strict=True):
+        values = {name: _by_seed(name, found, metric, scale) for name, found in methods.items()}
+        first = next(iter(values.values()))
+        for row, seeds in enumerate(values.values()):
+            colour = COLOURS[row % len(COLOURS)]
+            _row(left, row, list(seeds.values()), colour)
+            common = sorted(seeds.keys() & first.keys())
+            if row and common:
+                result = _row(right, row, [seeds[seed] - first[seed] for seed in common], colour)
+                half = f" ± {result.half_width:.2f}" if result.n > 1 else ""
+                where = ("axes fraction", "data")
+                right.annotate(f"{result.mean:+.2f}{half}", (1.03, row), xycoords=where, va="center", fontsize=9)
+        left.set_yticks(range(len(values)), [f"{name} (n = {len(seeds)})" for name, seeds in values.items()])
+        right.set_yticks(range(len(values)), [])
+        right.axvline(0, color=GREY, linewidth=1)
+        right.sharex(blocks[0][1])
+        left.set_title(title)
+        for axes in (left, right):
+            axes.set_ylim(len(values) - 0.5, -0.5)
+            axes.grid(visible=False, axis="y")
+    blocks[-1][0].set_xlabel(label)
+    against = baselines.pop() if len(baselines) == 1 else "the first row"
+    blocks[-1][1].set_xlabel(f"difference from {against} ({'points' if scale == 100 else label})")
+    found = [record for methods in panels.values() for group in methods.values() for record in group]
+    _caption(figure, found, "Dots: seeds. Bars: 95% intervals of the mean.")
+    return figure
+
+
+def _by_seed(name: str, found: Sequence[Record], metric: str, scale: float) -> dict[int, float]:
+    values = {record.seed: scale * record.metrics[metric] for record in found}
+    if not values or len(values) != len(found):
+        raise ValueError(f"{name!r}: got seeds {[record.seed for record in found]}; takes at least one, each once")
+    return values
+
+
+def _row(axes: Axes, row: int, values: Sequence[float], colour: str) -> Summary:
+    result = summary(values)
+    axes.plot(values, [row] * len(values), "o", color=colour, alpha=0.35, markersize=4, markeredgewidth=0)
+    half = result.half_width if result.n > 1 else 0.0
+    axes.errorbar(result.mean, row, xerr=half, fmt="D", color=colour, markersize=5, capsize=3, linewidth=1.6)
+    return result
+
+
+def _metric(name: str) -> tuple[float, str]:
+    """Scale and axis label: accuracies in percent, losses in nats."""
+    words = name.replace("_", " ")
+    return (100.0, f"{words} (%)") if "accuracy" in name else (1.0, f"{words} (nats)" if "loss" in name else words)
+
+
+def _caption(figure: Figure, found: Iterable[Record], text: str) -> None:
+    """Where the numbers come from, under the figure: profiles and devices of the records."""
+    sources = sorted(
+        {f"profile {record.profile}, {record.environment.get('device', 'unknown device')}" for record in found}
+    )
+    figure.supxlabel(f"{text} Records: {'; '.join(sources)}.", fontsize=8, color=GREY, x=0.01, ha="left")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Images, covariances, and the picture of where a method acts
+
+
+@styled
+def sheet(
+    images: Float[Tensor, "rows columns channels H W"] | UInt8[Tensor, "rows columns channels H W"],
+    row_titles: Sequence[str] = (),
+    column_titles: Sequence[str] = (),
+    title: str = "",
+    size: float | None = None,
+) -> Picture:
+    """A contact sheet of grey or colour images, uint8 or float in [0, 1].
+
+    size: of a tile in inches; by default as large as the width of a notebook allows, and at most 0.75.
+
+    Raises ValueError for another shape, values outside [0, 1], or titles that are not one for each row or column.
+    """
+    if images.ndim != 5 or images.shape[2] not in (1, 3) or 0 in images.shape:
+        raise ValueError(f"images: got shape {tuple(images.shape)}; takes (rows, columns, 1 or 3, H, W)")
+    tiles = images.detach().cpu().float() / (255 if images.dtype == torch.uint8 else 1)
+    low, high = tiles.aminmax()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"images: got values from {low:.3g} to {high:.3g}; takes floats in [0, 1], or uint8")
+    rows, columns, channels, height, width = tiles.shape
+    for name, titles, count in (("row_titles", row_titles, rows), ("column_titles", column_titles, columns)):
+        if len(titles) not in (0, count):
+            raise ValueError(f"{name}: got {len(titles)}; takes none or {count}")
+    gap = max(1, width // 14)
+    mosaic = torch.ones(rows, columns, channels, height + gap, width + gap)  # white between the tiles
+    mosaic[..., :height, :width] = tiles
+    mosaic = mosaic.permute(0, 3, 1, 4, 2).reshape(rows * (height + gap), columns * (width + gap), channels)
+    mosaic = mosaic[:-gap, :-gap].expand(-1, -1, 3)
+
+    margins = 0.15 + 0.3 * bool(column_titles) + 0.3 * bool(title)
+    labels = 0.15 + 0.08 * max([len(text) for text in row_titles], default=0)
+    size = size or min(0.75, (7.5 - labels) / columns)
+    figure = Picture(figsize=(columns * size + labels, rows * size * height / width + margins))
+    axes = figure.add_subplot(title=title)
+    axes.imshow(mosaic.numpy(), vmin=0, vmax=1)
+    axes.set_xticks([i * (width + gap) + width / 2 - 0.5 for i in range(len(column_titles))], column_titles)
+    axes.set_yticks([i * (height + gap) + height / 2 - 0.5 for i in range(len(row_titles))], row_titles)
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    axes.grid(visible=False)
+    return figure
+
+
+def covariance_ellipse(
+    axes: Axes, mean: Values, covariance: Values, probability: float = 0.95, **style: Any
+) -> Ellipse:
+    r"""The ellipse that holds a share of a 2-D Gaussian: :math:`d^T \Sigma^{-1} d = -2 \log(1 - p)`.
+
+    Raises ValueError for shapes other than (2,) and (2, 2), or a covariance that is not positive semi-definite.
+    """
+    centre, matrix = _array(mean), _array(covariance)
+    if centre.shape != (2,) or matrix.shape != (2, 2):
+        raise ValueError(f"mean and covariance: got shapes {centre.shape} and {matrix.shape}; takes (2,) and (2, 2)")
+    variances, directions = np.linalg.eigh(matrix)
+    if variances[0] < -1e-6 * abs(variances[1]):
+        raise ValueError(f"covariance: got eigenvalues {variances}; takes a positive semi-definite matrix")
+    width, height = 2 * np.sqrt(-2 * math.log1p(-probability) * variances.clip(min=0))
+    angle = math.degrees(math.atan2(directions[1, 0], directions[0, 0]))
+    style = {"fill": False, "linewidth": 1.8} | style
+    ellipse = Ellipse((float(centre[0]), float(centre[1])), width, height, angle=angle, **style)
+    axes.add_patch(ellipse)
+    return ellipse
+
+
+PLACES = {
+    "pixels": "images are cut, mixed,\nor moved",
+    "features": "maps or features are\nmixed or sampled",
+    "labels": "targets are mixed\nor joined",
+    "loss": "the loss stands for\nendless augmentation",
+    "generator": "a network trained\nbeside it makes images",
+}
+"""The five places of supervised training that the papers change, in the order of their numbers."""
+
+
+@styled
+def where_it_acts(*places: str) -> Picture:
+    """Supervised training in one picture, with the places where a method acts in colour: some of ``PLACES``.
+
+    Raises ValueError for an unknown place.
+    """
+    if unknown := [place for place in places if place not in PLACES]:
+        raise ValueError(f"places: got {', '.join(map(repr, unknown))}; takes some of {', '.join(PLACES)}")
+    figure = Picture(figsize=(7.5, 3.0))
+    figure.set_layout_engine("none")  # not by Picture(layout="none"): savefig would put the style's layout back
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 75), ylim=(0, 30))
+    axes.axis("off")
+
+    def colours(place: str) -> tuple[str, str]:
+        return (RED, "#FDECEE") if place in places else ("#555555", "#F6F6F6")
+
+    def box(x: float, y: float, width: float, height: float, text: str, place: str = "") -> None:
+        edge, face = colours(place)
+        shape = FancyBboxPatch((x - width / 2, y - height / 2), width, height, "round,pad=0,rounding_size=0.7")
+        shape.set(facecolor=face, edgecolor=edge, linewidth=1.3)
+        axes.add_patch(shape)
+        axes.text(x, y, text, ha="center", va="center", linespacing=1.3)
+
+    def arrow(start: tuple[float, float], end: tuple[float, float], place: str = "") -> None:
+        shape = FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, shrinkA=0, shrinkB=0)
+        shape.set(color=colours(place)[0], linewidth=1.3)
+        axes.add_patch(shape)
+
+    def mark(place: str, x: float, y: float, words: tuple[float, float], align: str = "center") -> None:
+        strong, soft = (RED, "#AA3344") if place in places else ("#AAAAAA", GREY)
+        weight = "bold" if place in places else "normal"
+        axes.add_patch(Circle((x, y), 1.25, facecolor=strong, edgecolor="white", linewidth=1.2, zorder=3))
+        number = str(list(PLACES).index(place) + 1)
+        axes.text(x, y - 0.05, number, ha="center", va="center_baseline", color="white", weight="bold", zorder=4)
+        axes.text(*words, place, ha=align, va="top", weight=weight, color=soft)
+        axes.text(words[0], words[1] - 2, PLACES[place], ha=align, va="top", fontsize=8.5, color=soft)
+
+    line = 18.0
+    box(6, line, 9, 6, "images\n$x$", "pixels")
+    for x, height in ((18.2, 8.0), (21.7, 6.6), (25.2, 5.2)):
+        box(x, line, 2.6, height, "")
+    axes.text(21.7, line + 5.6, "stages", ha="center", va="center")
+    box(39, line, 9, 6, "features\n$a$", "features")
+    box(53, line, 9, 6, "head\n$Wa + b$")
+    box(68, line, 9, 6, "loss\n$L$", "loss")
+    box(68, line + 9.2, 9, 4, "labels  $y$", "labels")
+    box(6, 4, 9, 4, "generator", "generator")
+    arrow((10.5, line), (16.9, line), "pixels")
+    arrow((26.5, line), (34.5, line), "features")
+    arrow((43.5, line), (48.5, line))
+    arrow((57.5, line), (63.5, line))
+    arrow((68, line + 7.2), (68, line + 3), "labels")
+    arrow((6, 6), (6, line - 3), "generator")
+    mark("pixels", 13.5, line, (14.6, line - 4.6))
+    mark("features", 30.3, line, (31, line - 4.6))
+    mark("labels", 68, line + 5.3, (62.5, line + 11), "right")
+    mark("loss", 63.5, line - 3, (66.5, line - 4.6))
+    mark("generator", 6, 10, (12, 6), "left")
+    return figure
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sliders
+
+
+def live() -> bool:
+    """Whether somebody can turn a slider: the kernel was started by a notebook server, VS Code or Colab for a person.
+
+    JupyterLab and Notebook say so in the kernel's environment (``JPY_SESSION_NAME``); papermill, nbclient and nbval,
+    which start kernels themselves, do not. ``SEMAUG_STATIC=1`` says no all the same, for a run started from within a
+    live notebook; ``SEMAUG_STATIC=0`` says yes, for a front end that is not recognised.
+    """
+    if "IPython" not in sys.modules:
+        return False
+    shell = sys.modules["IPython"].get_ipython()
+    if getattr(shell, "kernel", None) is None:
+        return False
+    said = os.environ.get("SEMAUG_STATIC")
+    if said in ("0", "1"):
+        return said == "0"
+    if "PYTEST_VERSION" in os.environ:  # nbval, also where its terminal belongs to a notebook server
+        return False
+    return "JPY_SESSION_NAME" in os.environ or "__vsc_ipynb_file__" in shell.user_ns or "google.colab" in sys.modules
+
+
+def slider(function: Callable[..., Figure], **options: Any) -> None:
+    """Draw ``function(**values)`` in the cell, once and static; in a live session with a slider for each option.
+
+    options: by argument of the function, a sequence of values, or a tuple (min, max, step). Each starts at the
+        function's own default where that is among its values, at the first of them otherwise.
+
+    The sliders redraw the picture in its place, at its size, so that a notebook saved at any time holds a picture and
+    nothing flickers; a run without a person leaves no widget behind. Raises ValueError for a range without a value,
+    TypeError for an argument that the function has not.
+    """
+    parameters = inspect.signature(function).parameters
+    choices: dict[str, list[Any]] = {}
+    start: dict[str, Any] = {}
+    for name, option in options.items():
+        if name not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            raise TypeError(f"options: got {name!r}; the function takes {', '.join(parameters)}")
+        choices[name] = _choices(name, option)
+        default = parameters[name].default if name in parameters else None
+        start[name] = next((choice for choice in choices[name] if choice == default), choices[name][0])
+    image = _image(function(**start))
+    if "IPython" not in sys.modules:
+        return
+    from IPython.display import display
+
+    if not live():
+        display(image)
+        return
+    try:
+        import ipywidgets
+    except ImportError:  # the package's core does not need it
+        display(image)
+        return
+    handle = display(image, display_id=True)
+    controls = {
+        name: ipywidgets.SelectionSlider(
+            options=[(f"{choice:g}" if isinstance(choice, float) else str(choice), choice) for choice in values],
+            value=start[name],
+            description=name.replace("_", " "),
+            continuous_update=False,
+        )
+        for name, values in choices.items()
+    }
+
+    def redraw(change: Any) -> None:
+        handle.update(_image(function(**{name: control.value for name, control in controls.items()})))
+
+    for control in controls.values():
+        control.observe(redraw, names="value")
+    display(ipywidgets.HBox(list(controls.values())))
+
+
+def _choices(name: str, option: Any) -> list[Any]:
+    if isinstance(option, tuple):
+        if len(option) != 3 or not all(isinstance(number, int | float) for number in option) or not option[2] > 0:
+            raise ValueError(f"{name}: got {option}; takes a sequence of values, or (min, max, step) with step above 0")
+        low, high, step = option
+        count = math.floor((high - low) / step + 1e-9) + 1
+        option = [type(low + step)(round(low + i * step, 12)) for i in range(count)]
+    values = list(option)
+    if not values:
+        raise ValueError(f"{name}: got {option}; takes at least one value")
+    return values
+
+
+def _image(figure: Figure) -> Any:
+    """The figure as IPython's Image of known size, and closed if it is pyplot's, which would show it once more."""
+    from IPython.display import Image as Shown
+
+    if not isinstance(figure, Figure):
+        raise TypeError(
+            f"function: got a result of type {type(figure).__name__}; takes a function that returns a Figure"
+        )
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close(figure)
+    content = png(figure)
+    width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))  # PNG's header
+    return Shown(content, width=width, height=height)
+
+
+def _array(values: Values) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The committed figures
+
+
+class NothingToDraw(LookupError):
+    """The records do not hold what a figure needs; the message says what that is."""
+
+
+def experiments(found: Sequence[Record], enough: Callable[[list[Record]], bool]) -> dict[str, list[Record]]:
+    """Records by experiment (data, network, recipe, profile), titled: of those that hold ``enough`` for a figure, the
+    ones of the best profile of each data set; PROFILES are in order of worth.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in found:
+        key = {name: record.config[name] for name in ("data", "network", "recipe")} | {"profile": record.profile}
+        groups.setdefault(json.dumps(key, sort_keys=True), []).append(record)
+    kept = [group for _, group in sorted(groups.items()) if enough(group)]
+    best: dict[str, int] = {}
+    for group in kept:
+        best[_set(group)] = max(best.get(_set(group), 0), rec.PROFILES.index(group[0].profile))
+    titled: dict[str, list[Record]] = {}
+    for group in kept:
+        if rec.PROFILES.index(group[0].profile) == best[_set(group)]:
+            config = group[0].config
+            words = [f"{key.replace('_', ' ')} {config['data'][key]}" for key in SUBSETS if config["data"].get(key)]
+            title = ", ".join([_set(group), *words, str(config["network"]), f"{config['recipe']['epochs']} epochs"])
+            titled[title if title not in titled else f"{title}, {group[0].hash}"] = group
+    return titled
+
+
+SUBSETS = ("train_size", "per_class", "imbalance")
+
+
+def _set(group: Sequence[Record]) -> str:
+    return str(group[0].config["data"]["name"])
+
+
+def method(config: Mapping[str, Any]) -> str:
+    """What a method is called in a legend: its name and settings."""
+    settings = dict(config["settings"])
+    words = ["cross-entropy" if config["objective"] == "CrossEntropy" else str(config["objective"])]
+    if "covariance" in settings:
+        words.append(str(settings.pop("covariance")))
+    if "strength" in settings:
+        words.append(rf"$\lambda_0$ = {settings.pop('strength'):g}")
+    words += [f"{key.replace('_', ' ')} {value}" for key, value in settings.items() if value not in (None, False)]
+    return ", ".join(words)
+
+
+def methods(found: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records by method, in order of seed; plain cross-entropy is the first method."""
+    groups: dict[str, list[Record]] = {}
+    for record in sorted(found, key=lambda r: (r.config["objective"] != "CrossEntropy", method(r.config), r.seed)):
+        groups.setdefault(method(record.config), []).append(record)
+    return groups
+
+
+def chosen(found: Iterable[Record]) -> dict[str, list[Record]]:
+    """Of each method the strength with the best mean validation accuracy; all strengths where none was measured."""
+    families: dict[str, dict[str, list[Record]]] = {}
+    for name, group in methods(found).items():
+        settings = {key: value for key, value in group[0].config["settings"].items() if key != "strength"}
+        families.setdefault(json.dumps([group[0].config["objective"], settings], sort_keys=True), {})[name] = group
+    result: dict[str, list[Record]] = {}
+    for family in families.values():
+        if all("validation_accuracy" in record.metrics for group in family.values() for record in group):
+            mean = {
+                name: summary(r.metrics["validation_accuracy"] for r in group).mean for name, group in family.items()
+            }
+            best = max(mean, key=mean.__getitem__)
+            result[best] = family[best]
+        else:
+            result |= family
+    return result
+
+
+def isda_accuracy(found: Sequence[Record]) -> Picture:
+    """Notebook 1: test accuracy of cross-entropy and ISDA, a block a data set; strengths chosen on validation data."""
+    panels = experiments(found, lambda group: len(chosen(group)) > 1)
+    if not panels:
+        raise NothingToDraw("two methods under one recipe")
+    return comparison({title: chosen(group) for title, group in panels.items()})
+
+
+def isda_curves(found: Sequence[Record]) -> Picture:
+    """Notebook 1: training loss and held-out accuracy by epoch, of the experiment with most records."""
+    name = "validation_accuracy"
+    panels = experiments(found, lambda group: all(name in record.curves for record in group))
+    if not panels:
+        raise NothingToDraw("accuracies on a validation split during training (Recipe.evaluate_every)")
+    title, group = max(panels.items(), key=lambda entry: len(entry[1]))
+    figure = curves(chosen(group), "train_loss", name)
+    figure.suptitle(title, x=0.01, ha="left")
+    return figure
+
+
+@styled
+def isda_strength(found: Sequence[Record]) -> Picture:
+    """Notebook 1: gain over cross-entropy, seed by seed, over the strength; a panel a data set, a line a covariance."""
+    panels = experiments(found, lambda group: bool(_gains(group)))
+    if not panels:
+        raise NothingToDraw("cross-entropy and ISDA at two strengths or more, on the same seeds")
+    figure = Picture(figsize=(7.5, 3.4))
+    row = figure.subplots(1, len(panels), squeeze=False)[0]
+    forms = sorted({form for group in panels.values() for form in _gains(group)}, reverse=True)  # full, diagonal
+    for axes, (title, group) in zip(row, panels.items(), strict=True):
+        for form, (strengths, gains) in _gains(group).items():
+            band(axes, strengths, gains, form, color=COLOURS[forms.index(form)], marker="o")
+        axes.axhline(0, color=GREY, linewidth=1)
+        # a root scale: strengths are chosen as 1/4, 1/2, 1, 2.5, 7.5, and 0 (cross-entropy) has its place
+        axes.set_xscale("function", functions=(lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * x**2))
+        ticks = sorted({0.0, *(float(s) for strengths, _ in _gains(group).values() for s in strengths)})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set(xlabel=r"strength $\lambda_0$", title=title)
+        axes.legend(title="covariance")
+    row[0].set_ylabel("test accuracy - cross-entropy's (points)")
+    _caption(
+        figure,
+        [record for group in panels.values() for record in group],
+        "Bands: 95% intervals of the mean difference.",
+    )
+    return figure
+
+
+def _gains(group: Sequence[Record]) -> dict[str, tuple[list[float], np.ndarray]]:
+    """By covariance form: strengths, and test accuracy less cross-entropy's in points (seeds, strengths)."""
+    score = {}
+    for record in group:
+        settings = record.config["settings"]
+        key = (settings["covariance"], settings["strength"]) if record.config["objective"] == "ISDA" else ("", 0.0)
+        score[key, record.seed] = 100 * record.metrics["test_accuracy"]
+    result = {}
+    for form in sorted({form for (form, _), _ in score if form}, reverse=True):
+        strengths = sorted({strength for (other, strength), _ in score if other == form})
+        columns = [("", 0.0), *((form, strength) for strength in strengths)]
+        seeds = [
+            seed for seed in sorted({seed for _, seed in score}) if all((column, seed) in score for column in columns)
+        ]
+        if seeds and len(strengths) > 1:
+            rows = [[score[column, seed] - score[columns[0], seed] for column in columns] for seed in seeds]
+            result[form] = ([0.0, *strengths], np.array(rows))
+    return result
+
+
+FIGURES: dict[str, dict[str, Callable[[Sequence[Record]], Picture]]] = {
+    "1_isda": {"accuracy": isda_accuracy, "curves": isda_curves, "strength": isda_strength},
+}
+"""The figures of each notebook that are drawn from records."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Redraw the committed figures, saying what has no records."""
+    parser = argparse.ArgumentParser(
+        prog="python -m semaug.plots", description="Redraw figures/ from figures/records/."
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path(__file__).parents[1] / "figures", help="default: %(default)s"
+    )
+    folder = parser.parse_args(arguments).folder
+    for notebook, drawings in FIGURES.items():
+        found = rec.load(folder / "records" / notebook)
+        for name, draw in drawings.items():
+            try:
+                save(draw(found), folder / notebook, name)
+                print(f"drew     {notebook}/{name} from {len(found)} records")
+            except NothingToDraw as missing:
+                print(f"skipped  {notebook}/{name}: needs {missing}; {len(found)} records there do not hold them")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
