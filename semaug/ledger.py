@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,12 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {"CrossEntropy": CrossEntropy,
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "small": networks.small,
-    **{f"resnet{depth}": lambda *a, depth=depth, **k: networks.resnet(a[0], depth, *a[1:], **k) for depth in (20, 32, 110)},
+    "resnet20": partial(networks.resnet, depth=20),
+    "resnet32": partial(networks.resnet, depth=32),
+    "resnet110": partial(networks.resnet, depth=110),
     "resnet18": networks.resnet18,
-    "wrn-28-10": lambda *a, **k: networks.wide_resnet(a[0], 28, 10, 0.3, *a[1:], **k),
-}  # fmt: skip
+    "wrn-28-10": partial(networks.wide_resnet, depth=28, width=10, dropout=0.3),
+}
 
 
 def build(objective: str, network: str, of: data.Data, seed: int, **settings: Setting) -> Objective:
@@ -49,7 +52,7 @@ def build(objective: str, network: str, of: data.Data, seed: int, **settings: Se
             raise ValueError(f"{argument}: got {name!r}; takes one of {', '.join(known)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return OBJECTIVES[objective](NETWORKS[network](of.num_classes, of.image_shape[0]), **settings)
+        return OBJECTIVES[objective](NETWORKS[network](of.num_classes, channels=of.image_shape[0]), **settings)
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,12 @@ class Run:
     @property
     def name(self) -> str:
         """One line that tells it from all others."""
-        settings = "".join(f" {key}={value}" for key, value in self.settings.items())
-        of = "".join(f" {key}={value}" for key, value in self.of.items() if key != "name")
-        return f"{self.notebook} {self.profile} {self.of['name']}{of} {self.network} {self.objective}{settings} seed {self.seed}"
+        settings, of = (
+            "".join(f" {key}={value}" for key, value in values.items() if key != "name")
+            for values in (self.settings, self.of)
+        )
+        what = f"{self.of['name']}{of} {self.network} {self.objective}{settings}"
+        return f"{self.notebook} {self.profile} {what} seed {self.seed}"
 
     @property
     def key(self) -> str:
@@ -118,21 +124,27 @@ def runs() -> Iterator[Run]:
 
 
 def isda_runs() -> Iterator[Run]:
-    """Notebook 1: CE and ISDA over strength, form and data set; strength is chosen on the validation split."""
-    recipe = Recipe(epochs=40, schedule="cosine", weight_decay=5e-4, evaluate_every=4)
-    sets: list[tuple[dict[str, Any], Recipe, float]] = [
-        ({"name": "embedded", "validation": 0.1}, recipe, 75),
-        ({"name": "cifar10", "train_size": 10000, "validation": 0.1}, replace(recipe, augment="crop+flip"), 150),
+    """Notebook 1: CE and ISDA over strength, covariance form, data set and its size; strength is chosen on validation."""
+    plain = Recipe(epochs=40, weight_decay=5e-4, evaluate_every=4)
+    crop = replace(plain, augment="crop+flip")
+    few, many = ("full 0.5", "diagonal 2.5"), ("full 0.5", "diagonal 2.5", "full 0.25", "full 1", "full 2.5")
+    sets: list[tuple[dict[str, Any], Recipe, float, tuple[str, ...]]] = [
+        ({"name": "embedded", "validation": 0.1}, plain, 90.0, (*many, "diagonal 0.5", "diagonal 7.5")),
+        ({"name": "embedded", "validation": 0.1, "train_size": 500}, plain, 8.0, few),
+        ({"name": "embedded", "validation": 0.1, "train_size": 2000}, plain, 25.0, few),
+        ({"name": "cifar10", "validation": 0.1, "train_size": 10000}, crop, 170.0, many),
+        ({"name": "fashion", "validation": 0.1}, replace(plain, epochs=10, evaluate_every=1), 160.0, few),
     ]
-    methods: list[tuple[str, dict[str, Setting]]] = [("CrossEntropy", {})]
-    methods += [("ISDA", {"strength": strength, "covariance": "full"}) for strength in (0.5, 0.25, 1.0, 2.5)]
-    methods += [("ISDA", {"strength": strength, "covariance": "diagonal"}) for strength in (0.5, 2.5, 7.5)]
-    for seed, (of, how, seconds), (name, settings) in product(range(5), sets, methods):
-        yield Run("1_isda", "cpu", name, "small", of, how, seconds, settings, seed)
+    for seed, (of, recipe, seconds, methods) in product(range(5), sets):
+        yield Run("1_isda", "cpu", "CrossEntropy", "small", of, recipe, seconds, seed=seed)
+        for covariance, strength in (method.split() for method in methods):
+            settings: dict[str, Setting] = {"strength": float(strength), "covariance": covariance}
+            yield Run("1_isda", "cpu", "ISDA", "small", of, recipe, seconds, settings, seed)
     paper = Recipe.preset("isda/resnet", evaluate_every=10)
-    for seed, (of_name, strength), kind in product(range(5), (("cifar10", 0.5), ("cifar100", 0.5)), ("CrossEntropy", "ISDA")):
-        settings = {"strength": strength, "covariance": "full"} if kind == "ISDA" else {}
-        yield Run("1_isda", "paper", kind, "resnet32", {"name": of_name}, paper, 900, settings, seed)
+    for seed, name in product(range(5), ("cifar10", "cifar100")):
+        yield Run("1_isda", "paper", "CrossEntropy", "resnet32", {"name": name}, paper, 900.0, seed=seed)
+        settings = {"strength": 0.5, "covariance": "full"}
+        yield Run("1_isda", "paper", "ISDA", "resnet32", {"name": name}, paper, 900.0, settings, seed)
 
 
 @contextmanager

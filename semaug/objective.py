@@ -15,6 +15,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semaug.gaussian import at_least_float32
+
 if TYPE_CHECKING:
     from semaug.training import Recipe
 
@@ -82,4 +84,4 @@ class CrossEntropy(Objective):
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy, mean over the batch, in nats."""
-        return F.cross_entropy(self.network(images).float(), target), {}
+        return F.cross_entropy(at_least_float32(self.network(images)), target), {}

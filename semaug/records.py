@@ -65,7 +65,16 @@ def environment(device: torch.device | str) -> dict[str, Any]:
 def _commit() -> str:
     """The checkout's commit, '+' appended where tracked files differ from it; 'unknown' outside a checkout."""
     try:
-        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+        command = [
+            "git",
+            "-C",
+            str(Path(__file__).parent),
+            "describe",
+            "--always",
+            "--abbrev=12",
+            "--dirty=+",
+            "--exclude=*",
+        ]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"

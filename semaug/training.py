@@ -101,9 +101,13 @@ class Recipe:
         """Check every field; raises ValueError naming the field, what it got and what it takes."""
         object.__setattr__(self, "milestones", tuple(self.milestones))
         for name in ("epochs", "batch_size", "meta_batch_size"):
-            _require(isinstance(getattr(self, name), int) and getattr(self, name) >= 1, self, name, "a whole number from 1")
+            _require(
+                isinstance(getattr(self, name), int) and getattr(self, name) >= 1, self, name, "a whole number from 1"
+            )
         for name in ("padding", "evaluate_every"):
-            _require(isinstance(getattr(self, name), int) and getattr(self, name) >= 0, self, name, "a whole number from 0")
+            _require(
+                isinstance(getattr(self, name), int) and getattr(self, name) >= 0, self, name, "a whole number from 0"
+            )
         _require(math.isfinite(self.lr) and self.lr > 0, self, "lr", "a finite number above 0")
         _require(0 <= self.momentum < 1, self, "momentum", "a number in [0, 1)")
         _require(0 <= self.warmup < 1, self, "warmup", "a fraction in [0, 1)")
@@ -170,7 +174,9 @@ def _reflected(side: int, padding: int, device: torch.device) -> Int64[Tensor, "
 class Stream:
     """A split on the device and its batches: shuffled, cropped and flipped in one gather from padded uint8 images."""
 
-    def __init__(self, split: Split, name: str, batch_size: int, recipe: Recipe, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, split: Split, name: str, batch_size: int, recipe: Recipe, seed: int, device: torch.device
+    ) -> None:
         self.name, self.batch_size, self.recipe = name, batch_size, recipe
         self.target = split.target.to(device)
         images = split.images.to(device)
@@ -249,7 +255,9 @@ def fit(
     optimizer = _optimizer(groups, recipe)
     peaks = [group["lr"] for group in optimizer.param_groups]
     draws = generator_for(seed, "objective", device)
-    generators = {f"{s.name}/{kind}": getattr(s, kind) for s in streams for kind in ("order", "draws")} | {"objective": draws}
+    generators = {f"{s.name}/{kind}": getattr(s, kind) for s in streams for kind in ("order", "draws")} | {
+        "objective": draws
+    }
     fractions = (torch.arange(total, device=device) + 0.5) / total
 
     config = {
@@ -280,9 +288,14 @@ def fit(
                     scale = recipe.lr_at((done + 0.5) / total)
                     for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                         group["lr"] = peak * scale
-                    batches = [s.batch(rows[i], _share(s.batch_size, rank, world)) for s, rows in zip(streams, orders, strict=True)]
+                    batches = [
+                        s.batch(rows[i], _share(s.batch_size, rank, world))
+                        for s, rows in zip(streams, orders, strict=True)
+                    ]
                     step = Step(fractions[done], optimizer.param_groups[0]["lr"], draws, *batches[1:])
-                    with torch.autocast(device.type, PRECISIONS[recipe.precision], enabled=recipe.precision != "float32"):
+                    with torch.autocast(
+                        device.type, PRECISIONS[recipe.precision], enabled=recipe.precision != "float32"
+                    ):
                         loss, terms = model(*batches[0], step)
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
@@ -294,12 +307,17 @@ def fit(
                 _log_epoch(record, sums, steps, world, optimizer.param_groups[0]["lr"], started)
                 if recipe.evaluate_every and (epoch + 1) % recipe.evaluate_every == 0:
                     name = "validation" if data.validation is not None else "test"
-                    record.curves.setdefault(f"{name}_accuracy", []).append(_evaluate(objective, data.validation or data.test))
+                    record.curves.setdefault(f"{name}_accuracy", []).append(
+                        _evaluate(objective, data.validation or data.test)
+                    )
                 if state is not None and rank == 0:
                     state.save(epoch + 1)
                 bar.update(record, epoch + 1)
 
-            record.metrics = {"train_loss": record.curves["train_loss"][-1], "test_accuracy": _evaluate(objective, data.test)}
+            record.metrics = {
+                "train_loss": record.curves["train_loss"][-1],
+                "test_accuracy": _evaluate(objective, data.test),
+            }
             if data.validation is not None:
                 record.metrics["validation_accuracy"] = _evaluate(objective, data.validation)
             record.peak_memory = _peak_memory(device)
@@ -311,7 +329,9 @@ def fit(
 def _check(objective: Objective, data: Data, recipe: Recipe, world: int) -> None:
     """What cannot train is said before the first step."""
     if recipe.batch_size > len(data.train):
-        raise ValueError(f"Recipe.batch_size: got {recipe.batch_size}, takes at most the {len(data.train)} training images")
+        raise ValueError(
+            f"Recipe.batch_size: got {recipe.batch_size}, takes at most the {len(data.train)} training images"
+        )
     if recipe.batch_size % world:
         raise ValueError(f"Recipe.batch_size: got {recipe.batch_size}, takes a multiple of the {world} processes")
     if unknown := set(objective.streams) - {"train", "meta"}:
@@ -325,20 +345,26 @@ def _check(objective: Objective, data: Data, recipe: Recipe, world: int) -> None
         for parameter in group["params"]:
             named.pop(id(parameter), None)
     if named:
-        raise ValueError(f"parameter_groups: {', '.join(named.values())} would never be trained; add them to a group, or freeze them")
+        raise ValueError(
+            f"parameter_groups: {', '.join(named.values())} would never be trained; add them to a group, or freeze them"
+        )
     device, was_training = next(objective.parameters()).device, objective.training
     with torch.no_grad():
         logits = objective.eval().predict(data.test.take(slice(0, 2)).to(device).floats())
     objective.train(was_training)
     if logits.shape[1:] != (data.num_classes,):
-        raise ValueError(f"objective: predicts logits of shape {tuple(logits.shape)}, takes (N, {data.num_classes}) for data {data.name!r}")
+        raise ValueError(
+            f"objective: predicts logits of shape {tuple(logits.shape)}, takes (N, {data.num_classes}) for data {data.name!r}"
+        )
 
 
 def _optimizer(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "adam":
         return torch.optim.Adam(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999), weight_decay=recipe.weight_decay)
     nesterov = recipe.nesterov and recipe.momentum > 0
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, weight_decay=recipe.weight_decay
+    )
 
 
 def _parallel(objective: Objective, device: torch.device) -> DistributedDataParallel:
@@ -419,7 +445,9 @@ class Checkpoint:
         try:
             content = torch.load(self.path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-            raise ValueError(f"resume: {self.path} is no whole checkpoint ({error}); delete it to start anew") from error
+            raise ValueError(
+                f"resume: {self.path} is no whole checkpoint ({type(error).__name__}); delete it to start anew"
+            ) from error
         for name in ("config", "seed"):
             if content[name] != getattr(self.record, name):
                 raise ValueError(f"resume: {self.path} is of another run: its {name} is {content[name]}, this run's is "
@@ -457,11 +485,15 @@ class Progress:
         loss = record.curves["train_loss"][-1] if record.curves.get("train_loss") else math.nan
         if self.handle is not None:
             filled = round(20 * done / self.epochs)
-            result = "".join(f", {name.replace('_', ' ')} {value:.3f}" for name, value in record.metrics.items() if "acc" in name)
+            result = "".join(
+                f", {name.replace('_', ' ')} {value:.3f}" for name, value in record.metrics.items() if "acc" in name
+            )
             text = f"{self.label}: {'█' * filled}{'·' * (20 - filled)} epoch {done}/{self.epochs}, {record.seconds:.0f} s, train loss {loss:.3f}{result}"
             self.handle.update({"text/plain": text}, raw=True)
         elif self.bar is not None:
-            self.bar.set_postfix({"loss": f"{loss:.3f}", **{k: f"{v:.3f}" for k, v in record.metrics.items()}}, refresh=False)
+            self.bar.set_postfix(
+                {"loss": f"{loss:.3f}", **{k: f"{v:.3f}" for k, v in record.metrics.items()}}, refresh=False
+            )
             self.bar.update(done - self.bar.n)
 
     def __enter__(self) -> Progress:

@@ -81,7 +81,10 @@ def test_every_run_can_be_built(monkeypatch):
 
 @pytest.mark.parametrize(
     ("objective", "network", "message"),
-    [("Isda", "small", r"objective: got 'Isda'; takes one of CrossEntropy, ISDA"), ("ISDA", "vgg", r"network: got 'vgg'; takes one of small")],
+    [
+        ("Isda", "small", r"objective: got 'Isda'; takes one of CrossEntropy, ISDA"),
+        ("ISDA", "vgg", r"network: got 'vgg'; takes one of small"),
+    ],
 )
 def test_unknown_names(objective, network, message):
     with pytest.raises(ValueError, match=message):

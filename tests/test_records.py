@@ -13,7 +13,9 @@ CONFIG = {"objective": "ISDA", "settings": {"strength": 0.5}, "data": {"name": "
 
 
 def make(seed=0, accuracy=0.8, **changes):
-    return records.Record({**CONFIG, **changes}, seed, metrics={"test_accuracy": accuracy}, environment=records.environment("cpu"))
+    return records.Record(
+        {**CONFIG, **changes}, seed, metrics={"test_accuracy": accuracy}, environment=records.environment("cpu")
+    )
 
 
 def test_round_trip_and_name(tmp_path):
@@ -42,7 +44,9 @@ def test_load_finds_by_configuration(tmp_path):
     assert records.load(tmp_path / "nowhere") == []
 
 
-@pytest.mark.parametrize("damage", [lambda t: t[: len(t) // 2], lambda t: "", lambda t: "[]", lambda t: t.replace('"seed"', '"sede"')])
+@pytest.mark.parametrize(
+    "damage", [lambda t: t[: len(t) // 2], lambda t: "", lambda t: "[]", lambda t: t.replace('"seed"', '"sede"')]
+)
 def test_damaged_record_is_named(tmp_path, damage):
     path = make().save(tmp_path)
     path.write_text(damage(path.read_text()))

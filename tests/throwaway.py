@@ -36,7 +36,10 @@ class Teacher(Objective):
         return student + through, {"through": through.detach()}
 
     def parameter_groups(self, recipe):
-        return [{"params": self.network.parameters()}, {"params": self.block.parameters(), "lr": self.settings["block_lr"]}]
+        return [
+            {"params": self.network.parameters()},
+            {"params": self.block.parameters(), "lr": self.settings["block_lr"]},
+        ]
 
     def after_step(self, step):
         momentum = 0.9 + 0.1 * step.progress.double()
@@ -79,7 +82,9 @@ class Reweighter(Objective):
 
     def forward(self, images, target, step):
         head = self.network.head.weight
-        towards = mean_over_ranks(torch.autograd.grad(F.cross_entropy(self.network(step.meta.images), step.meta.target), head)[0])
+        towards = mean_over_ranks(
+            torch.autograd.grad(F.cross_entropy(self.network(step.meta.images), step.meta.target), head)[0]
+        )
         features = self.network.features(images)
         losses = F.cross_entropy(self.network.head(features), target, reduction="none")
         along = []
