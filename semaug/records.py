@@ -14,7 +14,7 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,7 +129,11 @@ def read(path: str | Path) -> Record:
 def load(folder: str | Path, **conditions: Any) -> list[Record]:
     """Records below ``folder`` whose configuration (or profile, seed) has the given values, in order of file name.
 
+    A name may stand at any depth of the configuration, and is given with its parent where several parents have it; a
+    record without it has the value None. Raises ValueError for a name that is ambiguous.
+
     >>> load("figures/records/1_isda", objective="ISDA", strength=0.5)      # doctest: +SKIP
+    >>> load("figures/records/1_isda", **{"data.name": "cifar10"})          # doctest: +SKIP
     """
     found = [read(path) for path in sorted(Path(folder).rglob("*.json"))]
     return [record for record in found if all(_lookup(record, key) == value for key, value in conditions.items())]
@@ -138,7 +142,20 @@ def load(folder: str | Path, **conditions: Any) -> list[Record]:
 def _lookup(record: Record, key: str) -> Any:
     if key in ("profile", "seed"):
         return getattr(record, key)
-    return record.config.get(key)
+    if key in record.config:
+        return record.config[key]
+    matches = {name: value for name, value in _flat(record.config) if f".{name}".endswith(f".{key}")}
+    if len(matches) > 1:
+        raise ValueError(f"{key}: got a name that {', '.join(matches)} share; takes one of these")
+    return next(iter(matches.values()), None)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 class Summary(NamedTuple):

@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 import scipy.stats
+
 from semaug import records
 
 CONFIG = {"objective": "ISDA", "settings": {"strength": 0.5}, "data": {"name": "embedded"}}
@@ -107,3 +108,16 @@ def test_unpaired_seeds_are_refused(first, second):
 def test_empty_summary():
     with pytest.raises(ValueError, match="values: got none"):
         records.summary([])
+
+
+def test_load_by_a_setting_at_any_depth(tmp_path):
+    for seed, strength in enumerate((0.5, 1.0)):
+        nested = {"settings": {"strength": strength}, "data": {"name": "mnist", "size": 28}, "recipe": {"size": 3}}
+        records.Record({"objective": "ISDA", **nested}, seed).save(tmp_path)
+    records.Record({"objective": "CrossEntropy", "settings": {}}, 0).save(tmp_path)
+    assert [r.seed for r in records.load(tmp_path, strength=1.0)] == [1]
+    assert [r.seed for r in records.load(tmp_path, **{"settings.strength": 0.5}, name="mnist")] == [0]
+    assert len(records.load(tmp_path, **{"data.size": 28})) == 2
+    assert [r.config["objective"] for r in records.load(tmp_path, strength=None)] == ["CrossEntropy"]
+    with pytest.raises(ValueError, match=r"size: got a name that data\.size, recipe\.size share"):
+        records.load(tmp_path, size=28)
