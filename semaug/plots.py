@@ -51,9 +51,10 @@ Values = Tensor | np.ndarray | Sequence[float] | Sequence[Sequence[float]]
 class Picture(Figure):
     """A figure that shows itself in a notebook, whatever the session's style and backend."""
 
-    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        width, height = self.get_size_inches() * self.dpi
-        return png(self), {"width": round(width), "height": round(height)}  # known before it loads: no jump
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        display(_image(self))
 
 
 def use_style() -> None:
@@ -182,6 +183,8 @@ def comparison(panels: Mapping[str, Mapping[str, Sequence[Record]]], metric: str
     scale, label = _metric(metric)
     baselines = {next(iter(methods)) for methods in panels.values()}
     for (left, right), (title, methods) in zip(blocks, panels.items(), strict=True):
+        if right is not blocks[0][1]:
+            right.sharex(blocks[0][1])
         values = {name: _by_seed(name, found, metric, scale) for name, found in methods.items()}
         first = next(iter(values.values()))
         for row, seeds in enumerate(values.values()):
@@ -196,7 +199,6 @@ def comparison(panels: Mapping[str, Mapping[str, Sequence[Record]]], metric: str
         left.set_yticks(range(len(values)), [f"{name} (n = {len(seeds)})" for name, seeds in values.items()])
         right.set_yticks(range(len(values)), [])
         right.axvline(0, color=GREY, linewidth=1)
-        right.sharex(blocks[0][1])
         left.set_title(title)
         for axes in (left, right):
             axes.set_ylim(len(values) - 0.5, -0.5)
@@ -218,7 +220,7 @@ def _by_seed(name: str, found: Sequence[Record], metric: str, scale: float) -> d
 
 def _row(axes: Axes, row: int, values: Sequence[float], colour: str) -> Summary:
     result = summary(values)
-    axes.plot(values, [row] * len(values), "o", color=colour, alpha=0.35, markersize=4, markeredgewidth=0)
+    axes.plot(values, [row + 0.24] * len(values), "o", color=colour, alpha=0.35, markersize=4, markeredgewidth=0)
     half = result.half_width if result.n > 1 else 0.0
     axes.errorbar(result.mean, row, xerr=half, fmt="D", color=colour, markersize=5, capsize=3, linewidth=1.6)
     return result
@@ -385,13 +387,11 @@ def where_it_acts(*places: str) -> Picture:
 def live() -> bool:
     """Whether somebody can turn a slider: the kernel was started by a notebook server, VS Code or Colab for a person.
 
-    JupyterLab and Notebook say so in the kernel's environment (``JPY_SESSION_NAME``); papermill, nbclient and nbval,
-    which start kernels themselves, do not. ``SEMAUG_STATIC=1`` says no all the same, for a run started from within a
-    live notebook; ``SEMAUG_STATIC=0`` says yes, for a front end that is not recognised.
+    JupyterLab and Notebook say so in the kernel's environment (``JPY_SESSION_NAME``); papermill, nbclient and nbval
+    start kernels of their own, without it. ``SEMAUG_STATIC=1`` says no all the same, for a run started from within a
+    live notebook; ``SEMAUG_STATIC=0`` says yes, for a front end that is not recognised here.
     """
-    if "IPython" not in sys.modules:
-        return False
-    shell = sys.modules["IPython"].get_ipython()
+    shell = _shell()
     if getattr(shell, "kernel", None) is None:
         return False
     said = os.environ.get("SEMAUG_STATIC")
@@ -408,36 +408,33 @@ def slider(function: Callable[..., Figure], **options: Any) -> None:
     options: by argument of the function, a sequence of values, or a tuple (min, max, step). Each starts at the
         function's own default where that is among its values, at the first of them otherwise.
 
-    The sliders redraw the picture in its place, at its size, so that a notebook saved at any time holds a picture and
-    nothing flickers; a run without a person leaves no widget behind. Raises ValueError for a range without a value,
-    TypeError for an argument that the function has not.
+    The sliders redraw the picture in its place, at its size: nothing flickers, a notebook saved at any time holds a
+    picture, and a run without a person leaves no widget behind. Raises ValueError for a range without a value,
+    TypeError for an argument that the function has not or a function that returns no figure.
     """
     parameters = inspect.signature(function).parameters
-    choices: dict[str, list[Any]] = {}
-    start: dict[str, Any] = {}
-    for name, option in options.items():
-        if name not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    choices = {name: _choices(name, option) for name, option in options.items()}
+    for name in choices:
+        if name not in parameters:
             raise TypeError(f"options: got {name!r}; the function takes {', '.join(parameters)}")
-        choices[name] = _choices(name, option)
-        default = parameters[name].default if name in parameters else None
-        start[name] = next((choice for choice in choices[name] if choice == default), choices[name][0])
-    image = _image(function(**start))
-    if "IPython" not in sys.modules:
+    start = {name: _start(parameters[name].default, values) for name, values in choices.items()}
+    figure = function(**start)
+    if not isinstance(figure, Figure):
+        raise TypeError(f"function: got a result of type {type(figure).__name__}; takes a function returning a Figure")
+    if _shell() is None:
         return
     from IPython.display import display
 
+    handle = display(_image(figure), display_id=True)
     if not live():
-        display(image)
         return
     try:
         import ipywidgets
     except ImportError:  # the package's core does not need it
-        display(image)
         return
-    handle = display(image, display_id=True)
     controls = {
         name: ipywidgets.SelectionSlider(
-            options=[(f"{choice:g}" if isinstance(choice, float) else str(choice), choice) for choice in values],
+            options=[(f"{value:g}" if isinstance(value, float) else str(value), value) for value in values],
             value=start[name],
             description=name.replace("_", " "),
             continuous_update=False,
@@ -453,27 +450,31 @@ def slider(function: Callable[..., Figure], **options: Any) -> None:
     display(ipywidgets.HBox(list(controls.values())))
 
 
+def _start(default: Any, values: list[Any]) -> Any:
+    return next((value for value in values if value == default), values[0])
+
+
+def _shell() -> Any:
+    return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+
+
 def _choices(name: str, option: Any) -> list[Any]:
+    values = list(option)
     if isinstance(option, tuple):
         if len(option) != 3 or not all(isinstance(number, int | float) for number in option) or not option[2] > 0:
             raise ValueError(f"{name}: got {option}; takes a sequence of values, or (min, max, step) with step above 0")
         low, high, step = option
-        count = math.floor((high - low) / step + 1e-9) + 1
-        option = [type(low + step)(round(low + i * step, 12)) for i in range(count)]
-    values = list(option)
+        count = math.floor((high - low) / step + 1e-9) + 1  # 1e-9: (0, 0.3, 0.1) has four values
+        values = [round(low + i * step, 12) for i in range(count)]
     if not values:
         raise ValueError(f"{name}: got {option}; takes at least one value")
     return values
 
 
 def _image(figure: Figure) -> Any:
-    """The figure as IPython's Image of known size, and closed if it is pyplot's, which would show it once more."""
+    """The figure as IPython's Image of known size; closed if it is pyplot's, which would show it once more."""
     from IPython.display import Image as Shown
 
-    if not isinstance(figure, Figure):
-        raise TypeError(
-            f"function: got a result of type {type(figure).__name__}; takes a function that returns a Figure"
-        )
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close(figure)
     content = png(figure)
@@ -587,20 +588,23 @@ def isda_strength(found: Sequence[Record]) -> Picture:
     panels = experiments(found, lambda group: bool(_gains(group)))
     if not panels:
         raise NothingToDraw("cross-entropy and ISDA at two strengths or more, on the same seeds")
-    figure = Picture(figsize=(7.5, 3.4))
-    row = figure.subplots(1, len(panels), squeeze=False)[0]
+    rows = (len(panels) + 1) // 2
+    figure = Picture(figsize=(7.5, 0.3 + 3.1 * rows))
+    grid = figure.subplots(rows, min(2, len(panels)), squeeze=False).ravel()
+    for unused in grid[len(panels) :]:
+        unused.remove()
     forms = sorted({form for group in panels.values() for form in _gains(group)}, reverse=True)  # full, diagonal
-    for axes, (title, group) in zip(row, panels.items(), strict=True):
-        for form, (strengths, gains) in _gains(group).items():
-            band(axes, strengths, gains, form, color=COLOURS[forms.index(form)], marker="o")
+    for axes, (title, group) in zip(grid, panels.items(), strict=False):
+        gains = _gains(group)
+        ticks = sorted({strength for strengths, _ in gains.values() for strength in strengths})
+        for form, (strengths, values) in gains.items():  # at equal steps: strengths are chosen as 1/4, 1/2, 1, 2.5, 7.5
+            at = [ticks.index(strength) for strength in strengths]
+            band(axes, at, values, form, color=COLOURS[forms.index(form)], marker="o")
         axes.axhline(0, color=GREY, linewidth=1)
-        # a root scale: strengths are chosen as 1/4, 1/2, 1, 2.5, 7.5, and 0 (cross-entropy) has its place
-        axes.set_xscale("function", functions=(lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * x**2))
-        ticks = sorted({0.0, *(float(s) for strengths, _ in _gains(group).values() for s in strengths)})
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks])
         axes.set(xlabel=r"strength $\lambda_0$", title=title)
-        axes.legend(title="covariance")
-    row[0].set_ylabel("test accuracy - cross-entropy's (points)")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=len(gains))
+    grid[0].set_ylabel("gain over cross-entropy\n(points of test accuracy)")
     _caption(
         figure,
         [record for group in panels.values() for record in group],
