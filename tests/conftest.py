@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import random
+import sys
+import types
 from collections.abc import Iterator
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # before torch is imported; a value set outside wins
@@ -19,9 +21,13 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+from beartype import BeartypeConf, beartype
 from hypothesis import settings
 
-jaxtyping.install_import_hook("semaug", typechecker="beartype.beartype")
+checker = types.ModuleType("semaug_checker")  # the hook takes the name of something it can import
+checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as type checkers have it
+sys.modules[checker.__name__] = checker
+jaxtyping.install_import_hook("semaug", typechecker="semaug_checker.check")
 
 settings.register_profile("semaug", derandomize=True, deadline=None, database=None, print_blob=False)
 settings.load_profile("semaug")

@@ -35,6 +35,9 @@ def scores(x: Float[Tensor, "N A"], weight: Float[Tensor, "C A"], strength: floa
         raise TypeError(f"strength: got {strength!r}, takes a float")
     return x @ weight.T * strength
 
+def half(x: float) -> float:
+    return x / 2
+
 def wrong_output(x: Float[Tensor, "N A"]) -> Float[Tensor, " N"]:
     return x
 """
@@ -47,7 +50,7 @@ def room(tmp_path_factory):
     (folder / "hooked_room.py").write_text(textwrap.dedent(SOURCE))
     sys.path.insert(0, str(folder))
     try:
-        with jaxtyping.install_import_hook("hooked_room", typechecker="beartype.beartype"):
+        with jaxtyping.install_import_hook("hooked_room", typechecker="semaug_checker.check"):
             yield importlib.import_module("hooked_room")
     finally:
         sys.path.remove(str(folder))
@@ -79,6 +82,11 @@ def test_output_shapes_are_checked(room):
     with pytest.raises(jaxtyping.TypeCheckError, match="return value"):
         room.wrong_output(torch.ones(2, 3))
     assert room.scores(torch.ones(2, 3), torch.ones(5, 3)).shape == (2, 5)
+
+
+def test_a_whole_number_is_a_float(room):
+    """As for mypy and for users: ``strength=1`` is no error."""
+    assert room.half(1) == 0.5
 
 
 def test_the_package_itself_is_hooked():
