@@ -1,0 +1,45 @@
+# `make reproduce` and `make test` do everything, the environment included. `make help` lists the rest.
+#
+#   make reproduce                                     every notebook, results in build/reproduce
+#   make reproduce NOTEBOOK=1_isda ARGS="-p seeds 5"   one notebook, other parameters
+#   PYTHON=python3.12 make env                         an environment with another Python
+
+.DEFAULT_GOAL := help
+.PHONY: help env lab reproduce test notebooks figures bench lint clean
+
+RUN := .venv/bin/python -m
+# The interpreter is passed on in the environment only where the user named one: tools/environment.py looks for that.
+PYTHON3 := $(or $(PYTHON),python3)
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+env:  ## make or update the environment in .venv
+	@$(PYTHON3) tools/environment.py
+
+lab: env  ## open the notebooks in JupyterLab
+	$(RUN) jupyterlab notebooks $(ARGS)
+
+reproduce: env  ## run the notebooks (NOTEBOOK=1_isda, ARGS="-p seeds 5"): executed copies, figures, time and memory in build/reproduce
+	@$(RUN) semaug.rerun reproduce $(NOTEBOOK) $(ARGS)
+
+test: env  ## lint, types, unit tests, every notebook with reduced parameters, the committed outputs checked
+	@.venv/bin/python tools/test.py $(ARGS)
+
+notebooks: env  ## run the notebooks and refresh the committed .ipynb (NOTEBOOK=1_isda)
+	@$(RUN) semaug.rerun refresh $(NOTEBOOK) $(ARGS)
+
+figures: env  ## redraw figures/ from the committed records
+	$(RUN) semaug.plots $(ARGS)
+
+bench: env  ## benchmarks on one thread, as ratios to the fastest of each group
+	OMP_NUM_THREADS=1 $(RUN) pytest tests/benchmarks --benchmark-only --benchmark-group-by=group --benchmark-columns=median,iqr,rounds $(ARGS)
+
+lint: env  ## style and types
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+	$(RUN) mypy
+
+clean:  ## remove what runs wrote (not .venv)
+	rm -rf build .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
