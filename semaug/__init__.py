@@ -8,10 +8,12 @@ The package is flat, one room a file. Rooms in import order, a line importing on
 (``metasaug`` imports ``isda`` too); ``tests/test_rooms.py`` holds the code to this list:
 
     gaussian
-    moments shapes
+    moments splits
+    shapes
     sources
-    networks data records
+    networks data records recipe
     objective
+    streams
     isda
     evaluation
     training
@@ -26,20 +28,23 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 __all__ = [  # in import order
+    "data",
+    "evaluation",
     "gaussian",
+    "isda",
+    "ledger",
     "moments",
+    "networks",
+    "objective",
+    "streams",
+    "plots",
+    "records",
+    "recipe",
+    "rerun",
     "shapes",
     "sources",
-    "networks",
-    "data",
-    "records",
-    "objective",
-    "isda",
-    "evaluation",
+    "splits",
     "training",
-    "ledger",
-    "plots",
-    "rerun",
 ]
 
 

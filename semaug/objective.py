@@ -8,7 +8,7 @@ construction on, so that a checkpoint is complete and data-parallel training see
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semaug.gaussian import at_least_float32
-
-if TYPE_CHECKING:
-    from semaug.training import Recipe
+from semaug.recipe import Recipe
 
 Setting = int | float | str | bool | None
 Target = Int64[Tensor, " N"] | Float[Tensor, "N C"]

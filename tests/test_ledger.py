@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from semaug import data, ledger, records
 from semaug.training import Recipe
 

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from semaug.objective import Batch, CrossEntropy, Objective, Step
 from torch import nn
 from torch.nn import functional as F
+
+from semaug.objective import Batch, CrossEntropy, Objective, Step
+from semaug.recipe import Recipe
 
 STEP = Step(torch.tensor(0.5), 0.1, torch.Generator())
 
@@ -25,7 +27,7 @@ def test_defaults():
     assert objective.settings == {"strength": 0.5}
     assert objective.streams == ("train",)
     next(objective.parameters()).requires_grad_(False)
-    (group,) = objective.parameter_groups(recipe=None)
+    (group,) = objective.parameter_groups(Recipe())
     assert [p.shape for p in group["params"]] == [(3,)], "frozen parameters stay out"
     assert objective.predict(torch.rand(2, 1, 2, 2)).shape == (2, 3)
     assert objective.after_step(STEP) is None
@@ -37,6 +39,6 @@ def test_an_objective_without_a_loss_says_so():
 
 
 def test_batch_and_step_are_plain_tuples():
-    images, target = Batch(torch.rand(1, 1, 2, 2), torch.tensor([0]))
+    images, _ = Batch(torch.rand(1, 1, 2, 2), torch.tensor([0]))
     assert images.shape == (1, 1, 2, 2)
     assert STEP.meta is None

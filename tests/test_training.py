@@ -11,15 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import throwaway
 import torch
-from semaug import objective, records, training
-from semaug.data import Split
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as tv
+
+import throwaway
+from semaug import objective, records, training
 
 NAMES = list(throwaway.OBJECTIVES)
 RECIPE = throwaway.RECIPE
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(objective.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 
 
 def equal_states(one, two):
@@ -143,7 +143,8 @@ def test_killed_process_resumes(tmp_path):
 import sys; sys.path.insert(0, {str(Path(throwaway.__file__).parent)!r})
 import torch; torch.set_num_threads(1)
 import throwaway; from semaug import training; from dataclasses import replace
-record = training.fit(throwaway.build("ISDA"), throwaway.data(), replace(throwaway.RECIPE, epochs=400), resume={str(tmp_path / "run.pt")!r})
+recipe = replace(throwaway.RECIPE, epochs=400)
+training.fit(throwaway.build("ISDA"), throwaway.data(), recipe, resume={str(tmp_path / "run.pt")!r})
 """
     process = subprocess.Popen(
         [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(Path(objective.__file__).parents[1])}
@@ -205,11 +206,10 @@ def test_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
 
 
 def test_two_processes_equal_one(tmp_path):
-    """Float64 with GroupNorm: what is left is the order of summation. (BatchNorm sees each rank's share: it differs.)"""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--rdzv-backend=c10d",
-               "--rdzv-endpoint=localhost:0", throwaway.__file__, str(tmp_path), *NAMES]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(Path(objective.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    """Float64 with GroupNorm: what is left is the order of summation. (BatchNorm differs.)"""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
+    command += ["--rdzv-endpoint=localhost:0", throwaway.__file__, str(tmp_path), *NAMES]
+    run = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
     assert run.returncode == 0, run.stderr[-3000:]
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
     for name in NAMES:
@@ -218,121 +218,6 @@ def test_two_processes_equal_one(tmp_path):
         for key, value in alone.items():
             assert torch.equal(ranks[0][name][key], ranks[1][name][key]), f"{name} {key}: the two ranks differ"
             assert torch.allclose(ranks[0][name][key].double(), value.double(), rtol=0, atol=1e-12), f"{name} {key}"
-
-
-# --- data order, crop and flip --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mode", ["reflect", "zeros"])
-@pytest.mark.parametrize("augment", training.AUGMENTS)
-def test_crop_and_flip_equal_torchvision(augment, mode):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (6, 3, 9, 11), dtype=torch.uint8, generator=generator)
-    recipe = training.Recipe(batch_size=6, augment=augment, padding=3, padding_mode=mode)
-    stream = training.Stream(
-        Split(images, torch.zeros(6, dtype=torch.int64)), "train", 6, recipe, 0, torch.device("cpu")
-    )
-    state = stream.draws.get_state()
-    got = stream.batch(torch.arange(6), slice(None)).images
-
-    stream.draws.set_state(state)  # the same draws again, in the same order
-    flips = stream._draw(2) if "flip" in augment else torch.zeros(6)
-    dy, dx = (stream._draw(7), stream._draw(7)) if "crop" in augment else (torch.zeros(6), torch.zeros(6))
-    for i in range(6):
-        image = images[i]
-        if "crop" in augment:
-            image = tv.pad(image, [3, 3], padding_mode="reflect" if mode == "reflect" else "constant")
-        # the crop is chosen where the flipped column comes from: flip the columns, then cut dx further
-        if "crop" in augment:
-            image = image[:, int(dy[i]) : int(dy[i]) + 9, int(dx[i]) : int(dx[i]) + 11]
-        if flips[i]:
-            image = tv.horizontal_flip(image)
-        assert torch.equal(got[i], image.float() / 255)
-
-
-def test_every_image_once_an_epoch_and_all_offsets_drawn():
-    data = throwaway.data(64)
-    stream = training.Stream(data.train, "train", 16, RECIPE, 0, torch.device("cpu"))
-    first, second = stream.epoch(4), stream.epoch(4)
-    assert sorted(first.flatten().tolist()) == sorted(second.flatten().tolist()) == list(range(64))
-    assert not torch.equal(first, second)
-    assert set(torch.cat([stream._draw(9) for _ in range(30)]).tolist()) == set(range(9))
-
-
-def test_streams_do_not_share_draws():
-    one, two = (training.generator_for(0, name) for name in ("order/train", "order/meta"))
-    assert not torch.equal(torch.randperm(50, generator=one), torch.randperm(50, generator=two))
-
-
-# --- recipe ---------------------------------------------------------------------------------------------------------
-
-
-def test_schedules_against_torch():
-    for schedule, reference in {
-        "cosine": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 100),
-        "linear": lambda o: torch.optim.lr_scheduler.LinearLR(o, 1.0, 1e-12, 100),
-        "step": lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [50, 75], 0.1),
-        "constant": lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0, 100),
-    }.items():
-        optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-        scheduler = reference(optimizer)
-        recipe = training.Recipe(schedule=schedule)
-        for step in range(100):
-            # torch's value at a step's start; ours is taken at its middle, except for the steps' own edges
-            at = (step + 0.5) / 100 if schedule == "step" else step / 100
-            assert recipe.lr_at(at) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
-            optimizer.step()
-            scheduler.step()
-
-
-def test_isda_preset_is_the_papers():
-    recipe = training.Recipe.preset("isda/resnet")
-    total = 160
-    rates = [recipe.lr * recipe.lr_at((epoch + 0.5) / total) for epoch in range(total)]
-    assert rates[0] == rates[79] == 0.1
-    assert rates[80] == rates[119] == pytest.approx(0.01)
-    assert rates[120] == rates[159] == pytest.approx(0.001)
-    wide = training.Recipe.preset("isda/wide-resnet")
-    drops = [epoch for epoch in range(1, 240) if wide.lr_at((epoch + 0.5) / 240) < wide.lr_at((epoch - 0.5) / 240)]
-    assert drops == [60, 120, 160, 200]
-
-
-def test_warmup_rises_linearly_to_the_peak():
-    recipe = training.Recipe(warmup=0.2, schedule="cosine")
-    assert recipe.lr_at(0.1) == 0.5
-    assert recipe.lr_at(0.2) == 1.0
-    assert recipe.lr_at(1.0) == pytest.approx(0.0, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"epoch": 3}, r"no field 'epoch'; did you mean 'epochs'\?"),
-        ({"zzz": 3}, r"no field 'zzz'; it has epochs, batch_size"),
-        ({"epochs": 0}, r"Recipe.epochs: got 0, takes a whole number from 1"),
-        ({"batch_size": 2.5}, r"Recipe.batch_size: got 2.5"),
-        ({"lr": 0.0}, r"Recipe.lr: got 0.0, takes a finite number above 0"),
-        ({"lr": math.nan}, r"Recipe.lr: got nan"),
-        ({"momentum": 1.0}, r"Recipe.momentum: got 1.0"),
-        ({"schedule": "cosin"}, r"Recipe.schedule: got 'cosin', takes one of constant, cosine"),
-        ({"optimizer": "lion"}, r"takes one of sgd, adam"),
-        ({"precision": "float16"}, r"takes one of float32, bfloat16"),
-        ({"augment": "crop-flip"}, r"takes one of none, flip, crop, crop\+flip"),
-        ({"milestones": (80, 120)}, r"takes fractions of training"),
-        ({"padding": -1}, r"Recipe.padding: got -1"),
-        ({"weight_decay": -1e-4}, r"Recipe.weight_decay"),
-        ({"warmup": 1.0}, r"Recipe.warmup"),
-    ],
-)
-@pytest.mark.usefixtures("unchecked")
-def test_bad_recipe(fields, message):
-    with pytest.raises((ValueError, TypeError), match=message):
-        training.Recipe(**fields)
-
-
-def test_unknown_preset():
-    with pytest.raises(ValueError, match=r"preset: got 'isda', takes one of isda/resnet"):
-        training.Recipe.preset("isda")
 
 
 # --- objectives and data that do not fit together -------------------------------------------------------------------
@@ -351,9 +236,7 @@ def test_missing_second_stream():
 
 def test_wrong_number_of_classes():
     data = replace(throwaway.data(), classes=tuple("abcde"))
-    with pytest.raises(
-        ValueError, match=r"objective: predicts logits of shape \(2, 4\), takes \(N, 5\) for data 'quadrants'"
-    ):
+    with pytest.raises(ValueError, match="objective: predicts 4 classes, takes 5 for data 'quadrants'"):
         training.fit(throwaway.build("CrossEntropy"), data, RECIPE, progress=False)
 
 
@@ -362,11 +245,6 @@ def test_parameter_in_no_group():
     objective_.parameter_groups = lambda recipe: [{"params": list(objective_.network.parameters())}]
     with pytest.raises(ValueError, match=r"parameter_groups: block.weight, block.bias would never be trained"):
         training.fit(objective_, throwaway.data(), RECIPE, progress=False)
-
-
-def test_padding_wider_than_the_image():
-    with pytest.raises(ValueError, match=r"Recipe.padding: got 12, takes less than the image's side of 12"):
-        training.fit(throwaway.build("CrossEntropy"), throwaway.data(), replace(RECIPE, padding=12), progress=False)
 
 
 def test_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):

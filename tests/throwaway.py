@@ -11,12 +11,13 @@ from dataclasses import replace
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn import functional as F
+
 from semaug import networks, training
 from semaug.data import Data, Split
 from semaug.isda import ISDA
 from semaug.objective import CrossEntropy, Objective
-from torch import nn
-from torch.nn import functional as F
 
 CLASSES = 4
 

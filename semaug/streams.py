@@ -1,0 +1,82 @@
+"""Streams: a split as uint8 on the device, shuffled, cropped and flipped there, and the generators that decide how.
+
+The order of the data is drawn on the CPU, so that it is the same on every device; crops and flips are drawn on the
+device, for the whole global batch on every rank, so that two processes see exactly what one would.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from semaug.data import Split
+from semaug.objective import Batch
+from semaug.recipe import Recipe
+
+
+def generator_for(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for one named purpose of one seed: independent streams, the same on every machine of a kind."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def _reflected(side: int, padding: int, device: torch.device) -> Int64[Tensor, " padded"]:
+    """Pixel numbers of one axis padded on both ends by reflection."""
+    if padding >= side:
+        raise ValueError(f"Recipe.padding: got {padding}, takes less than the image's side of {side} to reflect it")
+    distance = torch.arange(-padding, side + padding, device=device).abs()
+    return (side - 1) - (side - 1 - distance).abs()
+
+
+class Stream:
+    """A split on the device and its batches: shuffled, cropped and flipped in one gather from padded uint8 images."""
+
+    def __init__(
+        self, split: Split, name: str, batch_size: int, recipe: Recipe, seed: int, device: torch.device
+    ) -> None:
+        self.name, self.batch_size, self.recipe = name, batch_size, recipe
+        self.target = split.target.to(device)
+        images = split.images.to(device)
+        self.height, self.width = images.shape[-2:]
+        self.padding = recipe.padding if "crop" in recipe.augment else 0
+        if self.padding and recipe.padding_mode == "zeros":
+            images = F.pad(images, (self.padding,) * 4)
+        elif self.padding:  # by index: F.pad does not reflect bytes
+            y, x = (_reflected(side, self.padding, device) for side in (self.height, self.width))
+            images = images[..., y, :][..., x]
+        self.images: UInt8[Tensor, "N channels H W"] = images
+        # Orders on the CPU: the same data order on every device. Draws on the device: no copy at every step.
+        self.order = generator_for(seed, f"order/{name}")
+        self.draws = generator_for(seed, f"augment/{name}", device)
+
+    def epoch(self, steps: int) -> Int64[Tensor, "steps batch"]:
+        """Row numbers of the next ``steps`` batches: permutations of the split, one after the other."""
+        passes = -(-steps * self.batch_size // len(self.target))
+        order = torch.cat([torch.randperm(len(self.target), generator=self.order) for _ in range(passes)])
+        return order[: steps * self.batch_size].view(steps, self.batch_size).to(self.target.device)
+
+    def batch(self, rows: Int64[Tensor, " batch"], share: slice) -> Batch:
+        """This rank's share of one batch, augmented, in [0, 1]."""
+        rows, device = rows[share], rows.device
+        y, x = torch.arange(self.height, device=device), torch.arange(self.width, device=device)
+        y, x = y.expand(len(rows), -1), x.expand(len(rows), -1)
+        if "flip" in self.recipe.augment:
+            flip = self._draw(2)[share, None].bool()
+            x = torch.where(flip, self.width - 1 - x, x)
+        if self.padding:
+            y = y + self._draw(2 * self.padding + 1)[share, None]
+            x = x + self._draw(2 * self.padding + 1)[share, None]
+        if self.recipe.augment == "none":
+            images = self.images[rows]
+        else:
+            channel = torch.arange(self.images.shape[1], device=device)[None, :, None, None]
+            images = self.images[rows[:, None, None, None], channel, y[:, None, :, None], x[:, None, None, :]]
+        return Batch(images.float().div_(255), self.target[rows])
+
+    def _draw(self, high: int) -> Int64[Tensor, " batch"]:
+        """One whole number in [0, high) for each image of the global batch."""
+        return torch.randint(high, (self.batch_size,), generator=self.draws, device=self.draws.device)
