@@ -275,10 +275,12 @@ class Checkpoint:
             raise ValueError(
                 f"resume: {self.path} is no whole checkpoint ({type(error).__name__}); delete it to start anew"
             ) from error
-        for name in ("config", "seed"):
-            if content[name] != getattr(self.record, name):
-                raise ValueError(f"resume: {self.path} is of another run: its {name} is {content[name]}, this run's is "
-                                 f"{getattr(self.record, name)}; delete it or name another file")  # fmt: skip
+        mine = {"config": self.record.config, "seed": self.record.seed, "generators": list(self.generators)}
+        for name, value in mine.items():
+            theirs = list(content.get(name, ())) if name == "generators" else content.get(name)
+            if theirs != value:
+                other = f"its {name} is {theirs}, this run's is {value}"
+                raise ValueError(f"resume: {self.path} is of another run: {other}; delete it or name another file")
         self.objective.load_state_dict(content["objective"])
         self.optimizer.load_state_dict(content["optimizer"])
         for name, state in content["generators"].items():

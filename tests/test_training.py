@@ -172,6 +172,16 @@ def test_checkpoint_of_another_run_is_refused(tmp_path):
     assert path.read_bytes() == kept
 
 
+def test_checkpoint_of_another_version_is_refused(tmp_path):
+    path = tmp_path / "run.pt"
+    training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+    content = torch.load(path, weights_only=True)
+    content["generators"]["draws"] = content["generators"].pop("objective")
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=r"is of another run: its generators is .*'draws'"):
+        training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+
+
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"not a checkpoint"])
 def test_damaged_checkpoint_is_named(tmp_path, damage):
     path = tmp_path / "run.pt"
