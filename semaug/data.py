@@ -1,4 +1,4 @@
-"""Image sets as tensors: splits held as uint8 on one device, subsets from a seed, and errors that say what to do.
+"""Image sets to train and test on: by name or from your own tensors, whole or as a subset drawn from a seed.
 
 ``load(name)`` gives a :class:`Data` with ``train`` and ``test``; your own tensors make one directly:
 
@@ -18,93 +18,16 @@ downloaded where the network allows; ``lfw64`` and ``folder`` read what you have
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Int64
 from torch import Tensor
 
 from semaug import sources
-from semaug.shapes import Range, draw
-
-Index = slice | Sequence[int] | Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Images with what is known of each of them, all on one device.
-
-    images: (N, channels, H, W) uint8, 0 black, 255 full. target: (N,) int64, the class. factors: values known of each
-    image, by name, each (N,). masks: (N, H, W) bool, True on the object. boxes: (N, 4) int64, (y0, x0, y1, x1) in
-    pixels, half open. Raises TypeError or ValueError for any other dtype or shape.
-    """
-
-    images: UInt8[Tensor, "N channels H W"]
-    target: Int64[Tensor, " N"]
-    factors: Mapping[str, Tensor] = field(default_factory=dict)
-    masks: Bool[Tensor, "N H W"] | None = None
-    boxes: Int64[Tensor, "N 4"] | None = None
-
-    def __post_init__(self) -> None:
-        """Hold every part to its dtype and shape; no values are read, so slicing on a GPU never waits for it."""
-        hint = "; Split.from_float takes floating-point images in [0, 1]"
-        _expect("images", self.images, torch.uint8, (None, None, None, None), hint)
-        n, _, height, width = self.images.shape
-        _expect("target", self.target, torch.int64, (n,))
-        for name, values in self.factors.items():
-            _expect(f"factors[{name!r}]", values, None, (n,))
-        if self.masks is not None:
-            _expect("masks", self.masks, torch.bool, (n, height, width))
-        if self.boxes is not None:
-            _expect("boxes", self.boxes, torch.int64, (n, 4))
-        for name, part in {"target": self.target, "masks": self.masks, "boxes": self.boxes, **self.factors}.items():
-            if part is not None and part.device != self.images.device:
-                raise ValueError(f"{name}: lies on {part.device}, images on {self.images.device}; takes one device")
-
-    @classmethod
-    def from_float(cls, images: Float[Tensor, "N channels H W"], target: Int64[Tensor, " N"], **parts: Any) -> Split:
-        """From floating-point images in [0, 1], rounded to 256 levels; the other fields by name.
-
-        Raises TypeError for other dtypes, ValueError for NaN or values outside [0, 1].
-        """
-        if not isinstance(images, Tensor) or not images.is_floating_point():
-            raise TypeError(f"images: got {_describe(images)}; takes a floating-point tensor, Split(...) takes uint8")
-        if images.numel() and not bool(((images >= 0) & (images <= 1)).all()):  # NaN compares false
-            nan, low, high = (
-                int(images.isnan().sum()),
-                float(images.nan_to_num().min()),
-                float(images.nan_to_num().max()),
-            )
-            raise ValueError(f"images: got {nan} NaN, the rest from {low:.4g} to {high:.4g}; takes values in [0, 1]")
-        return cls((images * 255).round().to(torch.uint8), target, **parts)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def take(self, index: Index) -> Split:
-        """The images at ``index`` (slice, list, int64 or bool tensor), with all that is known of them."""
-        if not isinstance(index, slice):
-            index = torch.as_tensor(index, device=self.images.device)
-            if index.dim() != 1 or index.dtype not in (torch.int64, torch.bool):
-                raise TypeError(f"index: got {_describe(index)}; takes a slice, a list, or (n,) int64 or bool")
-        return self._each(lambda part: part[index])
-
-    def to(self, device: torch.device | str) -> Split:
-        """The split on a device."""
-        return self._each(lambda part: part.to(device))
-
-    def floats(self, index: Index | None = None) -> Float[Tensor, "n channels H W"]:
-        """Images (all, or those at ``index``) as float32 in [0, 1], as networks take them."""
-        images = self.images if index is None else self.images[index]
-        return images.float().div_(255)
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Split:
-        masks, boxes = (part if part is None else change(part) for part in (self.masks, self.boxes))
-        factors = {name: change(values) for name, values in self.factors.items()}
-        return Split(change(self.images), change(self.target), factors, masks, boxes)
+from semaug.splits import Split
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,34 +85,6 @@ class Data:
         return torch.bincount(self.train.target, minlength=self.num_classes)
 
 
-def _expect(name: str, got: Any, dtype: torch.dtype | None, shape: tuple[int | None, ...], hint: str = "") -> None:
-    takes = f"{str(dtype).removeprefix('torch.') if dtype else 'a tensor'} {_shape(shape)}{hint}"
-    if not isinstance(got, Tensor) or dtype not in (None, got.dtype):
-        raise TypeError(f"{name}: got {_describe(got)}; takes {takes}")
-    if got.dim() != len(shape) or any(want not in (None, have) for want, have in zip(shape, got.shape, strict=True)):
-        raise ValueError(f"{name}: got {_describe(got)}; takes {takes}")
-
-
-def _describe(got: Any) -> str:
-    if not isinstance(got, Tensor):
-        return f"a {type(got).__name__}"
-    return f"{str(got.dtype).removeprefix('torch.')} {_shape(got.shape)}"
-
-
-def _shape(sizes: Sequence[int | None]) -> str:
-    names = ("N", "channels", "H", "W")
-    inner = ", ".join(axis if size is None else str(size) for axis, size in zip(names, sizes, strict=False))
-    return f"({inner},)" if len(sizes) == 1 else f"({inner})"
-
-
-def shapes(n: int, seed: int = 0, side: int = 32, **ranges: Range) -> Split:
-    """n generated images with known factors, masks and boxes; ranges by factor name, as in ``semaug.shapes.draw``.
-
-    ``shapes(4000, 0, hue=(0.0, 0.5))`` and ``shapes(1000, 1, hue=(0.5, 1.0))`` share no colour: two domains.
-    """
-    return Split(*draw(n, seed, side, **ranges))
-
-
 def load(
     name: str,
     root: str | Path | None = None,
@@ -213,7 +108,7 @@ def load(
     The images of each class are put in a random order; then, of what is left each time, in this order of steps:
 
     meta: so many images of every class are taken out of train, to ``Data.meta``.
-    validation: this fraction of every class is taken out of train, to ``Data.validation``.
+    validation: this fraction of every class, rounded, is taken out of train, to ``Data.validation``.
     per_class: so many images of every class stay (few-shot).
     train_size: so many images stay in all, in the proportions of the classes (low-shot).
     imbalance: :math:`\rho \ge 1`: of class c stay :math:`\lfloor n_{\max}\,\rho^{-c/(C-1)} \rfloor` (long tail; Cui et
@@ -248,13 +143,10 @@ def load(
     if root is None and name == "folder":
         raise ValueError("root: got None for 'folder'; takes the folder that holds the images")
     where = Path(root).expanduser() if root is not None else sources.data_folder()
-    train_part, test_part, classes = sources.READERS[name](where, size, download)
-    train = Split(*train_part)
-    if test_part is not None:
-        test = Split(*test_part)
-    else:
+    train, test, classes = sources.READERS[name](where, size, download)
+    if test is None:
         queue = _Queue(train.target, classes, subset_seed)
-        test = train.take(queue.cut("a fifth for the test set", _proportional(queue.sizes, round(len(train) / 5))))
+        test = train.take(queue.cut("a fifth for the test set", [max(1, round(n / 5)) for n in queue.sizes]))
         train = train.take(queue.index())
 
     parts: dict[str, Split] = {}
@@ -262,8 +154,8 @@ def load(
     if meta:
         parts["meta"] = train.take(queue.cut("meta", [meta] * len(classes)))
     if validation:
-        total = round(validation * len(queue))
-        parts["validation"] = train.take(queue.cut("validation", _proportional(queue.sizes, total)))
+        amounts = [max(1, round(validation * n)) for n in queue.sizes]
+        parts["validation"] = train.take(queue.cut("validation", amounts))
     if per_class is not None:
         queue.keep("per_class", [per_class] * len(classes))
     if train_size is not None:
@@ -293,7 +185,7 @@ def load(
 
 
 class _Queue:
-    """The training images of each class in a random order, from whose front the steps of ``load`` take."""
+    """The images of each class in a random order, from whose front the steps of ``load`` take."""
 
     def __init__(self, target: Tensor, classes: Sequence[str], seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -326,10 +218,9 @@ class _Queue:
     def _check(self, argument: str, amounts: Sequence[int], remain: int) -> None:
         for label, size, amount in zip(self.classes, self.sizes, amounts, strict=True):
             if not 1 <= amount <= size - remain:
-                stay = " and one has to stay in train" if remain else ""
-                raise ValueError(
-                    f"{argument}: asks for {amount} images of class {label!r}, which has {size} left{stay}; at least 1"
-                )
+                stays = ", and one has to stay in train" if remain else ""
+                asks = f"{argument}: asks for {amount} images of class {label!r}"
+                raise ValueError(f"{asks}; takes at least 1, at most the {size} there are{stays}")
 
 
 def _proportional(sizes: Sequence[int], total: int) -> list[int]:

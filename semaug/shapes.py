@@ -3,28 +3,32 @@ r"""A generated colour set whose nuisance factors are known: shape is the class,
 Against it, "semantic direction" and localisation can be measured instead of judged by eye: every image comes with the
 factors it was drawn from, with its exact mask and with its bounding box.
 
-A pixel centre p (image coordinates in units of the side, y downwards) is carried into the frame of its shape, where the
-shape lies in the unit disc and upright,
+The offset of a pixel's centre from the centre of its shape, o = (right, up) in sides of the image, is carried
+into a frame where the shape stands upright in the unit disc; there the signed distance d of its class, negative inside,
+says how much of the pixel is covered:
 
-    q = R(-angle) (p - (x, y)) / size,
+.. math::
+    q = R(-\mathrm{angle})\, o / \mathrm{size}, \qquad
+    \mathrm{coverage} = \mathrm{clamp}(\tfrac12 - \mathrm{side} \cdot \mathrm{size} \cdot d(q),\ 0,\ 1), \qquad
+    \mathrm{image} = \mathrm{background} + \mathrm{coverage}\,(\mathrm{colour} - \mathrm{background}),
 
-the signed distance d(q) of the class (negative inside) says how much of the pixel is covered,
-
-    coverage = clamp(1/2 - side * size * d(q), 0, 1),        image = background + coverage * (foreground - background),
-
-which is exact to first order where the edge is straight, and the mask is d(q) < 0. Ten classes; seven factors, drawn
+to first order the covered area where the edge is straight. The mask is d(q) < 0. Ten classes; seven factors, drawn
 independently of each other and of the class, uniform over their ranges.
+
+Neither trivial nor hard: four convolutions (65k parameters, 20 epochs) reach .80 from 1000 images and .98 from 4000,
+and .43 on the other half of the hues when trained on 1000 images of one half [one seed each].
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+
+from semaug.splits import Split
 
 Range = tuple[int | float, int | float]
 
@@ -112,22 +116,12 @@ DISTANCES: dict[str, Distance] = {
 CLASSES = tuple(DISTANCES)
 
 
-class Shapes(NamedTuple):
-    """Images, class, factors by name, masks (True inside the shape), boxes (y0, x0, y1, x1) of the masks, half open."""
-
-    images: UInt8[Tensor, "N 3 side side"]
-    target: Int64[Tensor, " N"]
-    factors: dict[str, Float[Tensor, " N"]]
-    masks: Bool[Tensor, "N side side"]
-    boxes: Int64[Tensor, "N 4"]
-
-
-def draw(n: int, seed: int = 0, side: int = 32, **ranges: Range) -> Shapes:
+def draw(n: int, seed: int = 0, side: int = 32, **ranges: Range) -> Split:
     """n images, classes in turn (image i is of class i mod 10), factors drawn from ``seed``.
 
     A range given by the name of its factor replaces the one in ``RANGES``: ``draw(1000, 0, hue=(0.0, 0.5))`` has the
-    first half of the colour circle only; an empty range (0.3, 0.3) fixes a factor. The draws of the other factors stay
-    what they were.
+    first half of the colour circle only; an empty range (0.3, 0.3) fixes a factor. The other factors stay what they
+    were, and the first images of a larger n are those of a smaller one.
 
     Raises ValueError for an unknown factor, a range that is reversed or not finite, or that would cut shapes off.
     """
@@ -135,40 +129,49 @@ def draw(n: int, seed: int = 0, side: int = 32, **ranges: Range) -> Shapes:
         raise ValueError(f"n: got {n}; takes at least 1")
     if unknown := sorted(set(ranges) - set(RANGES)):
         raise ValueError(f"unknown factors {unknown}; the factors are {', '.join(RANGES)}")
-    generator = torch.Generator().manual_seed(seed)
+    uniform = torch.rand(n, len(RANGES), generator=torch.Generator().manual_seed(seed))
     factors = {}
-    for name, (low, high) in (RANGES | ranges).items():
+    for column, (name, (low, high)) in zip(uniform.T, (RANGES | ranges).items(), strict=True):
         if not (math.isfinite(low) and math.isfinite(high) and low <= high):
             raise ValueError(f"{name}: got the range {(low, high)}; takes finite (low, high), low <= high")
-        factors[name] = low + (high - low) * torch.rand(n, generator=generator)
+        factors[name] = low + (high - low) * column
     return render(torch.arange(n) % len(CLASSES), factors, side)
 
 
-def render(target: Int64[Tensor, " N"], factors: Mapping[str, Float[Tensor, " N"]], side: int = 32) -> Shapes:
+def render(target: Int64[Tensor, " N"], factors: Mapping[str, Float[Tensor, " N"]], side: int = 32) -> Split:
     """The images of given classes and factors: move one factor and keep the others, and you have its true direction.
 
     ``target`` in [0, 10); ``factors`` holds every name of ``RANGES``, each (N,), in its units. On the target's device.
-    Raises ValueError where a factor is missing, a shape would be cut off, or colours leave [0, 1].
+    Raises ValueError where a factor is missing, of another shape or not finite, a shape leaves the image or is too
+    small to cover the centre of a pixel, or brightness leaves [0, 1].
     """
     if missing := sorted(set(RANGES) - set(factors)):
         raise ValueError(f"factors: {missing} missing; takes {', '.join(RANGES)}")
     if side < 8:
         raise ValueError(f"side: got {side}; takes at least 8 pixels")
-    if len(target) and not (int(target.min()) >= 0 and int(target.max()) < len(CLASSES)):
-        raise ValueError(f"target: got {int(target.min())}..{int(target.max())}; takes 0..{len(CLASSES) - 1}")
+    if len(target) == 0 or not (int(target.min()) >= 0 and int(target.max()) < len(CLASSES)):
+        raise ValueError(f"target: got {sorted(set(target.tolist()))}; takes one or more of 0 to {len(CLASSES) - 1}")
     factors = {name: factors[name].float() for name in RANGES}
-    reach = torch.stack([factors["x"], factors["y"]])
-    if bool((factors["size"] <= 0).any()) or bool(((reach - 0.5).abs() + factors["size"] > 0.5).any()):
-        raise ValueError("size, x, y: a shape leaves the image; takes size > 0 and size <= x, y <= 1 - size")
-    if bool(((factors["brightness"] < 0) | (factors["brightness"] > 1)).any()):
-        raise ValueError("brightness: takes values in [0, 1]")
+    for name, values in factors.items():
+        if values.shape != target.shape or not bool(values.isfinite().all()):
+            raise ValueError(f"factors[{name!r}]: got shape {tuple(values.shape)}; takes {len(target)} finite values")
+    x, y, size, brightness = (factors[name] for name in ("x", "y", "size", "brightness"))
+    reach = torch.maximum((x - 0.5).abs(), (y - 0.5).abs()) + size
+    if not bool(((size > 0) & (reach <= 0.5 + 1e-6)).all()):  # 0.6 + 0.4 is more than 1 in float32
+        raise ValueError("size, x, y: a shape leaves the image; takes 0 < size, size <= x <= 1 - size, and so for y")
+    if not bool(((brightness >= 0) & (brightness <= 1)).all()):
+        raise ValueError(
+            f"brightness: got {float(brightness.min()):.3g} to {float(brightness.max()):.3g}; takes [0, 1]"
+        )
     factors["hue"], factors["background_hue"] = factors["hue"] % 1, factors["background_hue"] % 1
-    parts = [
-        _render(target[i : i + 1024], {k: v[i : i + 1024] for k, v in factors.items()}, side)
-        for i in range(0, len(target), 1024)
-    ]  # in parts that stay in the processor's cache
+    chunks = [slice(i, i + 1024) for i in range(0, len(target), 1024)]  # each stays in the processor's cache
+    parts = [_render(target[rows], {name: f[rows] for name, f in factors.items()}, side) for rows in chunks]
     images, masks = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Shapes(images, target, factors, masks, _boxes(masks))
+    if not bool(masks.any(2).any(1).all()):
+        raise ValueError(
+            f"size: got {float(size.min()):.3g}, which covers no pixel's centre at side {side}; takes more"
+        )
+    return Split(images, target, factors, masks, _boxes(masks))
 
 
 def _render(target: Tensor, factors: Mapping[str, Tensor], side: int) -> tuple[Tensor, Tensor]:
