@@ -95,6 +95,9 @@ def svg(figure: Figure) -> bytes:
 def _render(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
     buffer = io.BytesIO()
     with matplotlib.style.context(STYLE):  # fonts, dpi and salt are looked up when it is drawn
+        if figure.get_layout_engine() is not None:
+            figure.draw_without_rendering()  # the layout would move a little at every drawing: once, then never
+            figure.set_layout_engine("none")
         figure.savefig(buffer, format=kind, metadata=metadata)
     return buffer.getvalue()
 
@@ -114,10 +117,10 @@ def band(axes: Axes, x: Values, values: Values, label: str, **style: Any) -> Non
 
     One row, or a plain sequence as long as x, is a line without band. Raises ValueError for other shapes.
     """
-    x, rows = _array(x), np.atleast_2d(_array(values))
+    x, rows = _array(x), np.atleast_2d(_array(values)).astype(float)
     if x.ndim != 1 or rows.ndim != 2 or rows.shape[1] != len(x):
         raise ValueError(f"values: got shape {_array(values).shape}; takes (n, {x.size}) or ({x.size},) for this x")
-    points = [summary(column) for column in rows.T]
+    points = [summary(column) for column in rows.T.tolist()]
     mean = np.array([point.mean for point in points])
     seeds = f"{label} (n = {len(rows)})" if _array(values).ndim == 2 else label
     (line,) = axes.plot(x, mean, label=seeds, **style)
