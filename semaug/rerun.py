@@ -103,32 +103,34 @@ def read(source: Path) -> NotebookNode:
 
 
 def parameters(source: Path) -> dict[str, Value]:
-    """Names and defaults of a notebook's parameters.
+    """Names and defaults of a notebook's parameters; see :func:`declared`."""
+    return declared(read(source), source.name)
 
-    They are the assignments ``name = literal`` (int, float, str or bool) of the one cell tagged ``parameters``.
+
+def declared(notebook: NotebookNode, name: str = "notebook") -> dict[str, Value]:
+    """The assignments ``name = literal`` (int, float, str or bool) of the one cell tagged ``parameters``.
+
     Raises ValueError for no such cell, more than one, or anything else in it.
     """
-    cells = [cell for cell in read(source).cells if "parameters" in cell.metadata.get("tags", [])]
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     if len(cells) != 1:
-        raise ValueError(f"{source.name}: {len(cells)} cells are tagged 'parameters', there must be one")
+        raise ValueError(f"{name}: {len(cells)} cells are tagged 'parameters', there must be one")
     found: dict[str, Value] = {}
     for node in ast.parse(cells[0].source).body:
         match node:
-            case ast.Assign(targets=[ast.Name(id=name)], value=expression):
+            case ast.Assign(targets=[ast.Name(id=parameter)], value=expression):
                 pass
-            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as expression):
+            case ast.AnnAssign(target=ast.Name(id=parameter), value=ast.expr() as expression):
                 pass
             case _:
-                raise ValueError(
-                    f"{source.name}: the parameters cell may hold name = literal, not {ast.unparse(node)!r}"
-                )
+                raise ValueError(f"{name}: the parameters cell may hold name = literal, not {ast.unparse(node)!r}")
         try:
             value = ast.literal_eval(expression)
         except ValueError:
             value = None
         if not isinstance(value, int | float | str | bool):
-            raise ValueError(f"{source.name}: parameter {name} must be an int, float, str or bool literal")
-        found[name] = parse(name, value, value) if isinstance(value, str) else value
+            raise ValueError(f"{name}: parameter {parameter} must be an int, float, str or bool literal")
+        found[parameter] = parse(parameter, value, value) if isinstance(value, str) else value
     return found
 
 
