@@ -97,6 +97,6 @@ def test_importing_the_methods_costs_torch_alone():
 
 
 def test_an_unknown_room_is_named():
-    with pytest.raises(AttributeError, match="no attribute 'nothing'; its rooms are .*moments"):
+    with pytest.raises(AttributeError, match=r"no attribute 'nothing'; its rooms are .*moments"):
         semaug.nothing  # noqa: B018
     assert set(ROOMS) <= set(dir(semaug))
