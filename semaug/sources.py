@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -131,7 +130,7 @@ def celeba(root: Path, size: int | None = None, download: bool = True) -> Splits
     for split in ("train", "test"):
         listed = dataset(root, split=split)
         male, smiling = (listed.attr[:, listed.attr_names.index(name)].long() for name in ("Male", "Smiling"))
-        decoded = folder / f"decoded-{size}-{split}.pt"
+        decoded = folder / f"decoded-{size}-{split}.npy"
         images = _kept(decoded, [folder / "img_align_celeba" / file for file in listed.filename], size)
         factors = {"male": male, "smiling": smiling, "person": listed.identity[:, 0]}
         splits.append(Split(images, 2 * male + smiling, factors))
@@ -264,16 +263,18 @@ def _decode(paths: Sequence[str | Path], size: int | None) -> Tensor:
 
 def _kept(file: Path, paths: Sequence[Path], size: int) -> Tensor:
     """``_decode``, or its result as an earlier run has left it in ``file``."""
-    if file.exists():
-        with contextlib.suppress(RuntimeError, EOFError, UnpicklingError):  # damaged: decode again
-            images: Tensor = torch.load(file, weights_only=True)
-            if len(images) == len(paths):
-                return images
+    import numpy as np
+
+    with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or damaged: decode
+        images = torch.from_numpy(np.load(file, allow_pickle=False))
+        if images.shape == (len(paths), 3, size, size):
+            return images
     images = _decode(paths, size)
     part = file.with_suffix(f".{os.getpid()}.part")
-    with contextlib.suppress(OSError, RuntimeError):  # a full disk, a folder one may not write to: decode every time
+    with contextlib.suppress(OSError):  # a full disk, a folder one may not write to: decode every time
         try:
-            torch.save(images, part)
+            with open(part, "wb") as whole:
+                np.save(whole, images.numpy())
             os.replace(part, file)
         finally:
             part.unlink(missing_ok=True)

@@ -68,6 +68,7 @@ class Split:
         """The images at ``index`` (slice, list, int64 or bool tensor), with all that is known of them."""
         if not isinstance(index, slice):
             index = torch.as_tensor(index, device=self.images.device)
+            index = index if index.numel() else index.long()  # torch reads [] as float
             if index.dim() != 1 or index.dtype not in (torch.int64, torch.bool):
                 raise TypeError(f"index: got {_describe(index)}; takes a slice, a list, or (n,) int64 or bool")
         return self._each(lambda part: part[index])

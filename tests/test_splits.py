@@ -31,6 +31,10 @@ def test_take_slices_every_part_alike(index):
     assert torch.equal(taken.factors["hue"], split.factors["hue"][[1, 3]])
 
 
+def test_take_nothing():
+    assert len(make().take([])) == len(make().take(slice(0))) == 0
+
+
 def test_to_carries_every_part():
     split = make().to("meta")
     assert {split.images.device, split.target.device, split.masks.device, split.boxes.device} == {torch.device("meta")}
@@ -66,7 +70,7 @@ IMAGES = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
         (
             TypeError,
             {"images": IMAGES.float()},
-            "images: got float32 (2, 3, 4, 4); takes uint8 (N, channels, H, W); Spl",
+            "images: got float32 (2, 3, 4, 4); takes uint8 (N, channels, H, W);",
         ),
         (TypeError, {"images": IMAGES.numpy()}, "images: got a ndarray; takes uint8"),
         (ValueError, {"images": IMAGES[0]}, "images: got uint8 (3, 4, 4); takes uint8 (N, channels, H, W)"),
