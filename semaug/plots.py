@@ -81,7 +81,7 @@ def png(figure: Figure) -> bytes:
     """
     picture = Image.open(io.BytesIO(_render(figure, "png", {"Software": None}))).convert("RGB")
     if not any(axes.images for axes in figure.axes):
-        picture = picture.quantize(256, dither=Image.Dither.NONE)
+        picture = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
     picture.save(buffer, "png", optimize=True)
     return buffer.getvalue()
@@ -172,11 +172,15 @@ def curves(groups: Mapping[str, Sequence[Record]], *names: str) -> Picture:
 
 
 @styled
-def comparison(panels: Mapping[str, Mapping[str, Sequence[Record]]], metric: str = "test_accuracy") -> Picture:
+def comparison(
+    panels: Mapping[str, Mapping[str, Sequence[Record]]], metric: str = "test_accuracy", note: str = ""
+) -> Picture:
     """Methods over paired seeds, one block a data set, one row a method; the first row of a block is its baseline.
 
     Left: a dot a seed, the mean and its 95% interval. Right: the difference from the baseline seed by seed, on the
-    seeds that both have. Raises ValueError where a method has no record, or two of one seed.
+    seeds that both have. note: a sentence for the caption.
+
+    Raises ValueError where a method has no record, or two of one seed.
     """
     rows = [len(methods) for methods in panels.values()]
     if not rows or 0 in rows:
@@ -198,7 +202,8 @@ def comparison(panels: Mapping[str, Mapping[str, Sequence[Record]]], metric: str
                 result = _row(right, row, [seeds[seed] - first[seed] for seed in common], colour)
                 half = f" ± {result.half_width:.2f}" if result.n > 1 else ""
                 where = ("axes fraction", "data")
-                right.annotate(f"{result.mean:+.2f}{half}", (1.03, row), xycoords=where, va="center", fontsize=9)
+                text = f"{result.mean:+.2f}{half}".replace("-", "\N{MINUS SIGN}")
+                right.annotate(text, (1.03, row), xycoords=where, va="center", fontsize=9)
         left.set_yticks(range(len(values)), [f"{name} (n = {len(seeds)})" for name, seeds in values.items()])
         right.set_yticks(range(len(values)), [])
         right.axvline(0, color=GREY, linewidth=1)
@@ -210,7 +215,7 @@ def comparison(panels: Mapping[str, Mapping[str, Sequence[Record]]], metric: str
     against = baselines.pop() if len(baselines) == 1 else "the first row"
     blocks[-1][1].set_xlabel(f"difference from {against} ({'points' if scale == 100 else label})")
     found = [record for methods in panels.values() for group in methods.values() for record in group]
-    _caption(figure, found, "Dots: seeds. Bars: 95% intervals of the mean.")
+    _caption(figure, found, f"Dots: seeds. Bars: 95% intervals of the mean. {note}".strip())
     return figure
 
 
@@ -570,7 +575,9 @@ def isda_accuracy(found: Sequence[Record]) -> Picture:
     panels = experiments(found, lambda group: len(chosen(group)) > 1)
     if not panels:
         raise NothingToDraw("two methods under one recipe")
-    return comparison({title: chosen(group) for title, group in panels.items()})
+    blocks = {title: chosen(group) for title, group in panels.items()}
+    validated = all("validation_accuracy" in record.metrics for group in panels.values() for record in group)
+    return comparison(blocks, note="Strengths chosen on validation data." if validated else "")
 
 
 def isda_curves(found: Sequence[Record]) -> Picture:
