@@ -63,19 +63,31 @@ def kl_standard_normal(mean: Float[Tensor, "N K"], log_variance: Float[Tensor, "
     return 0.5 * (log_variance.expm1() - log_variance + mean.square()).sum(1)  # expm1: exact near the prior
 
 
-def diagonal_forms(
-    variance: Float[Tensor, "U A"], own: Float[Tensor, "U A"], weight: Float[Tensor, "C A"]
-) -> Float[Tensor, "U C"]:
-    r"""$q_{uj} = \sum_a v_{ua} (w_{ja} - o_{ua})^2$, the quadratic form of (2) for a diagonal covariance.
+def diagonal_logits(
+    features: Float[Tensor, "N A"],
+    variance: Float[Tensor, "N A"],
+    target: Int64[Tensor, " N"],
+    weight: Float[Tensor, "C A"],
+    bias: Float[Tensor, " C"] | None,
+    strength: float | Float[Tensor, ""],
+    relative: bool = False,
+) -> Float[Tensor, "N C"]:
+    r"""The logits of the bound (2) for diagonal covariances: sample $i$ has the variances $v_i$.
 
-    Row $u$ has the variances $v_u$ and the weights $o_u$ of its own class. Two products of (U, A) by (A, C): the
-    square is multiplied out, which is accurate in float32 once a common offset of all rows is taken out. $q$ depends
-    on differences of rows only, so the centre is constant for every derivative.
+    The quadratic form $\sum_a v_{ia} (w_{ja} - w_{y_i a})^2$ is multiplied out. Its mixed term is linear in $w_j$ and
+    joins the features, so that two products of (N, A) by (A, C) do it all:
+    $z_{ij} = (a_i - \lambda v_i w_{y_i})^\top w_j + b_j + \frac\lambda2 v_i^\top w_j^2 + \frac\lambda2 v_i^\top w_{y_i}^2$.
+    That is accurate in float32 once an offset common to all rows of W is taken out of the form, which depends on
+    differences only (so the centre is constant for every derivative). ``relative`` leaves out what all logits of a
+    sample have in common, as a softmax does.
     """
     centre = weight.detach().mean(0)
-    weight, own = weight - centre, own - centre
-    scaled = variance * own
-    return variance @ weight.square().T - 2 * scaled @ weight.T + (scaled * own).sum(1, keepdim=True)
+    centred = weight - centre
+    own = centred.index_select(0, target)
+    scaled = strength * variance
+    mixed = scaled * own
+    logits = F.linear(features - mixed, centred, bias) + 0.5 * (scaled @ centred.square().T)
+    return logits if relative else logits + (features @ centre + 0.5 * (mixed * own).sum(1))[:, None]
 
 
 def gaussian_cross_entropy(
@@ -104,9 +116,10 @@ def gaussian_cross_entropy(
     if not tracing(mean) and not bool(log_variance.isfinite().all()):
         raise ValueError("log_variance has values that are not finite")
     with torch.autocast(mean.device.type, enabled=False):
-        mean, weight, variance = at_least_float32(mean), at_least_float32(weight), at_least_float32(log_variance).exp()
-        logits = F.linear(mean, weight, None if bias is None else bias.to(weight.dtype))
-        logits = logits + 0.5 * strength * diagonal_forms(variance, weight[target], weight)
+        weight, variance = at_least_float32(weight), at_least_float32(log_variance).exp()
+        bias = None if bias is None else bias.to(weight.dtype)
+        mean, variance = mean.to(weight.dtype), variance.to(weight.dtype)
+        logits = diagonal_logits(mean, variance, target, weight, bias, strength, relative=True)
         return F.cross_entropy(logits, target, reduction=reduction)
 
 
@@ -242,7 +255,8 @@ def check_features(features: Tensor, target: Tensor, classes: int, width: int, n
     low, high = (int(value) for value in target.aminmax())
     if low < 0 or high >= classes:
         raise ValueError(f"target must lie in [0, {classes}), got values from {low} to {high}")
-    if not bool(features.isfinite().all()):
+    # The sum is finite where all are, and ten times cheaper than asking each; only its overflow needs the second look.
+    if not (math.isfinite(features.sum().item()) or bool(features.isfinite().all())):
         raise ValueError(f"{name} has values that are not finite")
 
 

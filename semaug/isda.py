@@ -37,7 +37,7 @@ from semaug.gaussian import (
     check_covariance,
     check_reduction,
     check_strength,
-    diagonal_forms,
+    diagonal_logits,
     tracing,
 )
 from semaug.moments import ClassMoments, Form
@@ -66,8 +66,7 @@ def isda_logits(
     check_batch(features, target, weight, bias)
     check_covariance(covariance, weight)
     check_strength(strength)
-    logits = F.linear(features, weight, bias)
-    return _augmented(logits, target, weight, covariance, strength)
+    return _logits(features, target, weight, bias, covariance, strength)
 
 
 def isda_loss(
@@ -113,60 +112,67 @@ def _loss(
     class_weight: Tensor | None = None,
 ) -> Tensor:
     """isda_loss of arguments known to be good."""
-    logits = F.linear(features, weight, bias)
-    learned_strength = isinstance(strength, Tensor) and strength.requires_grad
     full = isinstance(covariance, Tensor) and covariance.ndim == 3
+    learned_strength = isinstance(strength, Tensor) and strength.requires_grad
     if full and reduction != "none" and not learned_strength and not tracing(features):
+        logits = F.linear(features, weight, bias)
         with torch.autocast(features.device.type, enabled=False):
-            share = torch.ones_like(target, dtype=logits.dtype) if class_weight is None else class_weight[target]
+            logits, weight = at_least_float32(logits), at_least_float32(weight)
+            share = torch.ones_like(target, dtype=logits.dtype)
+            if class_weight is not None:
+                share = class_weight.to(logits.dtype).index_select(0, target)
             share = share / share.sum() if reduction == "mean" else share
-            return _FullLoss.apply(
-                at_least_float32(logits), at_least_float32(weight), covariance, target, strength, share
-            )
-    logits = _augmented(logits, target, weight, covariance, strength)
+            return _FullLoss.apply(logits, weight, covariance, target, strength, share)
+    logits = _logits(features, target, weight, bias, covariance, strength, relative=True)
     class_weight = None if class_weight is None else class_weight.to(logits.dtype)
     return F.cross_entropy(logits, target, class_weight, reduction=reduction)
 
 
-def _augmented(
-    logits: Tensor, target: Tensor, weight: Tensor, covariance: Covariance, strength: float | Tensor
+def _logits(
+    features: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    covariance: Covariance,
+    strength: float | Tensor,
+    relative: bool = False,
 ) -> Tensor:
-    """z of (12) from the plain logits, in operations that depend on shapes only where values may not be looked at."""
-    with torch.autocast(logits.device.type, enabled=False):
-        logits, weight = at_least_float32(logits), at_least_float32(weight)
-        rows, index = _rows(target, len(weight))
-        parts: tuple[Tensor, ...] = covariance if isinstance(covariance, Factored) else (covariance,)
-        # A copy in either case: moments change in place, perhaps before the way back.
-        parts = tuple(part.clone() if rows is None else part[rows] for part in parts)
-        chosen = Factored(*parts) if isinstance(covariance, Factored) else parts[0]
-        own = weight if rows is None else weight[rows]
-        return logits + 0.5 * strength * quadratic_forms(chosen, own, weight)[index]
+    """isda_logits of arguments known to be good; ``relative``: up to a number for each sample.
+
+    Every covariance is taken as a copy, by index: moments change in place, perhaps before the way back.
+    """
+    full = isinstance(covariance, Tensor) and covariance.ndim == 3
+    logits = F.linear(features, weight, bias) if full else None
+    with torch.autocast(features.device.type, enabled=False):
+        weight = at_least_float32(weight)
+        if logits is None:
+            variance = covariance.diagonal if isinstance(covariance, Factored) else covariance
+            variance, features = variance.index_select(0, target).to(weight.dtype), features.to(weight.dtype)
+            bias = None if bias is None else bias.to(weight.dtype)
+            logits = diagonal_logits(features, variance, target, weight, bias, strength, relative)
+            if not isinstance(covariance, Factored):
+                return logits
+        present, index = _present(target, len(weight))
+        own = weight.index_select(0, present)[:, None]
+        if isinstance(covariance, Factored):
+            centre = weight.detach().mean(0)  # as in diagonal_logits: a common offset costs digits, changes nothing
+            factor = covariance.factor.index_select(0, present).to(weight.dtype)
+            forms = ((weight - centre) @ factor - (own - centre) @ factor).square().sum(2)
+        else:
+            difference = weight - own  # (U, C, A)
+            forms = (difference @ covariance.index_select(0, present).to(weight.dtype) * difference).sum(2)
+        return at_least_float32(logits) + 0.5 * strength * forms.index_select(0, index)
 
 
-def _rows(target: Tensor, classes: int) -> tuple[Tensor | None, Tensor]:
-    """The classes to take quadratic forms of (None: all, in order), and the place of every sample's among them."""
-    if classes <= len(target):
-        return None, target
-    if tracing(target):
-        return target, torch.arange(len(target), device=target.device)
-    present, index = target.unique(return_inverse=True)
-    return present, index
+def _present(target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """The classes whose quadratic forms are needed, and the place of every sample's among them.
 
-
-def quadratic_forms(
-    covariance: Float[Tensor, "U A A"] | Float[Tensor, "U A"] | Factored,
-    own: Float[Tensor, "U A"],
-    weight: Float[Tensor, "C A"],
-) -> Float[Tensor, "U C"]:
-    r"""$q_{uj} = (w_j - o_u)^\top \Sigma_u (w_j - o_u)$, $o_u$ the weights of the class of covariance $u$."""
-    if isinstance(covariance, Factored):
-        centre = weight.detach().mean(0)  # as in diagonal_forms: a common offset costs digits and changes nothing
-        difference = (weight - centre) @ covariance.factor - (own - centre)[:, None] @ covariance.factor  # (U, C, r)
-        return difference.square().sum(2) + diagonal_forms(covariance.diagonal, own, weight)
-    if covariance.ndim == 2:
-        return diagonal_forms(covariance, own, weight)
-    difference = weight - own[:, None]  # (U, C, A)
-    return (difference @ covariance * difference).sum(2)
+    All classes or one for every sample, whichever is fewer, where values may not be looked at.
+    """
+    if not tracing(target):
+        return target.unique(return_inverse=True)
+    everything = torch.arange(min(classes, len(target)), device=target.device)
+    return (everything, target) if classes <= len(target) else (target, everything)
 
 
 class _FullLoss(torch.autograd.Function):
@@ -182,34 +188,30 @@ class _FullLoss(torch.autograd.Function):
         strength: float | Tensor,
         share: Tensor,
     ) -> Tensor:
-        """Loss, and its gradients kept for the way back."""
+        """The loss; its gradients are kept for the way back."""
+        half, total = 0.5 * strength, logits.new_zeros(())
         for_logits, for_weight, for_covariance = (
             torch.zeros_like(tensor) if needed else None
             for tensor, needed in zip((logits, weight, covariance), ctx.needs_input_grad, strict=False)
         )
-        total = logits.new_zeros(())
         for classes, samples, index in _chunks(target, weight):
-            own = weight[classes]
-            difference = weight - own[:, None]  # (k, C, A)
-            product = difference @ covariance[classes].to(weight.dtype)
-            forms = (product * difference).sum(2)
-            y = target[samples]
-            log_p = (logits[samples] + 0.5 * strength * forms[index]).log_softmax(1)
-            total -= (log_p.gather(1, y[:, None]).squeeze(1) * share[samples]).sum()
-            if for_logits is None and for_weight is None and for_covariance is None:
-                continue
-            slope = log_p.exp()  # d loss / d z
-            slope.scatter_add_(1, y[:, None], slope.new_full((len(y), 1), -1.0)).mul_(share[samples, None])
+            difference = weight - _take(weight, classes)[:, None]  # D, (k, C, A)
+            product = difference @ _take(covariance, classes).to(weight.dtype)  # D Sigma
+            forms = (product * difference).sum(2)  # q
+            y = _take(target, samples)[:, None]
+            share_ = _take(share, samples)[:, None]
+            slope = (_take(logits, samples) + half * forms.index_select(0, index)).log_softmax(1)
+            total -= (slope.gather(1, y) * share_).sum()
+            slope.exp_().mul_(share_).scatter_add_(1, y, -share_)  # d loss / d z
             if for_logits is not None:
                 for_logits[samples] = slope
-            if for_weight is None and for_covariance is None:
-                continue
-            slope = torch.zeros_like(forms).index_add_(0, index, slope) * (0.5 * strength)  # d loss / d q
-            if for_weight is not None:  # dq_j = 2 (D Sigma)_j (dw_j - dw_y)
-                for_weight += 2 * (slope[:, :, None] * product).sum(0)
-                for_weight[classes] -= 2 * (slope[:, None] @ product).squeeze(1)
+            slope = half * torch.zeros_like(forms).index_add_(0, index, slope)  # d loss / d q
             if for_covariance is not None:
-                for_covariance[classes] = ((slope[:, :, None] * difference).mT @ difference).to(covariance.dtype)
+                for_covariance[classes] = (difference.mT @ (slope[:, :, None] * difference)).to(covariance.dtype)
+            if for_weight is not None:  # dq_j = 2 (D Sigma)_j (dw_j - dw_y)
+                product *= 2 * slope[:, :, None]
+                for_weight += product.sum(0)
+                for_weight[classes] -= product.sum(1)
         ctx.gradients = for_logits, for_weight, for_covariance
         return total
 
@@ -229,17 +231,27 @@ def _chunks(target: Tensor, weight: Tensor) -> Iterator[tuple[Any, Any, Tensor]]
     A chunk is so small that its D Sigma stays in a CPU's cache; a GPU wants larger ones.
     """
     C, A = weight.shape
-    size = max(1, (2**26 if weight.is_cuda else 2**19) // (A * (A + 2 * C)))
+    size = max(1, (_CHUNK_GPU if weight.is_cuda else _CHUNK) // (A * (A + 2 * C)))
     if size >= C:
         yield slice(None), slice(None), target
         return
     target, order = target.sort()
     present, index, counts = target.unique_consecutive(return_inverse=True, return_counts=True)
-    ends = [0, *counts.cumsum(0).tolist()]
-    for first in range(0, len(present), size):
-        last = min(first + size, len(present))
+    ends, numbers = [0, *counts.cumsum(0).tolist()], present.tolist()
+    for first in range(0, len(numbers), size):
+        last = min(first + size, len(numbers))
+        one = last - first == 1  # then a slice: a covariance as large as that is not copied
+        classes = slice(numbers[first], numbers[first] + 1) if one else present[first:last]
         samples = slice(ends[first], ends[last])
-        yield present[first:last], order[samples], index[samples] - first
+        yield classes, order[samples], index[samples] - first
+
+
+_CHUNK, _CHUNK_GPU = 2**19, 2**26  # numbers of Sigma, D and D Sigma held at once
+
+
+def _take(x: Tensor, rows: slice | Tensor) -> Tensor:
+    """Rows of x: a view for a slice, else index_select, several times faster than x[rows] on a CPU."""
+    return x[rows] if isinstance(rows, slice) else x.index_select(0, rows)
 
 
 class ISDA(Objective):

@@ -92,7 +92,7 @@ class ClassMoments(nn.Module):
             features, target = _gathered(features.to(self.mean.dtype), target)
             if self.decay is not None:
                 self.count *= self.decay
-            if self.form == "diagonal" or tracing(features):
+            if tracing(features):
                 self._update_all(features, target)
             else:
                 self._update_present(features, target)
@@ -119,24 +119,31 @@ class ClassMoments(nn.Module):
         self.count.copy_(total)
 
     def _update_present(self, x: Tensor, target: Tensor) -> None:
-        """(9) to (11), one product for each class of the batch, straight into its covariance."""
+        """(9) to (11) for the classes of the batch; a full covariance by one product each, straight into it."""
         target, order = target.sort()
         present, index, batch = target.unique_consecutive(return_inverse=True, return_counts=True)
-        x, count, mean = x[order], self.count[present], self.mean[present]
+        x, count, mean = (t.index_select(0, i) for t, i in ((x, order), (self.count, present), (self.mean, present)))
         total = count + batch
-        batch_mean = torch.zeros_like(mean).index_add_(0, index, x) / batch[:, None]
-        shift = batch_mean - mean
-        jump = (count * batch / total).sqrt().to(x.dtype)[:, None] * shift
-        # Rows of class 0, its further row, rows of class 1, ...: the rows of a class are one slice.
-        places = torch.arange(len(x), device=x.device) + index
-        ends = batch.cumsum(0) + torch.arange(len(present), device=x.device)
-        rows = x.new_empty(len(x) + len(present), x.shape[1])
-        rows[places], rows[ends] = x - batch_mean[index], jump
-        sizes = (batch + 1).tolist()
-        for j, part, n, m in zip(present.tolist(), rows.split(sizes), count.tolist(), batch.tolist(), strict=True):
-            self.covariance[j].addmm_(part.T, part, beta=n / (n + m), alpha=1 / (n + m))
-        self.mean[present] = mean + (batch / total).to(x.dtype)[:, None] * shift
-        self.count[present] = total
+        shift = torch.zeros_like(mean).index_add_(0, index, x).div_(batch[:, None]).sub_(mean)
+        new = (batch / total).to(x.dtype)[:, None]
+        mean.addcmul_(new, shift)
+        self.mean.index_copy_(0, present, mean)
+        self.count.index_copy_(0, present, total)
+        rows = x - mean.index_select(0, index)  # from the new mean, so that the old one adds the row:
+        jump = shift.mul_(new).mul_(count.sqrt().to(x.dtype)[:, None])
+        old, share = (count / total).to(x.dtype)[:, None], total.reciprocal().to(x.dtype)[:, None]
+        if self.form == "diagonal":
+            squares = jump.square_().index_add_(0, index, rows.square_())
+            variance = self.covariance.index_select(0, present).mul_(old).addcmul_(squares, share)
+            self.covariance.index_copy_(0, present, variance)
+            return
+        labels = torch.cat([index, torch.arange(len(present), device=x.device)])
+        rows = torch.cat([rows, jump]).index_select(0, labels.sort(stable=True).indices)
+        start = 0
+        for j, m, beta, alpha in zip(*(t.flatten().tolist() for t in (present, batch, old, share)), strict=True):
+            part = rows[start : start + m + 1]
+            self.covariance[j].addmm_(part.T, part, beta=beta, alpha=alpha)
+            start += m + 1
 
     @torch.no_grad()
     def merge(self, other: ClassMoments) -> None:

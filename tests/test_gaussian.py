@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from semaug.gaussian import (
     Factored,
-    diagonal_forms,
+    diagonal_logits,
     gaussian_cross_entropy,
     kl_standard_normal,
     sampled_cross_entropy,
@@ -91,15 +91,13 @@ def test_bound_gradients():
     assert torch.autograd.gradgradcheck(loss, (mean, log_variance, weight, bias))
 
 
-def test_diagonal_forms_keep_precision_under_a_common_offset():
-    variance, weight = torch.rand(20, 64), torch.randn(20, 64) * 0.1
-    shifted = (weight + 10).double()
-    expected = torch.einsum(
-        "ua,uja->uj", variance.double(), (shifted[None].float().double() - shifted[:, None].float().double()).square()
-    )
-    actual = diagonal_forms(variance, weight + 10, weight + 10)
+def test_diagonal_logits_keep_precision_under_a_common_offset():
+    variance, weight, target = torch.rand(20, 64), 10 + torch.randn(20, 64) * 0.1, torch.arange(20)
+    zero = torch.zeros(20, 64)
+    forms = torch.einsum("ua,uja->uj", variance.double(), (weight.double() - weight.double()[:, None]).square())
+    actual = diagonal_logits(zero, variance, target, weight, None, 2.0)
     # Without the centre the terms are 1e4 times the result: an error of 1e-3. With it, a few float32 roundings.
-    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-6 * float(expected.max()))
+    torch.testing.assert_close(actual.double(), forms, rtol=1e-5, atol=1e-6 * float(forms.max()))
 
 
 def test_under_autocast_the_bound_is_float32():
