@@ -79,7 +79,7 @@ class Normalise(nn.Module):
             values = [float(number) for number in value] if isinstance(value, Sequence) else [float(value)] * channels
             if len(values) != channels:
                 raise ValueError(f"{name}: got {value}; takes one number, or one for each of {channels} channels")
-            if name == "std" and not min(values) > 0:
+            if name == "std" and not all(number > 0 for number in values):
                 raise ValueError(f"std: got {value}; takes numbers above 0")
             self.register_buffer(name, torch.tensor(values).reshape(channels, 1, 1))
 

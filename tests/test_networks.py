@@ -262,7 +262,7 @@ class TestBadInput:
                 "mean: got .*; takes one number, or one for each of 3 channels",
             ),
             (lambda: networks.small(10, std=0.0), "std: got 0.0; takes numbers above 0"),
-            (lambda: networks.small(10, std=math.nan), "std: got nan"),
+            (lambda: networks.small(10, 2, std=(0.2, math.nan)), r"std: got \(0.2, nan\)"),
             (lambda: networks.resnet(10, 33), r"depth: got 33; takes 6n \+ 2"),
             (lambda: networks.resnet(10, 2), "depth: got 2"),
             (lambda: networks.wide_resnet(10, 30), r"depth: got 30; takes 6n \+ 4"),
