@@ -51,8 +51,8 @@ class Data:
         """Hold the splits to one image shape, and their targets and boxes to the values they may have."""
         if len(self.train) == 0:
             raise ValueError("train: got no images; takes at least one")
-        if not self.classes:
-            object.__setattr__(self, "classes", tuple(str(c) for c in range(int(self.train.target.max()) + 1)))
+        classes = tuple(self.classes) or tuple(str(c) for c in range(int(self.train.target.max()) + 1))
+        object.__setattr__(self, "classes", classes)
         for name in ("train", "test", "validation", "meta"):
             split: Split | None = getattr(self, name)
             if split is None:
