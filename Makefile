@@ -7,6 +7,9 @@
 .DEFAULT_GOAL := help
 .PHONY: help env lab reproduce test notebooks figures bench lint clean
 
+# The environment's modules are compiled at their first import; where this is set they would be at every import.
+unexport PYTHONDONTWRITEBYTECODE
+
 RUN := .venv/bin/python -m
 # The interpreter is passed on in the environment only where the user named one: tools/environment.py looks for that.
 PYTHON3 := $(or $(PYTHON),python3)

@@ -51,7 +51,7 @@ def works(python: str) -> bool:
     return shutil.which(python) is not None and subprocess.run([python, "-c", ""], capture_output=True).returncode == 0
 
 
-def run(what: str, *command: str, may_fail: bool = False) -> None:
+def run(what: str, *command: str) -> None:
     """Run a command under a one-line status in a terminal, silently elsewhere; show its last lines if it fails."""
     width = shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else 0
     lines: list[str] = []
@@ -63,7 +63,7 @@ def run(what: str, *command: str, may_fail: bool = False) -> None:
                 print("\r\033[K" + f"    {what}: {line.strip()}"[:width], end="", flush=True)
     if width:
         print("\r\033[K", end="", flush=True)
-    if process.returncode and not may_fail:
+    if process.returncode:
         print(*lines[-40:], sep="\n")
         sys.exit(f"environment: {what} failed (exit status {process.returncode}): {' '.join(command)}")
 
@@ -81,10 +81,9 @@ def make() -> None:
     else:
         print(f"==> environment: making .venv with Python {here['python']} (once; a minute or two)", flush=True)
         run("venv", sys.executable, "-m", "venv", "--clear", str(VENV))
+    # Not compiled here, where it takes half a minute for files that are never imported, but at the first import.
     install = ("install", "--disable-pip-version-check", "--no-compile", "-c", "constraints.txt")
     run("pip", str(python), "-m", "pip", *install, "-e", ".[notebooks,test]")
-    # Compiled here on all cores, which pip does on one; some packages carry files for a later Python, hence may_fail.
-    run("compile", str(python), "-m", "compileall", "-q", "-j", "0", str(VENV / "lib"), may_fail=True)
     run("torchvision", str(python), "tools/cpu_torchvision.py")
     STAMP.write_text(json.dumps(here, indent=1) + "\n")
     print(f"    .venv is ready, {time.monotonic() - start:.0f} s", flush=True)
