@@ -33,7 +33,7 @@ notebooks: env  ## run the notebooks and refresh the committed .ipynb (NOTEBOOK=
 	@$(RUN) semaug.rerun refresh $(NOTEBOOK) $(ARGS)
 
 figures: env  ## redraw figures/ from the committed records
-	$(RUN) semaug.plots $(ARGS)
+	$(RUN) semaug.figures $(ARGS)
 
 bench: env  ## benchmarks on one thread, as ratios to the fastest of each group
 	OMP_NUM_THREADS=1 $(RUN) pytest tests/benchmarks --benchmark-only --benchmark-group-by=group --benchmark-columns=median,iqr,rounds $(ARGS)

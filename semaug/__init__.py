@@ -19,6 +19,7 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     training
     ledger
     plots rerun
+    figures
 
 ``import semaug`` loads none of them: each is imported when it is first named, and the first costs torch alone.
 """
@@ -27,23 +28,24 @@ from importlib import import_module
 from types import ModuleType
 
 __version__ = "0.1.0"
-__all__ = [  # in import order
+__all__ = [
     "data",
     "evaluation",
+    "figures",
     "gaussian",
     "isda",
     "ledger",
     "moments",
     "networks",
     "objective",
-    "streams",
     "plots",
-    "records",
     "recipe",
+    "records",
     "rerun",
     "shapes",
     "sources",
     "splits",
+    "streams",
     "training",
 ]
 

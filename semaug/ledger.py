@@ -101,7 +101,8 @@ class Run:
         recipe = {**vars(self.recipe), "milestones": list(self.recipe.milestones)}
         for record in records.load(folder or records_folder(self.notebook), profile=self.profile, seed=self.seed):
             c = record.config
-            same = (c["objective"], c["network"], c["recipe"]) == (self.objective, self.network, recipe)
+            named = str(c["network"]).partition("(")[0]  # what is in brackets are the options of the name
+            same = (c["objective"], named, c["recipe"]) == (self.objective, self.network, recipe)
             of = {key: c["data"].get(key) for key in self.of}
             if same and of == dict(self.of) and all(c["settings"].get(k) == v for k, v in self.settings.items()):
                 return True

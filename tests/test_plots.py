@@ -20,7 +20,7 @@ from matplotlib.patches import Ellipse
 from PIL import Image
 from scipy import stats
 
-from semaug import plots
+from semaug import figures, plots
 from semaug.records import Record
 
 SCORES = {("CrossEntropy", None): 0.80, ("ISDA", 0.5): 0.82, ("ISDA", 1.0): 0.81}
@@ -57,11 +57,11 @@ def drawings(found):
     axis = np.linspace(0, 1, 5)
     return {
         "lines": lambda: plots.lines(axis, {"a": np.random.default_rng(0).random((3, 5)), "b": axis}, "x", "y"),
-        "curves": lambda: plots.curves(plots.chosen(found), "train_loss", "validation_accuracy"),
-        "comparison": lambda: plots.comparison({"embedded": plots.methods(found)}),
+        "curves": lambda: plots.curves(figures.chosen(found), "train_loss", "validation_accuracy"),
+        "comparison": lambda: plots.comparison({"embedded": figures.methods(found)}),
         "sheet": lambda: plots.sheet(torch.linspace(0, 1, 384).view(2, 1, 3, 8, 8), ["a", "b"], ["c"], "title"),
         "where": lambda: plots.where_it_acts("loss"),
-        "strength": lambda: plots.isda_strength(found),
+        "strength": lambda: figures.isda_strength(found),
     }
 
 
@@ -195,7 +195,7 @@ class TestCurves:
 
 class TestComparison:
     def test_means_dots_and_paired_differences(self, found):
-        figure = plots.comparison({"embedded": plots.methods(found)})
+        figure = plots.comparison({"embedded": figures.methods(found)})
         left, right = figure.axes
         assert [label.get_text() for label in left.get_yticklabels()][:2] == [
             "cross-entropy (n = 3)",
@@ -214,9 +214,9 @@ class TestComparison:
         kept = [r for r in found if not (r.config["objective"] == "ISDA" and r.seed == 0)]
         gains = np.array([2.06, 2.12])
         half = stats.t.ppf(0.975, 1) * stats.sem(gains)
-        assert f"{gains.mean():+.2f} ± {half:.2f}" in words(plots.comparison({"": plots.methods(kept)}))
+        assert f"{gains.mean():+.2f} ± {half:.2f}" in words(plots.comparison({"": figures.methods(kept)}))
         kept = [r for r in kept if not (r.config["objective"] == "ISDA" and r.seed == 2)]
-        assert "+2.06" in words(plots.comparison({"": plots.methods(kept)}))
+        assert "+2.06" in words(plots.comparison({"": figures.methods(kept)}))
 
     @pytest.mark.usefixtures("unchecked")
     def test_bad_input(self, found):
@@ -295,65 +295,6 @@ class TestImages:
             ValueError, match="places: got 'pixel'; takes some of pixels, features, labels, loss, generator"
         ):
             plots.where_it_acts("pixel")
-
-
-class TestFromRecords:
-    def test_the_best_profile_of_each_set_that_has_enough(self, found):
-        paper = [record("CrossEntropy", profile="paper"), record("ISDA", 0, 0.5, profile="paper")]
-        other = [record(name="cifar10", train_size=1000)]
-        everything = [*found, *paper, *other]
-        kept = plots.experiments(everything, lambda group: len(group) > 1)
-        assert {title: len(group) for title, group in kept.items()} == {"embedded, small, 8 epochs": 2}
-        kept = plots.experiments(everything, lambda group: len(group) != 2)
-        assert sorted(kept) == ["cifar10, train size 1000, small, 8 epochs", "embedded, small, 8 epochs"]
-        assert {r.profile for r in kept["embedded, small, 8 epochs"]} == {"cpu"}
-
-    def test_two_experiments_of_one_title_stay_apart(self):
-        runs = [record(subset_seed=0), record(subset_seed=1)]
-        assert len(plots.experiments(runs, lambda group: True)) == 2
-
-    def test_strength_is_chosen_on_validation_data(self, found):
-        best, worse = (r for r in found if r.seed == 0 and r.config["objective"] == "ISDA")
-        assert [group[0].config["settings"].get("strength") for group in plots.chosen(found).values()] == [None, 0.5]
-        for r in found:  # better on the test set, and not chosen for it
-            if r.config["settings"] == worse.config["settings"]:
-                r.metrics["test_accuracy"] = 0.99
-        assert [group[0].config["settings"].get("strength") for group in plots.chosen(found).values()] == [None, 0.5]
-        del best.metrics["validation_accuracy"]
-        assert len(plots.chosen(found)) == 3
-
-    def test_gains_are_paired(self, found):
-        strengths, gains = plots._gains(found)["full"]
-        assert strengths == [0.0, 0.5, 1.0]
-        np.testing.assert_allclose(gains, [[0, 2, 1], [0, 2.06, 1.12], [0, 2.12, 1.24]], atol=1e-9)
-        assert plots._gains([r for r in found if r.config["settings"].get("strength") != 1.0]) == {}
-
-    def test_redraw(self, found, tmp_path, capsys):
-        for r in found:
-            r.save(tmp_path / "records" / "1_isda")
-        assert plots.main(["--folder", str(tmp_path)]) == 0
-        expected = {f"{name}.{kind}" for name in plots.FIGURES["1_isda"] for kind in ("png", "svg")}
-        files = {path.name: path.read_bytes() for path in (tmp_path / "1_isda").iterdir()}
-        assert set(files) == expected
-        assert plots.main(["--folder", str(tmp_path)]) == 0
-        assert {path.name: path.read_bytes() for path in (tmp_path / "1_isda").iterdir()} == files
-        assert "drew     1_isda/accuracy from 9 records" in capsys.readouterr().out
-
-    def test_what_has_no_records_is_skipped_and_said(self, found, tmp_path, capsys):
-        assert plots.main(["--folder", str(tmp_path)]) == 0
-        assert not (tmp_path / "1_isda").exists()
-        assert "skipped  1_isda/accuracy: needs two methods under one recipe" in capsys.readouterr().out
-        for r in found:
-            if r.config["objective"] == "CrossEntropy":
-                r.save(tmp_path / "records" / "1_isda")
-        plots.main(["--folder", str(tmp_path)])
-        assert {path.stem for path in (tmp_path / "1_isda").iterdir()} == {"curves"}
-
-    def test_a_damaged_record_is_named(self, found, tmp_path):
-        path = found[0].save(tmp_path / "records" / "1_isda")
-        path.write_text(path.read_text()[:100])
-        with pytest.raises(ValueError, match=path.name):
-            plots.main(["--folder", str(tmp_path)])
 
 
 def wave(frequency=2.0, phase=0):

@@ -1,0 +1,75 @@
+"""The committed figures: from the right records, the same bytes each time, and what is missing is said."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from semaug import figures
+from test_plots import found, record
+
+__all__ = ["found"]  # a fixture
+
+
+def test_the_best_profile_of_each_set_that_has_enough(found):
+    paper = [record("CrossEntropy", profile="paper"), record("ISDA", 0, 0.5, profile="paper")]
+    other = [record(name="cifar10", train_size=1000)]
+    everything = [*found, *paper, *other]
+    kept = figures.experiments(everything, lambda group: len(group) > 1)
+    assert {title: len(group) for title, group in kept.items()} == {"embedded, small, 8 epochs": 2}
+    kept = figures.experiments(everything, lambda group: len(group) != 2)
+    assert sorted(kept) == ["cifar10, train size 1000, small, 8 epochs", "embedded, small, 8 epochs"]
+    assert {r.profile for r in kept["embedded, small, 8 epochs"]} == {"cpu"}
+
+
+def test_two_experiments_of_one_title_stay_apart():
+    runs = [record(subset_seed=0), record(subset_seed=1)]
+    assert len(figures.experiments(runs, lambda group: True)) == 2
+
+
+def test_strength_is_chosen_on_validation_data(found):
+    best, worse = (r for r in found if r.seed == 0 and r.config["objective"] == "ISDA")
+    assert [group[0].config["settings"].get("strength") for group in figures.chosen(found).values()] == [None, 0.5]
+    for r in found:  # better on the test set, and not chosen for it
+        if r.config["settings"] == worse.config["settings"]:
+            r.metrics["test_accuracy"] = 0.99
+    assert [group[0].config["settings"].get("strength") for group in figures.chosen(found).values()] == [None, 0.5]
+    del best.metrics["validation_accuracy"]
+    assert len(figures.chosen(found)) == 3
+
+
+def test_gains_are_paired(found):
+    strengths, gains = figures._gains(found)["full"]
+    assert strengths == [0.0, 0.5, 1.0]
+    np.testing.assert_allclose(gains, [[0, 2, 1], [0, 2.06, 1.12], [0, 2.12, 1.24]], atol=1e-9)
+    assert figures._gains([r for r in found if r.config["settings"].get("strength") != 1.0]) == {}
+
+
+def test_redraw(found, tmp_path, capsys):
+    for r in found:
+        r.save(tmp_path / "records" / "1_isda")
+    assert figures.main(["--folder", str(tmp_path)]) == 0
+    expected = {f"{name}.{kind}" for name in figures.FIGURES["1_isda"] for kind in ("png", "svg")}
+    files = {path.name: path.read_bytes() for path in (tmp_path / "1_isda").iterdir()}
+    assert set(files) == expected
+    assert figures.main(["--folder", str(tmp_path)]) == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "1_isda").iterdir()} == files
+    assert "drew     1_isda/accuracy from 9 records" in capsys.readouterr().out
+
+
+def test_what_has_no_records_is_skipped_and_said(found, tmp_path, capsys):
+    assert figures.main(["--folder", str(tmp_path)]) == 0
+    assert not (tmp_path / "1_isda").exists()
+    assert "skipped  1_isda/accuracy: needs two methods under one recipe" in capsys.readouterr().out
+    for r in found:
+        if r.config["objective"] == "CrossEntropy":
+            r.save(tmp_path / "records" / "1_isda")
+    figures.main(["--folder", str(tmp_path)])
+    assert {path.stem for path in (tmp_path / "1_isda").iterdir()} == {"curves"}
+
+
+def test_a_damaged_record_is_named(found, tmp_path):
+    path = found[0].save(tmp_path / "records" / "1_isda")
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(ValueError, match=path.name):
+        figures.main(["--folder", str(tmp_path)])
