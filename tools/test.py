@@ -14,15 +14,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORTS = ROOT / "build" / "test"
+WORKERS = ["-n", "auto", "--maxprocesses", "4", "--dist"]
 NBVAL = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=600", "--timeout=900"]
+NBVAL += ["--nbval-sanitize-with", "tests/sanitize.cfg"]
 STAGES: dict[str, list[str]] = {
     "style": ["ruff", "check"],
     "format": ["ruff", "format", "--check"],
     "types": ["mypy"],
-    "unit": ["pytest", "tests", "-q", "-n", "2", "--junitxml", str(REPORTS / "unit.xml")],
+    "unit": ["pytest", "tests", "-q", *WORKERS, "worksteal", "--junitxml", str(REPORTS / "unit.xml")],
     "notebooks": ["semaug.rerun", "check"],
-    "nbval": ["pytest", "notebooks", "-v", *NBVAL, "--nbval-sanitize-with", "tests/sanitize.cfg"]
-    + ["-n", "2", "--dist", "loadfile", "--junitxml", str(REPORTS / "nbval.xml")],
+    "nbval": ["pytest", "notebooks", "-v", *WORKERS, "loadfile", *NBVAL, "--junitxml", str(REPORTS / "nbval.xml")],
 }
 MEANING = {
     "style": "lint",
