@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import json
 import math
@@ -234,7 +235,13 @@ class _Watch(threading.Thread):
     def follow(self, notebook: NotebookNode, kernel: KernelManager) -> None:
         """Begin, once the kernel is up."""
         self.notebook, self.kernel = notebook, psutil.Process(kernel.provisioner.pid)
+        self.sample()
         self.start()
+
+    def sample(self) -> None:
+        """Bring the memory up to date; harmless once the kernel has ended."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.peak_memory = max(self.peak_memory, _resident_peak(self.kernel))
 
     def run(self) -> None:
         started, index, since = time.monotonic(), -1, 0.0
@@ -254,6 +261,12 @@ class _Watch(threading.Thread):
             except psutil.NoSuchProcess:
                 pass  # the kernel has ended; papermill finds out by itself
             self.progress.show(index, total, self.first_line(index))
+
+    def kill(self) -> None:
+        """End the kernel and what it started; papermill finds out by itself."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in (*self.kernel.children(recursive=True), self.kernel):
+                process.kill()
 
     def own(self) -> list[NotebookNode]:
         """The cells of the source, without those that papermill puts in (parameters, error markers)."""
@@ -292,6 +305,7 @@ def _engine(watch: _Watch, folder: Path, written: Path) -> type:
         def papermill_execute_cells(self) -> None:
             watch.follow(self.nb, self.km)
             super().papermill_execute_cells()
+            watch.sample()
 
     class Watched(Engine):
         @classmethod

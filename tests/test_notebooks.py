@@ -254,7 +254,9 @@ def test_nbval_tells_wrong_outputs_from_right_ones(tmp_path):
         ("print(6 * 9)", "42", False),
         ("assert 6 * 9 == 42", "", False),
         ("print('took 1.25 s, 12 MiB, at', object())", "took 99 s, 4.5 GiB, at <object object at 0xdeadbeef01>", True),
-        ("print('written to /some/where/build/live/1_isda/a.png')", "written to /else/build/live/1_isda/a.png", True),
+        ("print('in /some/where/build/nbval/1_isda/a.png')", "in /else/build/refresh/1_isda/a.png", True),
+        ("print('from figures/records/1_isda', 'a.json')", "from figures/records/1_isda b.json", False),
+        ("print('from /some/where/figures/records')", "from /else/figures/records", True),
         ("print('2026-01-02T03:04:05+00:00')", "2025-11-12T13:14:15+00:00", True),
         ("print('accuracy 0.812')", "accuracy 0.811", False),
     ]

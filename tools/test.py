@@ -14,7 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORTS = ROOT / "build" / "test"
-WORKERS = ["-n", "auto", "--maxprocesses", "4", "--dist"]
+COLOUR = [] if sys.stdout.isatty() else ["--color=no"]  # nbval colours a log otherwise
+WORKERS = [*COLOUR, "-n", "auto", "--maxprocesses", "4", "--dist"]
 NBVAL = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=600", "--timeout=900"]
 NBVAL += ["--nbval-sanitize-with", "tests/sanitize.cfg"]
 STAGES: dict[str, list[str]] = {
