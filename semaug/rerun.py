@@ -312,7 +312,10 @@ def _engine(watch: _Watch, folder: Path, written: Path) -> type:
         def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **_: Any) -> None:
             # A backend named in the shell would keep figures out of the notebook.
             variables = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
-            variables["SEMAUG_OUTPUT"] = str(written)
+            variables |= {"SEMAUG_OUTPUT": str(written), "SEMAUG_STATIC": "1"}  # nobody is there to turn a slider
+            # One thread: on cores that others use too, torch's waiting threads cost a small network up to six times
+            # its time (measured), and a fixed number keeps results equal; a number set outside wins.
+            variables.setdefault("OMP_NUM_THREADS", "1")
             client = Client(nb_man, kernel_name=kernel_name, startup_timeout=120, timeout=None)
             client.extra_arguments = ["--log-level=ERROR"]  # not: "running over TCP without encryption"
             client.execute(env=variables, cwd=str(folder))

@@ -55,6 +55,7 @@ def main(names: list[str]) -> int:
         return 2
     variables = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
     variables |= {"CUDA_VISIBLE_DEVICES": "", "SEMAUG_OUTPUT": str(ROOT / "build" / "nbval")}
+    variables["OMP_NUM_THREADS"] = "1"  # there is a worker a core already
     REPORTS.mkdir(parents=True, exist_ok=True)
     lines, failures, sums = [], [], [0, 0, 0]
     names = names or list(STAGES)
