@@ -75,8 +75,8 @@ def diagonal_logits(
     r"""The logits of the bound (2) for diagonal covariances: sample $i$ has the variances $v_i$.
 
     The quadratic form $\sum_a v_{ia} (w_{ja} - w_{y_i a})^2$ is multiplied out. Its mixed term is linear in $w_j$ and
-    joins the features, so that two products of (N, A) by (A, C) do it all:
-    $z_{ij} = (a_i - \lambda v_i w_{y_i})^\top w_j + b_j + \frac\lambda2 v_i^\top w_j^2 + \frac\lambda2 v_i^\top w_{y_i}^2$.
+    joins the features, so that two products of (N, A) by (A, C) do it all,
+    $z_{ij} = (a_i - \lambda v_i w_{y_i})^\top w_j + b_j + \frac\lambda2 v_i^\top (w_j^2 + w_{y_i}^2)$.
     That is accurate in float32 once an offset common to all rows of W is taken out of the form, which depends on
     differences only (so the centre is constant for every derivative). ``relative`` leaves out what all logits of a
     sample have in common, as a softmax does.

@@ -21,7 +21,7 @@ and "Regularizing Deep Networks with Semantic Data Augmentation", TPAMI 2021, ht
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int64
@@ -42,6 +42,9 @@ from semaug.gaussian import (
 )
 from semaug.moments import ClassMoments, Form
 from semaug.objective import Objective, Step
+
+Control = Literal["identity", "diagonal", "shared", "random"]
+CONTROLS = ("identity", "diagonal", "shared", "random")
 
 
 def isda_logits(
@@ -153,15 +156,21 @@ def _logits(
             if not isinstance(covariance, Factored):
                 return logits
         present, index = _present(target, len(weight))
-        own = weight.index_select(0, present)[:, None]
         if isinstance(covariance, Factored):
-            centre = weight.detach().mean(0)  # as in diagonal_logits: a common offset costs digits, changes nothing
-            factor = covariance.factor.index_select(0, present).to(weight.dtype)
-            forms = ((weight - centre) @ factor - (own - centre) @ factor).square().sum(2)
+            forms = _low_rank(covariance.factor.mT.index_select(0, present).to(weight.dtype), present, weight)
         else:
-            difference = weight - own  # (U, C, A)
+            difference = weight - weight.index_select(0, present)[:, None]  # (U, C, A)
             forms = (difference @ covariance.index_select(0, present).to(weight.dtype) * difference).sum(2)
         return at_least_float32(logits) + 0.5 * strength * forms.index_select(0, index)
+
+
+def _low_rank(factor: Float[Tensor, "U r A"], present: Tensor, weight: Float[Tensor, "C A"]) -> Float[Tensor, "U C"]:
+    r"""$q_{uj} = |F_u^\top (w_j - w_u)|^2$ by one product of (C, A) by (A, U r), less the rows of the classes u."""
+    U, r, A = factor.shape
+    centred = weight - weight.detach().mean(0)  # as in diagonal_logits: a common offset costs digits, changes nothing
+    projected = (centred @ factor.reshape(U * r, A).T).view(len(weight), U, r)
+    own = projected[present, torch.arange(U, device=present.device)]
+    return (projected - own).square().sum(2).T
 
 
 def _present(target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -254,22 +263,65 @@ def _take(x: Tensor, rows: slice | Tensor) -> Tensor:
     return x[rows] if isinstance(rows, slice) else x.index_select(0, rows)
 
 
+def control_covariance(
+    covariance: Float[Tensor, "C A A"],
+    kind: Control,
+    count: Float[Tensor, " C"] | None = None,
+    rotation: Float[Tensor, "A A"] | None = None,
+) -> Float[Tensor, "C A A"] | Float[Tensor, "C A"]:
+    r"""What to hold class covariances against: others, of equal trace in each class, so of equally long perturbations.
+
+    "identity": $\frac1A \mathrm{tr}(\Sigma_c) I$, every direction alike. "diagonal": the diagonal of $\Sigma_c$.
+    "shared": the mean of all classes weighted by ``count``, scaled to the trace of each. "random":
+    $R \Sigma_c R^\top$, the same spectrum along other directions, with the orthogonal matrix ``rotation``. (C, A) where
+    the result is diagonal.
+
+    Raises ValueError for another kind, a covariance that is not (C, A, A), or "shared" and "random" without theirs.
+    """
+    if kind not in CONTROLS:
+        raise ValueError(f"kind must be one of {', '.join(CONTROLS)}, got {kind!r}")
+    if covariance.ndim != 3 or covariance.shape[1] != covariance.shape[2]:
+        raise ValueError(f"covariance must be (C, A, A), got {tuple(covariance.shape)}")
+    variance = covariance.diagonal(dim1=1, dim2=2)
+    if kind == "diagonal":
+        return variance.clone()
+    if kind == "identity":
+        return variance.mean(1, keepdim=True).expand_as(variance).clone()
+    if kind == "random":
+        if rotation is None or rotation.shape != covariance.shape[1:]:
+            raise ValueError(f"rotation must be (A, A) = {tuple(covariance.shape[1:])} for 'random'")
+        return rotation @ covariance @ rotation.T
+    if count is None or count.shape != covariance.shape[:1]:
+        raise ValueError(f"count must be (C,) = ({len(covariance)},) for 'shared'")
+    shared = torch.einsum("c,cab->ab", (count / count.sum().clamp_min(1)).to(covariance.dtype), covariance)
+    return variance.sum(1)[:, None, None] / shared.trace().clamp_min(1e-30) * shared
+
+
 class ISDA(Objective):
     r"""Cross-entropy under class-wise Gaussian augmentation of the features, eq. (12).
 
     network: gives ``features(images)`` (N, A) and has ``head``, a Linear from A to C (room ``networks``).
     strength: $\lambda_0$; at progress $t/T$ the strength is $\frac tT \lambda_0$. To be chosen on
         validation; the papers' values are 0.25 to 1 for full covariances, 1 to 7.5 for diagonal ones.
-    covariance, decay: see :class:`semaug.moments.ClassMoments`.
+    covariance, rank, decay: see :class:`semaug.moments.ClassMoments`.
+    control: augment along another covariance of equal trace than the class's: see :func:`control_covariance`; the
+        rotation of "random" is drawn here, from the global generator.
 
     One step: the batch's features enter the statistics, detached; then the loss is taken with them. The covariance is
     a constant there; the weights of the head have gradients through the quadratic form as well.
     """
 
     network: Any
+    rotation: Tensor
 
     def __init__(
-        self, network: nn.Module, strength: float = 0.5, covariance: Form = "full", decay: float | None = None
+        self,
+        network: nn.Module,
+        strength: float = 0.5,
+        covariance: Form = "full",
+        rank: int | None = None,
+        decay: float | None = None,
+        control: Control | None = None,
     ) -> None:
         check_strength(strength)
         head = getattr(network, "head", None)
@@ -278,9 +330,18 @@ class ISDA(Objective):
                 f"network must have a method features(images) -> (N, A) and an nn.Linear called head, "
                 f"{type(network).__name__} has head {type(head).__name__}"
             )
-        super().__init__(network, strength=strength, covariance=covariance, decay=decay)
-        self.strength = strength
-        self.moments = ClassMoments(head.out_features, head.in_features, covariance, decay=decay)
+        if control is not None and (control not in CONTROLS or covariance != "full"):
+            raise ValueError(
+                f"control must be None, or with covariance='full' one of {', '.join(CONTROLS)}; "
+                f"got {control!r} with {covariance!r}"
+            )
+        settings = {"covariance": covariance, "rank": rank, "decay": decay, "control": control}
+        super().__init__(network, strength=strength, **settings)
+        self.strength, self.control = strength, control
+        self.moments = ClassMoments(head.out_features, head.in_features, covariance, rank, decay)
+        if control == "random":
+            normal = torch.randn(head.in_features, head.in_features)
+            self.register_buffer("rotation", torch.linalg.qr(normal).Q)
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss (12) of a batch, after its features entered the moments; logs the strength."""
@@ -289,8 +350,11 @@ class ISDA(Objective):
         network = self.network
         features = network.features(images)
         if self.training:
-            self.moments.update(features.detach(), target)
+            self.moments._update(features.detach(), target)  # fit has looked at the data
         covariance = self.moments.covariance
+        if self.control is not None:
+            rotation = self.rotation if self.control == "random" else None
+            covariance = control_covariance(cast(Tensor, covariance), self.control, self.moments.count, rotation)
         strength = step.progress * self.strength
         loss = _loss(features, target, network.head.weight, network.head.bias, covariance, strength)
         return loss, {"strength": strength.detach()}

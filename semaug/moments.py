@@ -12,7 +12,14 @@ $$n_j \leftarrow n_j + m_j. \tag{11}$$
 Computed as one product a class: with $R$ the rows $a_i - \mu'_j$ of the batch and the further row
 $\sqrt{n_j m_j / (n_j + m_j)}\,(\mu'_j - \mu_j)$, (10) is
 $\Sigma_j \leftarrow (n_j \Sigma_j + R^\top R) / (n_j + m_j)$: positive semi-definite by construction, and without the
-cancellation of $\mathbb E\,aa^\top - \mu\mu^\top$.
+cancellation of $\mathbb E\,aa^\top - \mu\mu^\top$. (The code takes deviations from the new mean; then the further row
+is $\sqrt{n_j}$ times the shift of the mean.)
+
+The C A^2 numbers of a full covariance do not fit at C = 1000, A = 2048 (16.8 GB). A factored one,
+$\Sigma_j = F_j F_j^\top + \mathrm{diag}(d_j)$ with $F_j$ (A, r), takes C A (r + 1). It is kept by incremental principal
+component analysis: the rows of $F_j^\top$ and of the batch together, weighted as in (10), are cut to their first r
+principal directions; of what is cut, the variances go to $d_j$. So the variance along every axis, hence the trace,
+stays exact; correlations outside the r directions are lost.
 
 Wang et al., "Implicit Semantic Data Augmentation for Deep Networks", NeurIPS 2019, https://arxiv.org/abs/1909.12220,
 eqs. (9)-(11) of the TPAMI version, https://arxiv.org/abs/2007.10538; in (10) as here, not as some notes reprint it.
@@ -20,18 +27,20 @@ eqs. (9)-(11) of the TPAMI version, https://arxiv.org/abs/2007.10538; in (10) as
 
 from __future__ import annotations
 
-from typing import Literal
+import os
+from collections.abc import Callable
+from typing import Literal, cast
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from semaug.gaussian import check_features, tracing
+from semaug.gaussian import Covariance, Factored, check_features, tracing
 
-Form = Literal["full", "diagonal"]
-FORMS = ("full", "diagonal")
-_CHUNK = 2**22  # numbers in the outer products held at once on the compiled path: 16 MB
+Form = Literal["full", "diagonal", "factored"]
+FORMS = ("full", "diagonal", "factored")
+_CHUNK = 2**22  # numbers held at once in temporary products: 16 MB
 
 
 class ClassMoments(nn.Module):
@@ -39,10 +48,16 @@ class ClassMoments(nn.Module):
 
     Buffers: ``count`` (C,) float64, the number of features seen (float64 counts exactly up to $2^{53}$ and holds the
     fractions that decay makes; float32 would stop at $2^{24}$); ``mean`` (C, A); ``covariance`` (C, A, A), or the
-    variances (C, A) for "diagonal". A class never seen has zeros.
+    variances (C, A) for "diagonal", or for "factored" ``factor`` (C, A, r) and ``diagonal`` (C, A), which the
+    attribute ``covariance`` gives as one Factored. A class never seen has zeros. They never fall below the precision
+    they were made in, whatever ``half()`` or ``float()`` is called on the module.
 
+    rank: r, for "factored" only, 1 to A.
     decay: old counts are multiplied by it at every update, so that the weight of a feature fades as decay^(age in
     updates) while the network drifts; None keeps every feature for ever, as the paper does.
+
+    Raises ValueError for values outside these, and where the covariance cannot fit the device's memory, here or on
+    the way to a device.
 
     In a data-parallel run every process must call :meth:`update` at every step: each gathers the features of all (N A
     numbers a process, far fewer than the C A^2 of reduced sums) and takes the same step, so that all hold the
@@ -51,7 +66,8 @@ class ClassMoments(nn.Module):
 
     count: Tensor
     mean: Tensor
-    covariance: Tensor
+    factor: Tensor
+    diagonal: Tensor
 
     def __init__(
         self,
@@ -67,15 +83,56 @@ class ClassMoments(nn.Module):
                 raise ValueError(f"{name} must be an integer from 1, got {value!r}")
         if covariance not in FORMS:
             raise ValueError(f"covariance must be one of {', '.join(FORMS)}, got {covariance!r}")
-        if rank is not None:
-            raise ValueError(f"rank is for factored covariances, got {rank!r} for {covariance!r}")
+        if covariance != "factored" and rank is not None:
+            raise ValueError(f"rank is for covariance='factored', got rank {rank!r} with {covariance!r}")
+        if covariance == "factored" and (type(rank) is not int or not 1 <= rank <= num_features):
+            raise ValueError(f"rank must be an integer from 1 to num_features = {num_features}, got {rank!r}")
         if decay is not None and not 0 < decay <= 1:
             raise ValueError(f"decay must lie in (0, 1] or be None, got {decay!r}")
-        self.form, self.decay = covariance, decay
+        self.form, self.rank, self.decay = covariance, rank, decay
+        self.shape = num_classes, num_features
+        self._check_memory(torch.get_default_device())
         self.register_buffer("count", torch.zeros(num_classes, dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(num_classes, num_features))
-        square = (num_features,) if covariance == "full" else ()
-        self.register_buffer("covariance", torch.zeros(num_classes, num_features, *square))
+        if covariance == "factored":  # laid out (C, r, A) in memory: its rows join those of a batch
+            self.register_buffer("factor", torch.zeros(num_classes, cast(int, rank), num_features).mT)
+            self.register_buffer("diagonal", torch.zeros(num_classes, num_features))
+        else:
+            square = (num_features,) if covariance == "full" else ()
+            self.register_buffer("covariance", torch.zeros(num_classes, num_features, *square))
+
+    @property
+    def covariance(self) -> Covariance:
+        """The buffer of that name, or the factored covariance."""
+        if self.form == "factored":
+            return Factored(self.factor, self.diagonal)
+        return cast(Tensor, super().__getattr__("covariance"))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ClassMoments:
+        """Moves and casts as any module, but never to a lower precision, and not where it cannot fit."""
+        device = fn(self.count).device
+        if device != self.count.device:
+            self._check_memory(device)
+
+        def precise(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            dtype = torch.promote_types(tensor.dtype, moved.dtype)
+            return moved if moved.dtype == dtype else tensor.to(moved.device, dtype)
+
+        return super()._apply(precise, recurse)
+
+    def _check_memory(self, device: torch.device) -> None:
+        """Refuse what cannot fit, before the system kills the process for it."""
+        C, A = self.shape
+        columns = {"full": A, "diagonal": 1, "factored": (self.rank or 0) + 1}
+        needed, available = 4 * C * A * columns[self.form], _memory(device)
+        if available is not None and needed > available:
+            rank = min(32, A)
+            raise ValueError(
+                f"covariance={self.form!r} of {C} classes and {A} features takes {_size(needed)}, {device} has "
+                f"{_size(available)}; take covariance='factored' with rank={rank} ({_size(4 * C * A * (rank + 1))}) "
+                f"or covariance='diagonal' ({_size(4 * C * A)})"
+            )
 
     @torch.no_grad()
     def update(self, features: Float[Tensor, "N A"], target: Int64[Tensor, " N"]) -> None:
@@ -83,16 +140,21 @@ class ClassMoments(nn.Module):
 
         Raises ValueError or TypeError for features that do not fit or are not finite and a target outside [0, C).
         """
-        check_features(features, target, *self.mean.shape)
+        check_features(features, target, *self.shape)
         if features.device != self.mean.device:
             raise ValueError(
                 f"features are on {features.device} but the moments on {self.mean.device}; move one of them"
             )
+        self._update(features, target)
+
+    @torch.no_grad()
+    def _update(self, features: Tensor, target: Tensor) -> None:
+        """Update of a batch known to be good."""
         with torch.autocast(features.device.type, enabled=False):
             features, target = _gathered(features.to(self.mean.dtype), target)
             if self.decay is not None:
                 self.count *= self.decay
-            if tracing(features):
+            if tracing(features) and self.form != "factored":
                 self._update_all(features, target)
             else:
                 self._update_present(features, target)
@@ -108,18 +170,19 @@ class ClassMoments(nn.Module):
         shift = batch_mean - self.mean
         jump = (old * new).sqrt() * shift
         kept = torch.where(batch[:, None] > 0, old, 1)
+        covariance = cast(Tensor, self.covariance)
         if self.form == "diagonal":
-            self.covariance.mul_(kept).add_(jump.square()).index_add_(0, target, rows.square())
+            covariance.mul_(kept).add_(jump.square()).index_add_(0, target, rows.square())
         else:
-            self.covariance.mul_(kept[:, :, None]).baddbmm_(jump[:, :, None], jump[:, None])
-            size = max(1, _CHUNK // self.mean.shape[1] ** 2)
+            covariance.mul_(kept[:, :, None]).baddbmm_(jump[:, :, None], jump[:, None])
+            size = max(1, _CHUNK // self.shape[1] ** 2)
             for part, labels in zip(rows.split(size), target.split(size), strict=True):
-                self.covariance.index_add_(0, labels, part[:, :, None] * part[:, None])
+                covariance.index_add_(0, labels, part[:, :, None] * part[:, None])
         self.mean.add_(new * shift)
         self.count.copy_(total)
 
     def _update_present(self, x: Tensor, target: Tensor) -> None:
-        """(9) to (11) for the classes of the batch; a full covariance by one product each, straight into it."""
+        """(9) to (11) for the classes of the batch."""
         target, order = target.sort()
         present, index, batch = target.unique_consecutive(return_inverse=True, return_counts=True)
         x, count, mean = (t.index_select(0, i) for t, i in ((x, order), (self.count, present), (self.mean, present)))
@@ -129,51 +192,124 @@ class ClassMoments(nn.Module):
         mean.addcmul_(new, shift)
         self.mean.index_copy_(0, present, mean)
         self.count.index_copy_(0, present, total)
-        rows = x - mean.index_select(0, index)  # from the new mean, so that the old one adds the row:
+        rows = x - mean.index_select(0, index)
         jump = shift.mul_(new).mul_(count.sqrt().to(x.dtype)[:, None])
-        old, share = (count / total).to(x.dtype)[:, None], total.reciprocal().to(x.dtype)[:, None]
-        if self.form == "diagonal":
-            squares = jump.square_().index_add_(0, index, rows.square_())
-            variance = self.covariance.index_select(0, present).mul_(old).addcmul_(squares, share)
-            self.covariance.index_copy_(0, present, variance)
-            return
-        labels = torch.cat([index, torch.arange(len(present), device=x.device)])
+        old, share = (count / total).to(x.dtype), total.reciprocal().to(x.dtype)  # n / (n + m), 1 / (n + m)
+        update = {"full": self._full, "diagonal": self._diagonal, "factored": self._factored}[self.form]
+        update(present, index, batch, rows, jump, old, share)
+
+    def _full(
+        self, present: Tensor, index: Tensor, batch: Tensor, rows: Tensor, jump: Tensor, old: Tensor, share: Tensor
+    ) -> None:
+        """One product a class, straight into its covariance: nothing of the size of a covariance is allocated."""
+        labels = torch.cat([index, torch.arange(len(present), device=rows.device)])
         rows = torch.cat([rows, jump]).index_select(0, labels.sort(stable=True).indices)
-        start = 0
-        for j, m, beta, alpha in zip(*(t.flatten().tolist() for t in (present, batch, old, share)), strict=True):
+        covariance, start = cast(Tensor, self.covariance), 0
+        for j, m, beta, alpha in zip(*(t.tolist() for t in (present, batch, old, share)), strict=True):
             part = rows[start : start + m + 1]
-            self.covariance[j].addmm_(part.T, part, beta=beta, alpha=alpha)
+            covariance[j].addmm_(part.T, part, beta=beta, alpha=alpha)
             start += m + 1
+
+    def _diagonal(
+        self, present: Tensor, index: Tensor, batch: Tensor, rows: Tensor, jump: Tensor, old: Tensor, share: Tensor
+    ) -> None:
+        squares = jump.square_().index_add_(0, index, rows.square_())
+        covariance = cast(Tensor, self.covariance)
+        variance = covariance.index_select(0, present).mul_(old[:, None]).addcmul_(squares, share[:, None])
+        covariance.index_copy_(0, present, variance)
+
+    def _factored(
+        self, present: Tensor, index: Tensor, batch: Tensor, rows: Tensor, jump: Tensor, old: Tensor, share: Tensor
+    ) -> None:
+        """Old factor, batch and jump as rows of one matrix a class, padded to the longest; chunks of classes."""
+        rows = rows * share.sqrt().index_select(0, index)[:, None]
+        place = torch.arange(len(rows), device=rows.device) - (batch.cumsum(0) - batch).index_select(0, index)
+        most = int(batch.max())
+        factor, diagonal = self.factor.mT, self.diagonal
+        size = max(1, _CHUNK // (self.shape[1] * (cast(int, self.rank) + 1 + most)))
+        for first in range(0, len(present), size):
+            chunk = slice(first, first + size)
+            here = (index >= first) & (index < first + size)
+            stack = rows.new_zeros(len(present[chunk]), most + 1, self.shape[1])
+            stack[index[here] - first, place[here]] = rows[here]
+            stack[:, most] = jump[chunk] * share[chunk].sqrt()[:, None]
+            kept = factor.index_select(0, present[chunk]) * old[chunk].sqrt()[:, None, None]
+            kept, rest = _principal(torch.cat([kept, stack], 1), cast(int, self.rank))
+            factor.index_copy_(0, present[chunk], kept)
+            rest += diagonal.index_select(0, present[chunk]) * old[chunk, None]
+            diagonal.index_copy_(0, present[chunk], rest)
 
     @torch.no_grad()
     def merge(self, other: ClassMoments) -> None:
-        """Take in other moments: exactly as if their features had been seen here (without decay).
+        """Take in other moments, as if their features had been seen here: exactly, but for the factored form and decay.
+
+        A factored ``other`` may have another rank.
 
         Raises ValueError for moments of another form or shape or on another device.
         """
-        mine, theirs = (self.form, *self.mean.shape), (other.form, *other.mean.shape)
+        mine, theirs = ((each.form, *each.shape) for each in (self, other))
         if mine != theirs:
             raise ValueError(f"other must be moments of the same form, classes and features {mine}, got {theirs}")
         if other.mean.device != self.mean.device:
             raise ValueError(
                 f"other is on {other.mean.device} but these moments on {self.mean.device}; move one of them"
             )
-        total = self.count + other.count
-        new = (other.count / total.clamp_min(1e-300)).to(self.mean.dtype)[:, None]
-        shift = other.mean.to(self.mean.dtype) - self.mean
+        total, dtype = self.count + other.count, self.mean.dtype
+        new = (other.count / total.clamp_min(1e-300)).to(dtype)[:, None]
+        shift = other.mean.to(dtype) - self.mean
         jump = (new * (1 - new)).sqrt() * shift
         if self.form == "diagonal":
-            self.covariance.lerp_(other.covariance.to(self.mean.dtype), new).add_(jump.square())
+            cast(Tensor, self.covariance).lerp_(cast(Tensor, other.covariance).to(dtype), new).add_(jump.square())
+        elif self.form == "full":
+            cast(Tensor, self.covariance).lerp_(cast(Tensor, other.covariance).to(dtype), new[:, :, None])
+            cast(Tensor, self.covariance).baddbmm_(jump[:, :, None], jump[:, None])
         else:
-            self.covariance.lerp_(other.covariance.to(self.mean.dtype), new[:, :, None])
-            self.covariance.baddbmm_(jump[:, :, None], jump[:, None])
+            for j in range(self.shape[0]):
+                parts = (
+                    (1 - new[j]).sqrt() * self.factor[j].T,
+                    new[j].sqrt() * other.factor[j].T.to(dtype),
+                    jump[j : j + 1],
+                )
+                kept, rest = _principal(torch.cat(parts)[None], cast(int, self.rank))
+                self.factor[j], self.diagonal[j] = (
+                    kept[0].T,
+                    torch.lerp(self.diagonal[j], other.diagonal[j].to(dtype), new[j]) + rest[0],
+                )
         self.mean.add_(new * shift)
         self.count.copy_(total)
 
     def extra_repr(self) -> str:
         """Shown by print."""
-        classes, features = self.mean.shape
-        return f"{classes}, {features}, covariance={self.form!r}, decay={self.decay}"
+        C, A = self.shape
+        return f"{C}, {A}, covariance={self.form!r}, rank={self.rank}, decay={self.decay}"
+
+
+def _principal(rows: Float[Tensor, "U k A"], rank: int) -> tuple[Float[Tensor, "U r A"], Float[Tensor, "U A"]]:
+    """The first principal directions of second moments rows^T rows, scaled, and the variances that they leave.
+
+    By the eigenvectors of the k x k matrix rows rows^T, k being little more than the rank; in float64, because in
+    float32 LAPACK at times finds none where eigenvalues repeat, as the zeros of a new class do.
+    """
+    if rows.shape[1] <= rank:
+        return nn.functional.pad(rows, (0, 0, 0, rank - rows.shape[1])), torch.zeros_like(rows[:, 0])
+    vectors = torch.linalg.eigh((rows @ rows.mT).double()).eigenvectors[:, :, -rank:].to(rows.dtype)
+    kept = vectors.mT @ rows
+    return kept, (rows.square().sum(1) - kept.square().sum(1)).clamp_min_(0)
+
+
+def _memory(device: torch.device) -> int | None:
+    """Bytes a device could give: a GPU's that are free or cached, all of the machine for a CPU; None if unknown."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    if device.type == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def _size(number: float) -> str:
+    """Bytes in words."""
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.3g} MB"
 
 
 def _gathered(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from semaug.gaussian import Factored, sampled_cross_entropy
-from semaug.isda import ISDA, _chunks, isda_logits, isda_loss
+from semaug.isda import CONTROLS, ISDA, _chunks, control_covariance, isda_logits, isda_loss
 from semaug.moments import ClassMoments
 from semaug.objective import Step
 
@@ -336,12 +336,16 @@ def batch(n=6):
     return torch.rand(n, 2, 2, 2), torch.arange(n) % 3
 
 
-@pytest.mark.parametrize("form", ["full", "diagonal"])
+def objective_of(form="full", **settings):
+    return ISDA(Net(), covariance=form, rank=2 if form == "factored" else None, **settings)
+
+
+@FORMS
 def test_objective_updates_first_then_takes_the_loss_at_the_strength_of_the_moment(form):
-    objective, (images, target) = ISDA(Net(), strength=2.0, covariance=form), batch()
+    objective, (images, target) = objective_of(form, strength=2.0), batch()
     loss, terms = objective(images, target, step(0.25))
     features = objective.network.features(images)
-    moments = ClassMoments(3, 4, form)
+    moments = ClassMoments(3, 4, form, rank=objective.settings["rank"])
     moments.update(features.detach(), target)
     head = objective.network.head
     expected = F.cross_entropy(brute_force(features, target, head.weight, head.bias, moments.covariance, 0.5), target)
@@ -350,13 +354,14 @@ def test_objective_updates_first_then_takes_the_loss_at_the_strength_of_the_mome
     mine, theirs = (torch.autograd.grad(each, list(objective.network.parameters())) for each in (loss, expected))
     for one, other in zip(mine, theirs, strict=True):
         torch.testing.assert_close(one, other)
-    assert objective.settings == {"strength": 2.0, "covariance": form, "decay": None}
+    rank = 2 if form == "factored" else None
+    assert objective.settings == {"strength": 2.0, "covariance": form, "rank": rank, "decay": None, "control": None}
     torch.testing.assert_close(objective.predict(images), objective.network(images))
 
 
-@pytest.mark.parametrize("form", ["full", "diagonal"])
+@FORMS
 def test_two_forwards_before_one_backward_and_none_counted_in_evaluation(form):
-    objective = ISDA(Net(), covariance=form)
+    objective = objective_of(form)
     first, second = (objective(*batch(), step())[0] for _ in range(2))
     (first + second).backward()
     assert objective.moments.count.sum() == 12
@@ -383,6 +388,66 @@ def test_compiles_whole_without_a_break(form):
         torch.testing.assert_close(mine.grad, theirs.grad)
     for mine, theirs in zip(eager.buffers(), other.buffers(), strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+# After a graph break dynamo itself looks at .grad of tensors that have none.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.usefixtures("unchecked")
+def test_factored_compiles_with_breaks_and_is_eager():
+    eager, other = objective_of("factored"), objective_of("factored")
+    other.load_state_dict(eager.state_dict())
+    compiled = torch.compile(other, backend="eager")
+    for _ in range(2):
+        images, target = batch()
+        losses = [objective(images, target, step())[0] for objective in (eager, compiled)]
+        torch.testing.assert_close(*losses)
+    for mine, theirs in zip(eager.buffers(), other.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def orthogonal(width):
+    return torch.linalg.qr(torch.randn(width, width, dtype=torch.float64)).Q
+
+
+@pytest.mark.parametrize("kind", CONTROLS)
+def test_controls_have_the_trace_of_their_class_and_what_their_name_says(kind):
+    covariance, rotation = case("full", classes=4, width=5)[4], orthogonal(5)
+    count = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    control = dense(control_covariance(covariance, kind, count, rotation))
+    trace = covariance.diagonal(dim1=1, dim2=2).sum(1)
+    torch.testing.assert_close(control.diagonal(dim1=1, dim2=2).sum(1), trace)
+    if kind == "identity":
+        torch.testing.assert_close(control, trace[:, None, None] / 5 * torch.eye(5, dtype=torch.float64))
+    if kind == "diagonal":
+        torch.testing.assert_close(control, covariance * torch.eye(5))
+    if kind == "shared":
+        mean = sum(n * each for n, each in zip(count, covariance, strict=True))
+        for each in control:
+            torch.testing.assert_close(each / each.trace(), mean / mean.trace())
+    if kind == "random":
+        spectra = [torch.linalg.eigvalsh(each) for each in (control, covariance)]
+        torch.testing.assert_close(*spectra, rtol=1e-9, atol=1e-9)
+        assert (control - covariance).norm() > 0.5 * covariance.norm()
+
+
+@pytest.mark.parametrize("kind", CONTROLS)
+def test_objective_with_a_control_trains_on_that_covariance(kind):
+    objective, (images, target) = objective_of(control=kind, strength=3.0), batch()
+    loss, _ = objective(images, target, step())
+    network, moments = objective.network, objective.moments
+    rotation = objective.rotation if kind == "random" else None
+    covariance = control_covariance(moments.covariance, kind, moments.count, rotation)
+    features = network.features(images)
+    expected = isda_loss(features, target, network.head.weight, network.head.bias, covariance, 1.5)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert kind in repr(objective.settings)
+
+
+def test_control_of_classes_never_seen_is_zero():
+    for kind in CONTROLS:
+        control = control_covariance(torch.zeros(2, 3, 3), kind, torch.zeros(2), torch.eye(3))
+        assert torch.equal(control, torch.zeros_like(control))
 
 
 def arguments(**changes):
@@ -440,6 +505,19 @@ def test_bad_loss_arguments(changes, message):
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_bad_control():
+    covariance = torch.zeros(3, 4, 4)
+    for arguments, message in [
+        ((covariance, "noise"), "kind must be one of identity"),
+        ((covariance[0], "identity"), r"covariance must be \(C, A, A\)"),
+        ((covariance, "shared"), r"count must be \(C,\) = \(3,\)"),
+        ((covariance, "random", None, torch.eye(3)), r"rotation must be \(A, A\) = \(4, 4\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            control_covariance(*arguments)
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_bad_objective():
     with pytest.raises(TypeError, match=r"network must have .* head"):
         ISDA(nn.Linear(3, 2))
@@ -449,5 +527,11 @@ def test_bad_objective():
         ISDA(Net(), covariance="half")
     with pytest.raises(ValueError, match="decay"):
         ISDA(Net(), decay=0.0)
+    with pytest.raises(ValueError, match="rank"):
+        ISDA(Net(), covariance="factored", rank=9)
+    with pytest.raises(ValueError, match="control must be None"):
+        ISDA(Net(), control="noise")
+    with pytest.raises(ValueError, match="control must be None"):
+        ISDA(Net(), covariance="diagonal", control="shared")
     with pytest.raises(ValueError, match="ISDA takes no soft ones"):
         ISDA(Net())(torch.rand(6, 2, 2, 2), torch.rand(6, 3), step())
