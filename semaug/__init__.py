@@ -18,8 +18,8 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     evaluation
     training
     ledger
-    plots rerun
-    figures
+    plots kernels
+    figures rerun
 
 ``import semaug`` loads none of them: each is imported when it is first named, and the first costs torch alone.
 """
@@ -34,6 +34,7 @@ __all__ = [
     "figures",
     "gaussian",
     "isda",
+    "kernels",
     "ledger",
     "moments",
     "networks",

@@ -16,30 +16,21 @@ from __future__ import annotations
 
 import argparse
 import ast
-import contextlib
+import base64
 import dataclasses
 import json
 import math
 import os
-import re
-import shutil
 import sys
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
+from semaug.kernels import Limits, Run, Value, run
 from semaug.records import PROFILES, environment, write_whole
 
 if TYPE_CHECKING:
-    from jupyter_client.manager import KernelManager
     from nbformat import NotebookNode
-
-Value = int | float | str | bool
-Limits = tuple[float, float]
 
 LIMITS: dict[str, Limits] = {"quick": (600, 1800), "cpu": (24 * 3600, 48 * 3600), "paper": (7 * 86400, 7 * 86400)}
 """Seconds that one cell and one notebook may take, by profile."""
@@ -180,206 +171,6 @@ def reduced(source: Path) -> dict[str, Value]:
     return smaller
 
 
-# One run, watched
-
-
-@dataclasses.dataclass
-class Run:
-    """What one notebook's run took. cells: finished of all; peak_memory: bytes of the kernel; error: '' for none."""
-
-    notebook: str
-    parameters: dict[str, Value]
-    cells: tuple[int, int]
-    seconds: float
-    peak_memory: int
-    error: str = ""
-
-
-class Progress:
-    """One notebook's progress: a line that is redrawn in a terminal, one line every 15 seconds in a log."""
-
-    def __init__(self, name: str, every: float = 15.0) -> None:
-        self.name, self.stream, self.every = name, sys.stdout, every
-        self.terminal = self.stream.isatty()
-        self.start = self.printed = time.monotonic()
-
-    def show(self, done: int, total: int, doing: str) -> None:
-        """Say how far it is; cheap to call often."""
-        now = time.monotonic()
-        if self.terminal:
-            bar = "#" * (20 * done // max(total, 1))
-            line = f"{self.name} [{bar:<20}] {done}/{total} cells {now - self.start:4.0f} s  {doing}"
-            self.stream.write("\r\033[K" + line[: shutil.get_terminal_size().columns - 1])
-        elif now - self.printed >= self.every:
-            self.printed = now
-            self.stream.write(f"    {self.name}: {done}/{total} cells, {now - self.start:.0f} s: {doing}\n")
-        self.stream.flush()
-
-    def close(self, verdict: str) -> None:
-        """Replace the line by the verdict."""
-        self.stream.write(("\r\033[K" if self.terminal else "") + verdict + "\n")
-        self.stream.flush()
-
-
-class _Watch(threading.Thread):
-    """Follows a run from outside its kernel: where it is, its memory, its time; ends a kernel that takes too long."""
-
-    def __init__(self, progress: Progress, limits: Limits) -> None:
-        super().__init__(daemon=True)
-        self.progress, self.limits = progress, limits
-        self.notebook: NotebookNode | None = None
-        self.peak_memory = 0
-        self.expired = ""
-        self.finished = threading.Event()
-
-    def follow(self, notebook: NotebookNode, kernel: KernelManager) -> None:
-        """Begin, once the kernel is up."""
-        self.notebook, self.kernel = notebook, psutil.Process(kernel.provisioner.pid)
-        self.sample()
-        self.start()
-
-    def sample(self) -> None:
-        """Bring the memory up to date; harmless once the kernel has ended."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            self.peak_memory = max(self.peak_memory, _resident_peak(self.kernel))
-
-    def run(self) -> None:
-        started, index, since = time.monotonic(), -1, 0.0
-        while not self.finished.wait(0.2):
-            now, (current, total) = time.monotonic(), self.place()
-            if current != index:
-                index, since = current, now
-            try:
-                self.peak_memory = max(self.peak_memory, _resident_peak(self.kernel))
-                for limit, spent, what in zip(
-                    self.limits, (now - since, now - started), ("cell", "notebook"), strict=True
-                ):
-                    if spent > limit and not self.expired:
-                        self.expired = f"time-out: the {what} took more than {limit:g} s"
-                        for process in (*self.kernel.children(recursive=True), self.kernel):
-                            process.kill()
-            except psutil.NoSuchProcess:
-                pass  # the kernel has ended; papermill finds out by itself
-            self.progress.show(index, total, self.first_line(index))
-
-    def kill(self) -> None:
-        """End the kernel and what it started; papermill finds out by itself."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for process in (*self.kernel.children(recursive=True), self.kernel):
-                process.kill()
-
-    def own(self) -> list[NotebookNode]:
-        """The cells of the source, without those that papermill puts in (parameters, error markers)."""
-        cells = [] if self.notebook is None else self.notebook.cells
-        put_in = {"injected-parameters", "papermill-error-cell-tag"}
-        return [cell for cell in cells if not put_in & set(cell.metadata.get("tags", []))]
-
-    def place(self) -> tuple[int, int]:
-        """Index among the source's cells of the one that runs, or ran last, and how many there are."""
-        started = [cell.metadata.papermill["start_time"] is not None for cell in self.own()]
-        return max(sum(started) - 1, 0), len(started)
-
-    def first_line(self, index: int) -> str:
-        return next((line for line in self.own()[index].source.splitlines() if line.strip()), "")
-
-    def where(self) -> str:
-        """'cell 7 of 31 (`loss = ...`)': the cell that ran last, counted from 1, and its first line."""
-        index, total = self.place()
-        return f"cell {index + 1} of {total} (`{self.first_line(index)[:80]}`)"
-
-
-def _resident_peak(process: Any) -> int:
-    """Peak resident memory in bytes, from the system's own count where it keeps one, otherwise what it is now."""
-    try:
-        return 1024 * int(re.findall(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())[0])
-    except (OSError, IndexError):
-        return process.memory_info().rss
-
-
-def _engine(watch: _Watch, folder: Path, written: Path) -> type:
-    """A papermill engine whose kernel works in ``folder``, writes below ``written`` and is watched."""
-    from papermill.clientwrap import PapermillNotebookClient
-    from papermill.engines import Engine
-
-    class Client(PapermillNotebookClient):
-        def papermill_execute_cells(self) -> None:
-            watch.follow(self.nb, self.km)
-            super().papermill_execute_cells()
-            watch.sample()
-
-    class Watched(Engine):
-        @classmethod
-        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **_: Any) -> None:
-            # A backend named in the shell would keep figures out of the notebook.
-            variables = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
-            variables |= {"SEMAUG_OUTPUT": str(written), "SEMAUG_STATIC": "1"}  # nobody is there to turn a slider
-            # One thread: on cores that others use too, torch's waiting threads cost a small network up to six times
-            # its time (measured), and a fixed number keeps results equal; a number set outside wins.
-            variables.setdefault("OMP_NUM_THREADS", "1")
-            client = Client(nb_man, kernel_name=kernel_name, startup_timeout=120, timeout=None)
-            client.extra_arguments = ["--log-level=ERROR"]  # not: "running over TCP without encryption"
-            client.execute(env=variables, cwd=str(folder))
-
-    return Watched
-
-
-def run(
-    source: Path,
-    values: Mapping[str, Value],
-    written: Path,
-    folder: Path | None = None,
-    limits: Limits = LIMITS["quick"],
-    notebook: NotebookNode | None = None,
-) -> tuple[Run, NotebookNode]:
-    """Run one notebook by papermill and return what it took, and the notebook as far as it came.
-
-    values: parameters that differ from the defaults. written: where ``output()`` leads. folder: the working folder,
-    ``written`` if not given. limits: seconds for a cell and for all. notebook: to be run in place of the source's.
-    """
-    import logging
-
-    import papermill
-    from nbclient.exceptions import DeadKernelError
-    from papermill.engines import papermill_engines
-    from papermill.exceptions import PapermillExecutionError
-
-    logging.getLogger("papermill").setLevel(logging.ERROR)
-    notebook = read(source) if notebook is None else notebook
-    folder = folder or written
-    folder.mkdir(parents=True, exist_ok=True)
-    progress = Progress(source.stem)
-    start, error, trace = time.monotonic(), "", ""
-    for attempt in range(3):
-        watch = _Watch(progress, limits)
-        papermill_engines.register("watched", _engine(watch, folder, written))
-        try:
-            papermill.execute_notebook(
-                notebook, None, dict(values), engine_name="watched", kernel_name="python3", progress_bar=False
-            )
-        except PapermillExecutionError as failure:
-            error = f"{watch.where()}: {failure.ename}: {failure.evalue}"
-            trace = "\n".join(failure.traceback)
-        except DeadKernelError:
-            error = f"{watch.where()}: {watch.expired or 'the kernel died (out of memory?)'}"
-        except Exception as failure:  # before the first cell: two kernels that start at once can take the same port
-            if watch.notebook is None and attempt < 2:
-                continue
-            error = f"the kernel did not start: {type(failure).__name__}: {failure}"
-        finally:
-            watch.finished.set()
-            if watch.is_alive():
-                watch.join()
-        break
-    seconds = time.monotonic() - start
-    current, total = watch.place()
-    done = Run(source.stem, dict(values), (current if error else total, total), seconds, watch.peak_memory, error)
-    progress.close(f"{'FAILED' if error else 'ok':<6} {source.stem}  {seconds:.1f} s" + (f"  {error}" if error else ""))
-    if trace:
-        plain = trace if progress.terminal else re.sub(r"\x1b\[[0-9;]*m", "", trace)
-        print(*("    " + line for line in plain.splitlines()[-25:]), sep="\n", file=progress.stream)
-    return done, watch.notebook if watch.notebook is not None else notebook
-
-
 # All of them
 
 
@@ -393,16 +184,29 @@ def reproduce(jobs: Sequence[tuple[Path, Mapping[str, Value], Limits]], written:
 
     done = []
     for source, values, limits in jobs:
-        result, notebook = run(source, values, written, written / source.stem, limits)
+        result, notebook = run(source.stem, read(source), values, written, written / source.stem, limits)
         failed, whole = (written / f"{source.stem}{end}.ipynb" for end in (".failed", ""))
         if not result.error:
             failed.unlink(missing_ok=True)
         write_whole(failed if result.error else whole, nbformat.writes(notebook) + "\n")
+        write_figures(notebook, written / source.stem)
         done.append(result)
     write_whole(written / "table.txt", table(done))
-    entries = [{**dataclasses.asdict(run), "seconds": round(run.seconds, 2)} for run in done]
+    entries = [{**dataclasses.asdict(one), "seconds": round(one.seconds, 2)} for one in done]
     write_whole(written / "table.json", json.dumps({"runs": entries, "environment": _environment()}, indent=1) + "\n")
     return done
+
+
+def write_figures(notebook: NotebookNode, folder: Path) -> list[Path]:
+    """Write the pictures that a notebook shows to ``folder/shown-01.png``, ..., in order, in place of earlier ones."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    pictures = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    paths = [folder / f"shown-{number:02}.png" for number in range(1, len(pictures) + 1)]
+    for path, picture in zip(paths, pictures, strict=True):
+        write_whole(path, base64.b64decode(picture))
+    for old in set(folder.glob("shown-*.png")) - set(paths):
+        old.unlink()
+    return paths
 
 
 def _environment() -> dict[str, Any]:
@@ -413,14 +217,13 @@ def _environment() -> dict[str, Any]:
 
 def table(runs: Sequence[Run]) -> str:
     """Time and memory of the runs, as text."""
-    width = max(len("notebook"), *(len(run.notebook) for run in runs))
+    width = max(len("notebook"), *(len(one.notebook) for one in runs))
     lines = [f"{'notebook':<{width}}  result    cells   seconds  peak MiB  parameters"]
-    for run in runs:
-        given = " ".join(f"{name}={value}" for name, value in run.parameters.items()) or "defaults"
-        cells = f"{run.cells[0]}/{run.cells[1]}"
-        verdict = "FAILED" if run.error else "ok"
-        took = f"{run.seconds:8.1f}  {run.peak_memory / 2**20:8.0f}"
-        lines.append(f"{run.notebook:<{width}}  {verdict:<6} {cells:>8}  {took}  {given}")
+    for one in runs:
+        verdict, cells = "FAILED" if one.error else "ok", "{}/{}".format(*one.cells)
+        took = f"{one.seconds:8.1f}  {one.peak_memory / 2**20:8.0f}"
+        given = " ".join(f"{name}={value}" for name, value in one.parameters.items()) or "defaults"
+        lines.append(f"{one.notebook:<{width}}  {verdict:<6} {cells:>8}  {took}  {given}")
     return "\n".join(lines) + "\n"
 
 
@@ -438,7 +241,7 @@ def refresh(sources: Sequence[Path], written: Path, limits: Limits = LIMITS["qui
         path, notebook = source.with_suffix(".ipynb"), read(source)
         if path.exists():
             notebook = combine_inputs_with_outputs(notebook, nbformat.read(path, as_version=4), fmt="ipynb")
-        result, notebook = run(source, {}, written, source.parent, limits, notebook)
+        result, notebook = run(source.stem, notebook, {}, written, source.parent, limits)
         done.append(result)
         if not result.error:
             write_whole(path, nbformat.writes(bare(notebook)) + "\n")
@@ -493,7 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\ninterrupted", file=sys.stderr)
         return 130
     print("\n" + table(done), end="", flush=True)
-    return int(any(run.error for run in done))
+    return int(any(one.error for one in done))
 
 
 if __name__ == "__main__":
