@@ -8,7 +8,7 @@ The package is flat, one room a file. Rooms in import order, a line importing on
 (``metasaug`` imports ``isda`` too); ``tests/test_rooms.py`` holds the code to this list:
 
     gaussian
-    moments splits
+    moments mixing splits
     shapes
     sources
     networks data records recipe
@@ -36,6 +36,7 @@ __all__ = [
     "isda",
     "kernels",
     "ledger",
+    "mixing",
     "moments",
     "networks",
     "objective",

@@ -19,7 +19,7 @@ SCHEDULES: dict[str, Callable[[Recipe, float], float]] = {
 """Learning rate over its peak, as a function of the fraction of training done (after the warm-up) in [0, 1]."""
 
 OPTIMIZERS = ("sgd", "adam")
-AUGMENTS = ("none", "flip", "crop", "crop+flip")
+AUGMENTS = ("crop", "flip", "randaugment", "autoaugment", "cutout")
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
@@ -32,7 +32,9 @@ class Recipe:
     optimizer: 'sgd' (momentum, nesterov) or 'adam' (momentum is its first beta). weight_decay: L2, as in the papers.
     lr: peak learning rate. schedule: 'constant', 'cosine', 'linear' or 'step' (times ``factor`` after each of
         ``milestones``, fractions of training). warmup: the first fraction of training, in which lr rises linearly.
-    augment: 'none', 'flip', 'crop' or 'crop+flip'; padding: pixels on each side before the crop; padding_mode:
+    augment: 'none', or any of 'crop', 'flip', 'randaugment', 'autoaugment' (torchvision's, with its defaults) and
+        'cutout16' (a black window of that side), joined by '+', as in 'crop+flip+cutout16'; they are applied in this
+        order, whatever the order of the names. padding: pixels on each side before the crop; padding_mode:
         'reflect' or 'zeros'.
     precision: 'float32', or 'bfloat16' (autocast).
     evaluate_every: epochs between evaluations on the validation split (the test split where there is none) during
@@ -83,7 +85,12 @@ class Recipe:
         _require(0 <= self.warmup < 1, self, "warmup", "a fraction in [0, 1)")
         _require(math.isfinite(self.weight_decay) and self.weight_decay >= 0, self, "weight_decay", "a number from 0")
         _require(all(0 < m < 1 for m in self.milestones), self, "milestones", "fractions of training in (0, 1)")
-        choices = {"optimizer": OPTIMIZERS, "schedule": tuple(SCHEDULES), "augment": AUGMENTS}
+        names = [part.rstrip("0123456789") for part in self.augments]
+        known = set(names) <= set(AUGMENTS) and len(names) == len(set(names))
+        sized = all((name == part) != (name == "cutout") for name, part in zip(names, self.augments, strict=True))
+        takes = f"'none', or {', '.join(AUGMENTS)} (with its side, as cutout16) joined by '+', each once"
+        _require(self.augment == "none" or (known and sized), self, "augment", takes)
+        choices = {"optimizer": OPTIMIZERS, "schedule": tuple(SCHEDULES)}
         choices |= {"precision": tuple(PRECISIONS), "padding_mode": ("reflect", "zeros")}
         for name, allowed in choices.items():
             _require(getattr(self, name) in allowed, self, name, f"one of {', '.join(allowed)}")
@@ -94,6 +101,16 @@ class Recipe:
         if name not in PRESETS:
             raise ValueError(f"preset: got {name!r}, takes one of {', '.join(PRESETS)}")
         return cls(**(PRESETS[name] | changes))
+
+    @property
+    def augments(self) -> tuple[str, ...]:
+        """The parts of ``augment``."""
+        return () if self.augment == "none" else tuple(self.augment.split("+"))
+
+    @property
+    def cutout(self) -> int:
+        """Side of the window of Cutout, 0 for none."""
+        return next((int(part.removeprefix("cutout")) for part in self.augments if part.startswith("cutout")), 0)
 
     def lr_at(self, progress: float) -> float:
         """Learning rate over its peak at a fraction of training in [0, 1]."""

@@ -7,6 +7,7 @@ device, for the whole global batch on every rank, so that two processes see exac
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semaug.data import Split
+from semaug.mixing import cutout
 from semaug.objective import Batch
 from semaug.recipe import Recipe
 
@@ -32,8 +34,18 @@ def _reflected(side: int, padding: int, device: torch.device) -> Int64[Tensor, "
     return (side - 1) - (side - 1 - distance).abs()
 
 
+def _policies(recipe: Recipe) -> list[Callable[[Tensor], Tensor]]:
+    """The torchvision transforms a recipe asks for."""
+    if not {"randaugment", "autoaugment"} & set(recipe.augments):
+        return []
+    from torchvision.transforms import v2  # here, not at the top: torchvision takes a second to load
+
+    known = {"randaugment": v2.RandAugment, "autoaugment": lambda: v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)}
+    return [make() for name, make in known.items() if name in recipe.augments]
+
+
 class Stream:
-    """A split on the device and its batches: shuffled, cropped and flipped in one gather from padded uint8 images."""
+    """A split on the device and its batches, augmented there: crop and flip are one gather from padded uint8 images."""
 
     def __init__(
         self, split: Split, name: str, batch_size: int, recipe: Recipe, seed: int, device: torch.device
@@ -42,13 +54,14 @@ class Stream:
         self.target = split.target.to(device)
         images = split.images.to(device)
         self.height, self.width = images.shape[-2:]
-        self.padding = recipe.padding if "crop" in recipe.augment else 0
+        self.padding = recipe.padding if "crop" in recipe.augments else 0
         if self.padding and recipe.padding_mode == "zeros":
             images = F.pad(images, (self.padding,) * 4)
         elif self.padding:  # by index: F.pad does not reflect bytes
             y, x = (_reflected(side, self.padding, device) for side in (self.height, self.width))
             images = images[..., y, :][..., x]
         self.images: UInt8[Tensor, "N channels H W"] = images
+        self.policies = _policies(recipe)
         # Orders on the CPU: the same data order on every device. Draws on the device: no copy at every step.
         self.order = generator_for(seed, f"order/{name}")
         self.draws = generator_for(seed, f"augment/{name}", device)
@@ -64,18 +77,33 @@ class Stream:
         rows, device = rows[share], rows.device
         y, x = torch.arange(self.height, device=device), torch.arange(self.width, device=device)
         y, x = y.expand(len(rows), -1), x.expand(len(rows), -1)
-        if "flip" in self.recipe.augment:
+        if "flip" in self.recipe.augments:
             flip = self._draw(2)[share, None].bool()
             x = torch.where(flip, self.width - 1 - x, x)
         if self.padding:
             y = y + self._draw(2 * self.padding + 1)[share, None]
             x = x + self._draw(2 * self.padding + 1)[share, None]
-        if self.recipe.augment == "none":
+        if "flip" not in self.recipe.augments and not self.padding:
             images = self.images[rows]
         else:
             channel = torch.arange(self.images.shape[1], device=device)[None, :, None, None]
             images = self.images[rows[:, None, None, None], channel, y[:, None, :, None], x[:, None, None, :]]
+        if self.policies:
+            images = self._by_policy(images, self._draw(2**63 - 1)[share].tolist())
+        if self.recipe.cutout:
+            images = cutout(images, self._draw(self.height)[share], self._draw(self.width)[share], self.recipe.cutout)
         return Batch(images.float().div_(255), self.target[rows])
+
+    def _by_policy(self, images: Tensor, seeds: list[int]) -> Tensor:
+        """torchvision's policies, an image at a time from a seed of its own: they draw from the global generator."""
+        with torch.random.fork_rng(devices=[]):
+            changed = []
+            for image, seed in zip(images, seeds, strict=True):
+                torch.manual_seed(seed)
+                for policy in self.policies:
+                    image = policy(image)
+                changed.append(image)
+        return torch.stack(changed)
 
     def _draw(self, high: int) -> Int64[Tensor, " batch"]:
         """One whole number in [0, high) for each image of the global batch."""
