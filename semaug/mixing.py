@@ -15,7 +15,7 @@ Images = Float[Tensor, "N channels H W"] | UInt8[Tensor, "N channels H W"]
 
 
 def cutout(images: Images, cy: Int64[Tensor, " N"], cx: Int64[Tensor, " N"], size: int | tuple[int, int]) -> Images:
-    r"""Zero the rows $c_y - \lfloor s/2 \rfloor, \dots, c_y - \lfloor s/2 \rfloor + s - 1$ of each image, columns likewise.
+    r"""Zero a window of each image: rows $c_y - \lfloor s/2 \rfloor$ and the next $s - 1$, columns likewise.
 
     images: (N, channels, H, W); differentiable in them. cy, cx: centres, one an image. size: $s$ in pixels, or
     (height, width). What lies outside the image is clipped. Raises ValueError for a size below 0, images that are
