@@ -24,7 +24,7 @@ STAGES: dict[str, list[str]] = {
     "types": ["mypy"],
     "unit": ["pytest", "tests", "-q", *WORKERS, "worksteal", "--junitxml", str(REPORTS / "unit.xml")],
     "notebooks": ["semaug.rerun", "check"],
-    "nbval": ["pytest", "notebooks", "-v", *WORKERS, "loadfile", *NBVAL, "--junitxml", str(REPORTS / "nbval.xml")],
+    "nbval": ["pytest", "notebooks", "-q", *WORKERS, "loadfile", *NBVAL, "--junitxml", str(REPORTS / "nbval.xml")],
 }
 MEANING = {
     "style": "lint",
