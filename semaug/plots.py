@@ -91,7 +91,9 @@ def _render(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
     buffer = io.BytesIO()
     with matplotlib.style.context(STYLE):  # fonts, dpi and salt are looked up when it is drawn
         if figure.get_layout_engine() is not None:
-            figure.draw_without_rendering()  # the layout would move a little at every drawing: once, then never
+            for _ in range(2):  # after one drawing a sheet's row titles are still cut off
+                figure.draw_without_rendering()
+            # the layout would move a little at every further drawing: never again
             figure.set_layout_engine("none")
         figure.savefig(buffer, format=kind, metadata=metadata)
     return buffer.getvalue()
