@@ -139,6 +139,8 @@ def isda_runs() -> Iterator[Run]:
         (cifar10, crop, 170.0, few),
         (embedded, plain, 90.0, ("full 0.25", "full 1", "full 2.5", "diagonal 0.5", "diagonal 7.5")),
         (cifar10, crop, 170.0, ("diagonal 2.5", "full 0.25", "full 1", "full 2.5")),
+        (cifar10, replace(crop, augment="crop+flip+cutout16"), 180.0, few),
+        (cifar10, replace(crop, augment="crop+flip+randaugment"), 300.0, few),
         ({"name": "fashion", "validation": 0.1}, short, 160.0, forms),
     ]
     for of, recipe, seconds, methods in tiers:
