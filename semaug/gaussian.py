@@ -20,8 +20,8 @@ each axis (G-VAE), and what a diagonal covariance makes of the quadratic form; r
 covariance for each class. $\Sigma$ bounds nothing about the true augmentation: the bound is loose where
 $\lambda w^\top\Sigma w$ is large.
 
-Wang et al., "Implicit Semantic Data Augmentation for Deep Networks", NeurIPS 2019, https://arxiv.org/abs/1909.12220,
-eqs. (3)-(7) of the TPAMI version, https://arxiv.org/abs/2007.10538.
+Wang et al., "Implicit Semantic Data Augmentation for Deep Networks", NeurIPS 2019, https://arxiv.org/abs/1909.12220;
+TPAMI version: https://arxiv.org/abs/2007.10538.
 """
 
 from __future__ import annotations

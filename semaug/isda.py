@@ -84,9 +84,9 @@ def isda_loss(
 ) -> Float[Tensor, ""] | Float[Tensor, " N"]:
     r"""The loss (12) in nats: cross-entropy of :func:`isda_logits`, ``class_weight`` as in F.cross_entropy.
 
-    With a full covariance, "mean" and "sum" take gradients on the way forward, so they can be differentiated once
-    (an error says so under create_graph); "none" and :func:`isda_logits` any number of times. The covariance may be
-    updated in place before the way back. Raises as :func:`isda_logits`, and for another reduction or class weights
+    "mean" and "sum" take gradients on the way forward, so they can be differentiated once (an error says so under
+    create_graph); "none" and :func:`isda_logits` any number of times. The covariance may be updated in place before
+    the way back. Raises as :func:`isda_logits`, and for another reduction or class weights
     that are not (C,) or negative.
     """
     check_batch(features, target, weight, bias)
@@ -115,17 +115,21 @@ def _loss(
     class_weight: Tensor | None = None,
 ) -> Tensor:
     """isda_loss of arguments known to be good."""
-    full = isinstance(covariance, Tensor) and covariance.ndim == 3
-    learned_strength = isinstance(strength, Tensor) and strength.requires_grad
-    if full and reduction != "none" and not learned_strength and not tracing(features):
-        logits = F.linear(features, weight, bias)
-        with torch.autocast(features.device.type, enabled=False):
-            logits, weight = at_least_float32(logits), at_least_float32(weight)
-            share = torch.ones_like(target, dtype=logits.dtype)
-            if class_weight is not None:
-                share = class_weight.to(logits.dtype).index_select(0, target)
+    fixed = not (isinstance(strength, Tensor) and strength.requires_grad)
+    if isinstance(covariance, Tensor) and fixed and reduction != "none" and not tracing(features):
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        share = torch.full_like(target, 1 / len(target) if reduction == "mean" else 1, dtype=dtype)
+        if class_weight is not None:
+            share = class_weight.to(dtype).index_select(0, target)
             share = share / share.sum() if reduction == "mean" else share
-            return _FullLoss.apply(logits, weight, covariance, target, strength, share)
+        if covariance.ndim == 3:
+            logits = F.linear(features, weight, bias)
+            with torch.autocast(features.device.type, enabled=False):
+                return _FullLoss.apply(logits.to(dtype), weight.to(dtype), covariance, target, strength, share)
+        if not covariance.requires_grad:
+            tensors = (None if each is None else each.to(dtype) for each in (features, weight, bias))
+            with torch.autocast(features.device.type, enabled=False):
+                return _DiagonalLoss.apply(*tensors, covariance.to(dtype), target, strength, share)
     logits = _logits(features, target, weight, bias, covariance, strength, relative=True)
     class_weight = None if class_weight is None else class_weight.to(logits.dtype)
     return F.cross_entropy(logits, target, class_weight, reduction=reduction)
@@ -184,7 +188,26 @@ def _present(target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     return (everything, target) if classes <= len(target) else (target, everything)
 
 
-class _FullLoss(torch.autograd.Function):
+def _cross_entropy(logits: Tensor, target: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """sum_i share_i CE(z_i, y_i) and its derivative by the logits z."""
+    y, share = target[:, None], share[:, None]
+    slope = logits.log_softmax(1)
+    loss = -(slope.gather(1, y) * share).sum()
+    return loss, slope.exp_().mul_(share).scatter_add_(1, y, -share)
+
+
+class _Loss(torch.autograd.Function):
+    """A loss that takes its gradients on the way forward: ``ctx.gradients``, one for each input."""
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients, times that of what follows."""
+        if torch.is_grad_enabled():  # create_graph=True: these gradients have no graph
+            raise RuntimeError("isda_loss differentiates once; use isda_logits with F.cross_entropy")
+        return tuple(None if gradient is None else slope * gradient for gradient in ctx.gradients)
+
+
+class _FullLoss(_Loss):
     """sum_i share_i CE(z_i, y_i) for full covariances; gradients are taken while D Sigma is in the cache."""
 
     @staticmethod
@@ -197,41 +220,54 @@ class _FullLoss(torch.autograd.Function):
         strength: float | Tensor,
         share: Tensor,
     ) -> Tensor:
-        """The loss; its gradients are kept for the way back."""
+        """From the plain logits."""
         half, total = 0.5 * strength, logits.new_zeros(())
-        for_logits, for_weight, for_covariance = (
-            torch.zeros_like(tensor) if needed else None
-            for tensor, needed in zip((logits, weight, covariance), ctx.needs_input_grad, strict=False)
-        )
+        for_logits, for_weight = torch.empty_like(logits), torch.zeros_like(weight)
+        for_covariance = torch.zeros_like(covariance) if ctx.needs_input_grad[2] else None
         for classes, samples, index in _chunks(target, weight):
             difference = weight - _take(weight, classes)[:, None]  # D, (k, C, A)
             product = difference @ _take(covariance, classes).to(weight.dtype)  # D Sigma
             forms = (product * difference).sum(2)  # q
-            y = _take(target, samples)[:, None]
-            share_ = _take(share, samples)[:, None]
-            slope = (_take(logits, samples) + half * forms.index_select(0, index)).log_softmax(1)
-            total -= (slope.gather(1, y) * share_).sum()
-            slope.exp_().mul_(share_).scatter_add_(1, y, -share_)  # d loss / d z
-            if for_logits is not None:
-                for_logits[samples] = slope
+            augmented = _take(logits, samples) + half * forms.index_select(0, index)
+            loss, slope = _cross_entropy(augmented, _take(target, samples), _take(share, samples))
+            total += loss
+            for_logits[samples] = slope
             slope = half * torch.zeros_like(forms).index_add_(0, index, slope)  # d loss / d q
             if for_covariance is not None:
                 for_covariance[classes] = (difference.mT @ (slope[:, :, None] * difference)).to(covariance.dtype)
-            if for_weight is not None:  # dq_j = 2 (D Sigma)_j (dw_j - dw_y)
-                product *= 2 * slope[:, :, None]
-                for_weight += product.sum(0)
-                for_weight[classes] -= product.sum(1)
-        ctx.gradients = for_logits, for_weight, for_covariance
+            product *= 2 * slope[:, :, None]  # dq_j = 2 (D Sigma)_j (dw_j - dw_y)
+            for_weight += product.sum(0)
+            for_weight[classes] -= product.sum(1)
+        ctx.gradients = for_logits, for_weight, for_covariance, None, None, None
         return total
 
+
+class _DiagonalLoss(_Loss):
+    """The same for diagonal covariances, from the features: see diagonal_logits."""
+
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients, times that of what follows."""
-        if torch.is_grad_enabled():  # create_graph=True: these gradients have no graph
-            raise RuntimeError(
-                "isda_loss with a full covariance differentiates once; use isda_logits with F.cross_entropy"
-            )
-        return (*(None if gradient is None else slope * gradient for gradient in ctx.gradients), None, None, None)
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        covariance: Tensor,
+        target: Tensor,
+        strength: float | Tensor,
+        share: Tensor,
+    ) -> Tensor:
+        """Five products, of which a plain linear layer has three."""
+        centred = weight - weight.mean(0)
+        scaled = strength * covariance.index_select(0, target)
+        mixed = features - scaled * centred.index_select(0, target)
+        logits = F.linear(mixed, centred, bias).addmm_(scaled, centred.square().T, alpha=0.5)
+        loss, slope = _cross_entropy(logits, target, share)
+        for_features = slope @ centred  # = slope @ weight: a row of slope sums to 0
+        for_weight = (slope.T @ mixed).addcmul_(centred, slope.T @ scaled)
+        for_weight.index_add_(0, target, scaled.mul_(for_features), alpha=-1)  # through the row of the own class
+        for_bias = None if bias is None else slope.sum(0)
+        ctx.gradients = for_features, for_weight, for_bias, None, None, None, None
+        return loss
 
 
 def _chunks(target: Tensor, weight: Tensor) -> Iterator[tuple[Any, Any, Tensor]]:
@@ -249,13 +285,13 @@ def _chunks(target: Tensor, weight: Tensor) -> Iterator[tuple[Any, Any, Tensor]]
     ends, numbers = [0, *counts.cumsum(0).tolist()], present.tolist()
     for first in range(0, len(numbers), size):
         last = min(first + size, len(numbers))
-        one = last - first == 1  # then a slice: a covariance as large as that is not copied
-        classes = slice(numbers[first], numbers[first] + 1) if one else present[first:last]
+        span = slice(numbers[first], numbers[last - 1] + 1)  # where no class is missing: then nothing is copied
+        classes = span if span.stop - span.start == last - first else present[first:last]
         samples = slice(ends[first], ends[last])
         yield classes, order[samples], index[samples] - first
 
 
-_CHUNK, _CHUNK_GPU = 2**19, 2**26  # numbers of Sigma, D and D Sigma held at once
+_CHUNK, _CHUNK_GPU = 2**20, 2**26  # numbers of Sigma, D and D Sigma held at once
 
 
 def _take(x: Tensor, rows: slice | Tensor) -> Tensor:

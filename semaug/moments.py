@@ -21,15 +21,15 @@ component analysis: the rows of $F_j^\top$ and of the batch together, weighted a
 principal directions; of what is cut, the variances go to $d_j$. So the variance along every axis, hence the trace,
 stays exact; correlations outside the r directions are lost.
 
-Wang et al., "Implicit Semantic Data Augmentation for Deep Networks", NeurIPS 2019, https://arxiv.org/abs/1909.12220,
-eqs. (9)-(11) of the TPAMI version, https://arxiv.org/abs/2007.10538; in (10) as here, not as some notes reprint it.
+Wang et al., "Implicit Semantic Data Augmentation for Deep Networks", NeurIPS 2019, https://arxiv.org/abs/1909.12220;
+numbered as the notes of notebook 1 reprint them, (10) put right.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -41,6 +41,18 @@ from semaug.gaussian import Covariance, Factored, check_features, tracing
 Form = Literal["full", "diagonal", "factored"]
 FORMS = ("full", "diagonal", "factored")
 _CHUNK = 2**22  # numbers held at once in temporary products: 16 MB
+
+
+class _Batch(NamedTuple):
+    """A batch by class, for the U classes present in it."""
+
+    present: Int64[Tensor, " U"]
+    group: Int64[Tensor, " N"]  # place of each row's class among those present; rows are in its order
+    size: Int64[Tensor, " U"]  # m
+    rows: Float[Tensor, "N A"]  # deviations from the new mean
+    jump: Float[Tensor, "U A"]  # the further row: sqrt(n) times the shift of the mean
+    old: Float[Tensor, " U"]  # n / (n + m)
+    share: Float[Tensor, " U"]  # 1 / (n + m)
 
 
 class ClassMoments(nn.Module):
@@ -184,60 +196,56 @@ class ClassMoments(nn.Module):
     def _update_present(self, x: Tensor, target: Tensor) -> None:
         """(9) to (11) for the classes of the batch."""
         target, order = target.sort()
-        present, index, batch = target.unique_consecutive(return_inverse=True, return_counts=True)
+        present, index, size = target.unique_consecutive(return_inverse=True, return_counts=True)
         x, count, mean = (t.index_select(0, i) for t, i in ((x, order), (self.count, present), (self.mean, present)))
-        total = count + batch
-        shift = torch.zeros_like(mean).index_add_(0, index, x).div_(batch[:, None]).sub_(mean)
-        new = (batch / total).to(x.dtype)[:, None]
+        total = count + size
+        shift = torch.zeros_like(mean).index_add_(0, index, x).div_(size[:, None]).sub_(mean)
+        new = (size / total).to(x.dtype)[:, None]
         mean.addcmul_(new, shift)
         self.mean.index_copy_(0, present, mean)
         self.count.index_copy_(0, present, total)
         rows = x - mean.index_select(0, index)
         jump = shift.mul_(new).mul_(count.sqrt().to(x.dtype)[:, None])
-        old, share = (count / total).to(x.dtype), total.reciprocal().to(x.dtype)  # n / (n + m), 1 / (n + m)
+        old, share = (count / total).to(x.dtype), total.reciprocal().to(x.dtype)
         update = {"full": self._full, "diagonal": self._diagonal, "factored": self._factored}[self.form]
-        update(present, index, batch, rows, jump, old, share)
+        update(_Batch(present, index, size, rows, jump, old, share))
 
-    def _full(
-        self, present: Tensor, index: Tensor, batch: Tensor, rows: Tensor, jump: Tensor, old: Tensor, share: Tensor
-    ) -> None:
+    def _full(self, batch: _Batch) -> None:
         """One product a class, straight into its covariance: nothing of the size of a covariance is allocated."""
-        labels = torch.cat([index, torch.arange(len(present), device=rows.device)])
-        rows = torch.cat([rows, jump]).index_select(0, labels.sort(stable=True).indices)
+        labels = torch.cat([batch.group, torch.arange(len(batch.present), device=batch.rows.device)])
+        rows = torch.cat([batch.rows, batch.jump]).index_select(0, labels.sort(stable=True).indices)
         covariance, start = cast(Tensor, self.covariance), 0
-        for j, m, beta, alpha in zip(*(t.tolist() for t in (present, batch, old, share)), strict=True):
+        numbers = (each.tolist() for each in (batch.present, batch.size, batch.old, batch.share))
+        for j, m, old, share in zip(*numbers, strict=True):
             part = rows[start : start + m + 1]
-            covariance[j].addmm_(part.T, part, beta=beta, alpha=alpha)
+            covariance[j].addmm_(part.T, part, beta=old, alpha=share)
             start += m + 1
 
-    def _diagonal(
-        self, present: Tensor, index: Tensor, batch: Tensor, rows: Tensor, jump: Tensor, old: Tensor, share: Tensor
-    ) -> None:
-        squares = jump.square_().index_add_(0, index, rows.square_())
+    def _diagonal(self, batch: _Batch) -> None:
+        """The same of the squares."""
+        squares = batch.jump.square().index_add_(0, batch.group, batch.rows.square())
         covariance = cast(Tensor, self.covariance)
-        variance = covariance.index_select(0, present).mul_(old[:, None]).addcmul_(squares, share[:, None])
-        covariance.index_copy_(0, present, variance)
+        variance = covariance.index_select(0, batch.present).mul_(batch.old[:, None])
+        covariance.index_copy_(0, batch.present, variance.addcmul_(squares, batch.share[:, None]))
 
-    def _factored(
-        self, present: Tensor, index: Tensor, batch: Tensor, rows: Tensor, jump: Tensor, old: Tensor, share: Tensor
-    ) -> None:
+    def _factored(self, batch: _Batch) -> None:
         """Old factor, batch and jump as rows of one matrix a class, padded to the longest; chunks of classes."""
-        rows = rows * share.sqrt().index_select(0, index)[:, None]
-        place = torch.arange(len(rows), device=rows.device) - (batch.cumsum(0) - batch).index_select(0, index)
-        most = int(batch.max())
-        factor, diagonal = self.factor.mT, self.diagonal
-        size = max(1, _CHUNK // (self.shape[1] * (cast(int, self.rank) + 1 + most)))
-        for first in range(0, len(present), size):
-            chunk = slice(first, first + size)
-            here = (index >= first) & (index < first + size)
-            stack = rows.new_zeros(len(present[chunk]), most + 1, self.shape[1])
-            stack[index[here] - first, place[here]] = rows[here]
-            stack[:, most] = jump[chunk] * share[chunk].sqrt()[:, None]
-            kept = factor.index_select(0, present[chunk]) * old[chunk].sqrt()[:, None, None]
-            kept, rest = _principal(torch.cat([kept, stack], 1), cast(int, self.rank))
+        present, index, rows = batch.present, batch.group, batch.rows * batch.share.sqrt()[batch.group, None]
+        jump = batch.jump * batch.share.sqrt()[:, None]
+        place = torch.arange(len(rows), device=rows.device) - (batch.size.cumsum(0) - batch.size)[index]
+        most, factor, rank = int(batch.size.max()), self.factor.mT, cast(int, self.rank)
+        length = max(1, _CHUNK // (self.shape[1] * (rank + 1 + most)))
+        for first in range(0, len(present), length):
+            chunk = slice(first, first + length)
+            here = (index >= first) & (index < first + length)
+            stack = rows.new_zeros(len(present[chunk]), rank + 1 + most, self.shape[1])
+            stack[:, :rank] = factor.index_select(0, present[chunk]) * batch.old[chunk, None, None].sqrt()
+            stack[:, rank] = jump[chunk]
+            stack[index[here] - first, rank + 1 + place[here]] = rows[here]
+            kept, rest = _principal(stack, rank)
             factor.index_copy_(0, present[chunk], kept)
-            rest += diagonal.index_select(0, present[chunk]) * old[chunk, None]
-            diagonal.index_copy_(0, present[chunk], rest)
+            rest += self.diagonal.index_select(0, present[chunk]) * batch.old[chunk, None]
+            self.diagonal.index_copy_(0, present[chunk], rest)
 
     @torch.no_grad()
     def merge(self, other: ClassMoments) -> None:
@@ -247,9 +255,9 @@ class ClassMoments(nn.Module):
 
         Raises ValueError for moments of another form or shape or on another device.
         """
-        mine, theirs = ((each.form, *each.shape) for each in (self, other))
-        if mine != theirs:
-            raise ValueError(f"other must be moments of the same form, classes and features {mine}, got {theirs}")
+        expected, got = ((each.form, *each.shape) for each in (self, other))
+        if got != expected:
+            raise ValueError(f"other must be moments of the same form, classes and features {expected}, got {got}")
         if other.mean.device != self.mean.device:
             raise ValueError(
                 f"other is on {other.mean.device} but these moments on {self.mean.device}; move one of them"
@@ -264,17 +272,12 @@ class ClassMoments(nn.Module):
             cast(Tensor, self.covariance).lerp_(cast(Tensor, other.covariance).to(dtype), new[:, :, None])
             cast(Tensor, self.covariance).baddbmm_(jump[:, :, None], jump[:, None])
         else:
-            for j in range(self.shape[0]):
-                parts = (
-                    (1 - new[j]).sqrt() * self.factor[j].T,
-                    new[j].sqrt() * other.factor[j].T.to(dtype),
-                    jump[j : j + 1],
-                )
-                kept, rest = _principal(torch.cat(parts)[None], cast(int, self.rank))
-                self.factor[j], self.diagonal[j] = (
-                    kept[0].T,
-                    torch.lerp(self.diagonal[j], other.diagonal[j].to(dtype), new[j]) + rest[0],
-                )
+            self.diagonal.lerp_(other.diagonal.to(dtype), new)
+            for j, share in enumerate(new):
+                mine, theirs = self.factor[j].T * (1 - share).sqrt(), other.factor[j].T.to(dtype) * share.sqrt()
+                kept, rest = _principal(torch.cat([mine, theirs, jump[j : j + 1]])[None], cast(int, self.rank))
+                self.factor[j] = kept[0].T
+                self.diagonal[j] += rest[0]
         self.mean.add_(new * shift)
         self.count.copy_(total)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.textbook import Textbook
 from semaug.gaussian import Factored, sampled_cross_entropy
 from semaug.isda import CONTROLS, ISDA, _chunks, control_covariance, isda_logits, isda_loss
 from semaug.moments import ClassMoments
@@ -133,7 +134,7 @@ def test_loss_is_cross_entropy_of_the_logits_with_all_gradients(form, reduction,
         torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.parametrize(("n", "classes", "width"), [(7, 3, 4), (40, 150, 96), (300, 150, 96), (5, 30, 700)])
+@pytest.mark.parametrize(("n", "classes", "width"), [(7, 3, 4), (40, 150, 96), (300, 150, 96), (5, 30, 900)])
 def test_chunks_partition_the_batch(n, classes, width):
     """Every sample once, with its own class; at sizes of one chunk, of several and of one class each."""
     target, seen = torch.randint(0, classes, (n,)), []
@@ -314,6 +315,24 @@ def test_covariance_may_change_in_place_before_the_way_back(form):
     for part in parts(covariance):
         part.zero_()
     torch.testing.assert_close(gradients(second, (weight,))[0], expected)
+
+
+@pytest.mark.parametrize("form", ["full", "diagonal"])
+def test_the_textbook_form_that_benchmarks_compare_with_is_the_same(form):
+    features, target, weight, bias, _ = case(n=20, classes=6)
+    tensors = [t.requires_grad_() for t in (features, weight, bias)]
+    moments, textbook = ClassMoments(6, 5, form).double(), Textbook(6, 5, form == "full", torch.float64)
+    for scale in (1, 2):
+        for each in (moments, textbook):
+            each.update(scale * features.detach(), target)
+    torch.testing.assert_close(textbook.covariance, moments.covariance)
+    losses = (
+        isda_loss(features, target, weight, bias, moments.covariance, 0.7),
+        textbook.loss(features, target, weight, bias, 0.7),
+    )
+    torch.testing.assert_close(*losses)
+    for mine, theirs in zip(*(gradients(loss, tensors) for loss in losses), strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 class Net(nn.Module):
