@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import base64
 import dataclasses
 import json
 import math
@@ -175,7 +174,7 @@ def reduced(source: Path) -> dict[str, Value]:
 
 
 def reproduce(jobs: Sequence[tuple[Path, Mapping[str, Value], Limits]], written: Path) -> list[Run]:
-    """Run notebooks one after another; executed copies, figures and the table of what it took go to ``written``.
+    """Run notebooks one after another; executed copies, what they write and a table of what it took go to ``written``.
 
     jobs: source, parameters and limits of each. A failed run leaves ``<notebook>.failed.ipynb`` and the whole copy of
     an earlier run.
@@ -189,24 +188,11 @@ def reproduce(jobs: Sequence[tuple[Path, Mapping[str, Value], Limits]], written:
         if not result.error:
             failed.unlink(missing_ok=True)
         write_whole(failed if result.error else whole, nbformat.writes(notebook) + "\n")
-        write_figures(notebook, written / source.stem)
         done.append(result)
     write_whole(written / "table.txt", table(done))
     entries = [{**dataclasses.asdict(one), "seconds": round(one.seconds, 2)} for one in done]
     write_whole(written / "table.json", json.dumps({"runs": entries, "environment": _environment()}, indent=1) + "\n")
     return done
-
-
-def write_figures(notebook: NotebookNode, folder: Path) -> list[Path]:
-    """Write the pictures that a notebook shows to ``folder/shown-01.png``, ..., in order, in place of earlier ones."""
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    pictures = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
-    paths = [folder / f"shown-{number:02}.png" for number in range(1, len(pictures) + 1)]
-    for path, picture in zip(paths, pictures, strict=True):
-        write_whole(path, base64.b64decode(picture))
-    for old in set(folder.glob("shown-*.png")) - set(paths):
-        old.unlink()
-    return paths
 
 
 def _environment() -> dict[str, Any]:

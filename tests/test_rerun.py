@@ -36,8 +36,10 @@ tag = "a"  # plain literals, comments allowed
 
 
 PICTURE = """\
-from IPython.display import Image, display
-display(Image(b"picture", format="png"))
+import os
+from pathlib import Path
+
+(Path(os.environ["SEMAUG_OUTPUT"]) / "3_works" / "figure.png").write_bytes(b"picture")
 """
 
 
@@ -214,7 +216,7 @@ def test_a_failing_notebook_is_named_and_the_others_still_run(tmp_path, capsys):
 
     names = {path.name for path in out.iterdir() if path.is_file()}
     assert names == {"1_fails.failed.ipynb", "2_dies.failed.ipynb", "3_works.ipynb", "table.txt", "table.json"}
-    assert (out / "3_works" / "shown-01.png").read_bytes() == b"picture"
+    assert (out / "3_works" / "figure.png").read_bytes() == b"picture"
     executed = nbformat.read(out / "3_works.ipynb", as_version=4)
     assert executed.cells[-1].outputs[0].text == "5 -0.1 False 007\n"
     assert "jupytext" not in executed.metadata
@@ -236,16 +238,6 @@ def test_a_run_repaired_replaces_the_failed_copy(tmp_path):
         result = rerun.reproduce([(write(tmp_path, "1_a", cell), {}, (60, 60))], tmp_path / "out")
         assert bool(result[0].error) == ("failed" in left)
         assert [path.name for path in (tmp_path / "out").glob("*.ipynb")] == [left]
-
-
-def test_shown_pictures_replace_those_of_an_earlier_run(tmp_path):
-    show = nbformat.v4.new_output("display_data", data={"image/png": "cGljdHVyZQ=="})
-    for count in (3, 1):
-        cell = nbformat.v4.new_code_cell("show()", outputs=[show] * count)
-        paths = rerun.write_figures(nbformat.v4.new_notebook(cells=[cell]), tmp_path)
-        assert sorted(tmp_path.iterdir()) == paths
-        assert [path.name for path in paths] == [f"shown-0{n}.png" for n in range(1, count + 1)]
-    assert paths[0].read_bytes() == b"picture"
 
 
 def test_refresh_keeps_ids_and_leaves_out_what_changes(tmp_path, monkeypatch):
