@@ -59,8 +59,8 @@ def isda_logits(
 
     ``covariance`` is per class: (C, A, A), symmetric, or (C, A) for a diagonal one, or Factored. Differentiable any
     number of times, in either mode, in everything float, the covariance included; a full covariance keeps two tensors
-    of (classes of the batch, C, A) for that, which :func:`isda_loss` does without. float32 at least, also under
-    autocast.
+    of (classes of the batch, C, A) for that, which :func:`isda_loss` does without. Computed in float32 at least, also
+    under autocast.
 
     Raises ValueError or TypeError for shapes, dtypes or devices that do not fit, a target outside [0, C), features
     that are not finite, and a strength that is negative or not finite. These checks of values are left out where
@@ -122,14 +122,11 @@ def _loss(
         if class_weight is not None:
             share = class_weight.to(dtype).index_select(0, target)
             share = share / share.sum() if reduction == "mean" else share
-        if covariance.ndim == 3:
-            logits = F.linear(features, weight, bias)
-            with torch.autocast(features.device.type, enabled=False):
-                return _FullLoss.apply(logits.to(dtype), weight.to(dtype), covariance, target, strength, share)
-        if not covariance.requires_grad:
+        loss = _FullLoss if covariance.ndim == 3 else _DiagonalLoss
+        if covariance.ndim == 3 or not covariance.requires_grad:
             tensors = (None if each is None else each.to(dtype) for each in (features, weight, bias))
             with torch.autocast(features.device.type, enabled=False):
-                return _DiagonalLoss.apply(*tensors, covariance.to(dtype), target, strength, share)
+                return loss.apply(*tensors, covariance.to(dtype), target, strength, share)
     logits = _logits(features, target, weight, bias, covariance, strength, relative=True)
     class_weight = None if class_weight is None else class_weight.to(logits.dtype)
     return F.cross_entropy(logits, target, class_weight, reduction=reduction)
@@ -148,24 +145,22 @@ def _logits(
 
     Every covariance is taken as a copy, by index: moments change in place, perhaps before the way back.
     """
-    full = isinstance(covariance, Tensor) and covariance.ndim == 3
-    logits = F.linear(features, weight, bias) if full else None
     with torch.autocast(features.device.type, enabled=False):
         weight = at_least_float32(weight)
-        if logits is None:
-            variance = covariance.diagonal if isinstance(covariance, Factored) else covariance
-            variance, features = variance.index_select(0, target).to(weight.dtype), features.to(weight.dtype)
-            bias = None if bias is None else bias.to(weight.dtype)
-            logits = diagonal_logits(features, variance, target, weight, bias, strength, relative)
-            if not isinstance(covariance, Factored):
-                return logits
+        features, bias = features.to(weight.dtype), None if bias is None else bias.to(weight.dtype)
+        if isinstance(covariance, Tensor) and covariance.ndim == 2:
+            variance = covariance.index_select(0, target).to(weight.dtype)
+            return diagonal_logits(features, variance, target, weight, bias, strength, relative)
         present, index = _present(target, len(weight))
         if isinstance(covariance, Factored):
+            variance = covariance.diagonal.index_select(0, target).to(weight.dtype)
+            logits = diagonal_logits(features, variance, target, weight, bias, strength, relative)
             forms = _low_rank(covariance.factor.mT.index_select(0, present).to(weight.dtype), present, weight)
         else:
+            logits = F.linear(features, weight, bias)
             difference = weight - weight.index_select(0, present)[:, None]  # (U, C, A)
             forms = (difference @ covariance.index_select(0, present).to(weight.dtype) * difference).sum(2)
-        return at_least_float32(logits) + 0.5 * strength * forms.index_select(0, index)
+        return logits + 0.5 * strength * forms.index_select(0, index)
 
 
 def _low_rank(factor: Float[Tensor, "U r A"], present: Tensor, weight: Float[Tensor, "C A"]) -> Float[Tensor, "U C"]:
@@ -213,32 +208,35 @@ class _FullLoss(_Loss):
     @staticmethod
     def forward(
         ctx: Any,
-        logits: Tensor,
+        features: Tensor,
         weight: Tensor,
+        bias: Tensor | None,
         covariance: Tensor,
         target: Tensor,
         strength: float | Tensor,
         share: Tensor,
     ) -> Tensor:
-        """From the plain logits."""
-        half, total = 0.5 * strength, logits.new_zeros(())
-        for_logits, for_weight = torch.empty_like(logits), torch.zeros_like(weight)
-        for_covariance = torch.zeros_like(covariance) if ctx.needs_input_grad[2] else None
+        """One product D Sigma for each class of the batch."""
+        half, total = 0.5 * strength, weight.new_zeros(())
+        logits, for_weight = F.linear(features, weight, bias), torch.zeros_like(weight)
+        for_covariance = torch.zeros_like(covariance) if ctx.needs_input_grad[3] else None
         for classes, samples, index in _chunks(target, weight):
             difference = weight - _take(weight, classes)[:, None]  # D, (k, C, A)
-            product = difference @ _take(covariance, classes).to(weight.dtype)  # D Sigma
+            product = difference @ _take(covariance, classes)  # D Sigma
             forms = (product * difference).sum(2)  # q
             augmented = _take(logits, samples) + half * forms.index_select(0, index)
             loss, slope = _cross_entropy(augmented, _take(target, samples), _take(share, samples))
             total += loss
-            for_logits[samples] = slope
+            logits[samples] = slope  # from here on d loss / d z
             slope = half * torch.zeros_like(forms).index_add_(0, index, slope)  # d loss / d q
             if for_covariance is not None:
-                for_covariance[classes] = (difference.mT @ (slope[:, :, None] * difference)).to(covariance.dtype)
+                for_covariance[classes] = difference.mT @ (slope[:, :, None] * difference)
             product *= 2 * slope[:, :, None]  # dq_j = 2 (D Sigma)_j (dw_j - dw_y)
             for_weight += product.sum(0)
             for_weight[classes] -= product.sum(1)
-        ctx.gradients = for_logits, for_weight, for_covariance, None, None, None
+        for_weight.addmm_(logits.T, features)
+        for_bias = None if bias is None else logits.sum(0)
+        ctx.gradients = logits @ weight, for_weight, for_bias, for_covariance, None, None, None
         return total
 
 

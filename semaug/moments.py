@@ -214,12 +214,10 @@ class ClassMoments(nn.Module):
         """One product a class, straight into its covariance: nothing of the size of a covariance is allocated."""
         labels = torch.cat([batch.group, torch.arange(len(batch.present), device=batch.rows.device)])
         rows = torch.cat([batch.rows, batch.jump]).index_select(0, labels.sort(stable=True).indices)
-        covariance, start = cast(Tensor, self.covariance), 0
-        numbers = (each.tolist() for each in (batch.present, batch.size, batch.old, batch.share))
-        for j, m, old, share in zip(*numbers, strict=True):
-            part = rows[start : start + m + 1]
-            covariance[j].addmm_(part.T, part, beta=old, alpha=share)
-            start += m + 1
+        covariances, parts = cast(Tensor, self.covariance).unbind(), rows.split((batch.size + 1).tolist())
+        numbers = (each.tolist() for each in (batch.present, batch.old, batch.share))
+        for part, j, old, share in zip(parts, *numbers, strict=True):
+            covariances[j].addmm_(part.T, part, beta=old, alpha=share)
 
     def _diagonal(self, batch: _Batch) -> None:
         """The same of the squares."""
