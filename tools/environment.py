@@ -100,7 +100,10 @@ def main() -> None:
         os.execvp(newer, [newer, *sys.argv])
     with open(ROOT / "pyproject.toml") as lock:  # a second `make` waits here, and finds the environment whole
         fcntl.flock(lock, fcntl.LOCK_EX)
-        make()
+        try:
+            make()
+        except KeyboardInterrupt:
+            sys.exit("\nenvironment: interrupted; it is not whole, and the next make begins it again")
 
 
 if __name__ == "__main__":
