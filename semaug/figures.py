@@ -41,16 +41,30 @@ def experiments(found: Sequence[Record], enough: Callable[[list[Record]], bool])
         if PROFILES.index(group[0].profile) == best[_set(group)]:
             config = group[0].config
             words = [f"{key.replace('_', ' ')} {config['data'][key]}" for key in SUBSETS if config["data"].get(key)]
-            title = ", ".join([_set(group), *words, str(config["network"]), f"{config['recipe']['epochs']} epochs"])
+            words += [str(config["network"]), f"{config['recipe']['epochs']} epochs"]
+            title = ", ".join([_set(group), *words, *(["+".join(_augments(group))] if _augments(group) else [])])
             titled[title if title not in titled else f"{title}, {group[0].hash}"] = group
     return titled
 
 
 SUBSETS = ("train_size", "per_class", "imbalance")
+WHOLE = {"embedded": 8000, "shapes": 8000, "mnist": 60000, "fashion": 60000, "cifar10": 50000, "cifar100": 50000}
+"""Training images of the whole sets, before a validation split is taken out."""
 
 
 def _set(group: Sequence[Record]) -> str:
     return str(group[0].config["data"]["name"])
+
+
+def _images(group: Sequence[Record]) -> int:
+    """Training images of a group of one configuration; 0 where its set is not in ``WHOLE``."""
+    of = group[0].config["data"]
+    return int(of.get("train_size") or round(WHOLE.get(str(of["name"]), 0) * (1 - (of.get("validation") or 0))))
+
+
+def _augments(group: Sequence[Record]) -> list[str]:
+    """The parts of the recipe's augmentation of pixels."""
+    return [part for part in str(group[0].config["recipe"].get("augment", "none")).split("+") if part != "none"]
 
 
 def method(config: Mapping[str, Any]) -> str:
@@ -93,10 +107,17 @@ def chosen(found: Iterable[Record]) -> dict[str, list[Record]]:
 
 
 def isda_accuracy(found: Sequence[Record]) -> Picture:
-    """Notebook 1: test accuracy of cross-entropy and ISDA, a block a data set; strengths chosen on validation data."""
+    """Notebook 1: test accuracy of cross-entropy and ISDA, a block a data set; strengths chosen on validation data.
+
+    Of each set the experiment with the most images and the least augmentation of pixels: the others have their own
+    figures, :func:`isda_size` and :func:`isda_augmentation`.
+    """
     panels = experiments(found, lambda group: len(chosen(group)) > 1)
     if not panels:
         raise NothingToDraw("two methods under one recipe")
+    order = sorted(panels, key=lambda title: (_images(panels[title]), -len(_augments(panels[title]))))
+    last = {_set(panels[title]): title for title in order}
+    panels = {title: group for title, group in panels.items() if title in last.values()}
     blocks = {title: chosen(group) for title, group in panels.items()}
     validated = all("validation_accuracy" in record.metrics for group in panels.values() for record in group)
     return comparison(blocks, note="Strengths chosen on validation data." if validated else "")
@@ -165,8 +186,85 @@ def _gains(group: Sequence[Record]) -> dict[str, tuple[list[float], np.ndarray]]
     return result
 
 
+def _families(found: Sequence[Record], blank: Callable[[dict[str, Any]], None]) -> list[list[list[Record]]]:
+    """Experiments with two methods or more, in families that are equal once ``blank`` has been at their settings."""
+    families: dict[str, list[list[Record]]] = {}
+    for group in experiments(found, lambda group: len(methods(group)) > 1).values():
+        settings = {name: dict(group[0].config[name]) for name in ("data", "recipe")}
+        blank(settings)
+        key = json.dumps([settings, group[0].config["network"]], sort_keys=True)
+        families.setdefault(key, []).append(group)
+    return [family for family in families.values() if len(family) > 1]
+
+
+@styled
+def isda_size(found: Sequence[Record]) -> Picture:
+    """Notebook 1: accuracy, and gain over cross-entropy seed by seed, over the number of training images.
+
+    Of the data set with most records at two sizes or more under one recipe; the methods that were run at all of these
+    sizes, with one strength throughout.
+    """
+    families = _families([record for record in found if _images([record])], lambda s: s["data"].update(train_size=None))
+    if not families:
+        raise NothingToDraw("two methods at two sizes of one training set")
+    groups = sorted(max(families, key=lambda family: sum(map(len, family))), key=_images)
+    sizes, named = [_images(group) for group in groups], [methods(group) for group in groups]
+    plain, shown = next(iter(named[0])), []
+    figure = Picture(figsize=(7.5, 3.7))
+    left, right = figure.subplots(1, 2)
+    names = [name for name in named[0] if all(name in each for each in named)]
+    for colour, name in zip(COLOURS, names, strict=False):
+        seeds = sorted(set.intersection(*({r.seed for r in each[one]} for each in named for one in (plain, name))))
+        if not seeds:
+            continue
+        score = {(r.seed, at, one): r for at, each in enumerate(named) for one in (plain, name) for r in each[one]}
+        accuracy, reference = (
+            100 * np.array([[score[s, i, n].metrics["test_accuracy"] for i in range(len(sizes))] for s in seeds])
+            for n in (name, plain)
+        )
+        band(left, sizes, accuracy, name, color=colour, marker="o")
+        if name != plain:
+            band(right, sizes, accuracy - reference, name, color=colour, marker="o")
+        shown += [score[s, i, name] for s in seeds for i in range(len(sizes))]
+    right.axhline(0, color=GREY, linewidth=1)
+    for axes, label in ((left, "test accuracy (%)"), (right, f"gain over {plain} (points)")):
+        axes.set(xlabel="training images", xscale="log", ylabel=label)
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.minorticks_off()
+    config = groups[0][0].config
+    left.set_title(f"{_set(groups[0])}, {config['network']}, {config['recipe']['epochs']} epochs")
+    left.legend()
+    caption(figure, shown, "Bands: 95% intervals of the mean (difference).")
+    return figure
+
+
+def isda_augmentation(found: Sequence[Record]) -> Picture:
+    """Notebook 1: ISDA beside augmentations of pixels and with them, against cross-entropy with the least of them."""
+    families = _families(found, lambda settings: settings["recipe"].update(augment=""))
+    if not families:
+        raise NothingToDraw("two methods with two augmentations of pixels under one recipe")
+    blocks = {}
+    for family in families:
+        groups = sorted(family, key=lambda group: (len(_augments(group)), _augments(group)))
+        common = set.intersection(*(set(methods(group)) for group in groups))
+        title = ", ".join([_set(groups[0]), f"{_images(groups[0])} images", str(groups[0][0].config["network"])])
+        blocks[title] = {
+            f"{' + '.join(_augments(group)) or 'plain'}: {name}": runs
+            for group in groups
+            for name, runs in methods(group).items()
+            if name in common
+        }
+    return comparison(blocks)
+
+
 FIGURES: dict[str, dict[str, Callable[[Sequence[Record]], Picture]]] = {
-    "1_isda": {"accuracy": isda_accuracy, "curves": isda_curves, "strength": isda_strength},
+    "1_isda": {
+        "accuracy": isda_accuracy,
+        "curves": isda_curves,
+        "strength": isda_strength,
+        "size": isda_size,
+        "augmentation": isda_augmentation,
+    },
 }
 """The figures of each notebook that are drawn from records."""
 

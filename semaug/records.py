@@ -195,3 +195,34 @@ def paired(first: Iterable[Record], second: Iterable[Record], metric: str) -> Su
     if not one or set(one) != set(two):
         raise ValueError(f"seeds: first has {sorted(one)}, second {sorted(two)}; a paired difference needs the same")
     return summary(two[seed] - one[seed] for seed in sorted(one))
+
+
+def pairs_needed(effect: float, std: float, power: float = 0.8, level: float = 0.05) -> int:
+    """Paired seeds that a two-sided t test at ``level`` needs to see a mean difference ``effect`` with ``power``.
+
+    std: standard deviation of the paired differences, in the unit of effect (``Summary.std``). The smallest n of at
+    least 2 whose power, by the noncentral t distribution, suffices. Raises ValueError for an effect of 0, a std that
+    is not positive, and a power or level outside (0, 1).
+    """
+    for name, value, good, takes in (
+        ("effect", effect, math.isfinite(effect) and effect != 0, "a number other than 0"),
+        ("std", std, math.isfinite(std) and std > 0, "a number above 0"),
+        ("power", power, level < power < 1, "a fraction between level and 1"),
+        ("level", level, 0 < level < 1, "a fraction between 0 and 1"),
+    ):
+        if not good:
+            raise ValueError(f"{name}: got {value}; takes {takes}")
+    from scipy.stats import nct, t
+
+    def enough(n: int) -> bool:
+        critical, shift = t.ppf(1 - level / 2, n - 1), abs(effect) / std * math.sqrt(n)
+        return bool(nct.sf(critical, n - 1, shift) + nct.cdf(-critical, n - 1, shift) >= power)
+
+    n = 2
+    while not enough(n):
+        n *= 2
+    low = n // 2  # not enough, or 1
+    while n - low > 1:
+        middle = (n + low) // 2
+        low, n = (low, middle) if enough(middle) else (middle, n)
+    return n

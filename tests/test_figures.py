@@ -45,7 +45,62 @@ def test_gains_are_paired(found):
     assert figures._gains([r for r in found if r.config["settings"].get("strength") != 1.0]) == {}
 
 
-def test_redraw(found, tmp_path, capsys):
+@pytest.fixture
+def sized():
+    """Two methods at three sizes of one set, three seeds; the middle size of ISDA lacks one."""
+    runs = [record(o, seed, s, train_size=n) for n in (100, 1000, None) for o, s in BOTH for seed in range(3)]
+    return [r for r in runs if (r.config["data"]["train_size"], r.seed, r.config["objective"]) != (1000, 2, "ISDA")]
+
+
+BOTH = [("CrossEntropy", None), ("ISDA", 0.5)]
+
+
+def test_accuracy_over_the_size_of_the_training_set(sized, found):
+    left, right = figures.isda_size([*sized, *[record("ISDA", seed, 1.0) for seed in range(3)]]).axes
+    assert [line.get_label() for line in left.lines] == [
+        "cross-entropy (n = 3)",
+        r"ISDA, full, $\lambda_0$ = 0.5 (n = 2)",
+    ]
+    np.testing.assert_allclose(left.lines[0].get_xdata(), [100, 1000, 7200])  # 8000 less a tenth for validation
+    np.testing.assert_allclose(right.lines[0].get_ydata(), 3 * [2.03])  # of seeds 0 and 1
+    with pytest.raises(figures.NothingToDraw, match="two sizes"):
+        figures.isda_size(found)
+    unknown = [record(o, 0, s, name="mine", train_size=n) for n in (100, None) for o, s in BOTH]
+    with pytest.raises(figures.NothingToDraw, match="two sizes"):
+        figures.isda_size(unknown)  # how many images None stands for, nobody knows
+
+
+@pytest.fixture
+def augmented():
+    runs = [record(o, seed, s, name="cifar10") for _ in range(2) for o, s in BOTH for seed in range(2)]
+    for r in runs[:4]:
+        r.config["recipe"] = {"epochs": 8, "augment": "crop+flip"}
+    for r in runs[4:]:
+        r.config["recipe"] = {"epochs": 8, "augment": "crop+flip+cutout16"}
+        r.metrics["test_accuracy"] += 0.05
+    return [*runs[4:], *runs[:4]]
+
+
+def test_isda_beside_augmentations_of_pixels(augmented, found):
+    left, right = figures.isda_augmentation(augmented).axes
+    rows = ["crop + flip: cross-entropy", r"crop + flip: ISDA, full, $\lambda_0$ = 0.5"]
+    rows += [row.replace("flip", "flip + cutout16") for row in rows]
+    assert [label.get_text() for label in left.get_yticklabels()] == [f"{row} (n = 2)" for row in rows]
+    gains = [text.get_text().split(" ")[0] for text in right.texts]
+    assert gains == ["+2.03", "+5.00", "+7.03"]
+    assert left.get_title(loc="left") == "cifar10, 45000 images, small"
+    with pytest.raises(figures.NothingToDraw, match="two augmentations"):
+        figures.isda_augmentation(found)
+
+
+def test_accuracy_shows_the_most_images_and_the_least_augmentation(sized, augmented):
+    panels = figures.isda_accuracy([*sized, *augmented]).axes
+    titles = [axes.get_title(loc="left") for axes in panels if axes.get_title(loc="left")]
+    assert titles == ["cifar10, small, 8 epochs, crop+flip", "embedded, small, 8 epochs"]
+
+
+def test_redraw(found, sized, augmented, tmp_path, capsys):
+    found = [*found, *(r for r in sized if r.config["data"]["train_size"]), *augmented]
     for r in found:
         r.save(tmp_path / "records" / "1_isda")
     assert figures.main(["--folder", str(tmp_path)]) == 0
@@ -54,7 +109,7 @@ def test_redraw(found, tmp_path, capsys):
     assert set(files) == expected
     assert figures.main(["--folder", str(tmp_path)]) == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "1_isda").iterdir()} == files
-    assert "drew     1_isda/accuracy from 9 records" in capsys.readouterr().out
+    assert "drew     1_isda/accuracy from 28 records" in capsys.readouterr().out
 
 
 def test_what_has_no_records_is_skipped_and_said(found, tmp_path, capsys):

@@ -105,6 +105,29 @@ def test_unpaired_seeds_are_refused(first, second):
         records.paired([make(s) for s in first], [make(s) for s in second], "test_accuracy")
 
 
+@pytest.mark.parametrize(("effect", "n"), [(2.0, 5), (1.0, 10), (0.5, 34), (0.2, 199)])
+def test_pairs_needed_against_tables(effect, n):
+    """Cohen's table for one-sample tests, power 0.8 at 5%, as statsmodels solves it: 4.2, 9.9, 33.4, 198.2."""
+    assert records.pairs_needed(effect, 1.0) == n
+    assert records.pairs_needed(-0.3 * effect, 0.3) == n
+
+
+def test_pairs_needed_by_simulation():
+    n, draws = records.pairs_needed(0.003, 0.004), np.random.default_rng(0).normal(0.003, 0.004, (20_000, 100))
+    shares = [(scipy.stats.ttest_1samp(draws[:, :m], 0, axis=1).pvalue < 0.05).mean() for m in (n - 1, n)]
+    assert shares[0] < 0.8 + 0.01  # 20,000 simulations: a standard error of 0.003
+    assert 0.8 - 0.01 < shares[1] < 0.85
+
+
+@pytest.mark.parametrize(
+    ("argument", "values"),
+    [("effect", (0, 1)), ("std", (1, 0)), ("std", (1, math.nan)), ("power", (1, 1, 0.01)), ("level", (1, 1, 0.8, 0))],
+)
+def test_pairs_needed_refuses(argument, values):
+    with pytest.raises(ValueError, match=f"{argument}: got .*; takes"):
+        records.pairs_needed(*values)
+
+
 def test_empty_summary():
     with pytest.raises(ValueError, match="values: got none"):
         records.summary([])
