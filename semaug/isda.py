@@ -336,7 +336,8 @@ class ISDA(Objective):
 
     network: gives ``features(images)`` (N, A) and has ``head``, a Linear from A to C (room ``networks``).
     strength: $\lambda_0$; at progress $t/T$ the strength is $\frac tT \lambda_0$. To be chosen on
-        validation; the papers' values are 0.25 to 1 for full covariances, 1 to 7.5 for diagonal ones.
+        validation; the papers' values are 0.25 or 0.5 with full covariances on CIFAR, and with diagonal ones on
+        ImageNet 7.5, 5 or 1, by network: other data, so the two forms are not to be compared by them.
     covariance, rank, decay: see :class:`semaug.moments.ClassMoments`.
     control: augment along another covariance of equal trace than the class's: see :func:`control_covariance`; the
         rotation of "random" is drawn here, from the global generator.

@@ -99,6 +99,33 @@ def test_accuracy_shows_the_most_images_and_the_least_augmentation(sized, augmen
     assert titles == ["cifar10, small, 8 epochs, crop+flip", "embedded, small, 8 epochs"]
 
 
+def test_the_caption_of_accuracies_says_how_the_strength_was_found(found):
+    def caption():
+        return figures.isda_accuracy(found).get_supxlabel()
+
+    assert "Of several strengths, the best on validation data." in caption()
+    del found[-1].metrics["validation_accuracy"]  # then both strengths are drawn: nothing was chosen
+    assert "strengths" not in caption()
+    found = [r for r in found if r.config["settings"].get("strength") != 1.0]
+    assert "fixed in advance" in caption()
+
+
+def test_accuracies_are_of_common_seeds(found):
+    def rows(runs):
+        left, _ = figures.isda_accuracy(runs).axes
+        return [label.get_text().rsplit(" (")[-1] for label in left.get_yticklabels()]
+
+    plain = [r for r in found if r.config["objective"] == "CrossEntropy"]
+    other = [r for r in found if r.config["objective"] == "ISDA"]
+    assert rows([*plain, *(r for r in other if r.seed)]) == ["n = 2)", "n = 2)"]
+    assert rows([*plain[:1], *(r for r in other if r.seed)]) == ["n = 1)", "n = 2)"]  # none in common
+
+
+def test_training_losses_are_drawn_on_a_log_axis(found):
+    left, right = figures.isda_curves(found).axes
+    assert (left.get_yscale(), right.get_yscale()) == ("log", "linear")
+
+
 def test_redraw(found, sized, augmented, tmp_path, capsys):
     found = [*found, *(r for r in sized if r.config["data"]["train_size"]), *augmented]
     for r in found:
