@@ -35,6 +35,7 @@ from semaug.gaussian import (
     at_least_float32,
     check_batch,
     check_covariance,
+    check_features,
     check_reduction,
     check_strength,
     diagonal_logits,
@@ -379,13 +380,19 @@ class ISDA(Objective):
             self.register_buffer("rotation", torch.linalg.qr(normal).Q)
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss (12) of a batch, after its features entered the moments; logs the strength."""
+        """The loss (12) of a batch, after its features entered the moments; logs the strength.
+
+        Raises ValueError or TypeError for a target that is not class numbers in [0, C) and for features that are not
+        finite, before anything changes: one NaN would stay in the moments for ever. On a GPU this look costs a wait
+        for the device; it is left out where values may not be looked at, as in :func:`isda_loss`.
+        """
         if target.ndim != 1:
             raise ValueError(f"target must be class numbers (N,), ISDA takes no soft ones; got {tuple(target.shape)}")
         network = self.network
         features = network.features(images)
+        check_features(features, target, *self.moments.shape)
         if self.training:
-            self.moments._update(features.detach(), target)  # fit has looked at the data
+            self.moments._update(features.detach(), target)
         covariance = self.moments.covariance
         if self.control is not None:
             rotation = self.rotation if self.control == "random" else None

@@ -364,7 +364,7 @@ def test_objective_updates_first_then_takes_the_loss_at_the_strength_of_the_mome
     objective, (images, target) = objective_of(form, strength=2.0), batch()
     loss, terms = objective(images, target, step(0.25))
     features = objective.network.features(images)
-    moments = ClassMoments(3, 4, form, rank=objective.settings["rank"])
+    moments = ClassMoments(3, 4, form, rank=objective.settings.get("rank"))
     moments.update(features.detach(), target)
     head = objective.network.head
     expected = F.cross_entropy(brute_force(features, target, head.weight, head.bias, moments.covariance, 0.5), target)
@@ -373,8 +373,8 @@ def test_objective_updates_first_then_takes_the_loss_at_the_strength_of_the_mome
     mine, theirs = (torch.autograd.grad(each, list(objective.network.parameters())) for each in (loss, expected))
     for one, other in zip(mine, theirs, strict=True):
         torch.testing.assert_close(one, other)
-    rank = 2 if form == "factored" else None
-    assert objective.settings == {"strength": 2.0, "covariance": form, "rank": rank, "decay": None, "control": None}
+    settings = {name: value for name, value in objective.settings.items() if value is not None}
+    assert settings == {"strength": 2.0, "covariance": form, **({"rank": 2} if form == "factored" else {})}
     torch.testing.assert_close(objective.predict(images), objective.network(images))
 
 
@@ -386,6 +386,32 @@ def test_two_forwards_before_one_backward_and_none_counted_in_evaluation(form):
     assert objective.moments.count.sum() == 12
     objective.eval()(*batch(), step())
     assert objective.moments.count.sum() == 12
+
+
+@FORMS
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_a_bad_batch_leaves_the_objective_as_it_was(form, decay):
+    """A target outside the classes, or one image that is not finite: an error first, and the next batch trains."""
+    objective, (images, target) = objective_of(form, decay=decay), batch()
+    objective(images, target, step())
+    before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
+    broken, infinite = images.clone(), images.clone()
+    broken[2, 0, 1, 1], infinite[2] = torch.nan, torch.inf
+    objective.network.features[2] = nn.Identity()  # tanh would hide the infinity
+    for bad, labels, message in [
+        (images, target - 1, r"target must lie in \[0, 3\), got values from -1"),
+        (images, target + 1, r"target must lie in \[0, 3\), got values from 1 to 3"),
+        (broken, target, "features has values that are not finite"),
+        (infinite, target, "features has values that are not finite"),
+    ]:
+        for mode in (True, False):
+            with pytest.raises(ValueError, match=message):
+                objective.train(mode)(bad, labels, step())
+    for name, tensor in objective.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    loss, _ = objective.train()(images, target, step())
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in objective.parameters())
 
 
 @pytest.mark.usefixtures("unchecked")  # the shape checks cannot be captured
