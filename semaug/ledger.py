@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import inspect
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def build(objective: str, network: str, of: data.Data, seed: int, **settings: Se
         if name not in known:
             raise ValueError(f"{argument}: got {name!r}; takes one of {', '.join(known)}")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return OBJECTIVES[objective](NETWORKS[network](of.num_classes, channels=of.image_shape[0]), **settings)
 
 
@@ -97,16 +98,41 @@ class Run:
         return record
 
     def done(self, folder: Path | None = None) -> bool:
-        """Whether its record is there."""
-        recipe = {**vars(self.recipe), "milestones": list(self.recipe.milestones)}
-        for record in records.load(folder or records_folder(self.notebook), profile=self.profile, seed=self.seed):
-            c = record.config
-            named = str(c["network"]).partition("(")[0]  # what is in brackets are the options of the name
-            same = (c["objective"], named, c["recipe"]) == (self.objective, self.network, recipe)
-            of = {key: c["data"].get(key) for key in self.of}
-            if same and of == dict(self.of) and all(c["settings"].get(k) == v for k, v in self.settings.items()):
-                return True
-        return False
+        """Whether its record is there: of the same configuration throughout, with today's defaults filled in."""
+        found = records.load(folder or records_folder(self.notebook), profile=self.profile, seed=self.seed)
+        return any(self._wanted() == _filled(record.config) for record in found)
+
+    def _wanted(self) -> dict[str, Any]:
+        """Its configuration as its record will have it."""
+        return _filled(
+            {
+                "objective": self.objective,
+                "settings": self.settings,
+                "network": _network_name(self.network),
+                "data": self.of,
+                "recipe": vars(self.recipe),
+            }
+        )
+
+
+def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with every default written out, so that an old record and a new run can be compared."""
+    settings = _defaults(OBJECTIVES[config["objective"]]) if config["objective"] in OBJECTIVES else {}
+    settings = {name: value for name, value in (settings | config["settings"]).items() if value is not None}
+    of = _defaults(data.load) | config["data"]
+    of = {name: value for name, value in of.items() if name not in ("root", "download", "size")}  # size: the images say
+    return {**config, "settings": settings, "data": of, "recipe": Recipe(**config["recipe"])}
+
+
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+@cache
+def _network_name(network: str) -> str:
+    with torch.device("meta"):
+        return str(NETWORKS[network](2).name)
 
 
 def records_folder(notebook: str) -> Path:
@@ -173,11 +199,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Print the ledger, or run what fits into ``--minutes``."""
     parser = argparse.ArgumentParser(prog="python -m semaug.ledger", description=__doc__.split("\n")[0])
     parser.add_argument("--profile", choices=("cpu", "paper"), default="cpu")
-    parser.add_argument("--notebook", help="only this one's runs")
+    known = sorted({run.notebook for run in runs()})
+    parser.add_argument("--notebook", choices=known, help="only this one's runs")
     parser.add_argument("--minutes", type=float, default=0.0, help="run the next ones for about so long (0: only list)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--root", help="folder of the data sets (default: $SEMAUG_DATA or the user's cache)")
     options = parser.parse_args(arguments)
+    if not 0 <= options.minutes < float("inf"):
+        parser.error(f"--minutes: got {options.minutes}, takes a finite number from 0")
 
     wanted = [run for run in runs() if run.profile == options.profile and options.notebook in (None, run.notebook)]
     if not options.minutes:

@@ -8,6 +8,7 @@ construction on, so that a checkpoint is complete and data-parallel training see
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -38,19 +39,32 @@ class Step(NamedTuple):
     lr: the optimiser's learning rate now (of the first parameter group).
     generator: for the objective's own draws, on the images' device; part of every checkpoint.
     meta: a batch of the second stream, for objectives whose ``streams`` ask for one.
+    rank, world: which of how many data-parallel processes this is; ``generator`` is in the same state in all of them.
     """
 
     progress: Float[Tensor, ""]
     lr: float
     generator: torch.Generator
     meta: Batch | None = None
+    rank: int = 0
+    world: int = 1
+
+    def share(self, count: int, draw: Callable[[int], Tensor]) -> Tensor:
+        """This process's ``count`` rows of what ``draw`` gives for the global batch: one draw, whatever the processes.
+
+        >>> step = Step(torch.tensor(0.5), 0.1, torch.Generator().manual_seed(0))
+        >>> step.share(4, lambda n: torch.rand(n, generator=step.generator)).shape
+        torch.Size([4])
+        """
+        return draw(count * self.world)[self.rank * count : (self.rank + 1) * count]
 
 
 class Objective(nn.Module):
     """What a paper changes about supervised training; owns its network and heads.
 
     A subclass overrides ``forward`` and, where the paper needs it, the rest. ``settings`` holds the
-    hyper-parameters as plain values: they go into the record of every run.
+    hyper-parameters as plain values: they go into the record of every run. One that is None is left out: an option
+    that came later does not make another experiment of the runs before it.
     """
 
     streams: ClassVar[tuple[str, ...]] = ("train",)
@@ -59,7 +73,7 @@ class Objective(nn.Module):
     def __init__(self, network: nn.Module, **settings: Setting) -> None:
         super().__init__()
         self.network = network
-        self.settings: dict[str, Setting] = settings
+        self.settings: dict[str, Setting] = {name: value for name, value in settings.items() if value is not None}
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one batch (0-d, differentiable) and its terms to log (detached scalars)."""

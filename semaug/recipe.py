@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +31,8 @@ class Recipe:
     batch_size, meta_batch_size: images a step in the two streams, over all ranks together.
     optimizer: 'sgd' (momentum, nesterov) or 'adam' (momentum is its first beta). weight_decay: L2, as in the papers.
     lr: peak learning rate. schedule: 'constant', 'cosine', 'linear' or 'step' (times ``factor`` after each of
-        ``milestones``, fractions of training). warmup: the first fraction of training, in which lr rises linearly.
+        ``milestones``, fractions of what follows the warm-up). warmup: the first fraction of training, in which lr
+        rises linearly.
     augment: 'none', or any of 'crop', 'flip', 'randaugment', 'autoaugment' (torchvision's, with its defaults) and
         'cutout16' (a black window of that side), joined by '+', as in 'crop+flip+cutout16'; they are applied in this
         order, whatever the order of the names. padding: pixels on each side before the crop; padding_mode:
@@ -47,7 +48,7 @@ class Recipe:
     optimizer: str = "sgd"
     lr: float = 0.1
     schedule: str = "cosine"
-    milestones: tuple[float, ...] = (0.5, 0.75)
+    milestones: Sequence[float] = (0.5, 0.75)
     factor: float = 0.1
     warmup: float = 0.0
     momentum: float = 0.9

@@ -64,6 +64,8 @@ def environment(device: torch.device | str) -> dict[str, Any]:
 
 def _commit() -> str:
     """The checkout's commit, '+' appended where tracked files differ from it; 'unknown' outside a checkout."""
+    if not (Path(__file__).parents[1] / ".git").exists():  # installed, perhaps inside a checkout of something else
+        return "unknown"
     try:
         command = [
             "git",
@@ -87,7 +89,8 @@ class Record:
     config: everything that decides the result but the seed: objective and its settings, network, data, recipe.
     metrics: final values, the last epoch's and never the best's (accuracies in [0, 1], losses in nats).
     curves: one value an epoch (or whatever the key says), by name.
-    seconds: training alone, added up over resumed parts. peak_memory: bytes, of the device or the process.
+    seconds: training alone, added up over resumed parts. peak_memory: bytes, of the device in this run, on the CPU of
+        the process so far.
     profile: 'quick', 'cpu' or 'paper'.
     """
 
@@ -114,7 +117,7 @@ class Record:
 
 
 def read(path: str | Path) -> Record:
-    """One record from its file; raises ValueError naming a file that is no whole record or was edited by hand."""
+    """One record from its file; raises ValueError naming a file that is no whole record or whose config was edited."""
     try:
         content = json.loads(Path(path).read_text())
         stated = content.pop("hash")
@@ -191,7 +194,11 @@ def paired(first: Iterable[Record], second: Iterable[Record], metric: str) -> Su
 
     Raises ValueError unless both sides hold the same seeds, each once.
     """
-    one, two = ({record.seed: record.metrics[metric] for record in side} for side in (list(first), list(second)))
+    sides = list(first), list(second)
+    one, two = ({record.seed: record.metrics[metric] for record in side} for side in sides)
+    for name, side in zip(("first", "second"), sides, strict=True):
+        if len(side) != len({record.seed for record in side}):
+            raise ValueError(f"{name}: got seeds {sorted(record.seed for record in side)}; takes each seed once")
     if not one or set(one) != set(two):
         raise ValueError(f"seeds: first has {sorted(one)}, second {sorted(two)}; a paired difference needs the same")
     return summary(two[seed] - one[seed] for seed in sorted(one))

@@ -99,7 +99,7 @@ class Stream:
         with torch.random.fork_rng(devices=[]):
             changed = []
             for image, seed in zip(images, seeds, strict=True):
-                torch.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)
                 for policy in self.policies:
                     image = policy(image)
                 changed.append(image)

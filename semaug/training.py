@@ -7,13 +7,15 @@ Reproducible: one seed decides the data order, the augmentation and the objectiv
 its own. On one CPU machine two runs of a seed are bitwise equal, also when one of them was killed and resumed.
 
 Data-parallel: start the script with ``torchrun``, initialise the process group, call ``fit``. ``batch_size`` is the
-global batch; every rank takes its contiguous share of it and of the draws made for the whole of it. The objective's
-own generator is in the same state on all ranks, so that a draw for the batch (mixup's ratio) agrees.
+global batch; every rank takes its contiguous share of it and of the draws made for the whole of it (``Step.share``).
+Two processes then equal one, except where a layer looks at its own share alone: BatchNorm (each rank normalises by, and
+keeps the running statistics of, its share) and dropout (the masks of one rank are repeated on the others).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
 import io
 import math
@@ -67,10 +69,13 @@ def fit(
     in evaluation mode. Raises ValueError for an objective and data that do not fit together, FloatingPointError when
     the loss stops being finite, OSError when a checkpoint cannot be written; the last good checkpoint stays.
     """
+    if not any(parameter.requires_grad for parameter in objective.parameters()):
+        raise ValueError(f"objective: {type(objective).__name__} has no parameter to train")
     device = next(objective.parameters()).device
-    record = Record(_config(objective, data, recipe), seed, environment=environment(device))
+    record = Record(_config(objective, data, recipe), _whole_seed(seed), environment=environment(device))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(generator_for(seed, "global").initial_seed())
+        for generator in _global_generators(device):
+            generator.manual_seed(generator_for(seed, "global").initial_seed())
         loop = _Loop(objective, data, recipe, seed, device)
         checkpoint = Checkpoint(Path(resume), loop, record) if resume is not None else None
         done = checkpoint.load() if checkpoint else 0
@@ -82,7 +87,8 @@ def fit(
                 record.seconds += time.perf_counter() - started
                 if recipe.evaluate_every and (epoch + 1) % recipe.evaluate_every == 0:
                     name = "test" if data.validation is None else "validation"
-                    values[f"{name}_accuracy"] = _accuracy(objective, data.validation or data.test)
+                    split = data.test if data.validation is None else data.validation
+                    values[f"{name}_accuracy"] = _accuracy(objective, split)
                 for name, value in values.items():
                     record.curves.setdefault(name, []).append(value)
                 if checkpoint and loop.rank == 0:
@@ -134,28 +140,32 @@ class _Loop:
                 for stream, rows in zip(self.streams, orders, strict=True)
             ]
             loss, terms = self.step(number * self.steps + i, *batches)
-            for name, value in {"train_loss": loss, **terms}.items():
-                sums[name] = sums[name] + value if name in sums else value
+            values = {"train_loss": loss, **terms}
+            if i and values.keys() != sums.keys():
+                before = sorted(sums.keys() - {"train_loss"})
+                raise ValueError(f"terms: got {sorted(terms)}, at the step before {before}; takes the same always")
+            sums = {name: value + sums[name] if i else value for name, value in values.items()}
         means = torch.stack([value.detach().double() for value in sums.values()]) / (self.steps * self.world)
         if self.world > 1:
             dist.all_reduce(means)
-        values = dict(zip(sums, means.tolist(), strict=True))  # the one wait for the device in an epoch
-        if not math.isfinite(values["train_loss"]):
+        logged = dict(zip(sums, means.tolist(), strict=True))  # the one wait for the device in an epoch
+        if not math.isfinite(logged["train_loss"]):
             raise FloatingPointError(
-                f"the loss became {values['train_loss']} in epoch {number + 1} (lr {self.lr:.3g}); "
+                f"the loss became {logged['train_loss']} in epoch {number + 1} (lr {self.lr:.3g}); "
                 "a lower Recipe.lr or a Recipe.warmup usually mends this"
             )
-        return {**values, "lr": self.lr}
+        return {**logged, "lr": self.lr}
 
     def step(self, number: int, batch: Batch, meta: Batch | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """One optimiser step; the loss and its terms, detached."""
         scale = self.recipe.lr_at((number + 0.5) / len(self.fractions))
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * scale
-        step = Step(self.fractions[number], self.lr, self.draws, meta)
+        step = Step(self.fractions[number], self.lr, self.draws, meta, self.rank, self.world)
         precision = PRECISIONS[self.recipe.precision]
         with torch.autocast(self.device.type, precision, enabled=precision is not None):
             loss, terms = self.model(*batch, step)
+        _check_result(self.objective, loss, terms)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -169,15 +179,49 @@ class _Loop:
         return self.optimizer.param_groups[0]["lr"]
 
 
+def _whole_seed(seed: int) -> int:
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise TypeError(f"seed: got {seed!r}, takes a whole number")
+    return seed
+
+
+def _global_generators(device: torch.device) -> list[torch.Generator]:
+    """The generators that dropout and the like draw from; torch.manual_seed would change every other device's too."""
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    return generators
+
+
+def _check_result(objective: Objective, loss: Tensor, terms: dict[str, Tensor]) -> None:
+    """The loss and the terms of a step, by shape and name alone: no value is looked at."""
+    name = type(objective).__name__
+    if not isinstance(loss, Tensor) or loss.ndim != 0:
+        got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(f"{name}.forward: got a loss of {got}, takes (loss, terms) with a 0-d tensor for the loss")
+    if reserved := terms.keys() & {"train_loss", "lr", "validation_accuracy", "test_accuracy"}:
+        raise ValueError(f"{name}.forward: got a term named {sorted(reserved)[0]!r}, which fit logs itself")
+    for term, value in terms.items():
+        if not isinstance(value, Tensor) or value.ndim != 0 or value.requires_grad:
+            raise ValueError(f"{name}.forward: got {value!r} for the term {term!r}, takes a detached 0-d tensor")
+
+
 def _config(objective: Objective, data: Data, recipe: Recipe) -> dict[str, Any]:
-    """Everything that decides a run's result but its seed, as plain values."""
-    return {
+    """What decides a run's result besides its seed, as plain values; raises TypeError for a value that JSON lacks."""
+    config = {
         "objective": type(objective).__name__,
         "settings": dict(objective.settings),
         "network": getattr(objective.network, "name", type(objective.network).__name__),
         "data": {"name": data.name, **data.settings},
         "recipe": dataclasses.asdict(recipe) | {"milestones": list(recipe.milestones)},
     }
+    for part, values in (("settings", objective.settings), ("data", data.settings)):
+        for name, value in values.items():
+            finite = type(value) is not float or math.isfinite(value)
+            if type(value) not in (int, float, str, bool, type(None)) or not finite:
+                raise TypeError(f"{part}: got {value!r} for {name!r}, takes a finite number, a string, a bool or None")
+    return config
 
 
 def _check(objective: Objective, data: Data, recipe: Recipe, world: int) -> None:
@@ -244,50 +288,67 @@ class Checkpoint:
     """Everything a run needs to go on as if it had never stopped, in one file that is whole at any time."""
 
     def __init__(self, path: Path, loop: _Loop, record: Record) -> None:
-        self.path, self.record = path, record
+        self.path, self.record, self.device = path, record, loop.device
         self.objective, self.optimizer, self.generators = loop.objective, loop.optimizer, loop.generators
 
     def save(self, epochs_done: int) -> None:
-        """Write the state after an epoch; on an error the last good checkpoint stays."""
+        """Write the state after an epoch, behind its checksum; on an error the last good checkpoint stays."""
         content = {
             "config": self.record.config,
             "seed": self.record.seed,
+            "device": self.device.type,
             "epochs_done": epochs_done,
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generators": {name: generator.get_state() for name, generator in self.generators.items()},
-            "global": torch.get_rng_state(),
-            "global_cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+            "global": [generator.get_state() for generator in _global_generators(self.device)],
             "curves": self.record.curves,
             "seconds": self.record.seconds,
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
-        write_whole(self.path, buffer.getvalue())
+        payload = buffer.getvalue()
+        write_whole(self.path, hashlib.sha256(payload).digest() + payload)
+
+    @staticmethod
+    def read(path: Path) -> dict[str, Any]:
+        """The content of a checkpoint; raises ValueError naming a file that is none, or not whole to the last bit."""
+        try:
+            content = path.read_bytes()
+            digest, payload = content[:32], content[32:]
+            if hashlib.sha256(payload).digest() != digest:
+                raise ValueError("its checksum differs")
+            return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+            raise ValueError(f"resume: {path} is no whole checkpoint ({error}); delete it to start anew") from error
 
     def load(self) -> int:
         """Put the state back, where the file exists; epochs already done (0 without a file)."""
         if not self.path.exists():
             return 0
-        try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-            raise ValueError(
-                f"resume: {self.path} is no whole checkpoint ({type(error).__name__}); delete it to start anew"
-            ) from error
-        mine = {"config": self.record.config, "seed": self.record.seed, "generators": list(self.generators)}
-        for name, value in mine.items():
-            theirs = list(content.get(name, ())) if name == "generators" else content.get(name)
-            if theirs != value:
-                other = f"its {name} is {theirs}, this run's is {value}"
+        content = self.read(self.path)
+        state = self.objective.state_dict()
+        mine = {
+            "config": self.record.config,
+            "seed": self.record.seed,
+            "device": self.device.type,
+            "generators": list(self.generators),
+            "objective": {name: list(value.shape) for name, value in state.items()},
+        }
+        theirs = {name: content.get(name) for name in mine} | {
+            "generators": list(content.get("generators", ())),
+            "objective": {name: list(value.shape) for name, value in content.get("objective", {}).items()},
+        }
+        for name, value in mine.items():  # all of it, before anything is put back
+            if theirs[name] != value:
+                other = f"its {name} is {theirs[name]}, this run's is {value}"
                 raise ValueError(f"resume: {self.path} is of another run: {other}; delete it or name another file")
         self.objective.load_state_dict(content["objective"])
         self.optimizer.load_state_dict(content["optimizer"])
-        for name, state in content["generators"].items():
-            self.generators[name].set_state(state)
-        torch.set_rng_state(content["global"])
-        if content["global_cuda"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(content["global_cuda"])
+        for name, generator in self.generators.items():
+            generator.set_state(content["generators"][name])
+        for generator, saved in zip(_global_generators(self.device), content["global"], strict=True):
+            generator.set_state(saved)
         self.record.curves, self.record.seconds = content["curves"], content["seconds"]
         return content["epochs_done"]
 

@@ -33,6 +33,10 @@ def test_a_run_is_done_when_its_record_is_there(tmp_path, capsys):
         assert not other.done()
     assert not replace(RUN, recipe=replace(RUN.recipe, lr=0.1)).done()
     assert not replace(RUN, of={**RUN.of, "train_size": 300}).done()
+    whole_set = {key: value for key, value in RUN.of.items() if key != "train_size"}
+    assert not replace(RUN, of=whole_set).done(), "a record of a part is none of the whole"
+    assert not replace(RUN, settings={**RUN.settings, "decay": 0.9}).done()
+    assert replace(RUN, settings={**RUN.settings, "decay": None}).done(), "an option at its default is no other run"
 
     assert ledger.main([]) == 0
     lines = capsys.readouterr().out.splitlines()

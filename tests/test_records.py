@@ -128,6 +128,11 @@ def test_pairs_needed_refuses(argument, values):
         records.pairs_needed(*values)
 
 
+def test_a_seed_twice_is_refused():
+    with pytest.raises(ValueError, match=r"second: got seeds \[0, 0, 1\]; takes each seed once"):
+        records.paired([make(0), make(1)], [make(0), make(0), make(1)], "test_accuracy")
+
+
 def test_empty_summary():
     with pytest.raises(ValueError, match="values: got none"):
         records.summary([])

@@ -1,5 +1,7 @@
 """The loop, held to the contract: any objective, resumed bitwise, two processes as one, bad input said at once."""
 
+import hashlib
+import io
 import json
 import math
 import os
@@ -143,7 +145,7 @@ def test_killed_process_resumes(tmp_path):
 import sys; sys.path.insert(0, {str(Path(throwaway.__file__).parent)!r})
 import torch; torch.set_num_threads(1)
 import throwaway; from semaug import training; from dataclasses import replace
-recipe = replace(throwaway.RECIPE, epochs=400)
+recipe = replace(throwaway.RECIPE, epochs=60)
 training.fit(throwaway.build("ISDA"), throwaway.data(), recipe, resume={str(tmp_path / "run.pt")!r})
 """
     process = subprocess.Popen(
@@ -154,9 +156,14 @@ training.fit(throwaway.build("ISDA"), throwaway.data(), recipe, resume={str(tmp_
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it was to be killed in the middle, not to end"
-    content = torch.load(tmp_path / "run.pt", weights_only=True)
-    assert 1 <= content["epochs_done"] < 400
-    assert len(content["curves"]["train_loss"]) == content["epochs_done"]
+    content = training.Checkpoint.read(tmp_path / "run.pt")
+    assert 1 <= content["epochs_done"] < 60
+    unbroken, resumed = throwaway.build("ISDA"), throwaway.build("ISDA")
+    recipe = replace(RECIPE, epochs=60)
+    whole = training.fit(unbroken, throwaway.data(), recipe, progress=False)
+    record = training.fit(resumed, throwaway.data(), recipe, resume=tmp_path / "run.pt", progress=False)
+    assert equal_states(unbroken.state_dict(), resumed.state_dict())
+    assert record.curves == whole.curves
 
 
 def test_checkpoint_of_another_run_is_refused(tmp_path):
@@ -172,12 +179,44 @@ def test_checkpoint_of_another_run_is_refused(tmp_path):
     assert path.read_bytes() == kept
 
 
+def rewrite(path, content):
+    """A checkpoint of other content, whole."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.write_bytes(hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())
+
+
+def test_one_flipped_bit_is_noticed(tmp_path):
+    path = tmp_path / "run.pt"
+    training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+    whole = path.read_bytes()
+    for place in torch.randint(len(whole), (20,)).tolist():
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match="is no whole checkpoint"):
+            training.Checkpoint.read(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match="is no whole checkpoint"):
+        training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+
+
+def test_checkpoint_of_another_network_is_refused_before_anything_changes(tmp_path):
+    path = tmp_path / "run.pt"
+    training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+    other = throwaway.build("CrossEntropy")
+    other.network.extra = torch.nn.Linear(2, 2).requires_grad_(False)  # same name, another network
+    before = {key: value.clone() for key, value in other.state_dict().items()}
+    with pytest.raises(ValueError, match=r"is of another run: its objective is"):
+        training.fit(other, throwaway.data(), RECIPE, resume=path, progress=False)
+    assert equal_states(before, other.state_dict())
+
+
 def test_checkpoint_of_another_version_is_refused(tmp_path):
     path = tmp_path / "run.pt"
     training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
-    content = torch.load(path, weights_only=True)
+    content = training.Checkpoint.read(path)
     content["generators"]["draws"] = content["generators"].pop("objective")
-    torch.save(content, path)
+    rewrite(path, content)
     with pytest.raises(ValueError, match=r"is of another run: its generators is .*'draws'"):
         training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
 
@@ -192,24 +231,19 @@ def test_damaged_checkpoint_is_named(tmp_path, damage):
 
 
 def test_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
-    path = tmp_path / "run.pt"
-    training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
-    kept = path.read_bytes()
+    path, synced, fsync = tmp_path / "run.pt", [], os.fsync
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    def full_at_the_second(handle):
+        synced.append(handle)
+        if len(synced) == 2:
+            raise OSError(28, "No space left on device")
+        fsync(handle)
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full_at_the_second)
     with pytest.raises(OSError, match="No space left"):
-        training.fit(
-            throwaway.build("CrossEntropy"),
-            throwaway.data(),
-            replace(RECIPE, epochs=3),
-            resume=tmp_path / "new.pt",
-            progress=False,
-        )
-    assert path.read_bytes() == kept
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.pt"], "no part of a file is left"
+        training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+    assert training.Checkpoint.read(path)["epochs_done"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"], "no part of a file is left"
 
 
 # --- two processes --------------------------------------------------------------------------------------------------
@@ -267,9 +301,41 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
     exploding = Explodes(throwaway.build("CrossEntropy").network)
     with pytest.raises(FloatingPointError, match=r"the loss became nan in epoch 3 .* a lower Recipe.lr"):
         training.fit(exploding, throwaway.data(), replace(RECIPE, epochs=4), resume=path, progress=False)
-    content = torch.load(path, weights_only=True)
+    content = training.Checkpoint.read(path)
     assert content["epochs_done"] == 2
     assert all(torch.isfinite(value).all() for value in content["objective"].values())
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (lambda loss: (loss.expand(3), {}), r"Odd.forward: got a loss of \(3,\), takes \(loss, terms\)"),
+        (lambda loss: (loss, {"lr": loss.detach()}), "got a term named 'lr', which fit logs itself"),
+        (lambda loss: (loss, {"size": 0.5}), "got 0.5 for the term 'size', takes a detached 0-d tensor"),
+        (lambda loss: (loss, {"size": loss}), "for the term 'size', takes a detached 0-d tensor"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_what_forward_returns_is_checked_at_the_first_step(result, message):
+    class Odd(objective.CrossEntropy):
+        def forward(self, images, target, step):
+            return result(super().forward(images, target, step)[0])
+
+    with pytest.raises(ValueError, match=message):
+        training.fit(Odd(throwaway.build("CrossEntropy").network), throwaway.data(), RECIPE, progress=False)
+
+
+def test_what_cannot_be_recorded_is_said_before_training():
+    odd = throwaway.build("CrossEntropy")
+    odd.settings["strength"] = math.inf
+    with pytest.raises(TypeError, match="settings: got inf for 'strength', takes a finite number"):
+        training.fit(odd, throwaway.data(), RECIPE, progress=False)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_seed_is_a_whole_number():
+    with pytest.raises(TypeError, match=r"seed: got 1.5, takes a whole number"):
+        training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, seed=1.5, progress=False)
 
 
 def test_device():

@@ -1,4 +1,4 @@
-"""Three objectives nobody needs, of the shapes the papers to come will have: what the contract has to carry.
+"""Objectives nobody needs, of the shapes the papers to come will have: what the contract has to carry.
 
 Run as a script it is one process of a data-parallel run: ``torchrun --nproc-per-node 2 throwaway.py NAME OUT``.
 """
@@ -46,6 +46,18 @@ class Teacher(Objective):
         momentum = 0.9 + 0.1 * step.progress.double()
         for mine, theirs in zip(self.copy.parameters(), self.network.parameters(), strict=True):
             mine.lerp_(theirs, (1 - momentum).to(mine.dtype))
+
+
+class Noise(Objective):
+    """Adds noise of its own to every feature, the same whatever the number of processes (explicit augmentation)."""
+
+    def forward(self, images, target, step):
+        features = self.network.features(images)
+
+        def draw(n):
+            return torch.randn(n, features.shape[1], generator=step.generator, device=images.device)
+
+        return F.cross_entropy(self.network.head(features + 0.1 * step.share(len(images), draw)), target), {}
 
 
 class Mixer(Objective):
@@ -97,7 +109,13 @@ class Reweighter(Objective):
         return (losses * self.weights.clone()[target]).mean(), {"weight": self.weights.mean()}
 
 
-OBJECTIVES = {"Teacher": Teacher, "Mixer": Mixer, "Reweighter": Reweighter, "CrossEntropy": CrossEntropy}
+OBJECTIVES = {
+    "Teacher": Teacher,
+    "Mixer": Mixer,
+    "Noise": Noise,
+    "Reweighter": Reweighter,
+    "CrossEntropy": CrossEntropy,
+}
 OBJECTIVES["ISDA"] = lambda network: ISDA(network, strength=0.5)
 RECIPE = training.Recipe(epochs=2, batch_size=16, meta_batch_size=8, lr=0.05, augment="crop+flip", evaluate_every=1)
 
