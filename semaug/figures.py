@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 
 from semaug import records as rec
 from semaug.plots import COLOURS, GREY, Picture, band, caption, comparison, curves, save, styled
+from semaug.recipe import Recipe
 from semaug.records import PROFILES, Record, summary
 
 
@@ -30,7 +32,8 @@ def experiments(found: Sequence[Record], enough: Callable[[list[Record]], bool])
     """
     groups: dict[str, list[Record]] = {}
     for record in found:
-        key = {name: record.config[name] for name in ("data", "network", "recipe")} | {"profile": record.profile}
+        key = {"data": _given(record.config["data"]), "network": record.config["network"], "profile": record.profile}
+        key["recipe"] = dataclasses.asdict(Recipe(**record.config["recipe"]))  # a field that came later: its default
         groups.setdefault(json.dumps(key, sort_keys=True), []).append(record)
     kept = [group for _, group in sorted(groups.items()) if enough(group)]
     best: dict[str, int] = {}
@@ -52,6 +55,21 @@ WHOLE = {"embedded": 8000, "shapes": 8000, "mnist": 60000, "fashion": 60000, "ci
 """Training images of the whole sets, before a validation split is taken out."""
 
 
+def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings but for those that are None: an older record may not know of them."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _by_seed(runs: Iterable[Record]) -> dict[int, Record]:
+    """The records of one method under one experiment; raises ValueError where a seed was run twice."""
+    result: dict[int, Record] = {}
+    for record in runs:
+        if record.seed in result:
+            raise ValueError(f"records: got {method(record.config)}, seed {record.seed}, twice; takes each seed once")
+        result[record.seed] = record
+    return result
+
+
 def _set(group: Sequence[Record]) -> str:
     return str(group[0].config["data"]["name"])
 
@@ -69,13 +87,13 @@ def _augments(group: Sequence[Record]) -> list[str]:
 
 def method(config: Mapping[str, Any]) -> str:
     """What a method is called in a legend: its name and settings."""
-    settings = dict(config["settings"])
+    settings = _given(config["settings"])
     words = ["cross-entropy" if config["objective"] == "CrossEntropy" else str(config["objective"])]
     if "covariance" in settings:
         words.append(str(settings.pop("covariance")))
     if "strength" in settings:
         words.append(rf"$\lambda_0$ = {settings.pop('strength'):g}")
-    words += [f"{key.replace('_', ' ')} {value}" for key, value in settings.items() if value not in (None, False)]
+    words += [f"{key.replace('_', ' ')} {value}" for key, value in settings.items() if value is not False]
     return ", ".join(words)
 
 
@@ -106,7 +124,7 @@ def _over_strength(found: Iterable[Record]) -> list[dict[str, list[Record]]]:
     """Methods in families that differ in nothing but the strength."""
     families: dict[str, dict[str, list[Record]]] = {}
     for name, group in methods(found).items():
-        settings = {key: value for key, value in group[0].config["settings"].items() if key != "strength"}
+        settings = {key: value for key, value in _given(group[0].config["settings"]).items() if key != "strength"}
         families.setdefault(json.dumps([group[0].config["objective"], settings], sort_keys=True), {})[name] = group
     return list(families.values())
 
@@ -182,12 +200,22 @@ def isda_strength(found: Sequence[Record]) -> Picture:
 
 
 def _gains(group: Sequence[Record]) -> dict[str, tuple[list[float], np.ndarray]]:
-    """By covariance form: strengths, and test accuracy less cross-entropy's in points (seeds, strengths)."""
-    score = {}
+    """By covariance form: strengths, and test accuracy less cross-entropy's in points (seeds, strengths).
+
+    Of ISDA as the paper has it, without a control, decay or rank; raises ValueError where a seed was run twice.
+    """
+    runs: dict[tuple[str, float], list[Record]] = {}
     for record in group:
-        settings = record.config["settings"]
-        key = (settings["covariance"], settings["strength"]) if record.config["objective"] == "ISDA" else ("", 0.0)
-        score[key, record.seed] = 100 * record.metrics["test_accuracy"]
+        settings = _given(record.config["settings"])
+        if record.config["objective"] == "CrossEntropy":
+            runs.setdefault(("", 0.0), []).append(record)
+        elif record.config["objective"] == "ISDA" and set(settings) == {"covariance", "strength"}:
+            runs.setdefault((settings["covariance"], settings["strength"]), []).append(record)
+    score = {
+        (key, seed): 100 * record.metrics["test_accuracy"]
+        for key, records in runs.items()
+        for seed, record in _by_seed(records).items()
+    }
     result = {}
     for form in sorted({form for (form, _), _ in score if form}, reverse=True):
         strengths = sorted({strength for (other, strength), _ in score if other == form})
@@ -205,7 +233,8 @@ def _families(found: Sequence[Record], blank: Callable[[dict[str, Any]], None]) 
     """Experiments with two methods or more, in families that are equal once ``blank`` has been at their settings."""
     families: dict[str, list[list[Record]]] = {}
     for group in experiments(found, lambda group: len(methods(group)) > 1).values():
-        settings = {name: dict(group[0].config[name]) for name in ("data", "recipe")}
+        config = group[0].config
+        settings = {"data": _given(config["data"]), "recipe": dataclasses.asdict(Recipe(**config["recipe"]))}
         blank(settings)
         key = json.dumps([settings, group[0].config["network"]], sort_keys=True)
         families.setdefault(key, []).append(group)
@@ -232,7 +261,12 @@ def isda_size(found: Sequence[Record]) -> Picture:
         seeds = sorted(set.intersection(*({r.seed for r in each[one]} for each in named for one in (plain, name))))
         if not seeds:
             continue
-        score = {(r.seed, at, one): r for at, each in enumerate(named) for one in (plain, name) for r in each[one]}
+        score = {
+            (seed, at, one): record
+            for at, each in enumerate(named)
+            for one in (plain, name)
+            for seed, record in _by_seed(each[one]).items()
+        }
         accuracy, reference = (
             100 * np.array([[score[s, i, n].metrics["test_accuracy"] for i in range(len(sizes))] for s in seeds])
             for n in (name, plain)

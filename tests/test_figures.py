@@ -45,6 +45,48 @@ def test_gains_are_paired(found):
     assert figures._gains([r for r in found if r.config["settings"].get("strength") != 1.0]) == {}
 
 
+def test_gains_are_of_plain_isda_over_cross_entropy(found):
+    """Another objective is no baseline, and ISDA with a further setting is not ISDA at that strength."""
+    expected = figures._gains(found)["full"]
+    more = []
+    for name, value in (("control", "shared"), ("decay", 0.9), ("rank", 4), ("later", True)):
+        more += [record("ISDA", seed, 0.5) for seed in range(3)]
+        for r in more[-3:]:
+            r.config["settings"] = r.config["settings"] | {name: value}
+            r.metrics["test_accuracy"] = 0.01
+    other = [record("Mixup", seed) for seed in range(3)]
+    for r in other:
+        r.metrics["test_accuracy"] = 0.01
+    gains = figures._gains([*more, *found, *other, *more])  # twice, and out of the question
+    assert list(gains) == ["full"]
+    assert gains["full"][0] == expected[0]
+    np.testing.assert_array_equal(gains["full"][1], expected[1])
+    assert figures._gains([r for r in [*found, *other] if r.config["objective"] != "CrossEntropy"]) == {}
+
+
+def test_a_seed_run_twice_is_refused(found, sized):
+    with pytest.raises(ValueError, match="cross-entropy, seed 0, twice"):
+        figures._gains([*found, record("CrossEntropy", 0)])
+    with pytest.raises(ValueError, match=r"ISDA, full, .* seed 1, twice"):
+        figures._gains([*found, record("ISDA", 1, 0.5)])
+    with pytest.raises(ValueError, match="cross-entropy, seed 2, twice"):
+        figures.isda_size([*sized, record("CrossEntropy", 2, train_size=100)])
+
+
+def test_older_records_are_of_the_same_experiment_and_method():
+    """A field of the recipe that had not come yet has its default; a setting that is None is none."""
+    old, new = record("ISDA", 0, 0.5), record("ISDA", 1, 0.5)
+    new.config["recipe"] = new.config["recipe"] | {"precision": "float32", "milestones": [0.5, 0.75]}
+    new.config["data"] = new.config["data"] | {"later": None}
+    new.config["settings"] = new.config["settings"] | {"rank": None, "control": None}
+    other = record("ISDA", 2, 0.5)
+    other.config["recipe"] = other.config["recipe"] | {"precision": "bfloat16"}
+    groups = figures.experiments([old, new, other], lambda group: True)
+    assert sorted(sorted(r.seed for r in group) for group in groups.values()) == [[0, 1], [2]]
+    assert len(figures.methods([old, new])) == 1
+    assert len(figures._over_strength([old, new])) == 1
+
+
 @pytest.fixture
 def sized():
     """Two methods at three sizes of one set, three seeds; the middle size of ISDA lacks one."""
