@@ -18,6 +18,7 @@ downloaded where the network allows; ``lfw64`` and ``folder`` read what you have
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,8 @@ class Data:
 
     meta: a few images of every class, kept out of train, for objectives with a second stream. classes: their names;
     by default "0", "1", ... up to the largest target of train. settings: what decided the content (the arguments of
-    ``load``), as plain values, for the records. Raises ValueError where splits disagree or a target is no class.
+    ``load``), as plain values, for the records. Raises ValueError where splits disagree, one has no images, or a target
+    is no class.
     """
 
     name: str
@@ -49,21 +51,24 @@ class Data:
 
     def __post_init__(self) -> None:
         """Hold the splits to one image shape, and their targets and boxes to the values they may have."""
-        if len(self.train) == 0:
-            raise ValueError("train: got no images; takes at least one")
+        for name in ("train", "test", "validation", "meta"):
+            split: Split | None = getattr(self, name)
+            if split is not None and len(split) == 0:
+                none = ", or None" if name in ("validation", "meta") else ""
+                raise ValueError(f"{name}: got no images; takes at least one{none}")
         classes = tuple(self.classes) or tuple(str(c) for c in range(int(self.train.target.max()) + 1))
         object.__setattr__(self, "classes", classes)
         for name in ("train", "test", "validation", "meta"):
-            split: Split | None = getattr(self, name)
+            split = getattr(self, name)
             if split is None:
                 continue
             if tuple(split.images.shape[1:]) != self.image_shape:
                 shape = tuple(split.images.shape[1:])
                 raise ValueError(f"{name}.images: got (channels, H, W) = {shape}; takes train's, {self.image_shape}")
-            if len(split) and not (int(split.target.min()) >= 0 and int(split.target.max()) < self.num_classes):
+            if not (int(split.target.min()) >= 0 and int(split.target.max()) < self.num_classes):
                 got = f"{int(split.target.min())} to {int(split.target.max())}"
                 raise ValueError(f"{name}.target: got classes {got}; takes 0 to {self.num_classes - 1}")
-            if split.boxes is not None and len(split):
+            if split.boxes is not None:
                 (y0, x0, y1, x1), (height, width) = split.boxes.T, self.image_shape[1:]
                 if not bool(((y0 >= 0) & (y0 < y1) & (y1 <= height) & (x0 >= 0) & (x0 < x1) & (x1 <= width)).all()):
                     raise ValueError(f"{name}.boxes: takes 0 <= y0 < y1 <= {height}, 0 <= x0 < x1 <= {width}")
@@ -115,12 +120,17 @@ def load(
         al., arXiv:1901.05555), :math:`n_{\max}` the size of the smallest class before.
     test_size: so many test images stay, in the proportions of the classes.
 
+    Where the images tell the person (``factors["person"]``: lfw64, celeba), meta and validation take whole persons, in
+    a random order, and nobody stands in two of train, validation and meta. First those are taken who fit into the
+    amounts, then those who bring the classes nearer to them: the sizes are near what was asked, not always the same.
+
     So a smaller subset lies in a larger one of the same seed. Images keep the order they have in the whole set.
     size: side in pixels, for ``shapes`` (default 32), ``celeba`` (default 64), and ``folder``, whose pictures are
         scaled to it by the shorter side and cropped to their centre; the other sets have one size.
 
     Raises FileNotFoundError for missing files and ValueError for damaged ones, naming the file and the remedy;
-    ValueError for an unknown name and for a subset that the set is too small for.
+    ValueError for an unknown name and for a subset that the set is too small for, TypeError for a fraction that is no
+    number.
     """
     if name not in sources.READERS:
         raise ValueError(f"name: got {name!r}; takes one of {', '.join(sources.READERS)}")
@@ -134,6 +144,12 @@ def load(
     ):
         if value is not None and (not isinstance(value, int) or value < least):
             raise ValueError(f"{argument}: got {value!r}; takes an integer of at least {least}")
+    for argument, value in (("validation", validation), ("imbalance", imbalance)):
+        optional = argument == "imbalance" and value is None
+        if not optional and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
+            raise TypeError(f"{argument}: got {value!r}; takes a number")
+    validation = _plain(validation)
+    imbalance = None if imbalance is None else _plain(imbalance)
     if not 0 <= validation < 1:
         raise ValueError(f"validation: got {validation!r}; takes a fraction in [0, 1)")
     if imbalance is not None and not (math.isfinite(imbalance) and imbalance >= 1):
@@ -151,11 +167,12 @@ def load(
 
     parts: dict[str, Split] = {}
     queue = _Queue(train.target, classes, subset_seed)
+    person = train.factors.get("person")
     if meta:
-        parts["meta"] = train.take(queue.cut("meta", [meta] * len(classes)))
+        parts["meta"] = train.take(queue.cut("meta", [meta] * len(classes), person))
     if validation:
         amounts = [max(1, round(validation * n)) for n in queue.sizes]
-        parts["validation"] = train.take(queue.cut("validation", amounts))
+        parts["validation"] = train.take(queue.cut("validation", amounts, person))
     if per_class is not None:
         queue.keep("per_class", [per_class] * len(classes))
     if train_size is not None:
@@ -190,7 +207,7 @@ class _Queue:
     def __init__(self, target: Tensor, classes: Sequence[str], seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         members = [(target == c).nonzero().squeeze(1) for c in range(len(classes))]
-        self.classes = classes
+        self.classes, self.generator = classes, generator
         self.order = [rows[torch.randperm(len(rows), generator=generator)] for rows in members]
 
     @property
@@ -203,12 +220,46 @@ class _Queue:
     def index(self) -> Tensor:
         return torch.cat(self.order).sort().values
 
-    def cut(self, argument: str, amounts: Sequence[int]) -> Tensor:
-        """Take these amounts out of the classes."""
+    def cut(self, argument: str, amounts: Sequence[int], person: Tensor | None = None) -> Tensor:
+        """Take these amounts out of the classes: the exact ones, or whole persons that come near them."""
         self._check(argument, amounts, remain=1)
+        if person is not None:
+            return self._cut_persons(argument, amounts, person)
         front = torch.cat([rows[:amount] for rows, amount in zip(self.order, amounts, strict=True)]).sort().values
         self.order = [rows[amount:] for rows, amount in zip(self.order, amounts, strict=True)]
         return front
+
+    def _cut_persons(self, argument: str, amounts: Sequence[int], person: Tensor) -> Tensor:
+        """Persons in a random order: first those who fit into what is still missing of every class, then those who
+        bring the classes nearer to it, in the sum of their distances in parts of the amounts.
+        """
+        label = torch.cat([torch.full_like(rows, c) for c, rows in enumerate(self.order)])
+        rows = torch.cat(self.order)
+        names, index = person[rows].unique(return_inverse=True)
+        counts = torch.zeros(len(names), len(amounts), dtype=torch.int64)
+        counts.index_put_((index, label), torch.ones_like(label), accumulate=True)
+        brings = [[(c, n) for c, n in enumerate(row) if n] for row in counts.tolist()]
+        missing, sizes, chosen = list(amounts), self.sizes, torch.zeros(len(names), dtype=torch.bool)
+        order = torch.randperm(len(names), generator=self.generator).tolist()
+        for fitting in (True, False):
+            for number in order:
+                brought = brings[number]
+                nearer = sum((abs(missing[c]) - abs(missing[c] - n)) / amounts[c] for c, n in brought)
+                wanted = all(n <= missing[c] for c, n in brought) if fitting else nearer > 0
+                if (
+                    wanted and not chosen[number] and all(sizes[c] > n for c, n in brought)
+                ):  # one of each stays in train
+                    chosen[number] = True
+                    for c, n in brought:
+                        missing[c], sizes[c] = missing[c] - n, sizes[c] - n
+        front = rows[chosen[index]]
+        for c, label_name in enumerate(self.classes):
+            if not (label[chosen[index]] == c).any():
+                raise ValueError(f"{argument}: class {label_name!r} has too few persons to take some out of train")
+        gone = torch.zeros(int(rows.max()) + 1, dtype=torch.bool)
+        gone[front] = True
+        self.order = [part[~gone[part]] for part in self.order]
+        return front.sort().values
 
     def keep(self, argument: str, amounts: Sequence[int]) -> None:
         """Leave these amounts of the classes."""
@@ -221,6 +272,11 @@ class _Queue:
                 stays = ", and one has to stay in train" if remain else ""
                 asks = f"{argument}: asks for {amount} images of class {label!r}"
                 raise ValueError(f"{asks}; takes at least 1, at most the {size} there are{stays}")
+
+
+def _plain(value: int | float) -> int | float:
+    """A number of NumPy's as Python's own, which a record can hold: np.float32(0.1) is 0.1."""
+    return value if isinstance(value, int | float) and type(value) in (int, float) else float(str(value))
 
 
 def _proportional(sizes: Sequence[int], total: int) -> list[int]:

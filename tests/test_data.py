@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -59,6 +60,9 @@ BOX = torch.tensor([[0, 0, 4, 4]])
     ("fields", "message"),
     [
         ({"train": split(0).take([])}, "train: got no images"),
+        ({"test": split(0).take([])}, "test: got no images; takes at least one"),
+        ({"validation": split(0).take([])}, "validation: got no images; takes at least one, or None"),
+        ({"meta": split(0).take([])}, "meta: got no images; takes at least one, or None"),
         (
             {"test": split(0, shape=(3, 4, 4))},
             "test.images: got (channels, H, W) = (3, 4, 4); takes train's, (1, 4, 4)",
@@ -198,6 +202,67 @@ def test_proportional_amounts_add_up(sizes, fraction):
 def test_load_refuses(uneven, unchecked, subset, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         load(**{"name": "mnist", **subset})
+
+
+@pytest.mark.parametrize("argument", ["validation", "imbalance"])
+@pytest.mark.parametrize("value", ["0.1", None, True, [0.1], 1j])
+def test_load_takes_numbers(uneven, unchecked, argument, value):
+    if (argument, value) == ("imbalance", None):
+        return
+    with pytest.raises(TypeError, match=re.escape(f"{argument}: got {value!r}; takes a number")):
+        load("mnist", **{argument: value})
+
+
+def test_numbers_of_numpy_are_plain_in_the_settings(uneven, unchecked):
+    plain = load("mnist", validation=0.1, imbalance=2.0)
+    for kind in (np.float32, np.float64, np.float16):
+        parts = load("mnist", validation=kind(0.1), imbalance=kind(2))
+        assert json.dumps(parts.settings) == json.dumps(plain.settings)
+        assert {type(parts.settings[name]) for name in ("validation", "imbalance")} == {float}
+        assert torch.equal(parts.validation.target, plain.validation.target)
+
+
+@pytest.fixture
+def portraits(monkeypatch):
+    """2000 images of 400 persons in four uneven classes; a few persons have many images, most few, as in LFW."""
+    generator = torch.Generator().manual_seed(0)
+    shares = 1 / torch.arange(1.0, 401)
+    person = torch.cat([torch.arange(400), torch.multinomial(shares, 1600, True, generator=generator)])
+    gender = torch.rand(400, generator=generator) < 0.6  # of the person; smiling is of the image
+    target = 2 * gender[person].long() + (torch.rand(2000, generator=generator) < 0.3).long()
+    factors = {"person": person, "number": torch.arange(2000)}
+    train = Split(torch.zeros(2000, 1, 4, 4, dtype=torch.uint8), target, factors)
+    labels = ("a", "b", "c", "d")
+    monkeypatch.setitem(sources.READERS, "mnist", lambda root, size, download: (train, split(0, 1, 2, 3), labels))
+    return train
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nobody_stands_in_two_splits(portraits, seed):
+    parts = load("mnist", validation=0.1, meta=10, subset_seed=seed)
+    splits = [parts.train, parts.validation, parts.meta]
+    numbers, persons = ([set(part.factors[name].tolist()) for part in splits] for name in ("number", "person"))
+    for sets in (numbers, persons):
+        assert len(set.union(*sets)) == sum(map(len, sets))
+    assert len(set.union(*numbers)) == 2000
+    whole = torch.bincount(portraits.target)
+    counts = torch.bincount(parts.validation.target, minlength=4)
+    # The last person of a class may bring several images more, or be passed by: a quarter of a class's amount.
+    torch.testing.assert_close(counts.double(), 0.1 * (whole - 10).double(), rtol=0.25, atol=2)
+    torch.testing.assert_close(
+        torch.bincount(parts.meta.target, minlength=4).double(), torch.full((4,), 10.0).double(), rtol=0.25, atol=2
+    )
+    again = load("mnist", validation=0.1, meta=10, subset_seed=seed)
+    assert torch.equal(again.validation.factors["number"], parts.validation.factors["number"])
+    for part in splits:
+        assert part.factors["number"].tolist() == sorted(part.factors["number"].tolist())
+
+
+def test_too_few_persons_to_part_them(monkeypatch):
+    one = Split(torch.zeros(20, 1, 4, 4, dtype=torch.uint8), torch.arange(20) // 10, {"person": torch.arange(20) // 10})
+    monkeypatch.setitem(sources.READERS, "mnist", lambda root, size, download: (one, split(0, 1), ("a", "b")))
+    with pytest.raises(ValueError, match="validation: class 'a' has too few persons"):
+        load("mnist", validation=0.2)
 
 
 def test_settings_decide_the_content_and_fit_into_a_record():
