@@ -20,6 +20,7 @@ and "Regularizing Deep Networks with Semantic Data Augmentation", TPAMI 2021, ht
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal, cast
 
@@ -63,14 +64,14 @@ def isda_logits(
     of (classes of the batch, C, A) for that, which :func:`isda_loss` does without. Computed in float32 at least, also
     under autocast.
 
-    Raises ValueError or TypeError for shapes, dtypes or devices that do not fit, a target outside [0, C), features
-    that are not finite, and a strength that is negative or not finite. These checks of values are left out where
-    values may not be looked at: under torch.compile, torch.func and while a CUDA graph is captured.
+    Raises ValueError or TypeError for shapes, dtypes or devices that do not fit, a target outside [0, C), features,
+    weight or a covariance of a class of the batch that are not finite, a strength that is negative or not finite, and
+    a full covariance that is not symmetric: to spare a pass over all of it, only the two diagonals next to the main
+    one are compared, which a triangular factor or a product in the wrong order does not pass. These checks of values
+    are left out where values may not be looked at: under torch.compile, torch.func and while a CUDA graph is captured.
     """
-    check_batch(features, target, weight, bias)
-    check_covariance(covariance, weight)
-    check_strength(strength)
-    return _logits(features, target, weight, bias, covariance, strength)
+    _check(features, target, weight, bias, covariance, strength)
+    return _finite(_logits(features, target, weight, bias, covariance, strength), covariance)
 
 
 def isda_loss(
@@ -86,13 +87,12 @@ def isda_loss(
     r"""The loss (12) in nats: cross-entropy of :func:`isda_logits`, ``class_weight`` as in F.cross_entropy.
 
     "mean" and "sum" take gradients on the way forward, so they can be differentiated once (an error says so under
-    create_graph); "none" and :func:`isda_logits` any number of times. The covariance may be updated in place before
-    the way back. Raises as :func:`isda_logits`, and for another reduction or class weights
-    that are not (C,) or negative.
+    create_graph); "none" and :func:`isda_logits` any number of times. Those on the way forward are right for
+    symmetric covariances only, $2 D \Sigma$ in place of $D (\Sigma + \Sigma^\top)$, at half the price. The covariance
+    may be updated in place before the way back. Raises as :func:`isda_logits`, and for another reduction or class
+    weights that are not (C,) or negative.
     """
-    check_batch(features, target, weight, bias)
-    check_covariance(covariance, weight)
-    check_strength(strength)
+    _check(features, target, weight, bias, covariance, strength)
     check_reduction(reduction)
     if class_weight is not None:
         if class_weight.shape != weight.shape[:1] or class_weight.device != weight.device:
@@ -102,7 +102,42 @@ def isda_loss(
             )
         if not tracing(class_weight) and not bool(((class_weight >= 0) & class_weight.isfinite()).all()):
             raise ValueError("class_weight must be finite and not negative")
-    return _loss(features, target, weight, bias, covariance, strength, reduction, class_weight)
+    return _finite(_loss(features, target, weight, bias, covariance, strength, reduction, class_weight), covariance)
+
+
+def _check(
+    features: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    covariance: Covariance,
+    strength: float | Tensor,
+) -> None:
+    """What both functions ask of their arguments; of the values no more than is cheap beside the loss."""
+    check_batch(features, target, weight, bias)
+    if not isinstance(covariance, Tensor | Factored):
+        kind = f"{type(covariance).__module__}.{type(covariance).__qualname__}"
+        raise TypeError(f"covariance must be a tensor (C, A, A) or (C, A), or Factored; got {kind}")
+    check_covariance(covariance, weight)
+    check_strength(strength)
+    if tracing(features):
+        return
+    if not (math.isfinite(weight.sum().item()) or bool(weight.isfinite().all())):  # as check_features does it
+        raise ValueError("weight has values that are not finite")
+    if isinstance(covariance, Tensor) and covariance.ndim == 3 and weight.shape[1] > 1:
+        upper, lower, main = (covariance.detach().diagonal(offset, 1, 2) for offset in (1, -1, 0))
+        # Sums taken in another order round differently; 1e-4 of the largest variance is far above that.
+        if torch.dist(upper, lower, math.inf).item() > 1e-4 * max(map(abs, torch.stack(main.aminmax()).tolist())):
+            raise ValueError("covariance must be symmetric, the diagonals above and below its main one differ")
+
+
+def _finite(result: Tensor, covariance: Covariance) -> Tensor:
+    """The result; where it is not finite because the covariance is not, an error. Costs no look at the covariance."""
+    if not tracing(result) and not math.isfinite(result.detach().sum().item()):
+        parts = covariance if isinstance(covariance, Factored) else (covariance,)
+        if not all(bool(part.isfinite().all()) for part in parts):
+            raise ValueError("covariance has values that are not finite")
+    return result
 
 
 def _loss(

@@ -521,6 +521,17 @@ BAD = {
     "swapped": ({"covariance": torch.zeros(4, 3)}, ValueError, "covariance must be"),
     "factored": ({"covariance": Factored(torch.zeros(3, 4), torch.zeros(3, 4))}, ValueError, "covariance must be"),
     "covariance device": ({"covariance": torch.zeros(3, 4, 4, device="meta")}, ValueError, "covariance is on meta"),
+    "numpy": ({"covariance": torch.eye(4).repeat(3, 1, 1).numpy()}, TypeError, "Factored; got numpy.ndarray"),
+    "pair": ({"covariance": (torch.zeros(3, 4, 2), torch.zeros(3, 4))}, TypeError, "Factored; got builtins.tuple"),
+    "asymmetric": ({"covariance": torch.randn(3, 4, 4).tril()}, ValueError, "covariance must be symmetric"),
+    "nan weight": ({"weight": torch.full((3, 4), torch.nan)}, ValueError, "weight has values that are not finite"),
+    "nan full": ({"covariance": torch.full((3, 4, 4), torch.nan)}, ValueError, "covariance has values that are not"),
+    "inf diagonal": ({"covariance": torch.full((3, 4), torch.inf)}, ValueError, "covariance has values that are not"),
+    "nan factored": (
+        {"covariance": Factored(torch.full((3, 4, 2), torch.nan), torch.ones(3, 4))},
+        ValueError,
+        "covariance has values that are not",
+    ),
     "strength": ({"strength": -0.1}, ValueError, "strength must be a finite number from 0, got -0.1"),
     "infinite strength": ({"strength": torch.tensor(math.inf)}, ValueError, "strength"),
 }
@@ -533,6 +544,25 @@ def test_bad_input(function, name):
     changes, error, message = BAD[name]
     with pytest.raises(error, match=message):
         function(**arguments(**changes))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_loss_and_logits_have_the_gradients_of_one_function_up_to_the_covariance_s_rounding(reduction):
+    """An asymmetry that passes for rounding: gradients differ by no more than that."""
+    features, target, weight, bias, covariance = case("full", n=20, classes=6)
+    tensors = [t.requires_grad_() for t in (features, weight, bias)]
+    covariance = covariance * (1 + 1e-6 * torch.randn_like(covariance))
+    weights = torch.rand(20, dtype=torch.float64) if reduction == "none" else torch.ones((), dtype=torch.float64)
+    loss = (isda_loss(features, target, weight, bias, covariance, 0.7, reduction) * weights).sum()
+    logits = isda_logits(features, target, weight, bias, covariance, 0.7)
+    expected = (F.cross_entropy(logits, target, reduction=reduction) * weights).sum()
+    for mine, theirs in zip(gradients(loss, tensors), gradients(expected, tensors), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_results_that_overflow_are_not_blamed_on_the_covariance():
+    features, target, weight, bias, covariance = case("full", dtype=torch.float32)
+    assert not isda_logits(features, target, weight, bias, 1e36 * covariance, 1e6).isfinite().all()
 
 
 @pytest.mark.usefixtures("unchecked")
