@@ -144,10 +144,9 @@ def load(
     ):
         if value is not None and (not isinstance(value, int) or value < least):
             raise ValueError(f"{argument}: got {value!r}; takes an integer of at least {least}")
-    for argument, value in (("validation", validation), ("imbalance", imbalance)):
-        optional = argument == "imbalance" and value is None
-        if not optional and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
-            raise TypeError(f"{argument}: got {value!r}; takes a number")
+    for argument, fraction in (("validation", validation), ("imbalance", 1 if imbalance is None else imbalance)):
+        if isinstance(fraction, bool) or not isinstance(fraction, numbers.Real):
+            raise TypeError(f"{argument}: got {fraction!r}; takes a number")
     validation = _plain(validation)
     imbalance = None if imbalance is None else _plain(imbalance)
     if not 0 <= validation < 1:
