@@ -1008,7 +1008,8 @@ assert memory(1000, 2048, "full") == " 16.8 GB"
 
 # %%
 T, few = 5, data.load(dataset, train_size=256)
-short = training.fit(ledger.build("ISDA", "small", few, 0, strength=0.5), few, Recipe(epochs=T, batch_size=64))
+made, quick = ledger.build("ISDA", "small", few, 0, strength=0.5), Recipe(epochs=T, batch_size=64)
+short = training.fit(made, few, quick, progress=False)
 released, logged = [0.5 * epoch / T for epoch in range(T)], short.curves["strength"]
 print("released code:", [round(value, 3) for value in released])
 print("package:      ", [round(value, 3) for value in logged])
