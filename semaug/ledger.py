@@ -150,36 +150,51 @@ def runs() -> Iterator[Run]:
     yield from isda_runs()
 
 
+POLICIES = ("cutout16", "randaugment", "autoaugment")
+"""Augmentations of pixels that ISDA is run beside."""
+
+
 def isda_runs() -> Iterator[Run]:
     """Notebook 1: CE and ISDA over strength, form, data set and its size; strength is to be chosen on validation."""
+
+    def method(text: str) -> tuple[str, dict[str, Setting]]:
+        """'' is cross-entropy; 'form strength' ISDA, perhaps with a control or with decay."""
+        if not text:
+            return "CrossEntropy", {}
+        form, strength, *option = text.split()
+        settings: dict[str, Setting] = {"covariance": form, "strength": float(strength)}
+        for name in option:
+            settings |= {"decay": 0.99} if name == "decay" else {"control": name}
+        return "ISDA", settings
+
     plain = Recipe(epochs=40, weight_decay=5e-4, evaluate_every=4)
     crop = replace(plain, augment="crop+flip")
+    short = replace(plain, epochs=10, evaluate_every=1)
     embedded: dict[str, Any] = {"name": "embedded", "validation": 0.1}
     cifar10: dict[str, Any] = {"name": "cifar10", "validation": 0.1, "train_size": 10000}
-    short = replace(plain, epochs=10, evaluate_every=1)
+    fashion: dict[str, Any] = {"name": "fashion", "validation": 0.1}
     few, forms = ("", "full 0.5"), ("", "full 0.5", "diagonal 2.5")
-    tiers: list[tuple[dict[str, Any], Recipe, float, tuple[str, ...]]] = [  # set, recipe, seconds, form and strength
-        (embedded, plain, 90.0, forms),
-        (embedded | {"train_size": 500}, plain, 8.0, forms),
-        (embedded | {"train_size": 2000}, plain, 25.0, forms),
-        (cifar10, crop, 170.0, few),
-        (embedded, plain, 90.0, ("full 0.25", "full 1", "full 2.5", "diagonal 0.5", "diagonal 7.5")),
-        (cifar10, crop, 170.0, ("diagonal 2.5", "full 0.25", "full 1", "full 2.5")),
-        (cifar10, replace(crop, augment="crop+flip+cutout16"), 180.0, few),
-        (cifar10, replace(crop, augment="crop+flip+randaugment"), 300.0, few),
-        ({"name": "fashion", "validation": 0.1}, short, 160.0, forms),
+    strengths = ("full 0.1", "full 0.25", "full 1", "full 2.5", "diagonal 0.5", "diagonal 2.5", "diagonal 7.5")
+    others = ("full 0.5 identity", "full 0.5 shared", "full 0.5 diagonal", "full 0.5 random", "full 0.5 decay")
+    tiers: list[tuple[dict[str, Any], Recipe, float, tuple[str, ...], int]] = [  # set, recipe, seconds, methods, seeds
+        (embedded, plain, 90.0, forms, 10),
+        (embedded | {"train_size": 500}, plain, 8.0, forms, 10),
+        (embedded | {"train_size": 2000}, plain, 25.0, forms, 10),
+        (cifar10, crop, 170.0, few, 10),
+        (cifar10, crop, 170.0, strengths, 10),
+        (embedded, plain, 90.0, tuple(text for text in strengths if text not in forms), 10),
+        (fashion, short, 160.0, forms, 5),
+        *((cifar10, replace(crop, augment=f"crop+flip+{policy}"), 300.0, few, 5) for policy in POLICIES),
+        (cifar10, crop, 170.0, others, 5),
     ]
-    for of, recipe, seconds, methods in tiers:
-        for seed, method in product(range(5), methods):
-            covariance, _, strength = method.partition(" ")
-            settings: dict[str, Setting] = {"strength": float(strength), "covariance": covariance} if method else {}
-            objective = "ISDA" if method else "CrossEntropy"
+    for of, recipe, seconds, methods, seeds in tiers:
+        for seed, text in product(range(seeds), methods):
+            objective, settings = method(text)
             yield Run("1_isda", "cpu", objective, "small", of, recipe, seconds, settings, seed)
     paper = Recipe.preset("isda/resnet", evaluate_every=10)
-    for seed, name in product(range(5), ("cifar10", "cifar100")):
-        yield Run("1_isda", "paper", "CrossEntropy", "resnet32", {"name": name}, paper, 900.0, seed=seed)
-        settings = {"strength": 0.5, "covariance": "full"}
-        yield Run("1_isda", "paper", "ISDA", "resnet32", {"name": name}, paper, 900.0, settings, seed)
+    for seed, name, text in product(range(5), ("cifar10", "cifar100"), few):
+        objective, settings = method(text)
+        yield Run("1_isda", "paper", objective, "resnet32", {"name": name}, paper, 900.0, settings, seed)
 
 
 @contextmanager

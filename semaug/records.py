@@ -63,9 +63,11 @@ def environment(device: torch.device | str) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """The checkout's commit, '+' appended where tracked files differ from it; 'unknown' outside a checkout."""
+    """The checkout's commit, '+' appended where tracked files differ from it; outside a checkout $SEMAUG_COMMIT, by
+    which an archive or a container can say what it holds, or 'unknown'.
+    """
     if not (Path(__file__).parents[1] / ".git").exists():  # installed, perhaps inside a checkout of something else
-        return "unknown"
+        return os.environ.get("SEMAUG_COMMIT", "unknown")
     try:
         command = [
             "git",
