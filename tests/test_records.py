@@ -149,3 +149,12 @@ def test_load_by_a_setting_at_any_depth(tmp_path):
     assert [r.config["objective"] for r in records.load(tmp_path, strength=None)] == ["CrossEntropy"]
     with pytest.raises(ValueError, match=r"size: got a name that data\.size, recipe\.size share"):
         records.load(tmp_path, size=28)
+
+
+def test_an_archive_says_its_commit_by_a_variable(monkeypatch, tmp_path):
+    monkeypatch.setenv("SEMAUG_COMMIT", "0123abc")
+    assert records.environment("cpu")["commit"] != "0123abc", "a checkout speaks for itself"
+    monkeypatch.setattr(records, "__file__", str(tmp_path / "semaug" / "records.py"))
+    assert records.environment("cpu")["commit"] == "0123abc"
+    monkeypatch.delenv("SEMAUG_COMMIT")
+    assert records.environment("cpu")["commit"] == "unknown"
