@@ -1,0 +1,138 @@
+"""What only a GPU can show: the same numbers as on the CPU, CUDA graphs, autocast, training and resuming there."""
+
+import pytest
+import torch
+
+from semaug import data, ledger, training
+from semaug.isda import isda_logits, isda_loss
+from semaug.moments import ClassMoments
+from semaug.recipe import Recipe
+from semaug.splits import Split
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def case(device, dtype=torch.float64, n=64, classes=7, width=12):
+    """One batch with moments of two earlier ones, drawn on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(3, n, width, generator=generator, dtype=dtype)
+    target = torch.randint(classes, (3, n), generator=generator)
+    weight, bias = torch.randn(classes, width, generator=generator, dtype=dtype), torch.randn(classes, dtype=dtype)
+    return [tensor.to(device) for tensor in (features, target, weight, bias)]
+
+
+def gradients(device, form, function):
+    """Loss and its gradients after three updates."""
+    features, target, weight, bias = case(device)
+    moments = ClassMoments(7, 12, form, rank=4 if form == "factored" else None).double().to(device)
+    for x, y in zip(features, target, strict=True):
+        moments.update(x, y)
+    leaves = [features[0].clone().requires_grad_(), weight.requires_grad_(), bias.requires_grad_()]
+    loss = function(leaves[0], target[0], *leaves[1:], moments.covariance, 0.7)
+    return [loss.detach(), *torch.autograd.grad(loss, leaves)]
+
+
+@pytest.mark.parametrize("form", ["full", "diagonal", "factored"])
+@pytest.mark.parametrize("name", ["loss", "logits"])
+def test_isda_on_the_gpu_is_isda_on_the_cpu(form, name):
+    def by_logits(features, target, *rest):
+        return torch.nn.functional.cross_entropy(isda_logits(features, target, *rest), target)
+
+    function = isda_loss if name == "loss" else by_logits
+    torch.manual_seed(0)
+    there = gradients("cuda", form, function)
+    torch.manual_seed(0)
+    for mine, theirs in zip(gradients("cpu", form, function), there, strict=True):
+        torch.testing.assert_close(theirs.cpu(), mine, rtol=1e-11, atol=1e-12)  # sums in another order
+
+
+@pytest.mark.parametrize("form", ["full", "diagonal"])
+def test_a_cuda_graph_replays_update_loss_and_gradients(form):
+    torch.manual_seed(0)
+    features, target, weight, bias = case("cuda", torch.float32)
+    leaves = [features[0].clone().requires_grad_(), weight.requires_grad_(), bias.requires_grad_()]
+    labels, strength = target[0].clone(), torch.tensor(0.7, device="cuda")
+    static = ClassMoments(7, 12, form).cuda()
+
+    def step():
+        static.update(leaves[0].detach(), labels)
+        loss = isda_loss(leaves[0], labels, *leaves[1:], static.covariance, strength)
+        return [loss, *torch.autograd.grad(loss, leaves)]
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        step()
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for buffer in static.buffers():
+        buffer.zero_()
+    plain = ClassMoments(7, 12, form).cuda()
+    for x, y in zip(features, target, strict=True):
+        with torch.no_grad():
+            leaves[0].copy_(x)
+        labels.copy_(y)
+        graph.replay()
+        plain.update(x, y)
+        again = x.clone().requires_grad_()
+        loss = isda_loss(again, y, weight, bias, plain.covariance, strength)
+        expected = [loss, *torch.autograd.grad(loss, [again, weight, bias])]
+        for mine, theirs in zip(captured, expected, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=2e-4, atol=2e-5)  # float32, sums in another order
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("objective", ["CrossEntropy", "ISDA"])
+def test_training_there_learns_and_resumes(objective, precision, tmp_path):
+    of = data.load("embedded", train_size=2000, test_size=500)
+    recipe = Recipe(epochs=6, lr=0.05, augment="crop+flip", precision=precision)
+    settings = {"strength": 0.5, "covariance": "full"} if objective == "ISDA" else {}
+
+    def run(resume, until=None):
+        trained = ledger.build(objective, "small", of, seed=0, **settings).cuda()
+        if until is not None:
+            stop_after(trained, until)
+        return training.fit(trained, of, recipe, resume=resume, progress=False)
+
+    whole = run(None)
+    assert whole.metrics["test_accuracy"] > 0.6
+    assert whole.peak_memory > 0
+    assert "NVIDIA" in whole.environment["device"]
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "state.pt", until=3 * 15 + 4)
+    resumed = run(tmp_path / "state.pt")
+    # cuDNN and atomic sums are not bitwise reproducible: a run of six epochs ends near the other, not on it
+    assert abs(resumed.metrics["test_accuracy"] - whole.metrics["test_accuracy"]) < 0.05
+    assert len(resumed.curves["train_loss"]) == 6
+
+
+def stop_after(objective, steps):
+    """Interrupt the run at this step."""
+    plain, seen = objective.after_step, []
+
+    def after_step(step):
+        seen.append(1)
+        if len(seen) == steps:
+            raise KeyboardInterrupt
+        plain(step)
+
+    objective.after_step = after_step
+
+
+def test_a_stream_there_crops_and_flips_as_on_the_cpu_would_be_possible():
+    from semaug.streams import Stream
+
+    images = torch.randint(0, 256, (40, 3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    split = Split(images, torch.arange(40) % 4)
+    recipe = Recipe(augment="crop+flip+cutout4", padding=2)
+    stream = Stream(split, "train", 20, recipe, 0, torch.device("cuda"))
+    batch = stream.batch(stream.epoch(2)[0], slice(0, 20))
+    assert batch.images.is_cuda
+    padded = torch.nn.functional.pad(images.float() / 255, (2,) * 4, mode="reflect")
+    windows = padded.unfold(2, 12, 1).unfold(3, 12, 1).permute(0, 2, 3, 1, 4, 5)  # (40, 5, 5, 3, 12, 12)
+    order = Stream(split, "train", 20, recipe, 0, torch.device("cpu")).epoch(2)[0]  # orders are drawn on the CPU
+    for number, image in zip(order.tolist(), batch.images.cpu(), strict=True):
+        candidates = torch.cat([windows[number].flatten(0, 1), windows[number].flatten(0, 1).flip(-1)])
+        kept = (candidates == image) | (image == 0)
+        assert kept.flatten(1).all(1).any(), "some window of its own image, but for the black one"
