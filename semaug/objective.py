@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semaug.data import Data
 from semaug.gaussian import at_least_float32
 from semaug.recipe import Recipe
 
@@ -58,6 +60,18 @@ class Step(NamedTuple):
         """
         return draw(count * self.world)[self.rank * count : (self.rank + 1) * count]
 
+    def mean(self, *tensors: Tensor) -> list[Tensor]:
+        """Means over the processes, in one message, of what DDP does not see: gradients and sums taken inside forward.
+
+        The tensors are of one dtype; those that come back are constants, but where there is one process the very same.
+        """
+        if self.world == 1:
+            return list(tensors)
+        joined = torch.cat([tensor.detach().flatten() for tensor in tensors])
+        dist.all_reduce(joined)
+        parts = (joined / self.world).split([tensor.numel() for tensor in tensors])
+        return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
 
 class Objective(nn.Module):
     """What a paper changes about supervised training; owns its network and heads.
@@ -89,6 +103,13 @@ class Objective(nn.Module):
 
     def after_step(self, step: Step) -> None:
         """Called after every optimiser step, without gradients: EMA copies and the like."""
+
+    def metrics(self, data: Data) -> dict[str, float]:
+        """What the record of a run says beside the accuracy of :meth:`predict`; called after training.
+
+        The objective is in evaluation mode on its device, ``data`` as ``fit`` got it (``data.test.to(device)``).
+        """
+        return {}
 
 
 class CrossEntropy(Objective):

@@ -91,6 +91,8 @@ class Record:
     config: everything that decides the result but the seed: objective and its settings, network, data, recipe.
     metrics: final values, the last epoch's and never the best's (accuracies in [0, 1], losses in nats).
     curves: one value an epoch (or whatever the key says), by name.
+    train_counts, class_accuracy: images in train, and accuracy on the test split (nan without an image), of each class;
+        empty in records of before they were kept.
     seconds: training alone, added up over resumed parts. peak_memory: bytes, of the device in this run, on the CPU of
         the process so far.
     profile: 'quick', 'cpu' or 'paper'.
@@ -100,6 +102,8 @@ class Record:
     seed: int
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     curves: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    train_counts: list[int] = dataclasses.field(default_factory=list)
+    class_accuracy: list[float] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
     peak_memory: int = 0
     profile: str = "quick"

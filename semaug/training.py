@@ -33,7 +33,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from semaug.data import Data, Split
-from semaug.evaluation import accuracy, predictions
+from semaug.evaluation import accuracy, class_accuracy, confusion, predictions
 from semaug.objective import Batch, Objective, Step
 from semaug.recipe import PRECISIONS, Recipe
 from semaug.records import Record, environment, write_whole
@@ -95,12 +95,21 @@ def fit(
                     checkpoint.save(epoch + 1)
                 bar.update(record, epoch + 1)
 
+            objective.eval()
+            test = data.test.to(device)
+            called = confusion(predictions(objective.predict, test), test.target)
+            record.train_counts, record.class_accuracy = data.counts.tolist(), class_accuracy(called).tolist()
             record.metrics["train_loss"] = record.curves["train_loss"][-1]
-            record.metrics["test_accuracy"] = _accuracy(objective, data.test)
+            record.metrics["test_accuracy"] = int(called.trace()) / len(test)
             if data.validation is not None:
                 record.metrics["validation_accuracy"] = _accuracy(objective, data.validation)
+            own = objective.metrics(data)
+            if taken := own.keys() & record.metrics.keys():
+                raise ValueError(
+                    f"{type(objective).__name__}.metrics: got {sorted(taken)[0]!r}, which fit records itself"
+                )
+            record.metrics |= own
             record.peak_memory = _peak_memory(device)
-            objective.eval()
             bar.update(record, recipe.epochs)
     return record
 

@@ -59,6 +59,17 @@ def test_a_class_that_is_not_there():
     assert evaluation.balanced_accuracy(counts) == 0.75
 
 
+def test_many_medium_few_by_hand():
+    accuracy = torch.tensor([0.9, 0.8, 0.7, 0.4, 0.2, 0.1], dtype=torch.float64)
+    counts = torch.tensor([500, 101, 100, 20, 19, 1])
+    groups = evaluation.many_medium_few(accuracy, counts)
+    assert groups == pytest.approx({"many": 0.85, "medium": 0.55, "few": 0.15})
+    groups = evaluation.many_medium_few(accuracy, counts, few=1, many=500)
+    assert groups["medium"] == pytest.approx(float(accuracy.mean()))
+    assert math.isnan(groups["many"])
+    assert math.isnan(groups["few"])
+
+
 class Wrapped(nn.Module):
     def __init__(self):
         super().__init__()
@@ -119,6 +130,13 @@ class TestBadInput:
     def test_target_outside(self, wrong):
         with pytest.raises(ValueError, match=r"target: got classes .*; takes 0 to 3"):
             evaluation.confusion(torch.zeros(3, 4), torch.tensor([0, wrong, 3]))
+
+    def test_many_medium_few(self):
+        with pytest.raises(ValueError, match=r"got shapes \(3,\) and \(2,\); takes \(C,\) and \(C,\)"):
+            evaluation.many_medium_few(torch.ones(3), torch.ones(2, dtype=torch.int64))
+        for few, many in ((0, 5), (6, 5)):
+            with pytest.raises(ValueError, match="takes 0 < few <= many"):
+                evaluation.many_medium_few(torch.ones(3), torch.ones(3, dtype=torch.int64), few, many)
 
     def test_balanced_accuracy_of_nothing(self):
         with pytest.raises(ValueError, match="counts: got no image"):

@@ -28,6 +28,14 @@ def test_round_trip_and_name(tmp_path):
     assert record.environment["commit"]
 
 
+def test_a_record_of_before_the_classes_were_kept(tmp_path):
+    path = make().save(tmp_path)
+    content = json.loads(path.read_text())
+    del content["train_counts"], content["class_accuracy"]
+    path.write_text(json.dumps(content))
+    assert records.read(path).class_accuracy == records.read(path).train_counts == []
+
+
 def test_hash_is_of_the_configuration_alone():
     assert make(seed=0).hash == make(seed=1, accuracy=0.9).hash
     assert make().hash != make(data={"name": "mnist"}).hash

@@ -65,6 +65,35 @@ def test_the_record_says_what_ran(tmp_path):
     assert records.read(record.save(tmp_path)) == record
 
 
+def test_the_record_says_each_class_and_what_the_objective_adds(tmp_path):
+    class Adds(objective.CrossEntropy):
+        def metrics(self, data):
+            assert not self.training
+            return {"images": float(len(data.test))}
+
+    def brightest(images):  # the right quadrant, but class 0 is called 1
+        quadrant = images.unfold(2, 6, 6).unfold(3, 6, 6).sum((1, 4, 5)).flatten(1).argmax(1)
+        return F.one_hot(quadrant.clamp_min(1), 4).float()
+
+    objective_ = Adds(throwaway.build("CrossEntropy").network)
+    objective_.predict = brightest
+    data = throwaway.data()
+    data = replace(data, train=data.train.take([*range(16), 0, 4, 2]))
+    record = training.fit(objective_, data, RECIPE, progress=False)
+    assert record.train_counts == [6, 4, 5, 4]
+    assert record.class_accuracy == [0.0, 1.0, 1.0, 1.0]
+    assert record.metrics["test_accuracy"] == 0.75
+    assert record.metrics["images"] == 32.0
+    assert records.read(record.save(tmp_path)) == record
+
+
+def test_a_metric_that_fit_records_itself_is_refused():
+    objective_ = throwaway.build("CrossEntropy")
+    objective_.metrics = lambda data: {"test_accuracy": 1.0}
+    with pytest.raises(ValueError, match=r"CrossEntropy.metrics: got 'test_accuracy', which fit records itself"):
+        training.fit(objective_, throwaway.data(), replace(RECIPE, epochs=1), progress=False)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_same_seed_same_bits_other_seed_other_bits(name):
     states = []

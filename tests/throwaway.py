@@ -76,14 +76,6 @@ class Mixer(Objective):
         return F.cross_entropy(logits, lam * soft + (1 - lam) * soft[partner]), {}
 
 
-def mean_over_ranks(gradient):
-    """DDP does not see gradients taken inside forward: they are reduced by hand."""
-    if dist.is_initialized():
-        dist.all_reduce(gradient)
-        gradient /= dist.get_world_size()
-    return gradient
-
-
 class Reweighter(Objective):
     """A second stream, a gradient taken inside forward, and a buffer that this step changes and uses (MetaSAug)."""
 
@@ -95,16 +87,15 @@ class Reweighter(Objective):
 
     def forward(self, images, target, step):
         head = self.network.head.weight
-        towards = mean_over_ranks(
-            torch.autograd.grad(F.cross_entropy(self.network(step.meta.images), step.meta.target), head)[0]
-        )
+        meta_loss = F.cross_entropy(self.network(step.meta.images), step.meta.target)
+        (towards,) = step.mean(*torch.autograd.grad(meta_loss, head))
         features = self.network.features(images)
         losses = F.cross_entropy(self.network.head(features), target, reduction="none")
         along = []
         for label in range(CLASSES):  # how far a step on one class would help the meta batch
             of_class = (losses * (target == label)).sum() / len(target)
             along.append((torch.autograd.grad(of_class, head, retain_graph=True)[0] * towards).sum())
-        gradient = mean_over_ranks(torch.stack(along))
+        (gradient,) = step.mean(torch.stack(along))
         self.weights.add_(step.lr * gradient).clamp_(min=0.1)
         return (losses * self.weights.clone()[target]).mean(), {"weight": self.weights.mean()}
 
