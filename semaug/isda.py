@@ -43,7 +43,7 @@ from semaug.gaussian import (
     tracing,
 )
 from semaug.moments import ClassMoments, Form
-from semaug.objective import Objective, Step
+from semaug.objective import Objective, Step, linear_head
 
 Control = Literal["identity", "diagonal", "shared", "random"]
 CONTROLS = ("identity", "diagonal", "shared", "random")
@@ -395,12 +395,7 @@ class ISDA(Objective):
         control: Control | None = None,
     ) -> None:
         check_strength(strength)
-        head = getattr(network, "head", None)
-        if not isinstance(head, nn.Linear) or not callable(getattr(network, "features", None)):
-            raise TypeError(
-                f"network must have a method features(images) -> (N, A) and an nn.Linear called head, "
-                f"{type(network).__name__} has head {type(head).__name__}"
-            )
+        head = linear_head(network)
         if control is not None and (control not in CONTROLS or covariance != "full"):
             raise ValueError(
                 f"control must be None, or with covariance='full' one of {', '.join(CONTROLS)}; "

@@ -112,6 +112,17 @@ class Objective(nn.Module):
         return {}
 
 
+def linear_head(network: nn.Module) -> nn.Linear:
+    """``network.head``, for papers that work on features; raises TypeError for a network without what they need."""
+    head = getattr(network, "head", None)
+    if not isinstance(head, nn.Linear) or not callable(getattr(network, "features", None)):
+        raise TypeError(
+            f"network must have a method features(images) -> (N, A) and an nn.Linear called head, "
+            f"{type(network).__name__} has head {type(head).__name__}"
+        )
+    return head
+
+
 class CrossEntropy(Objective):
     """Plain training, the baseline of every notebook; takes int64 or soft targets."""
 
