@@ -18,6 +18,7 @@ from semaug import networks, training
 from semaug.data import Data, Split
 from semaug.isda import ISDA
 from semaug.objective import CrossEntropy, Objective
+from semaug.sla import SLA
 
 CLASSES = 4
 
@@ -108,6 +109,8 @@ OBJECTIVES = {
     "CrossEntropy": CrossEntropy,
 }
 OBJECTIVES["ISDA"] = lambda network: ISDA(network, strength=0.5)
+OBJECTIVES["SLA"] = SLA
+OBJECTIVES["distilled SLA"] = lambda network: SLA(network, temperature=1.0, accumulate=True)
 RECIPE = training.Recipe(epochs=2, batch_size=16, meta_batch_size=8, lr=0.05, augment="crop+flip", evaluate_every=1)
 
 

@@ -1,0 +1,362 @@
+r"""SLA: the class of an image and what was done to it, learned as one label.
+
+A network $f$ sees every image through $M$ transformations, $z_j = f(t_j(x))$, where $t_0$ is the identity. A classifier
+$u$ of the classes can ignore which one it was (data augmentation, which asks $f$ to be invariant), a second one $v$ can
+name it beside (multi-task), or one joint classifier $w$ of $C M$ rows tells both:
+
+$$\mathcal L_{DA} = \frac1M \sum_j \mathrm{CE}(u z_j, y), \tag{13}$$
+$$\mathcal L_{MT} = \frac1M \sum_j \bigl[\mathrm{CE}(u z_j, y) + \mathrm{CE}(v z_j, j)\bigr], \tag{14}$$
+$$\mathcal L_{SLA} = \frac1M \sum_j \mathrm{CE}(w z_j, (y, j)). \tag{15}$$
+
+(14) is (15) under the constraint $w_{ij} = u_i + v_j$. At inference $j$ is known, so of the logits of view $j$ only
+those of its own column count, $P(i \mid t_j(x), j) \propto e^{w_{ij}^\top z_j}$. Their mean over the views is the
+logarithm of the geometric mean of these $M$ conditionals, up to its normalisation:
+
+$$P_{agg}(i \mid x) \propto e^{s_i}, \qquad s_i = \frac1M \sum_j w_{ij}^\top z_j. \tag{16}$$
+
+That costs $M$ passes. Self-distillation teaches it to a classifier $u$ of the image as it is, at the temperature $T$;
+$P_{agg}$ is a constant there:
+
+$$\mathcal L_{SD} = \mathcal L_{SLA} + \mathrm{CE}(u z_0, y)
+  + T^2\, \mathrm{KL}\bigl(\mathrm{softmax}(s / T) \,\|\, \mathrm{softmax}(u z_0 / T)\bigr). \tag{17}$$
+
+Training takes $M$ passes in all of (13) to (17). Lee, Hwang, Shin, "Self-supervised Label Augmentation via Input
+Transformations", ICML 2020, https://proceedings.mlr.press/v119/lee20c.html.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import product
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semaug.data import Data
+from semaug.evaluation import accuracy
+from semaug.gaussian import at_least_float32
+from semaug.mixing import Images
+from semaug.objective import Objective, Setting, Step, linear_head
+
+Views = Float[Tensor, "N M channels H W"] | UInt8[Tensor, "N M channels H W"]
+Inference = Literal["single", "aggregated"]
+INFERENCES = ("single", "aggregated")
+
+
+class Transform(NamedTuple):
+    """Quarter turns, counter-clockwise, then an order of the three channels (None: left as they are)."""
+
+    turns: int = 0
+    order: tuple[int, int, int] | None = None
+
+    def __call__(self, images: Images) -> Images:
+        """The batch transformed: values move, none is computed. Raises ValueError for images it does not fit."""
+        if images.ndim != 4:
+            raise ValueError(f"images: got shape {tuple(images.shape)}; takes (N, channels, H, W)")
+        channels, height, width = images.shape[1:]
+        if self.turns % 2 and height != width:
+            raise ValueError(f"images: got {height} x {width} pixels; takes square ones to turn by 90 degrees")
+        if self.order is not None and channels != 3:
+            raise ValueError(f"images: got {channels} channel(s); takes 3 to permute colours")
+        turned = torch.rot90(images, self.turns, (2, 3))
+        # A list as an index would be copied to the GPU, which waits for it.
+        return turned if self.order is None else torch.stack([turned[:, channel] for channel in self.order], 1)
+
+
+def _products(turns: tuple[int, ...] = (0,), orders: tuple[Any, ...] = (None,)) -> tuple[Transform, ...]:
+    return tuple(Transform(*each) for each in product(turns, orders))
+
+
+_QUARTERS, _HALVES = (0, 1, 2, 3), (0, 2)
+_ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+_CYCLES = ((0, 1, 2), (1, 2, 0), (2, 0, 1))
+
+TRANSFORMS: dict[str, tuple[Transform, ...]] = {
+    "none": _products(),
+    "rotation": _products(_QUARTERS),
+    "rotation2": _products(_HALVES),
+    "color_perm": _products(orders=_ORDERS),
+    "color_perm3": _products(orders=_CYCLES),
+    "rotation2+color_perm3": _products(_HALVES, _CYCLES),
+    "rotation+color_perm3": _products(_QUARTERS, _CYCLES),
+    "rotation+color_perm": _products(_QUARTERS, _ORDERS),
+}
+"""Sets of M = 1, 4, 2, 6, 3, 6, 12 and 24; the identity is the first of each. In a product turns come before orders."""
+
+
+def views(images: Images, transforms: str) -> Views:
+    """Every image through every transformation of a set of ``TRANSFORMS``, in its order; exact and differentiable.
+
+    Raises ValueError for a set it does not know, images that are not square where a set turns them by 90 degrees, and
+    images that have not three channels where it permutes them.
+    """
+    return torch.stack([transform(images) for transform in _known(transforms)], 1)
+
+
+def rotations(images: Images) -> Views:
+    """Views by 0, 90, 180 and 270 degrees, counter-clockwise; raises as :func:`views`."""
+    return views(images, "rotation")
+
+
+def color_permutations(images: Images) -> Views:
+    """Views by the six orders of the channels, 012 021 102 120 201 210; raises as :func:`views`."""
+    return views(images, "color_perm")
+
+
+def joint_labels(target: Int64[Tensor, " N"], M: int) -> Int64[Tensor, "N M"]:
+    """The label $y M + j$ of every view, which counts the pairs (class, transformation)."""
+    return target[:, None] * M + torch.arange(M, device=target.device)
+
+
+def sla_loss(joint_logits: Float[Tensor, "N M CM"], target: Int64[Tensor, " N"]) -> Float[Tensor, ""]:
+    """The loss (15) in nats, mean over images and views; ``joint_logits[n, j]`` are the C*M logits of view j.
+
+    Raises ValueError where the last axis is no multiple of the number of views.
+    """
+    labels = joint_labels(target, _check_joint(joint_logits))
+    return _cross_entropy(joint_logits.flatten(0, 1), labels.flatten())
+
+
+def aggregate(joint_logits: Float[Tensor, "N M CM"]) -> Float[Tensor, "N C"]:
+    """The logits $s$ of (16): of view j the C logits of column j, averaged over the views. Raises as sla_loss."""
+    by_class = at_least_float32(joint_logits).unflatten(2, (-1, _check_joint(joint_logits)))
+    return by_class.diagonal(dim1=1, dim2=3).mean(2)
+
+
+def distillation_loss(
+    logits: Float[Tensor, "N C"], aggregated: Float[Tensor, "N C"], temperature: float = 1.0
+) -> Float[Tensor, ""]:
+    r"""The last term of (17) in nats, $T^2 \mathrm{KL}$, mean over the images; no gradient reaches ``aggregated``.
+
+    $T^2$ keeps the size of the gradient by ``logits`` about the same for every temperature. Raises ValueError for
+    shapes that differ and a temperature that is not above 0.
+    """
+    _check_temperature(temperature)
+    if logits.shape != aggregated.shape:
+        raise ValueError(
+            f"aggregated: got shape {tuple(aggregated.shape)}; takes that of logits, {tuple(logits.shape)}"
+        )
+    student, teacher = ((at_least_float32(each) / temperature).log_softmax(1) for each in (logits, aggregated.detach()))
+    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+class DataAugmentation(Objective):
+    """The loss (13): every view is of the class of its image. And what training on views is in all three objectives.
+
+    network: gives ``features(images)`` (N, A) and has ``head``, a Linear from A to C (room ``networks``).
+    transforms: a set of ``TRANSFORMS``. inference: what ``predict`` gives: "single", the network's own logits of the
+        image as it is, or "aggregated", the mean of the class logits of its M views, in M passes.
+    accumulate: one view after the other, with the memory of one of them: gradients are taken inside ``forward``. The
+        same to rounding, except for BatchNorm: there each view is normalised by its own statistics in place of those
+        of all views together, and the running ones are updated M times a step, by the identity last. The loss then
+        differentiates once.
+
+    Logs ``class_loss``, the cross-entropy of the class where the transformation is known: the same in all three.
+    """
+
+    network: Any
+
+    def __init__(
+        self,
+        network: nn.Module,
+        transforms: str = "rotation",
+        inference: Inference = "single",
+        accumulate: bool = False,
+        **settings: Setting,
+    ) -> None:
+        linear_head(network)
+        self.M = len(_known(transforms))
+        if inference not in INFERENCES:
+            raise ValueError(f"inference: got {inference!r}; takes one of {', '.join(INFERENCES)}")
+        super().__init__(network, transforms=transforms, inference=inference, accumulate=accumulate, **settings)
+        self.transforms, self.inference, self.accumulate = transforms, inference, accumulate
+
+    def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of all views of a batch; raises ValueError for soft targets and images that do not fit the set."""
+        if target.ndim != 1:
+            raise ValueError(f"target must be class numbers (N,), views take no soft ones; got {tuple(target.shape)}")
+        terms: dict[str, Tensor] = {}
+        if self.accumulate:
+            each = (self.network.features(transform(images)) for transform in reversed(TRANSFORMS[self.transforms]))
+            parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+            return _Accumulated.apply(self.view_losses(each, target, terms), *parameters), terms
+        features = self.network.features(views(images, self.transforms).flatten(0, 1))
+        each = reversed(features.unflatten(0, (len(images), self.M)).unbind(1))
+        return torch.stack(list(self.view_losses(each, target, terms))).sum(), terms
+
+    def view_losses(self, features: Iterator[Tensor], target: Tensor, terms: dict[str, Tensor]) -> Iterator[Tensor]:
+        """What each view adds to the loss, for the features (N, A) of view M - 1, ..., 0; adds to ``terms``.
+
+        With ``accumulate`` a part is differentiated before the next features are computed: what it takes from earlier
+        views has to be detached.
+        """
+        for z in features:
+            loss = _cross_entropy(self.network.head(z), target) / self.M
+            _add(terms, "class_loss", loss)
+            yield loss
+
+    def class_logits(self, features: Tensor, j: int) -> Tensor:
+        """Logits (N, C) of the class from the features of view j."""
+        return self.network.head(features)
+
+    def aggregated(self, images: Float[Tensor, "N channels H W"]) -> Float[Tensor, "N C"]:
+        """The logits $s$ of (16), in M passes, one view after the other."""
+        features = (self.network.features(transform(images)) for transform in TRANSFORMS[self.transforms])
+        return torch.stack([at_least_float32(self.class_logits(z, j)) for j, z in enumerate(features)]).mean(0)
+
+    def predict(self, images: Float[Tensor, "N channels H W"]) -> Float[Tensor, "N C"]:
+        """Logits by the chosen inference."""
+        return self.network(images) if self.inference == "single" else self.aggregated(images)
+
+    def metrics(self, data: Data) -> dict[str, float]:
+        """Accuracy of both inferences on the test split, and on the validation split where there is one."""
+        device, found = next(self.parameters()).device, {}
+        for name, split in (("test", data.test), ("validation", data.validation)):
+            for inference, logits in (("single", self.network), ("aggregated", self.aggregated)):
+                if split is not None:
+                    found[f"{inference}_{name}_accuracy"] = accuracy(logits, split.to(device))
+        return found
+
+
+class MultiTask(DataAugmentation):
+    """The loss (14): beside the class, a head of its own, ``transform_head``, names the transformation of a view."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        transforms: str = "rotation",
+        inference: Inference = "single",
+        accumulate: bool = False,
+    ) -> None:
+        super().__init__(network, transforms, inference, accumulate)
+        self.transform_head = _head_like(linear_head(network), self.M)
+
+    def view_losses(self, features: Iterator[Tensor], target: Tensor, terms: dict[str, Tensor]) -> Iterator[Tensor]:
+        """The class and the transformation of each view."""
+        for j, z in zip(reversed(range(self.M)), features, strict=True):
+            loss = _cross_entropy(self.network.head(z), target) / self.M
+            _add(terms, "class_loss", loss)
+            yield loss + _cross_entropy(self.transform_head(z), torch.full_like(target, j)) / self.M
+
+
+class SLA(DataAugmentation):
+    """The loss (15), or (17): one head, ``joint_head``, names class and transformation of a view together.
+
+    temperature: $T$ of self-distillation into the network's own head, the paper's is 1; None: none, (15). Then the
+        network's own head, frozen here, is where the joint head's rows for the identity start from, and takes their
+        values after every step: in either case the network alone is single inference.
+
+    "aggregated" inference computes of view j the C logits of column j alone, not all C * M.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        transforms: str = "rotation",
+        inference: Inference = "aggregated",
+        temperature: float | None = None,
+        accumulate: bool = False,
+    ) -> None:
+        if temperature is not None:
+            _check_temperature(temperature)
+        super().__init__(network, transforms, inference, accumulate, temperature=temperature)
+        self.temperature, head = temperature, linear_head(network)
+        self.joint_head = _head_like(head, head.out_features * self.M)
+        if temperature is None:
+            head.requires_grad_(False)
+            with torch.no_grad():
+                for own, joint in zip(head.parameters(), self.joint_head.parameters(), strict=True):
+                    joint[:: self.M] = own
+
+    def view_losses(self, features: Iterator[Tensor], target: Tensor, terms: dict[str, Tensor]) -> Iterator[Tensor]:
+        """The joint label of each view; with the identity, which comes last, what distillation adds."""
+        labels, summed = joint_labels(target, self.M), torch.zeros((), device=target.device)
+        for j, z in zip(reversed(range(self.M)), features, strict=True):
+            logits = at_least_float32(self.joint_head(z))
+            loss, of_class = _cross_entropy(logits, labels[:, j]) / self.M, logits.detach()[:, j :: self.M]
+            _add(terms, "class_loss", _cross_entropy(of_class, target) / self.M)
+            if self.temperature is not None:
+                summed = summed + of_class
+                if j == 0:
+                    single = self.network.head(z)
+                    distillation = distillation_loss(single, summed / self.M, self.temperature)
+                    _add(terms, "distillation", distillation)
+                    loss = loss + _cross_entropy(single, target) + distillation
+            yield loss
+
+    def class_logits(self, features: Tensor, j: int) -> Tensor:
+        """Logits (N, C) of the class from the features of view j, by the rows y M + j of the joint head."""
+        bias = self.joint_head.bias
+        return F.linear(features, self.joint_head.weight[j :: self.M], None if bias is None else bias[j :: self.M])
+
+    def after_step(self, step: Step) -> None:
+        """Without distillation: the network's own head becomes the joint head's rows for the identity."""
+        if self.temperature is None:
+            with torch.no_grad():
+                for own, joint in zip(self.network.head.parameters(), self.joint_head.parameters(), strict=True):
+                    own.copy_(joint[:: self.M])
+
+
+class _Accumulated(torch.autograd.Function):
+    """The sum of losses that come one after the other; the gradients are taken, and the graph freed, before the next.
+
+    A parameter of the function, so that its gradient passes where others do: through DDP's reduction, into ``.grad``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, losses: Iterator[Tensor], *parameters: Tensor) -> Tensor:
+        """The sum; ``losses`` computes each of them here."""
+        total, gradients = torch.zeros((), device=parameters[0].device), [torch.zeros_like(p) for p in parameters]
+        with torch.enable_grad():
+            for loss in losses:
+                total = total + loss.detach()
+                for mine, new in zip(gradients, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+                    if new is not None:
+                        mine += new
+        ctx.gradients = gradients
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients, times that of what follows."""
+        if torch.is_grad_enabled():  # create_graph=True: these gradients have no graph
+            raise RuntimeError("accumulate=True differentiates once; take accumulate=False")
+        return None, *(slope * gradient for gradient in ctx.gradients)
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(at_least_float32(logits), target)
+
+
+def _add(terms: dict[str, Tensor], name: str, value: Tensor) -> None:
+    terms[name] = terms[name] + value.detach() if name in terms else value.detach()
+
+
+def _head_like(head: nn.Linear, width: int) -> nn.Linear:
+    """A new linear layer of the features of ``head``, with a bias where it has one, on its device, in its dtype."""
+    options: dict[str, Any] = {"device": head.weight.device, "dtype": head.weight.dtype}
+    return nn.Linear(head.in_features, width, head.bias is not None, **options)
+
+
+def _known(transforms: str) -> tuple[Transform, ...]:
+    if transforms not in TRANSFORMS:
+        raise ValueError(f"transforms: got {transforms!r}; takes one of {', '.join(TRANSFORMS)}")
+    return TRANSFORMS[transforms]
+
+
+def _check_joint(joint_logits: Tensor) -> int:
+    """M; raises ValueError unless it divides the width."""
+    if joint_logits.ndim != 3 or joint_logits.shape[2] % joint_logits.shape[1]:
+        raise ValueError(
+            f"joint_logits: got shape {tuple(joint_logits.shape)}; takes (N, M, C * M), C classes x M transformations"
+        )
+    return joint_logits.shape[1]
+
+
+def _check_temperature(temperature: float) -> None:
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature: got {temperature}; takes a finite number above 0")
