@@ -13,7 +13,7 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     sources
     networks data records recipe
     objective
-    streams
+    imbalance streams
     isda
     evaluation
     training
@@ -33,6 +33,7 @@ __all__ = [
     "evaluation",
     "figures",
     "gaussian",
+    "imbalance",
     "isda",
     "kernels",
     "ledger",
