@@ -8,13 +8,13 @@ The package is flat, one room a file. Rooms in import order, a line importing on
 (``metasaug`` imports ``isda`` too); ``tests/test_rooms.py`` holds the code to this list:
 
     gaussian
-    moments mixing splits
+    moments mixing splits capture
     shapes
     sources
     networks data records recipe
     objective
     imbalance streams
-    isda
+    isda metasaug
     evaluation
     training
     ledger
@@ -29,6 +29,7 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 __all__ = [
+    "capture",
     "data",
     "evaluation",
     "figures",
@@ -37,6 +38,7 @@ __all__ = [
     "isda",
     "kernels",
     "ledger",
+    "metasaug",
     "mixing",
     "moments",
     "networks",

@@ -43,6 +43,7 @@ from semaug.gaussian import (
     tracing,
 )
 from semaug.moments import ClassMoments, Form
+from semaug.networks import Network
 from semaug.objective import Objective, Step, linear_head
 
 Control = Literal["identity", "diagonal", "shared", "random"]
@@ -408,6 +409,10 @@ class ISDA(Objective):
         if control == "random":
             normal = torch.randn(head.in_features, head.in_features)
             self.register_buffer("rotation", torch.linalg.qr(normal).Q)
+
+    def phase(self, progress: float) -> str | None:
+        """One, but for the factored form, whose update goes through the classes of the batch."""
+        return None if self.moments.form == "factored" or not isinstance(self.network, Network) else "all"
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss (12) of a batch, after its features entered the moments; logs the strength.

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from semaug.data import Data
 from semaug.gaussian import at_least_float32
+from semaug.networks import Network
 from semaug.recipe import Recipe
 
 Setting = int | float | str | bool | None
@@ -37,15 +38,15 @@ class Step(NamedTuple):
 
     progress: 0-d float32 tensor, (step + 1/2) / total steps: the fraction that schedules of a paper (ISDA's strength,
         an EMA's momentum, gradient reversal) are functions of. A tensor, so that a compiled objective is not compiled
-        again at every step.
-    lr: the optimiser's learning rate now (of the first parameter group).
+        again at every step; the next step overwrites it.
+    lr: the optimiser's learning rate now (of the first parameter group), a 0-d float32 tensor for the same reason.
     generator: for the objective's own draws, on the images' device; part of every checkpoint.
     meta: a batch of the second stream, for objectives whose ``streams`` ask for one.
     rank, world: which of how many data-parallel processes this is; ``generator`` is in the same state in all of them.
     """
 
     progress: Float[Tensor, ""]
-    lr: float
+    lr: float | Float[Tensor, ""]
     generator: torch.Generator
     meta: Batch | None = None
     rank: int = 0
@@ -101,6 +102,15 @@ class Objective(nn.Module):
         """Groups for the optimiser; a group without ``lr`` trains at the recipe's. Default: one group of all."""
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
+    def phase(self, progress: float) -> str | None:
+        """A name for what the Python of ``forward`` decides at this fraction of training.
+
+        None, the default, if that is not known. Where it is, ``forward`` and ``after_step`` look at no value and have
+        the same shapes and branches throughout a phase; on a GPU ``fit`` then captures the step of each phase as a
+        CUDA graph (room ``capture``).
+        """
+        return None
+
     def after_step(self, step: Step) -> None:
         """Called after every optimiser step, without gradients: EMA copies and the like."""
 
@@ -125,6 +135,10 @@ def linear_head(network: nn.Module) -> nn.Linear:
 
 class CrossEntropy(Objective):
     """Plain training, the baseline of every notebook; takes int64 or soft targets."""
+
+    def phase(self, progress: float) -> str | None:
+        """One, where the network's own Python looks at no values, as those of room ``networks``."""
+        return "all" if isinstance(self.network, Network) else None
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy, mean over the batch, in nats."""

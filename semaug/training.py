@@ -32,9 +32,10 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from semaug.capture import Captured
 from semaug.data import Data, Split
 from semaug.evaluation import accuracy, class_accuracy, confusion, predictions
-from semaug.objective import Batch, Objective, Step
+from semaug.objective import Objective, Step
 from semaug.recipe import PRECISIONS, Recipe
 from semaug.records import Record, environment, write_whole
 from semaug.streams import Stream, generator_for
@@ -124,7 +125,7 @@ class _Loop:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         self.objective, self.recipe, self.device = objective, recipe, device
-        self.optimizer = _optimizer(objective.parameter_groups(recipe), recipe)
+        self.optimizer = _optimizer(objective.parameter_groups(recipe), recipe, device)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.streams = [Stream(data.train, "train", recipe.batch_size, recipe, seed, device)]
         if data.meta is not None and "meta" in objective.streams:
@@ -135,8 +136,14 @@ class _Loop:
         for stream in self.streams:
             self.generators |= {f"order/{stream.name}": stream.order, f"augment/{stream.name}": stream.draws}
         self.steps = len(data.train) // recipe.batch_size
-        self.fractions = (torch.arange(self.steps * recipe.epochs, device=device) + 0.5) / (self.steps * recipe.epochs)
+        self.total = self.steps * recipe.epochs
         self.model = _parallel(objective, device) if self.world > 1 else objective
+        # What differs between two steps, in tensors: a step captured as a CUDA graph finds it where it was.
+        self.rows = [torch.zeros(stream.batch_size, dtype=torch.int64, device=device) for stream in self.streams]
+        self.progress = torch.zeros((), device=device)
+        self.rates = [torch.zeros((), device=device) for _ in self.peaks]
+        self.captures = device.type == "cuda" and self.world == 1 and not self.streams[0].policies
+        self.captured: dict[str, Captured[dict[str, Tensor]]] = {}
 
     def epoch(self, number: int) -> dict[str, float]:
         """One pass over the training set; means of the loss and its terms, and the last learning rate."""
@@ -144,48 +151,59 @@ class _Loop:
         orders = [stream.epoch(self.steps) for stream in self.streams]
         sums: dict[str, Tensor] = {}
         for i in range(self.steps):
-            batches = [
-                stream.batch(rows[i], _share(stream.batch_size, self.rank, self.world))
-                for stream, rows in zip(self.streams, orders, strict=True)
-            ]
-            loss, terms = self.step(number * self.steps + i, *batches)
-            values = {"train_loss": loss, **terms}
+            for mine, rows in zip(self.rows, orders, strict=True):
+                mine.copy_(rows[i])
+            values = self.advance(number * self.steps + i)
             if i and values.keys() != sums.keys():
-                before = sorted(sums.keys() - {"train_loss"})
-                raise ValueError(f"terms: got {sorted(terms)}, at the step before {before}; takes the same always")
-            sums = {name: value + sums[name] if i else value for name, value in values.items()}
-        means = torch.stack([value.detach().double() for value in sums.values()]) / (self.steps * self.world)
+                before, got = (sorted(each - {"train_loss"}) for each in (sums.keys(), values.keys()))
+                raise ValueError(f"terms: got {got}, at the step before {before}; takes the same always")
+            sums = {name: value + sums[name] if i else value.clone() for name, value in values.items()}
+        means = torch.stack([value.double() for value in sums.values()]) / (self.steps * self.world)
         if self.world > 1:
             dist.all_reduce(means)
         logged = dict(zip(sums, means.tolist(), strict=True))  # the one wait for the device in an epoch
+        rate = self.peaks[0] * self.recipe.lr_at(((number + 1) * self.steps - 0.5) / self.total)
         if not math.isfinite(logged["train_loss"]):
             raise FloatingPointError(
-                f"the loss became {logged['train_loss']} in epoch {number + 1} (lr {self.lr:.3g}); "
+                f"the loss became {logged['train_loss']} in epoch {number + 1} (lr {rate:.3g}); "
                 "a lower Recipe.lr or a Recipe.warmup usually mends this"
             )
-        return {**logged, "lr": self.lr}
+        return {**logged, "lr": rate}
 
-    def step(self, number: int, batch: Batch, meta: Batch | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def advance(self, number: int) -> dict[str, Tensor]:
+        """Step ``number`` on the rows that are set: captured where this is possible."""
+        fraction = (number + 0.5) / self.total
+        scale = self.recipe.lr_at(fraction)
+        self.progress.fill_(fraction)
+        phase = self.objective.phase(fraction) if self.captures else None
+        for group, peak, rate in zip(self.optimizer.param_groups, self.peaks, self.rates, strict=True):
+            rate.fill_(peak * scale)
+            group["lr"] = rate if self.captures else peak * scale
+        if phase is None:
+            return self.step()
+        if phase not in self.captured:
+            drawn = [generator for generator in self.generators.values() if generator.device.type == "cuda"]
+            self.captured[phase] = Captured(self.step, drawn)
+        return self.captured[phase]()
+
+    def step(self) -> dict[str, Tensor]:
         """One optimiser step; the loss and its terms, detached."""
-        scale = self.recipe.lr_at((number + 0.5) / len(self.fractions))
-        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * scale
-        step = Step(self.fractions[number], self.lr, self.draws, meta, self.rank, self.world)
+        batches = [
+            stream.batch(rows, _share(stream.batch_size, self.rank, self.world))
+            for stream, rows in zip(self.streams, self.rows, strict=True)
+        ]
+        meta = batches[1] if len(batches) > 1 else None
+        step = Step(self.progress, self.rates[0], self.draws, meta, self.rank, self.world)
         precision = PRECISIONS[self.recipe.precision]
         with torch.autocast(self.device.type, precision, enabled=precision is not None):
-            loss, terms = self.model(*batch, step)
+            loss, terms = self.model(*batches[0], step)
         _check_result(self.objective, loss, terms)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         with torch.no_grad():
             self.objective.after_step(step)
-        return loss.detach(), terms
-
-    @property
-    def lr(self) -> float:
-        """The learning rate now, of the first group."""
-        return self.optimizer.param_groups[0]["lr"]
+        return {"train_loss": loss.detach(), **terms}
 
 
 def _whole_seed(seed: int) -> int:
@@ -260,13 +278,14 @@ def _check(objective: Objective, data: Data, recipe: Recipe, world: int) -> None
         raise ValueError(f"objective: predicts {classes} classes, takes {data.num_classes} for data {data.name!r}")
 
 
-def _optimizer(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(groups: list[dict[str, Any]], recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
+    """On a GPU fused: one kernel in place of several for each group, and a learning rate that may be a tensor."""
+    options: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    options |= {"fused": True} if device.type == "cuda" else {}
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999), weight_decay=recipe.weight_decay)
+        return torch.optim.Adam(groups, betas=(recipe.momentum, 0.999), **options)
     nesterov = recipe.nesterov and recipe.momentum > 0
-    return torch.optim.SGD(
-        groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, weight_decay=recipe.weight_decay
-    )
+    return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=nesterov, **options)
 
 
 def _parallel(objective: Objective, device: torch.device) -> DistributedDataParallel:

@@ -213,7 +213,7 @@ class Witness(Objective):
             self.note(**{f"target/{name}": batch[1]})
         self.note(objective=torch.rand(5, generator=step.generator))
         self.note(**{"global": F.dropout(torch.ones(40))})
-        self.note(progress=step.progress, lr=step.lr)
+        self.note(progress=step.progress.clone(), lr=step.lr.item())
         self.note(autocast=torch.is_autocast_enabled("cpu"), product=(torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
         return self.first + self.second, {}
 
@@ -225,7 +225,7 @@ class Witness(Objective):
 
     def after_step(self, step):
         self.note(first=self.first.item(), second=self.second.item())
-        self.note(after=(step.progress, step.lr, torch.is_autocast_enabled("cpu")))
+        self.note(after=(step.progress.clone(), step.lr.item(), torch.is_autocast_enabled("cpu")))
 
 
 SIGHT = replace(

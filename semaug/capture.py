@@ -1,0 +1,48 @@
+"""A training step captured once as a CUDA graph and replayed: one launch in place of hundreds.
+
+A small network's step is a few hundred kernels of some microseconds each; a GPU waits for Python to launch them. In a
+CUDA graph they are launched together, from and to the same memory every time. So a captured step reads what changes
+between steps (rows of the batch, progress, learning rate) from tensors that are filled before it, and its Python runs
+once: it may not look at values, and what it decides by values that it gets stays as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import torch
+
+T = TypeVar("T")
+WARM_UP = 3
+"""Calls before the capture: buffers of the optimiser are made, convolutions tuned."""
+
+
+class Captured(Generic[T]):
+    """A function without arguments on a GPU, run as it is at the first calls, then captured and replayed.
+
+    Every call does the work once and returns the result; from the capture on it is the same tensors every time.
+    generators: those on the GPU that the function draws from; a replay draws on, as calls would.
+    """
+
+    def __init__(self, function: Callable[[], T], generators: Sequence[torch.Generator]) -> None:
+        self.function, self.generators = function, generators
+        self.calls, self.graph = 0, torch.cuda.CUDAGraph()
+        self.stream = torch.cuda.Stream()  # a capture is refused on the default one
+
+    def __call__(self) -> T:
+        """The function's work, once."""
+        self.calls += 1
+        if self.calls <= WARM_UP:
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                result = self.function()
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return result
+        if self.calls == WARM_UP + 1:
+            for generator in self.generators:
+                self.graph.register_generator_state(generator)
+            with torch.cuda.graph(self.graph, stream=self.stream):
+                self.result: T = self.function()
+        self.graph.replay()
+        return self.result
