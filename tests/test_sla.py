@@ -488,18 +488,42 @@ def test_the_validation_split_is_counted_where_there_is_one():
     assert found.keys() == {f"{a}_{b}_accuracy" for a in ("single", "aggregated") for b in ("test", "validation")}
 
 
+def test_functions_take_half_precision_to_float32():
+    joint, logits = torch.randn(5, 4, 12).bfloat16(), torch.randn(5, 3).bfloat16()
+    target = torch.arange(5) % 3
+    for function, half in [
+        (lambda x: sla_loss(x, target), joint),
+        (aggregate, joint),
+        (lambda x: distillation_loss(x, x.flip(0)), logits),
+    ]:
+        assert function(half).dtype == torch.float32
+        torch.testing.assert_close(function(half), function(half.float()), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("accumulate", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_autocast_takes_losses_in_float32(kind, accumulate):
+def test_autocast_takes_losses_of_half_precision_logits_in_float32(kind, accumulate):
     objective, (images, target) = build(kind, Net(width=6), accumulate=accumulate), batch()
-    images = images.float()
-    expected = objective(images, target, STEP)[0]
+    images, seen, head = images.float(), [], objective.network.head
+    trained = objective.joint_head if isinstance(objective, SLA) else head
+    trained.register_forward_hook(lambda module, inputs, logits: seen.insert(0, logits))  # the identity comes last
+    single = []
+    head.register_forward_hook(lambda module, inputs, logits: single.append(logits))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss, terms = objective(images, target, STEP)
         assert objective.aggregated(images).dtype == torch.float32
+    assert all(logits.dtype == torch.bfloat16 for logits in seen)
+    joint = torch.stack(seen[-4:], 1).float()
+    if kind == "SLA":
+        torch.testing.assert_close(loss, sla_loss(joint, target))
+    if kind == "distilled":
+        expected = distillation_loss(single[0].float(), aggregate(joint), 2.0)
+        torch.testing.assert_close(terms["distillation"], expected.detach(), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(
+            loss, sla_loss(joint, target) + F.cross_entropy(single[0].float(), target) + expected
+        )
     assert loss.dtype == torch.float32
     assert all(term.dtype == torch.float32 for term in terms.values())
-    torch.testing.assert_close(loss, expected, rtol=0.02, atol=0.02)  # three digits of bfloat16 in the logits
     assert all(slope.dtype == torch.float32 for slope in gradients(loss, objective).values())
 
 
