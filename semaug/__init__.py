@@ -16,6 +16,7 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     imbalance streams
     isda metasaug
     evaluation
+    sla
     training
     ledger
     plots kernels
@@ -48,6 +49,7 @@ __all__ = [
     "records",
     "rerun",
     "shapes",
+    "sla",
     "sources",
     "splits",
     "streams",
