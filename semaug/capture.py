@@ -36,6 +36,7 @@ class Captured(Generic[T]):
         if self.calls <= WARM_UP:
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
+                _touch_cublas()
                 result = self.function()
             torch.cuda.current_stream().wait_stream(self.stream)
             return result
@@ -46,3 +47,13 @@ class Captured(Generic[T]):
                 self.result: T = self.function()
         self.graph.replay()
         return self.result
+
+
+def _touch_cublas() -> None:
+    """A product forward and back on this stream: cuBLAS makes its handles then, which it may not do in a capture.
+
+    A function that takes another way while it is captured, one without a look at values, may be the first to need them.
+    """
+    one = torch.ones(1, 1, device="cuda", requires_grad=True)
+    with torch.enable_grad():
+        (one @ one).sum().backward()

@@ -92,7 +92,9 @@ class Stream:
             images = self._by_policy(images, self._draw(2**63 - 1)[share].tolist())
         if self.recipe.cutout:
             images = cutout(images, self._draw(self.height)[share], self._draw(self.width)[share], self.recipe.cutout)
-        return Batch(images.float().div_(255), self.target[rows])
+        # Channels last on a GPU: the layout of its convolutions, a third faster for a ResNet-32 than the other.
+        layout = torch.channels_last if images.is_cuda else torch.contiguous_format
+        return Batch(images.float().div_(255).contiguous(memory_format=layout), self.target[rows])
 
     def _by_policy(self, images: Tensor, seeds: list[int]) -> Tensor:
         """torchvision's policies, an image at a time from a seed of its own: they draw from the global generator."""
