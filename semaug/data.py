@@ -68,6 +68,9 @@ class Data:
             if not (int(split.target.min()) >= 0 and int(split.target.max()) < self.num_classes):
                 got = f"{int(split.target.min())} to {int(split.target.max())}"
                 raise ValueError(f"{name}.target: got classes {got}; takes 0 to {self.num_classes - 1}")
+            if name == "meta" and len(there := split.target.unique()) < self.num_classes:
+                missing = next(c for c in range(self.num_classes) if c not in there)
+                raise ValueError(f"meta: got no image of class {self.classes[missing]!r}; takes some of every class")
             if split.boxes is not None:
                 (y0, x0, y1, x1), (height, width) = split.boxes.T, self.image_shape[1:]
                 if not bool(((y0 >= 0) & (y0 < y1) & (y1 <= height) & (x0 >= 0) & (x0 < x1) & (x1 <= width)).all()):

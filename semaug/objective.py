@@ -43,6 +43,7 @@ class Step(NamedTuple):
     generator: for the objective's own draws, on the images' device; part of every checkpoint.
     meta: a batch of the second stream, for objectives whose ``streams`` ask for one.
     rank, world: which of how many data-parallel processes this is; ``generator`` is in the same state in all of them.
+    phase: what :meth:`Objective.phase` says of this step, so that ``forward`` need not look at ``progress``.
     """
 
     progress: Float[Tensor, ""]
@@ -51,6 +52,7 @@ class Step(NamedTuple):
     meta: Batch | None = None
     rank: int = 0
     world: int = 1
+    phase: str | None = None
 
     def share(self, count: int, draw: Callable[[int], Tensor]) -> Tensor:
         """This process's ``count`` rows of what ``draw`` gives for the global batch: one draw, whatever the processes.

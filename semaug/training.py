@@ -23,6 +23,8 @@ import pickle
 import resource
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +76,7 @@ def fit(
         raise ValueError(f"objective: {type(objective).__name__} has no parameter to train")
     device = next(objective.parameters()).device
     record = Record(_config(objective, data, recipe), _whole_seed(seed), environment=environment(device))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _tuned_convolutions():
         for generator in _global_generators(device):
             generator.manual_seed(generator_for(seed, "global").initial_seed())
         loop = _Loop(objective, data, recipe, seed, device)
@@ -124,6 +126,7 @@ class _Loop:
         _check(objective, data, recipe, self.world)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
+            objective.to(memory_format=torch.channels_last)  # as the images come
         self.objective, self.recipe, self.device = objective, recipe, device
         self.optimizer = _optimizer(objective.parameter_groups(recipe), recipe, device)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
@@ -141,6 +144,7 @@ class _Loop:
         # What differs between two steps, in tensors: a step captured as a CUDA graph finds it where it was.
         self.rows = [torch.zeros(stream.batch_size, dtype=torch.int64, device=device) for stream in self.streams]
         self.progress = torch.zeros((), device=device)
+        self.phase: str | None = None
         self.rates = [torch.zeros((), device=device) for _ in self.peaks]
         self.captures = device.type == "cuda" and self.world == 1 and not self.streams[0].policies
         self.captured: dict[str, Captured[dict[str, Tensor]]] = {}
@@ -175,11 +179,11 @@ class _Loop:
         fraction = (number + 0.5) / self.total
         scale = self.recipe.lr_at(fraction)
         self.progress.fill_(fraction)
-        phase = self.objective.phase(fraction) if self.captures else None
+        self.phase = phase = self.objective.phase(fraction)
         for group, peak, rate in zip(self.optimizer.param_groups, self.peaks, self.rates, strict=True):
             rate.fill_(peak * scale)
             group["lr"] = rate if self.captures else peak * scale
-        if phase is None:
+        if phase is None or not self.captures:
             return self.step()
         if phase not in self.captured:
             drawn = [generator for generator in self.generators.values() if generator.device.type == "cuda"]
@@ -193,7 +197,7 @@ class _Loop:
             for stream, rows in zip(self.streams, self.rows, strict=True)
         ]
         meta = batches[1] if len(batches) > 1 else None
-        step = Step(self.progress, self.rates[0], self.draws, meta, self.rank, self.world)
+        step = Step(self.progress, self.rates[0], self.draws, meta, self.rank, self.world, self.phase)
         precision = PRECISIONS[self.recipe.precision]
         with torch.autocast(self.device.type, precision, enabled=precision is not None):
             loss, terms = self.model(*batches[0], step)
@@ -204,6 +208,20 @@ class _Loop:
         with torch.no_grad():
             self.objective.after_step(step)
         return {"train_loss": loss.detach(), **terms}
+
+
+@contextmanager
+def _tuned_convolutions() -> Iterator[None]:
+    """On a GPU the ways to compute a convolution are tried at its first call, and the fastest kept.
+
+    Not where the user asked for ``torch.use_deterministic_algorithms``: another choice is another rounding.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _whole_seed(seed: int) -> int:

@@ -69,6 +69,7 @@ BOX = torch.tensor([[0, 0, 4, 4]])
         ),
         ({"validation": split(0, shape=(1, 4, 5))}, "validation.images: got (channels, H, W) = (1, 4, 5)"),
         ({"test": split(0, 3)}, "test.target: got classes 0 to 3; takes 0 to 1"),
+        ({"meta": split(1, 1)}, "meta: got no image of class '0'; takes some of every class"),
         ({"meta": split(-1, 0)}, "meta.target: got classes -1 to 0; takes 0 to 1"),
         ({"train": split(0, 1, 5), "classes": ("a", "b")}, "train.target: got classes 0 to 5; takes 0 to 1"),
         ({"train": split(0, -2)}, "train.target: got classes -2 to 0"),

@@ -22,9 +22,6 @@ from semaug.objective import Step
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "isda.json").read_text())
 FORMS = pytest.mark.parametrize("form", ["full", "diagonal", "factored"])
 
-# torch's own rules for forward mode are scripted, which torch itself deprecates.
-FORWARD_MODE = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
-
 
 def case(form="full", n=9, classes=4, width=5, seed=0, dtype=torch.float64):
     """Features, target, weight, bias and covariance per class."""
@@ -158,7 +155,6 @@ def test_loss_of_many_classes_is_brute_force():
     torch.testing.assert_close(*(gradients(loss, (weight,))[0] for loss in (actual, expected)))
 
 
-@FORWARD_MODE
 @FORMS
 def test_gradcheck_first_and_second_order_and_forward_mode(form):
     features, target, weight, bias, covariance = case(form, n=3, classes=4, width=3)
@@ -185,7 +181,6 @@ def test_twice_through_the_full_loss_says_so():
         torch.autograd.grad(loss, weight, create_graph=True)
 
 
-@FORWARD_MODE
 @FORMS
 def test_transforms_of_torch_func(form):
     """jvp, grad and vmap over weights: what MetaSAug and per-sample analyses call."""

@@ -308,7 +308,7 @@ def test_missing_second_stream():
 
 
 def test_wrong_number_of_classes():
-    data = replace(throwaway.data(), classes=tuple("abcde"))
+    data = replace(throwaway.data(), classes=tuple("abcde"), meta=None)
     with pytest.raises(ValueError, match="objective: predicts 4 classes, takes 5 for data 'quadrants'"):
         training.fit(throwaway.build("CrossEntropy"), data, RECIPE, progress=False)
 

@@ -18,6 +18,7 @@ from semaug import networks, training
 from semaug.data import Data, Split
 from semaug.imbalance import LongTailed
 from semaug.isda import ISDA
+from semaug.metasaug import MetaSAug
 from semaug.objective import CrossEntropy, Objective
 from semaug.sla import SLA
 
@@ -112,6 +113,7 @@ OBJECTIVES = {
 OBJECTIVES["ISDA"] = lambda network: ISDA(network, strength=0.5)
 COUNTS = torch.tensor([40, 12, 8, 4])  # what the long-tailed ones are told; the data have 16 of each
 OBJECTIVES["LongTailed"] = lambda network: LongTailed(network, COUNTS, "ldam", beta=0.99, defer=0.3)
+OBJECTIVES["MetaSAug"] = lambda network: MetaSAug(network, COUNTS, beta=0.99, stage=0.3, psd=True, keep=True)
 OBJECTIVES["SLA"] = SLA
 OBJECTIVES["distilled SLA"] = lambda network: SLA(network, temperature=1.0, accumulate=True)
 RECIPE = training.Recipe(epochs=2, batch_size=16, meta_batch_size=8, lr=0.05, augment="crop+flip", evaluate_every=1)
