@@ -40,6 +40,7 @@ from semaug.data import Data
 from semaug.evaluation import accuracy
 from semaug.gaussian import at_least_float32
 from semaug.mixing import Images
+from semaug.networks import Network
 from semaug.objective import Objective, Setting, Step, linear_head
 
 Views = Float[Tensor, "N M channels H W"] | UInt8[Tensor, "N M channels H W"]
@@ -187,6 +188,10 @@ class DataAugmentation(Objective):
         features = self.network.features(views(images, self.transforms).flatten(0, 1))
         each = reversed(features.unflatten(0, (len(images), self.M)).unbind(1))
         return torch.stack(list(self.view_losses(each, target, terms))).sum(), terms
+
+    def phase(self, progress: float) -> str | None:
+        """One, where the network's own Python looks at no values, as those of room ``networks``."""
+        return "all" if isinstance(self.network, Network) else None
 
     def view_losses(self, features: Iterator[Tensor], target: Tensor, terms: dict[str, Tensor]) -> Iterator[Tensor]:
         """What each view adds to the loss, for the features (N, A) of view M - 1, ..., 0; adds to ``terms``.

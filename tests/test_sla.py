@@ -479,6 +479,8 @@ def test_fit_trains_and_records_both_inferences(kind, accumulate):
     assert record.config["settings"] == expected | ({"temperature": 2.0} if kind == "distilled" else {})
     assert record.curves["train_loss"][1] < record.curves["train_loss"][0]
     assert len(record.curves["class_loss"]) == 2
+    assert objective.phase(0.5) is not None
+    assert build(kind, Net()).phase(0.5) is None, "a network of whose Python nothing is known"
 
 
 def test_the_validation_split_is_counted_where_there_is_one():
@@ -535,6 +537,46 @@ def test_compiles_whole_without_a_break(kind):
     loss = eager(images, target, STEP)[0]
     compiled = torch.compile(eager, fullgraph=True, backend="aot_eager")(images, target, STEP)[0]
     torch.testing.assert_close(gradients(compiled, eager), gradients(loss, eager))
+
+
+# --- on a GPU -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_there_is_the_cpu_s_without_waiting_for_the_device(kind, accumulate):
+    objective, (images, target) = build(kind, Net(width=6), "rotation+color_perm", accumulate).double(), batch()
+    expected = objective(images, target, STEP)[0]
+    slopes = gradients(expected, objective)
+    objective, images, target = objective.cuda(), images.cuda(), target.cuda()
+    gradients(objective(images, target, STEP)[0], objective)  # libraries are loaded
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss, _ = objective(images, target, STEP)
+        there = gradients(loss, objective)
+        aggregated = objective.aggregated(images)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(loss.cpu(), expected)
+    torch.testing.assert_close({name: slope.cpu() for name, slope in there.items()}, slopes)
+    torch.testing.assert_close(aggregated.cpu(), objective.cpu().aggregated(images.cpu()))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_captured_training_there_is_that_of_single_launches(kind, accumulate, monkeypatch):
+    curves = []
+    for captured in (True, False):
+        torch.manual_seed(0)
+        objective = build(kind, networks.small(4, norm="group"), accumulate=accumulate).double().cuda()
+        assert objective.phase(0.5) is not None
+        if not captured:
+            monkeypatch.setattr(type(objective), "phase", lambda self, progress: None)
+        record = training.fit(objective, throwaway.data(), training.Recipe(epochs=4, batch_size=16), progress=False)
+        curves.append(record.curves["train_loss"])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-6)
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------
