@@ -26,11 +26,18 @@ import torch
 from torch import nn
 
 from semaug import data, networks, records
+from semaug.imbalance import LongTailed
 from semaug.isda import ISDA
+from semaug.metasaug import MetaSAug
 from semaug.objective import CrossEntropy, Objective, Setting
 from semaug.training import Recipe, fit, resolve_device
 
-OBJECTIVES: dict[str, Callable[..., Objective]] = {"CrossEntropy": CrossEntropy, "ISDA": ISDA}
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "CrossEntropy": CrossEntropy,
+    "ISDA": ISDA,
+    "LongTailed": LongTailed,
+    "MetaSAug": MetaSAug,
+}
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "small": networks.small,
@@ -45,15 +52,17 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 def build(objective: str, network: str, of: data.Data, seed: int, **settings: Setting) -> Objective:
     """An objective by its names, for a data set, initialised from a seed; leaves the global generator alone.
 
-    Two objectives built with one network and seed start from the same weights: what paired seeds need. Raises
-    ValueError for a name that is not in ``OBJECTIVES`` or ``NETWORKS``.
+    Two objectives built with one network and seed start from the same weights: what paired seeds need. One that takes
+    ``counts`` is given the set's. Raises ValueError for a name that is not in ``OBJECTIVES`` or ``NETWORKS``.
     """
     for argument, name, known in (("objective", objective, OBJECTIVES), ("network", network, NETWORKS)):
         if name not in known:
             raise ValueError(f"{argument}: got {name!r}; takes one of {', '.join(known)}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return OBJECTIVES[objective](NETWORKS[network](of.num_classes, channels=of.image_shape[0]), **settings)
+        make, body = OBJECTIVES[objective], NETWORKS[network](of.num_classes, channels=of.image_shape[0])
+        counts = {"counts": of.counts} if "counts" in inspect.signature(make).parameters else {}
+        return make(body, **counts, **settings)
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,7 @@ def state_folder() -> Path:
 def runs() -> Iterator[Run]:
     """Every run of the ledger, most worth first; within a tier all methods of one seed before the next seed."""
     yield from isda_runs()
+    yield from long_tail_runs()
 
 
 POLICIES = ("cutout16", "randaugment", "autoaugment")
@@ -195,6 +205,52 @@ def isda_runs() -> Iterator[Run]:
     for seed, name, text in product(range(5), ("cifar10", "cifar100"), few):
         objective, settings = method(text)
         yield Run("1_isda", "paper", objective, "resnet32", {"name": name}, paper, 900.0, settings, seed)
+
+
+def long_tail_runs() -> Iterator[Run]:
+    """Notebook 1, second part: the long tail, all methods on the same images, those of the meta set taken out.
+
+    The methods first, then MetaSAug with one thing changed, then over its strength.
+    """
+    margins: dict[str, Setting] = {"loss": "ldam", "beta": 0.9999}
+    drw: dict[str, Setting] = {**margins, "defer": 0.8}
+    meta: dict[str, Setting] = {"strength": 0.75}
+    methods: list[tuple[str, dict[str, Setting]]] = [
+        ("CrossEntropy", {}),
+        ("LongTailed", {"beta": 0.9999}),
+        ("LongTailed", {"beta": 0.9999, "defer": 0.8}),
+        ("LongTailed", {"loss": "focal"}),
+        ("LongTailed", {"loss": "ldam"}),
+        ("LongTailed", drw),
+        ("LongTailed", {**drw, "scale": 30.0, "normalised": True}),  # as its own paper has it
+        ("ISDA", {"strength": 0.5, "covariance": "full"}),
+        ("MetaSAug", meta),
+        ("MetaSAug", {**meta, "loss": "ce"}),
+        ("MetaSAug", {**meta, "covariance": "diagonal"}),
+    ]
+    changes: tuple[dict[str, Setting], ...] = ({"meta_steps": 0}, {"loss": "ce", "meta_steps": 0}, {"meta_steps": 3})
+    changes += ({"psd": True}, {"keep": True}, {"meta_lr": 100.0, "psd": True})
+    ablations: list[tuple[str, dict[str, Setting]]] = [("MetaSAug", {**meta, **change}) for change in changes]
+    strengths: list[tuple[str, dict[str, Setting]]] = [("MetaSAug", {"strength": s}) for s in (0.25, 0.5, 1.0)]
+
+    paper = Recipe.preset("metasaug/resnet", evaluate_every=10)
+    short = replace(paper, epochs=40, evaluate_every=4)
+    embedded: dict[str, Any] = {"name": "embedded", "validation": 0.1, "imbalance": 100, "meta": 10}
+    cifar10: dict[str, Any] = {"name": "cifar10", "validation": 0.1, "train_size": 20000, "meta": 10}
+    sets: list[tuple[dict[str, Any], Recipe, float]] = [
+        (embedded, replace(short, augment="none"), 25.0),
+        (cifar10 | {"imbalance": 100}, short, 100.0),
+        (cifar10 | {"imbalance": 10}, short, 160.0),
+    ]
+    for of, recipe, seconds in sets:
+        for seed, (objective, settings) in product(range(5), methods):
+            yield Run("1_metasaug", "cpu", objective, "small", of, recipe, seconds, settings, seed)
+    for (of, recipe, seconds), tier in product(sets[:2], (ablations, strengths)):
+        for seed, (objective, settings) in product(range(5), tier):
+            yield Run("1_metasaug", "cpu", objective, "small", of, recipe, 2 * seconds, settings, seed)
+    for seed, name, (objective, settings) in product(range(3), ("cifar10", "cifar100"), methods + ablations):
+        of = {"name": name, "imbalance": 100, "meta": 10}
+        yield Run("1_metasaug", "paper", objective, "resnet32", of, paper, 600.0, settings, seed)
 
 
 @contextmanager

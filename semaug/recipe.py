@@ -137,4 +137,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 5e-4,
         "augment": "crop+flip",
     },
+    # Li et al. (CVPR 2021) and their released code: 200 epochs, lr times 0.01 at epochs 160 and 180.
+    "metasaug/resnet": {
+        "epochs": 200,
+        "batch_size": 100,
+        "meta_batch_size": 100,
+        "schedule": "step",
+        "milestones": (0.8, 0.9),
+        "factor": 0.01,
+        "weight_decay": 5e-4,
+        "augment": "crop+flip",
+    },
 }

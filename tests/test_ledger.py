@@ -70,6 +70,12 @@ def test_paired_seeds_start_from_the_same_weights():
     assert not torch.equal(isda.network.head.weight, other.network.head.weight)
 
 
+def test_an_objective_that_takes_counts_gets_those_of_the_set():
+    of = data.load("embedded", imbalance=10)
+    objective = ledger.build("LongTailed", "small", of, 0, loss="ldam", max_margin=1.0)
+    assert objective.margins.tolist() == pytest.approx([(80 / n) ** 0.25 for n in of.counts.tolist()])
+
+
 def test_every_run_can_be_built(monkeypatch):
     monkeypatch.undo()
     of = data.load("embedded", train_size=100)
@@ -87,7 +93,7 @@ def test_every_run_can_be_built(monkeypatch):
 @pytest.mark.parametrize(
     ("objective", "network", "message"),
     [
-        ("Isda", "small", r"objective: got 'Isda'; takes one of CrossEntropy, ISDA"),
+        ("Isda", "small", r"objective: got 'Isda'; takes one of CrossEntropy, ISDA, LongTailed"),
         ("ISDA", "vgg", r"network: got 'vgg'; takes one of small"),
     ],
 )
