@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,19 @@ def _on_common_seeds(block: dict[str, list[Record]]) -> dict[str, list[Record]]:
     return {name: [record for record in runs if record.seed in seeds or not seeds] for name, runs in block.items()}
 
 
+PUBLISHED = {"CrossEntropy": set[str](), "ISDA": {"covariance", "strength"}}
+
+
+def as_published(found: Iterable[Record]) -> list[Record]:
+    """Cross-entropy and ISDA as its paper has it: without control, decay or rank, on sets that are not long-tailed."""
+    return [
+        record
+        for record in found
+        if PUBLISHED.get(record.config["objective"]) == set(_given(record.config["settings"]))
+        and not record.config["data"].get("imbalance")
+    ]
+
+
 def isda_accuracy(found: Sequence[Record]) -> Picture:
     """Notebook 1: test accuracy of cross-entropy and ISDA on their common seeds, a block a data set.
 
@@ -142,7 +156,7 @@ def isda_accuracy(found: Sequence[Record]) -> Picture:
     Of each set the experiment with the most images and the least augmentation of pixels: the others have their own
     figures, :func:`isda_size` and :func:`isda_augmentation`.
     """
-    panels = experiments(found, lambda group: len(chosen(group)) > 1)
+    panels = experiments(as_published(found), lambda group: len(chosen(group)) > 1)
     if not panels:
         raise NothingToDraw("two methods under one recipe")
     order = sorted(panels, key=lambda title: (_images(panels[title]), -len(_augments(panels[title]))))
@@ -158,7 +172,7 @@ def isda_accuracy(found: Sequence[Record]) -> Picture:
 def isda_curves(found: Sequence[Record]) -> Picture:
     """Notebook 1: training loss and held-out accuracy by epoch, of the experiment with most records."""
     name = "validation_accuracy"
-    panels = experiments(found, lambda group: all(name in record.curves for record in group))
+    panels = experiments(as_published(found), lambda group: all(name in record.curves for record in group))
     if not panels:
         raise NothingToDraw("accuracies on a validation split during training (Recipe.evaluate_every)")
     title, group = max(panels.items(), key=lambda entry: len(entry[1]))
@@ -171,7 +185,7 @@ def isda_curves(found: Sequence[Record]) -> Picture:
 @styled
 def isda_strength(found: Sequence[Record]) -> Picture:
     """Notebook 1: gain over cross-entropy, seed by seed, over the strength; a panel a data set, a line a covariance."""
-    panels = experiments(found, lambda group: bool(_gains(group)))
+    panels = experiments(as_published(found), lambda group: bool(_gains(group)))
     if not panels:
         raise NothingToDraw("cross-entropy and ISDA at two strengths or more, on the same seeds")
     rows = (len(panels) + 1) // 2
@@ -188,7 +202,7 @@ def isda_strength(found: Sequence[Record]) -> Picture:
             band(axes, at, values, form, color=COLOURS[forms.index(form)], marker="o")
         axes.axhline(0, color=GREY, linewidth=1)
         axes.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks])
-        axes.set(xlabel=r"strength $\lambda_0$", title=title)
+        axes.set(xlabel=r"strength $\lambda_0$", title="\n".join(textwrap.wrap(title, 40)))
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=len(gains))
     grid[0].set_ylabel("gain over cross-entropy\n(points of test accuracy)")
     caption(
@@ -202,14 +216,14 @@ def isda_strength(found: Sequence[Record]) -> Picture:
 def _gains(group: Sequence[Record]) -> dict[str, tuple[list[float], np.ndarray]]:
     """By covariance form: strengths, and test accuracy less cross-entropy's in points (seeds, strengths).
 
-    Of ISDA as the paper has it, without a control, decay or rank; raises ValueError where a seed was run twice.
+    Raises ValueError where a seed was run twice.
     """
     runs: dict[tuple[str, float], list[Record]] = {}
-    for record in group:
+    for record in as_published(group):
         settings = _given(record.config["settings"])
         if record.config["objective"] == "CrossEntropy":
             runs.setdefault(("", 0.0), []).append(record)
-        elif record.config["objective"] == "ISDA" and set(settings) == {"covariance", "strength"}:
+        else:
             runs.setdefault((settings["covariance"], settings["strength"]), []).append(record)
     score = {
         (key, seed): 100 * record.metrics["test_accuracy"]
@@ -241,6 +255,26 @@ def _families(found: Sequence[Record], blank: Callable[[dict[str, Any]], None]) 
     return [family for family in families.values() if len(family) > 1]
 
 
+def isda_controls(found: Sequence[Record]) -> Picture:
+    """Notebook 1: ISDA along other covariances of equal trace, and with decay, beside the published form."""
+    options = {"control", "decay"}
+    panels = experiments(found, lambda group: any(options & _given(r.config["settings"]).keys() for r in group))
+    if not panels:
+        raise NothingToDraw("ISDA with a control or with decay")
+    blocks = {}
+    for title, group in panels.items():
+        varied = [record for record in group if options & _given(record.config["settings"]).keys()]
+        ways = {(r.config["settings"]["covariance"], r.config["settings"]["strength"]) for r in varied}
+        plain = [
+            record
+            for record in as_published(group)
+            if record.config["objective"] != "ISDA"
+            or (record.config["settings"]["covariance"], record.config["settings"]["strength"]) in ways
+        ]
+        blocks[title] = _on_common_seeds(methods(plain + varied))
+    return comparison(blocks)
+
+
 @styled
 def isda_size(found: Sequence[Record]) -> Picture:
     """Notebook 1: accuracy, and gain over cross-entropy seed by seed, over the number of training images.
@@ -248,7 +282,8 @@ def isda_size(found: Sequence[Record]) -> Picture:
     Of the data set with most records at two sizes or more under one recipe; the methods that were run at all of these
     sizes, with one strength throughout.
     """
-    families = _families([record for record in found if _images([record])], lambda s: s["data"].update(train_size=None))
+    published = [record for record in as_published(found) if _images([record])]
+    families = _families(published, lambda s: s["data"].update(train_size=None))
     if not families:
         raise NothingToDraw("two methods at two sizes of one training set")
     groups = sorted(max(families, key=lambda family: sum(map(len, family))), key=_images)
@@ -289,7 +324,7 @@ def isda_size(found: Sequence[Record]) -> Picture:
 
 def isda_augmentation(found: Sequence[Record]) -> Picture:
     """Notebook 1: ISDA beside augmentations of pixels and with them, against cross-entropy with the least of them."""
-    families = _families(found, lambda settings: settings["recipe"].update(augment=""))
+    families = _families(as_published(found), lambda settings: settings["recipe"].update(augment=""))
     if not families:
         raise NothingToDraw("two methods with two augmentations of pixels under one recipe")
     blocks = {}
@@ -313,6 +348,7 @@ FIGURES: dict[str, dict[str, Callable[[Sequence[Record]], Picture]]] = {
         "strength": isda_strength,
         "size": isda_size,
         "augmentation": isda_augmentation,
+        "controls": isda_controls,
     },
 }
 """The figures of each notebook that are drawn from records."""

@@ -13,6 +13,7 @@ import io
 import math
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -238,11 +239,12 @@ def _metric(name: str) -> tuple[float, str]:
 
 
 def caption(figure: Figure, found: Iterable[Record], text: str) -> None:
-    """Where the numbers come from, under the figure: profiles and devices of the records."""
+    """Where the numbers come from, under the figure, in lines of its width: profiles and devices of the records."""
     sources = sorted(
         {f"profile {record.profile}, {record.environment.get('device', 'unknown device')}" for record in found}
     )
-    figure.supxlabel(f"{text} Records: {'; '.join(sources)}.", fontsize=8, color=GREY, x=0.01, ha="left")
+    lines = textwrap.wrap(f"{text} Records: {'; '.join(sources)}.", int(15.5 * figure.get_figwidth()))
+    figure.supxlabel("\n".join(lines), fontsize=8, color=GREY, x=0.01, ha="left")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

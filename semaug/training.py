@@ -126,7 +126,7 @@ class _Loop:
         _check(objective, data, recipe, self.world)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-            objective.to(memory_format=torch.channels_last)  # as the images come
+            objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the images come
         self.objective, self.recipe, self.device = objective, recipe, device
         self.optimizer = _optimizer(objective.parameter_groups(recipe), recipe, device)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]

@@ -135,6 +135,33 @@ def test_isda_beside_augmentations_of_pixels(augmented, found):
         figures.isda_augmentation(found)
 
 
+@pytest.fixture
+def controlled():
+    """ISDA with a control and with decay, 5 points below the published form."""
+    runs = [record("ISDA", seed, 0.5, name="fashion") for seed in (0, 1, 0, 1)]
+    for r, option in zip(runs, 2 * [{"control": "random"}] + 2 * [{"decay": 0.99}], strict=True):
+        r.config["settings"] |= option
+        r.metrics["test_accuracy"] -= 0.05
+    plain = [record(o, seed, s, name="fashion") for o, s in [*BOTH, ("ISDA", 1.0)] for seed in range(3)]
+    return [*runs, *plain]
+
+
+def test_controls_stand_beside_the_published_form(controlled, found):
+    left, right = figures.isda_controls([*controlled, *found]).axes
+    rows = [label.get_text().replace(r"$\lambda_0$ = ", "") for label in left.get_yticklabels()]
+    full = "ISDA, full, 0.5"
+    names = ["cross-entropy", full, f"{full}, control random", f"{full}, decay 0.99"]
+    assert rows == [f"{name} (n = 2)" for name in names], "at their strength alone, on the seeds of all"
+    gains = [text.get_text().split(" ")[0] for text in right.texts]
+    assert gains == ["+2.03", "\N{MINUS SIGN}2.97", "\N{MINUS SIGN}2.97"]
+    with pytest.raises(figures.NothingToDraw, match="control"):
+        figures.isda_controls(found)
+    titles = [axes.get_title(loc="left") for axes in figures.isda_accuracy([*controlled, *found]).axes]
+    shown = [label.get_text() for label in figures.isda_accuracy(controlled).axes[0].get_yticklabels()]
+    assert len([title for title in titles if title]) == 2
+    assert not any("control" in name or "decay" in name for name in shown)
+
+
 def test_accuracy_shows_the_most_images_and_the_least_augmentation(sized, augmented):
     panels = figures.isda_accuracy([*sized, *augmented]).axes
     titles = [axes.get_title(loc="left") for axes in panels if axes.get_title(loc="left")]
@@ -168,8 +195,8 @@ def test_training_losses_are_drawn_on_a_log_axis(found):
     assert (left.get_yscale(), right.get_yscale()) == ("log", "linear")
 
 
-def test_redraw(found, sized, augmented, tmp_path, capsys):
-    found = [*found, *(r for r in sized if r.config["data"]["train_size"]), *augmented]
+def test_redraw(found, sized, augmented, controlled, tmp_path, capsys):
+    found = [*found, *(r for r in sized if r.config["data"]["train_size"]), *augmented, *controlled]
     for r in found:
         r.save(tmp_path / "records" / "1_isda")
     assert figures.main(["--folder", str(tmp_path)]) == 0
@@ -178,7 +205,7 @@ def test_redraw(found, sized, augmented, tmp_path, capsys):
     assert set(files) == expected
     assert figures.main(["--folder", str(tmp_path)]) == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "1_isda").iterdir()} == files
-    assert "drew     1_isda/accuracy from 28 records" in capsys.readouterr().out
+    assert "drew     1_isda/accuracy from 41 records" in capsys.readouterr().out
 
 
 def test_what_has_no_records_is_skipped_and_said(found, tmp_path, capsys):
