@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semaug.gaussian import Reduction, at_least_float32, check_reduction
+from semaug.networks import Network
 from semaug.objective import Objective, Setting, Step
 
 LOSSES = ("ce", "focal", "ldam")
@@ -169,6 +170,10 @@ class LongTailed(Objective):
         # Given again at every construction: no part of a checkpoint.
         self.register_buffer("class_weight", class_balanced_weights(counts, beta), persistent=False)
         self.register_buffer("margins", ldam_margins(counts, max_margin), persistent=False)
+
+    def phase(self, progress: float) -> str | None:
+        """One, where the network's own Python looks at no values, as those of room ``networks``."""
+        return "all" if isinstance(self.network, Network) else None
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted mean (13) of a batch, of the global one in a data-parallel run."""

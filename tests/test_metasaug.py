@@ -216,6 +216,18 @@ def test_before_its_stage_it_is_cross_entropy_and_the_moments_stay_empty(loss):
     assert terms["covariance_shift"] > 0
 
 
+def test_phases_are_before_and_after_the_stage():
+    objective = objective_of(stage=0.8)
+    assert [objective.phase(progress) for progress in (0.0, 0.79, 0.81)] == ["plain", "plain", "meta"]
+    assert [objective_of(stage=0.8, psd=True).phase(progress) for progress in (0.79, 0.81)] == ["plain", None]
+    assert objective_of(Linear(torch.zeros(4, 3), torch.zeros(4))).phase(0.1) is None
+    images, target = batch()
+    for progress, phase in ((0.1, "meta"), (0.9, "plain")):  # what the step says is not looked up in the progress
+        before = objective.moments.count.sum()
+        objective(images, target, step(progress=progress)._replace(phase=phase))
+        assert (objective.moments.count.sum() > before) == (phase == "meta")
+
+
 @FORMS
 def test_without_a_meta_step_it_is_the_loss_at_the_moments(form):
     objective = entered(objective_of(covariance=form, meta_steps=0))
