@@ -120,7 +120,9 @@ def nearest_psd(covariance: ClassCovariance) -> ClassCovariance:
     if covariance.ndim == 2:
         return covariance.clamp_min(0)
     values, vectors = torch.linalg.eigh(covariance)
-    return (vectors * values.clamp_min(0)[:, None]) @ vectors.mT
+    with torch.autocast(covariance.device.type, enabled=False):
+        # only what is negative is put together again: rounding is in proportion to it, far below the meta step
+        return covariance - (vectors * values.clamp_max(0)[:, None]) @ vectors.mT
 
 
 class MetaSAug(ISDA):

@@ -82,15 +82,22 @@ def test_a_cuda_graph_replays_update_loss_and_gradients(form):
             torch.testing.assert_close(mine, theirs, rtol=2e-4, atol=2e-5)  # float32, sums in another order
 
 
+SETTINGS = {
+    "CrossEntropy": {},
+    "ISDA": {"strength": 0.5, "covariance": "full"},
+    "LongTailed": {"loss": "ldam", "defer": 0.5, "beta": 0.9},
+    "MetaSAug": {"stage": 0.4},
+}
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("objective", ["CrossEntropy", "ISDA"])
+@pytest.mark.parametrize("objective", SETTINGS)
 def test_training_there_learns_and_resumes(objective, precision, tmp_path, monkeypatch):
-    of = data.load("embedded", train_size=2000, test_size=500)
+    of = data.load("embedded", train_size=2000, test_size=500, meta=10)
     recipe = Recipe(epochs=6, lr=0.05, augment="crop+flip", precision=precision)
-    settings = {"strength": 0.5, "covariance": "full"} if objective == "ISDA" else {}
 
     def run(resume):
-        trained = ledger.build(objective, "small", of, seed=0, **settings).cuda()
+        trained = ledger.build(objective, "small", of, seed=0, **SETTINGS[objective]).cuda()
         return training.fit(trained, of, recipe, resume=resume, progress=False)
 
     whole = run(None)

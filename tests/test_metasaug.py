@@ -278,6 +278,15 @@ def test_nearest_psd_is_the_nearest():
     assert nearest_psd(torch.tensor([[-1.0, 2.0]])).tolist() == [[0, 2]]
 
 
+def test_projection_leaves_what_is_positive_to_the_last_bits_also_under_autocast():
+    root = torch.randn(3, 8, 8)
+    x = root @ root.mT + torch.eye(8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(nearest_psd(x), x)
+        x[1] -= 2 * torch.linalg.eigvalsh(x[1]).min() * torch.eye(8)  # one of them now has negative eigenvalues
+        assert torch.linalg.eigvalsh(nearest_psd(x)).min() > -1e-5
+
+
 @pytest.mark.parametrize("frozen", ["stages", "stages.0", "none"])
 def test_frozen_layers_and_a_head_without_bias(frozen):
     network = networks.small(4, width=8)
