@@ -4,30 +4,30 @@ A network $f$ sees every image through $M$ transformations, $z_j = f(t_j(x))$, w
 $u$ of the classes can ignore which one it was (data augmentation, which asks $f$ to be invariant), a second one $v$ can
 name it beside (multi-task), or one joint classifier $w$ of $C M$ rows tells both:
 
-$$\mathcal L_{DA} = \frac1M \sum_j \mathrm{CE}(u z_j, y), \tag{13}$$
-$$\mathcal L_{MT} = \frac1M \sum_j \bigl[\mathrm{CE}(u z_j, y) + \mathrm{CE}(v z_j, j)\bigr], \tag{14}$$
-$$\mathcal L_{SLA} = \frac1M \sum_j \mathrm{CE}(w z_j, (y, j)). \tag{15}$$
+$$\mathcal L_{DA} = \frac1M \sum_j \mathrm{CE}(u z_j, y), \tag{20}$$
+$$\mathcal L_{MT} = \frac1M \sum_j \bigl[\mathrm{CE}(u z_j, y) + \mathrm{CE}(v z_j, j)\bigr], \tag{21}$$
+$$\mathcal L_{SLA} = \frac1M \sum_j \mathrm{CE}(w z_j, (y, j)). \tag{22}$$
 
-(14) is (15) under the constraint $w_{ij} = u_i + v_j$. At inference $j$ is known, so of the logits of view $j$ only
+(21) is (22) under the constraint $w_{ij} = u_i + v_j$. At inference $j$ is known, so of the logits of view $j$ only
 those of its own column count, $P(i \mid t_j(x), j) \propto e^{w_{ij}^\top z_j}$. Their mean over the views is the
 logarithm of the geometric mean of these $M$ conditionals, up to its normalisation:
 
-$$P_{agg}(i \mid x) \propto e^{s_i}, \qquad s_i = \frac1M \sum_j w_{ij}^\top z_j. \tag{16}$$
+$$P_{agg}(i \mid x) \propto e^{s_i}, \qquad s_i = \frac1M \sum_j w_{ij}^\top z_j. \tag{23}$$
 
 That costs $M$ passes. Self-distillation teaches it to a classifier $u$ of the image as it is, at the temperature $T$;
 $P_{agg}$ is a constant there:
 
 $$\mathcal L_{SD} = \mathcal L_{SLA} + \mathrm{CE}(u z_0, y)
-  + T^2\, \mathrm{KL}\bigl(\mathrm{softmax}(s / T) \,\|\, \mathrm{softmax}(u z_0 / T)\bigr). \tag{17}$$
+  + T^2\, \mathrm{KL}\bigl(\mathrm{softmax}(s / T) \,\|\, \mathrm{softmax}(u z_0 / T)\bigr). \tag{24}$$
 
-Training takes $M$ passes in all of (13) to (17). Lee, Hwang, Shin, "Self-supervised Label Augmentation via Input
+Training takes $M$ passes in all of (20) to (24). Lee, Hwang, Shin, "Self-supervised Label Augmentation via Input
 Transformations", ICML 2020, https://proceedings.mlr.press/v119/lee20c.html.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
@@ -39,11 +39,13 @@ from torch.nn import functional as F
 from semaug.data import Data
 from semaug.evaluation import accuracy
 from semaug.gaussian import at_least_float32
+from semaug.imbalance import class_balanced_weights, deferred, ldam_logits, ldam_margins, shares
 from semaug.mixing import Images
 from semaug.networks import Network
 from semaug.objective import Objective, Setting, Step, linear_head
 
 Views = Float[Tensor, "N M channels H W"] | UInt8[Tensor, "N M channels H W"]
+Loss = Callable[[Tensor, Tensor], Tensor]
 Inference = Literal["single", "aggregated"]
 INFERENCES = ("single", "aggregated")
 
@@ -114,7 +116,7 @@ def joint_labels(target: Int64[Tensor, " N"], M: int) -> Int64[Tensor, "N M"]:
 
 
 def sla_loss(joint_logits: Float[Tensor, "N M CM"], target: Int64[Tensor, " N"]) -> Float[Tensor, ""]:
-    """The loss (15) in nats, mean over images and views; ``joint_logits[n, j]`` are the C*M logits of view j.
+    """The loss (22) in nats, mean over images and views; ``joint_logits[n, j]`` are the C*M logits of view j.
 
     Raises ValueError where the last axis is no multiple of the number of views.
     """
@@ -123,7 +125,7 @@ def sla_loss(joint_logits: Float[Tensor, "N M CM"], target: Int64[Tensor, " N"])
 
 
 def aggregate(joint_logits: Float[Tensor, "N M CM"]) -> Float[Tensor, "N C"]:
-    """The logits $s$ of (16): of view j the C logits of column j, averaged over the views. Raises as sla_loss."""
+    """The logits $s$ of (23): of view j the C logits of column j, averaged over the views. Raises as sla_loss."""
     by_class = at_least_float32(joint_logits).unflatten(2, (-1, _check_joint(joint_logits)))
     return by_class.diagonal(dim1=1, dim2=3).mean(2)
 
@@ -131,7 +133,7 @@ def aggregate(joint_logits: Float[Tensor, "N M CM"]) -> Float[Tensor, "N C"]:
 def distillation_loss(
     logits: Float[Tensor, "N C"], aggregated: Float[Tensor, "N C"], temperature: float = 1.0
 ) -> Float[Tensor, ""]:
-    r"""The last term of (17) in nats, $T^2 \mathrm{KL}$, mean over the images; no gradient reaches ``aggregated``.
+    r"""The last term of (24) in nats, $T^2 \mathrm{KL}$, mean over the images; no gradient reaches ``aggregated``.
 
     $T^2$ keeps the size of the gradient by ``logits`` about the same for every temperature. Raises ValueError for
     shapes that differ and a temperature that is not above 0.
@@ -146,7 +148,7 @@ def distillation_loss(
 
 
 class DataAugmentation(Objective):
-    """The loss (13): every view is of the class of its image. And what training on views is in all three objectives.
+    """The loss (20): every view is of the class of its image. And what training on views is in all three objectives.
 
     network: gives ``features(images)`` (N, A) and has ``head``, a Linear from A to C (room ``networks``).
     transforms: a set of ``TRANSFORMS``. inference: what ``predict`` gives: "single", the network's own logits of the
@@ -181,35 +183,42 @@ class DataAugmentation(Objective):
         if target.ndim != 1:
             raise ValueError(f"target must be class numbers (N,), views take no soft ones; got {tuple(target.shape)}")
         terms: dict[str, Tensor] = {}
+        loss = self.loss_of(target, step)
         if self.accumulate:
             each = (self.network.features(transform(images)) for transform in reversed(TRANSFORMS[self.transforms]))
             parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-            return _Accumulated.apply(self.view_losses(each, target, terms), *parameters), terms
+            return _Accumulated.apply(self.view_losses(each, target, loss, terms), *parameters), terms
         features = self.network.features(views(images, self.transforms).flatten(0, 1))
         each = reversed(features.unflatten(0, (len(images), self.M)).unbind(1))
-        return torch.stack(list(self.view_losses(each, target, terms))).sum(), terms
+        return torch.stack(list(self.view_losses(each, target, loss, terms))).sum(), terms
 
     def phase(self, progress: float) -> str | None:
         """One, where the network's own Python looks at no values, as those of room ``networks``."""
         return "all" if isinstance(self.network, Network) else None
 
-    def view_losses(self, features: Iterator[Tensor], target: Tensor, terms: dict[str, Tensor]) -> Iterator[Tensor]:
+    def loss_of(self, target: Tensor, step: Step) -> Loss:
+        """What is taken of logits and labels of this batch, (N, labels) and (N,): here the cross-entropy."""
+        return _cross_entropy
+
+    def view_losses(
+        self, features: Iterator[Tensor], target: Tensor, loss: Loss, terms: dict[str, Tensor]
+    ) -> Iterator[Tensor]:
         """What each view adds to the loss, for the features (N, A) of view M - 1, ..., 0; adds to ``terms``.
 
         With ``accumulate`` a part is differentiated before the next features are computed: what it takes from earlier
         views has to be detached.
         """
         for z in features:
-            loss = _cross_entropy(self.network.head(z), target) / self.M
-            _add(terms, "class_loss", loss)
-            yield loss
+            part = loss(self.network.head(z), target) / self.M
+            _add(terms, "class_loss", part)
+            yield part
 
     def class_logits(self, features: Tensor, j: int) -> Tensor:
         """Logits (N, C) of the class from the features of view j."""
         return self.network.head(features)
 
     def aggregated(self, images: Float[Tensor, "N channels H W"]) -> Float[Tensor, "N C"]:
-        """The logits $s$ of (16), in M passes, one view after the other."""
+        """The logits $s$ of (23), in M passes, one view after the other."""
         features = (self.network.features(transform(images)) for transform in TRANSFORMS[self.transforms])
         return torch.stack([at_least_float32(self.class_logits(z, j)) for j, z in enumerate(features)]).mean(0)
 
@@ -228,7 +237,7 @@ class DataAugmentation(Objective):
 
 
 class MultiTask(DataAugmentation):
-    """The loss (14): beside the class, a head of its own, ``transform_head``, names the transformation of a view."""
+    """The loss (21): beside the class, a head of its own, ``transform_head``, names the transformation of a view."""
 
     def __init__(
         self,
@@ -240,18 +249,20 @@ class MultiTask(DataAugmentation):
         super().__init__(network, transforms, inference, accumulate)
         self.transform_head = _head_like(linear_head(network), self.M)
 
-    def view_losses(self, features: Iterator[Tensor], target: Tensor, terms: dict[str, Tensor]) -> Iterator[Tensor]:
+    def view_losses(
+        self, features: Iterator[Tensor], target: Tensor, loss: Loss, terms: dict[str, Tensor]
+    ) -> Iterator[Tensor]:
         """The class and the transformation of each view."""
         for j, z in zip(reversed(range(self.M)), features, strict=True):
-            loss = _cross_entropy(self.network.head(z), target) / self.M
-            _add(terms, "class_loss", loss)
-            yield loss + _cross_entropy(self.transform_head(z), torch.full_like(target, j)) / self.M
+            part = loss(self.network.head(z), target) / self.M
+            _add(terms, "class_loss", part)
+            yield part + loss(self.transform_head(z), torch.full_like(target, j)) / self.M
 
 
 class SLA(DataAugmentation):
-    """The loss (15), or (17): one head, ``joint_head``, names class and transformation of a view together.
+    """The loss (22), or (24): one head, ``joint_head``, names class and transformation of a view together.
 
-    temperature: $T$ of self-distillation into the network's own head, the paper's is 1; None: none, (15). Then the
+    temperature: $T$ of self-distillation into the network's own head, the paper's is 1; None: none, (22). Then the
         network's own head, frozen here, is where the joint head's rows for the identity start from, and takes their
         values after every step: in either case the network alone is single inference.
 
@@ -277,12 +288,14 @@ class SLA(DataAugmentation):
                 for own, joint in zip(head.parameters(), self.joint_head.parameters(), strict=True):
                     joint[:: self.M] = own
 
-    def view_losses(self, features: Iterator[Tensor], target: Tensor, terms: dict[str, Tensor]) -> Iterator[Tensor]:
+    def view_losses(
+        self, features: Iterator[Tensor], target: Tensor, loss: Loss, terms: dict[str, Tensor]
+    ) -> Iterator[Tensor]:
         """The joint label of each view; with the identity, which comes last, what distillation adds."""
         labels, summed = joint_labels(target, self.M), torch.zeros((), device=target.device)
         for j, z in zip(reversed(range(self.M)), features, strict=True):
             logits = at_least_float32(self.joint_head(z))
-            loss, of_class = _cross_entropy(logits, labels[:, j]) / self.M, logits.detach()[:, j :: self.M]
+            part, of_class = loss(logits, labels[:, j]) / self.M, logits.detach()[:, j :: self.M]
             _add(terms, "class_loss", _cross_entropy(of_class, target) / self.M)
             if self.temperature is not None:
                 summed = summed + of_class
@@ -290,8 +303,8 @@ class SLA(DataAugmentation):
                     single = self.network.head(z)
                     distillation = distillation_loss(single, summed / self.M, self.temperature)
                     _add(terms, "distillation", distillation)
-                    loss = loss + _cross_entropy(single, target) + distillation
-            yield loss
+                    part = part + loss(single, target) + distillation
+            yield part
 
     def class_logits(self, features: Tensor, j: int) -> Tensor:
         """Logits (N, C) of the class from the features of view j, by the rows y M + j of the joint head."""
@@ -304,6 +317,59 @@ class SLA(DataAugmentation):
             with torch.no_grad():
                 for own, joint in zip(self.network.head.parameters(), self.joint_head.parameters(), strict=True):
                     own.copy_(joint[:: self.M])
+
+
+class LongTailedSLA(SLA):
+    """SLA on a long tail: the cross-entropies of (22) or (24) under the weights and margins of room ``imbalance``.
+
+    counts: training images of each class (``Data.counts``); every transformation of a class has as many, so that the
+        weights (13) and the margins (15) of a class are those of its M joint labels.
+    loss: "ce", or "ldam" with ``max_margin``. beta: of the weights; 0 weighs all classes alike. defer: the fraction of
+        training after which they hold.
+    """
+
+    class_weight: Tensor
+    margins: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        counts: Int64[Tensor, " C"],
+        transforms: str = "rotation",
+        inference: Inference = "aggregated",
+        temperature: float | None = None,
+        accumulate: bool = False,
+        loss: Literal["ce", "ldam"] = "ce",
+        beta: float = 0.0,
+        defer: float = 0.0,
+        max_margin: float = 0.5,
+    ) -> None:
+        if loss not in ("ce", "ldam"):
+            raise ValueError(f"loss: got {loss!r}; takes ce or ldam")
+        if not 0 <= defer <= 1:
+            raise ValueError(f"defer: got {defer!r}; takes a fraction in [0, 1]")
+        super().__init__(network, transforms, inference, temperature, accumulate)
+        if len(counts) != (classes := linear_head(network).out_features):
+            raise ValueError(f"counts: got {len(counts)} classes; takes {classes}, as the network has")
+        self.settings |= {"loss": loss, "beta": beta, "defer": defer}
+        self.settings |= {"max_margin": max_margin} if loss == "ldam" else {}
+        self.defer = defer
+        margins = ldam_margins(counts, max_margin) if loss == "ldam" else torch.zeros(len(counts))
+        # Given again at every construction: no part of a checkpoint.
+        self.register_buffer("class_weight", class_balanced_weights(counts, beta), persistent=False)
+        self.register_buffer("margins", margins, persistent=False)
+
+    def loss_of(self, target: Tensor, step: Step) -> Loss:
+        """Cross-entropy less the margin of the class, weighted by the class; of the global batch if data-parallel."""
+        share = shares(deferred(self.class_weight, step.progress, self.defer), target, step)
+
+        def loss(logits: Tensor, labels: Tensor) -> Tensor:
+            logits = at_least_float32(logits)
+            margins = self.margins.repeat_interleave(logits.shape[1] // len(self.margins))
+            losses = F.cross_entropy(ldam_logits(logits, labels, margins), labels, reduction="none")
+            return (share * losses).sum()
+
+        return loss
 
 
 class _Accumulated(torch.autograd.Function):

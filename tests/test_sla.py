@@ -22,6 +22,7 @@ from semaug.sla import (
     SLA,
     TRANSFORMS,
     DataAugmentation,
+    LongTailedSLA,
     MultiTask,
     aggregate,
     color_permutations,
@@ -203,7 +204,7 @@ def test_golden_inference():
 
 @pytest.mark.parametrize("name", ["none", "rotation", "rotation+color_perm3"])
 def test_multi_task_is_sla_whose_joint_weights_are_sums(name):
-    """(14) = (15) for w_ij = u_i + v_j, for rotations the golden value; and so the gradients that reach the images."""
+    """(21) = (22) for w_ij = u_i + v_j, for rotations the golden value; and so the gradients that reach the images."""
     images, target, *_ = golden_case()
     multi, sla = golden_objective(MultiTask, transforms=name), SLA(Net(), name).double()
     j, d = torch.arange(multi.M, dtype=torch.float64)[:, None], torch.arange(48, dtype=torch.float64)
@@ -278,6 +279,49 @@ def test_objectives_are_brute_force_with_all_gradients(kind, name, accumulate):
     torch.testing.assert_close(terms, logged)
     assert not any(value.requires_grad for value in terms.values())
     torch.testing.assert_close(gradients(3 * loss, objective), gradients(3 * expected, objective))
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("temperature", [None, 2.0])
+@pytest.mark.parametrize(
+    ("settings", "progress"),
+    [
+        ({}, 0.5),
+        ({"beta": 0.99}, 0.5),
+        ({"beta": 0.99, "defer": 0.6}, 0.5),
+        ({"loss": "ldam", "max_margin": 2.0}, 0.5),
+        ({"loss": "ldam", "beta": 0.9, "defer": 0.6}, 0.7),
+    ],
+)
+def test_long_tailed_is_brute_force_with_weights_and_margins_of_the_class(settings, progress, temperature, accumulate):
+    counts, M = [40, 9, 2], 4
+    options = {"temperature": temperature, "accumulate": accumulate, **settings}
+    objective = LongTailedSLA(Net(width=6), torch.tensor(counts), **options).double()
+    images, target = batch(7, seed=2)
+    loss, _ = objective(images, target, STEP._replace(progress=torch.tensor(progress)))
+    beta = settings.get("beta", 0.0) if progress >= settings.get("defer", 0.0) else 0.0
+    weight = [(1 - beta) / (1 - beta**n) for n in counts]
+    margin = [settings.get("max_margin", 0.5) * (2 / n) ** 0.25 * (settings.get("loss") == "ldam") for n in counts]
+    total = sum(weight[y] for y in target.tolist())
+    expected, teachers, students = 0, [], []
+    for image, y in zip(images, target.tolist(), strict=True):
+        share, column = weight[y] / total, 0
+        for j in range(M):
+            joint = objective.joint_head(objective.network.features(torch.rot90(image, j, (1, 2))[None]))[0]
+            column = column + joint[j::M].detach() / M
+            lowered = joint - margin[y] * F.one_hot(torch.tensor(y * M + j), len(joint))
+            expected = expected - share * log_softmax(lowered)[y * M + j] / M
+        single = objective.network(image[None])[0]
+        if temperature:
+            lowered = single - margin[y] * F.one_hot(torch.tensor(y), len(single))
+            expected = expected - share * log_softmax(lowered)[y]
+        teachers.append(column)
+        students.append(single)
+    if temperature:
+        expected = expected + distillation_loss(torch.stack(students), torch.stack(teachers), temperature)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradients(loss, objective), gradients(expected, objective))
+    assert objective.settings.items() >= settings.items()
 
 
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 6), st.sampled_from([0.0, 1.0, 300.0]), st.integers(0, 99))
@@ -602,6 +646,14 @@ def test_captured_training_there_is_that_of_single_launches(kind, accumulate, mo
         (lambda: SLA(Net(), temperature=math.inf), "temperature: got inf"),
         (lambda: SLA(Net(), "mirror"), "transforms: got 'mirror'; takes one of none"),
         (lambda: MultiTask(Net(), inference="mean"), "inference: got 'mean'; takes one of single, aggregated"),
+        (lambda: LongTailedSLA(Net(), torch.tensor([3, 2])), "counts: got 2 classes; takes 3, as the network has"),
+        (lambda: LongTailedSLA(Net(), torch.tensor([3, 2, 0])), "counts must be at least 1, got 0 for class 2"),
+        (lambda: LongTailedSLA(Net(), torch.tensor([3, 2, 1]), loss="focal"), "loss: got 'focal'; takes ce or ldam"),
+        (lambda: LongTailedSLA(Net(), torch.tensor([3, 2, 1]), beta=1.0), "beta must lie in"),
+        (
+            lambda: LongTailedSLA(Net(), torch.tensor([3, 2, 1]), defer=2.0),
+            r"defer: got 2.0; takes a fraction in \[0, 1",
+        ),
         (lambda: SLA(Net())(torch.rand(2, 3, 4, 4), torch.rand(2, 3), STEP), "views take no soft ones"),
     ],
 )

@@ -20,7 +20,7 @@ from semaug.imbalance import LongTailed
 from semaug.isda import ISDA
 from semaug.metasaug import MetaSAug
 from semaug.objective import CrossEntropy, Objective
-from semaug.sla import SLA
+from semaug.sla import SLA, LongTailedSLA
 
 CLASSES = 4
 
@@ -115,7 +115,9 @@ COUNTS = torch.tensor([40, 12, 8, 4])  # what the long-tailed ones are told; the
 OBJECTIVES["LongTailed"] = lambda network: LongTailed(network, COUNTS, "ldam", beta=0.99, defer=0.3)
 OBJECTIVES["MetaSAug"] = lambda network: MetaSAug(network, COUNTS, beta=0.99, stage=0.3, psd=True, keep=True)
 OBJECTIVES["SLA"] = SLA
-OBJECTIVES["distilled SLA"] = lambda network: SLA(network, temperature=1.0, accumulate=True)
+OBJECTIVES["LongTailedSLA"] = lambda network: LongTailedSLA(  # with all that it can
+    network, COUNTS, temperature=1.0, accumulate=True, loss="ldam", beta=0.99, defer=0.3
+)
 RECIPE = training.Recipe(epochs=2, batch_size=16, meta_batch_size=8, lr=0.05, augment="crop+flip", evaluate_every=1)
 
 
