@@ -30,6 +30,7 @@ from semaug.imbalance import LongTailed
 from semaug.isda import ISDA
 from semaug.metasaug import MetaSAug
 from semaug.objective import CrossEntropy, Objective, Setting
+from semaug.sla import SLA, TRANSFORMS, DataAugmentation, LongTailedSLA, MultiTask
 from semaug.training import Recipe, fit, resolve_device
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
@@ -37,6 +38,10 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "ISDA": ISDA,
     "LongTailed": LongTailed,
     "MetaSAug": MetaSAug,
+    "DataAugmentation": DataAugmentation,
+    "MultiTask": MultiTask,
+    "SLA": SLA,
+    "LongTailedSLA": LongTailedSLA,
 }
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
@@ -158,6 +163,7 @@ def runs() -> Iterator[Run]:
     """Every run of the ledger, most worth first; within a tier all methods of one seed before the next seed."""
     yield from isda_runs()
     yield from long_tail_runs()
+    yield from sla_runs()
 
 
 POLICIES = ("cutout16", "randaugment", "autoaugment")
@@ -251,6 +257,73 @@ def long_tail_runs() -> Iterator[Run]:
     for seed, name, (objective, settings) in product(range(3), ("cifar10", "cifar100"), methods + ablations):
         of = {"name": name, "imbalance": 100, "meta": 10}
         yield Run("1_metasaug", "paper", objective, "resnet32", of, paper, 600.0, settings, seed)
+
+
+def sla_runs() -> Iterator[Run]:
+    """Notebook 5: views of every image as data, as a second task and as joint labels, of several sets of images.
+
+    Cross-entropy is run for as many epochs, and for M times as many: as many passes. A run of one objective on views
+    records both its inferences. Then sets of transformations, where separability before training can be held against
+    the accuracy after it; then the long tail.
+    """
+    distilled: dict[str, Setting] = {"temperature": 1.0, "inference": "single"}
+    ways: list[tuple[str, dict[str, Setting]]] = [("DataAugmentation", {}), ("MultiTask", {}), ("SLA", {})]
+    ways.append(("SLA", distilled))
+
+    def tier(
+        of: dict[str, Any],
+        recipe: Recipe,
+        seconds: float,
+        transforms: str,
+        methods: list[tuple[str, dict[str, Setting]]],
+        passes: tuple[int, ...] = (),
+        where: tuple[str, str, int] = ("cpu", "small", 5),
+    ) -> Iterator[Run]:
+        """Runs of all seeds; ``seconds`` of one epoch of cross-entropy, ``passes``: epochs of it over the recipe's."""
+        profile, network, seeds = where
+        for seed in range(seeds):
+            for times in passes:
+                longer = replace(recipe, epochs=times * recipe.epochs, evaluate_every=times * recipe.evaluate_every)
+                cost = seconds * longer.epochs
+                yield Run("5_sla", profile, "CrossEntropy", network, of, longer, cost, seed=seed)
+            cost = 1.1 * len(TRANSFORMS[transforms]) * seconds * recipe.epochs
+            for objective, settings in methods:
+                settings = {"transforms": transforms, **settings}
+                yield Run("5_sla", profile, objective, network, of, recipe, cost, settings, seed)
+
+    plain = Recipe(epochs=20, weight_decay=5e-4, evaluate_every=5)
+    crop = replace(plain, augment="crop+flip")
+    embedded: dict[str, Any] = {"name": "embedded", "validation": 0.1}
+    cifar10: dict[str, Any] = {"name": "cifar10", "validation": 0.1, "train_size": 10000}
+    yield from tier(embedded, plain, 2.0, "rotation", ways, (1, 4))
+    yield from tier(cifar10, crop, 3.9, "rotation", ways, (1, 4))
+    yield from tier({"name": "mnist", "validation": 0.1, "train_size": 10000}, plain, 2.8, "rotation", ways, (1, 4))
+    yield from tier({"name": "shapes", "validation": 0.1, "train_size": 2000}, plain, 0.8, "rotation", ways, (1, 4))
+    yield from tier(cifar10, crop, 3.9, "color_perm", ways, (6,))
+    for of, recipe, seconds, transforms in (
+        (embedded, plain, 2.0, "rotation2"),
+        (cifar10, crop, 3.9, "rotation2"),
+        (cifar10, crop, 3.9, "color_perm3"),
+        (cifar10, crop, 3.9, "rotation+color_perm3"),
+    ):
+        yield from tier(of, recipe, seconds, transforms, [("DataAugmentation", {}), ("SLA", {})])
+
+    weights: dict[str, Setting] = {"beta": 0.9999, "defer": 0.8}
+    margins: dict[str, Setting] = {**weights, "loss": "ldam"}
+    for of, recipe, seconds in (
+        (embedded | {"imbalance": 100}, replace(plain, epochs=40), 0.5),
+        (cifar10 | {"train_size": 20000, "imbalance": 100}, replace(crop, epochs=40), 1.9),
+    ):
+        tails: list[tuple[str, dict[str, Setting]]] = [("SLA", {}), ("SLA", distilled)]
+        tails += [("LongTailedSLA", weights), ("LongTailedSLA", margins)]
+        yield from tier(of, recipe, seconds, "rotation", tails, (1,))
+        for seed, settings in product(range(5), (weights, margins)):
+            yield Run("5_sla", "cpu", "LongTailed", "small", of, recipe, 40 * seconds, settings, seed)
+
+    paper, there = Recipe.preset("sla/resnet", evaluate_every=10), ("paper", "resnet32", 3)
+    for name in ("cifar10", "cifar100"):
+        yield from tier({"name": name}, paper, 3.0, "rotation", ways, (1, 4), there)
+        yield from tier({"name": name}, paper, 3.0, "color_perm", ways[2:], (), there)
 
 
 @contextmanager

@@ -148,4 +148,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 5e-4,
         "augment": "crop+flip",
     },
+    # Lee et al. (ICML 2020) and their released code: 80,000 steps of 128 images, zero-pad-4 crop and flip, no Nesterov.
+    "sla/resnet": {
+        "epochs": 205,
+        "schedule": "step",
+        "nesterov": False,
+        "augment": "crop+flip",
+        "padding_mode": "zeros",
+    },
 }

@@ -26,6 +26,16 @@ def test_schedules_against_torch():
             scheduler.step()
 
 
+def test_sla_preset_is_the_papers():
+    """80,000 steps of 128 of 50,000 images, the last part of an epoch left out; lr a tenth at 40,000 and at 60,000."""
+    recipe, total = Recipe.preset("sla/resnet"), 80_000
+    assert abs(recipe.epochs * (50_000 // recipe.batch_size) - total) < 390 / 2
+    rates = [recipe.lr * recipe.lr_at((step + 0.5) / total) for step in (0, 39_999, 40_000, 59_999, 60_000, 79_999)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    assert (recipe.momentum, recipe.nesterov, recipe.weight_decay) == (0.9, False, 1e-4)
+    assert (recipe.augment, recipe.padding, recipe.padding_mode) == ("crop+flip", 4, "zeros")
+
+
 def test_isda_preset_is_the_papers():
     recipe = Recipe.preset("isda/resnet")
     total = 160
