@@ -188,6 +188,7 @@ def isda_runs() -> Iterator[Run]:
     short = replace(plain, epochs=10, evaluate_every=1)
     embedded: dict[str, Any] = {"name": "embedded", "validation": 0.1}
     cifar10: dict[str, Any] = {"name": "cifar10", "validation": 0.1, "train_size": 10000}
+    half = cifar10 | {"train_size": 5000}
     fashion: dict[str, Any] = {"name": "fashion", "validation": 0.1}
     few, forms = ("", "full 0.5"), ("", "full 0.5", "diagonal 2.5")
     strengths = ("full 0.1", "full 0.25", "full 1", "full 2.5", "diagonal 0.5", "diagonal 2.5", "diagonal 7.5")
@@ -200,8 +201,9 @@ def isda_runs() -> Iterator[Run]:
         (cifar10, crop, 170.0, strengths, 10),
         (embedded, plain, 90.0, tuple(text for text in strengths if text not in forms), 10),
         (fashion, short, 160.0, forms, 5),
-        *((cifar10, replace(crop, augment=f"crop+flip+{policy}"), 300.0, few, 5) for policy in POLICIES),
-        (cifar10, crop, 170.0, others, 5),
+        (half, crop, 85.0, few, 5),
+        *((half, replace(crop, augment=f"crop+flip+{policy}"), 120.0, few, 5) for policy in POLICIES),
+        (half, crop, 85.0, others, 5),
     ]
     for of, recipe, seconds, methods, seeds in tiers:
         for seed, text in product(range(seeds), methods):
@@ -248,12 +250,10 @@ def long_tail_runs() -> Iterator[Run]:
         (cifar10 | {"imbalance": 100}, short, 100.0),
         (cifar10 | {"imbalance": 10}, short, 160.0),
     ]
-    for of, recipe, seconds in sets:
-        for seed, (objective, settings) in product(range(5), methods):
-            yield Run("1_metasaug", "cpu", objective, "small", of, recipe, seconds, settings, seed)
-    for (of, recipe, seconds), tier in product(sets[:2], (ablations, strengths)):
-        for seed, (objective, settings) in product(range(5), tier):
-            yield Run("1_metasaug", "cpu", objective, "small", of, recipe, 2 * seconds, settings, seed)
+    for (of, recipe, seconds), tiers in zip(sets, ((methods, ablations, strengths), (methods, ablations), (methods,))):
+        for tier in tiers:
+            for seed, (objective, settings) in product(range(5), tier):
+                yield Run("1_metasaug", "cpu", objective, "small", of, recipe, seconds, settings, seed)
     for seed, name, (objective, settings) in product(range(3), ("cifar10", "cifar100"), methods + ablations):
         of = {"name": name, "imbalance": 100, "meta": 10}
         yield Run("1_metasaug", "paper", objective, "resnet32", of, paper, 600.0, settings, seed)
