@@ -250,7 +250,9 @@ def long_tail_runs() -> Iterator[Run]:
         (cifar10 | {"imbalance": 100}, short, 100.0),
         (cifar10 | {"imbalance": 10}, short, 160.0),
     ]
-    for (of, recipe, seconds), tiers in zip(sets, ((methods, ablations, strengths), (methods, ablations), (methods,))):
+    for (of, recipe, seconds), tiers in zip(
+        sets, ((methods, ablations, strengths), (methods, ablations), (methods,)), strict=True
+    ):
         for tier in tiers:
             for seed, (objective, settings) in product(range(5), tier):
                 yield Run("1_metasaug", "cpu", objective, "small", of, recipe, seconds, settings, seed)
