@@ -185,7 +185,7 @@ def isda_runs() -> Iterator[Run]:
 
     plain = Recipe(epochs=40, weight_decay=5e-4, evaluate_every=4)
     crop = replace(plain, augment="crop+flip")
-    short = replace(plain, epochs=10, evaluate_every=1)
+    brief, short = replace(crop, epochs=20, evaluate_every=2), replace(plain, epochs=10, evaluate_every=1)
     embedded: dict[str, Any] = {"name": "embedded", "validation": 0.1}
     cifar10: dict[str, Any] = {"name": "cifar10", "validation": 0.1, "train_size": 10000}
     half = cifar10 | {"train_size": 5000}
@@ -201,9 +201,9 @@ def isda_runs() -> Iterator[Run]:
         (cifar10, crop, 170.0, strengths, 10),
         (embedded, plain, 90.0, tuple(text for text in strengths if text not in forms), 10),
         (fashion, short, 160.0, forms, 5),
-        (half, crop, 85.0, few, 5),
-        *((half, replace(crop, augment=f"crop+flip+{policy}"), 120.0, few, 5) for policy in POLICIES),
-        (half, crop, 85.0, others, 5),
+        (half, brief, 45.0, few, 5),
+        *((half, replace(brief, augment=f"crop+flip+{policy}"), 60.0, few, 5) for policy in POLICIES),
+        (half, brief, 45.0, others, 5),
     ]
     for of, recipe, seconds, methods, seeds in tiers:
         for seed, text in product(range(seeds), methods):
