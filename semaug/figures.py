@@ -185,7 +185,7 @@ def isda_curves(found: Sequence[Record]) -> Picture:
 @styled
 def isda_strength(found: Sequence[Record]) -> Picture:
     """Notebook 1: gain over cross-entropy, seed by seed, over the strength; a panel a data set, a line a covariance."""
-    panels = experiments(as_published(found), lambda group: bool(_gains(group)))
+    panels = experiments(as_published(found), lambda group: bool(gains(group)))
     if not panels:
         raise NothingToDraw("cross-entropy and ISDA at two strengths or more, on the same seeds")
     rows = (len(panels) + 1) // 2
@@ -193,17 +193,17 @@ def isda_strength(found: Sequence[Record]) -> Picture:
     grid = figure.subplots(rows, min(2, len(panels)), squeeze=False).ravel()
     for unused in grid[len(panels) :]:
         unused.remove()
-    forms = sorted({form for group in panels.values() for form in _gains(group)}, reverse=True)  # full, diagonal
+    forms = sorted({form for group in panels.values() for form in gains(group)}, reverse=True)  # full, diagonal
     for axes, (title, group) in zip(grid, panels.items(), strict=False):
-        gains = _gains(group)
-        ticks = sorted({strength for strengths, _ in gains.values() for strength in strengths})
-        for form, (strengths, values) in gains.items():  # at equal steps: strengths are chosen as 1/4, 1/2, 1, 2.5, 7.5
+        gained = gains(group)
+        ticks = sorted({strength for strengths, _ in gained.values() for strength in strengths})
+        for form, (strengths, values) in gained.items():  # at equal steps, as a logarithm has no 0
             at = [ticks.index(strength) for strength in strengths]
             band(axes, at, values, form, color=COLOURS[forms.index(form)], marker="o")
         axes.axhline(0, color=GREY, linewidth=1)
         axes.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks])
         axes.set(xlabel=r"strength $\lambda_0$", title="\n".join(textwrap.wrap(title, 40)))
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=len(gains))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=len(gained))
     grid[0].set_ylabel("gain over cross-entropy\n(points of test accuracy)")
     caption(
         figure,
@@ -213,7 +213,7 @@ def isda_strength(found: Sequence[Record]) -> Picture:
     return figure
 
 
-def _gains(group: Sequence[Record]) -> dict[str, tuple[list[float], np.ndarray]]:
+def gains(group: Sequence[Record]) -> dict[str, tuple[list[float], np.ndarray]]:
     """By covariance form: strengths, and test accuracy less cross-entropy's in points (seeds, strengths).
 
     Raises ValueError where a seed was run twice.

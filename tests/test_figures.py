@@ -39,15 +39,15 @@ def test_strength_is_chosen_on_validation_data(found):
 
 
 def test_gains_are_paired(found):
-    strengths, gains = figures._gains(found)["full"]
+    strengths, gains = figures.gains(found)["full"]
     assert strengths == [0.0, 0.5, 1.0]
     np.testing.assert_allclose(gains, [[0, 2, 1], [0, 2.06, 1.12], [0, 2.12, 1.24]], atol=1e-9)
-    assert figures._gains([r for r in found if r.config["settings"].get("strength") != 1.0]) == {}
+    assert figures.gains([r for r in found if r.config["settings"].get("strength") != 1.0]) == {}
 
 
 def test_gains_are_of_plain_isda_over_cross_entropy(found):
     """Another objective is no baseline, and ISDA with a further setting is not ISDA at that strength."""
-    expected = figures._gains(found)["full"]
+    expected = figures.gains(found)["full"]
     more = []
     for name, value in (("control", "shared"), ("decay", 0.9), ("rank", 4), ("later", True)):
         more += [record("ISDA", seed, 0.5) for seed in range(3)]
@@ -57,18 +57,18 @@ def test_gains_are_of_plain_isda_over_cross_entropy(found):
     other = [record("Mixup", seed) for seed in range(3)]
     for r in other:
         r.metrics["test_accuracy"] = 0.01
-    gains = figures._gains([*more, *found, *other, *more])  # twice, and out of the question
+    gains = figures.gains([*more, *found, *other, *more])  # twice, and out of the question
     assert list(gains) == ["full"]
     assert gains["full"][0] == expected[0]
     np.testing.assert_array_equal(gains["full"][1], expected[1])
-    assert figures._gains([r for r in [*found, *other] if r.config["objective"] != "CrossEntropy"]) == {}
+    assert figures.gains([r for r in [*found, *other] if r.config["objective"] != "CrossEntropy"]) == {}
 
 
 def test_a_seed_run_twice_is_refused(found, sized):
     with pytest.raises(ValueError, match="cross-entropy, seed 0, twice"):
-        figures._gains([*found, record("CrossEntropy", 0)])
+        figures.gains([*found, record("CrossEntropy", 0)])
     with pytest.raises(ValueError, match=r"ISDA, full, .* seed 1, twice"):
-        figures._gains([*found, record("ISDA", 1, 0.5)])
+        figures.gains([*found, record("ISDA", 1, 0.5)])
     with pytest.raises(ValueError, match="cross-entropy, seed 2, twice"):
         figures.isda_size([*sized, record("CrossEntropy", 2, train_size=100)])
 
