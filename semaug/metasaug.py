@@ -44,6 +44,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad, grad
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from semaug.gaussian import check_features
 from semaug.imbalance import class_balanced_weights, ldam_logits, ldam_margins, shares
@@ -64,6 +65,29 @@ class _Features(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network.features(images)
+
+
+class _BatchNorm(TorchFunctionMode):
+    r"""Forward mode through BatchNorm in four passes over the maps; torch's own rule takes about twenty.
+
+    With $\hat x = (x - \mu) / \sigma$ of the batch, $y = \gamma \hat x + \beta$ has the derivative
+    $\dot y = J \dot x + \dot\gamma \hat x + \dot\beta$. $J$ is symmetric, so torch's backward pass gives $J \dot x$.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function is F.batch_norm and kwargs["training"] and kwargs["weight"] is not None:
+            duals = [forward_ad.unpack_dual(tensor) for tensor in (args[0], kwargs["weight"], kwargs["bias"])]
+            if all(dual.tangent is not None for dual in duals):
+                (x, x_dot), (weight, weight_dot), (bias, bias_dot) = duals
+                running, eps, native = args[1:3], kwargs["eps"], cast(Any, torch.native_batch_norm)
+                y, mean, inverse = native(x, weight, bias, *running, True, kwargs["momentum"], eps)
+                arguments = (x_dot, x, weight, None, None, mean, inverse, True, eps, [True, False, False])
+                y_dot = torch.ops.aten.native_batch_norm_backward(*arguments)[0]
+                slope, shape = weight_dot * inverse, (-1, *(1 for _ in x.shape[2:]))
+                y_dot.addcmul_(x, slope.view(shape)).add_((bias_dot - slope * mean).view(shape))
+                return forward_ad.make_dual(y, y_dot)
+        return function(*args, **kwargs)
 
 
 def meta_gradient(
@@ -108,7 +132,7 @@ def meta_gradient(
 
     parts = [(slope * dot).sum() for slope, dot in zip(slopes[1:], v[len(backbone) :], strict=True)]
     if backbone:
-        with forward_ad.dual_level():
+        with forward_ad.dual_level(), _BatchNorm():
             duals = [forward_ad.make_dual(p.detach(), dot) for p, dot in zip(backbone.values(), v, strict=False)]
             parts.append((slopes[0] * forward_ad.unpack_dual(features_at(duals, images)).tangent).sum())
     (gradient,) = step.mean(*grad(torch.stack(parts).sum(), sigma))

@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from semaug import networks
 from semaug.imbalance import class_balanced_weights, ldam_margins
-from semaug.metasaug import MetaSAug, nearest_psd
+from semaug.metasaug import MetaSAug, _BatchNorm, nearest_psd
 from semaug.moments import ClassMoments
 from semaug.objective import Batch, Step
 
@@ -300,6 +302,40 @@ def test_frozen_layers_and_a_head_without_bias(frozen):
     objective(images, target, step())[0].backward()
     atol = 1e-10 * float((expected - before).abs().max())
     torch.testing.assert_close(objective.moments.covariance, expected, rtol=0, atol=atol)
+
+
+def test_batch_norms_of_every_kind():
+    """In evaluation mode as a frozen one is, without weights, without running statistics."""
+    objective = entered(objective_of(meta_lr=1e3, keep=True))
+    first, second, third = objective.network.stages[1:]
+    first.norm1.eval()
+    first.norm2, second.norm1 = nn.BatchNorm2d(8, affine=False), nn.BatchNorm2d(16, track_running_stats=False)
+    third.norm2 = nn.BatchNorm2d(32, momentum=None)
+    objective.double()
+    images, target = batch()
+    expected = by_double_backward(objective, images, target, batch(10, seed=1))
+    moved = (expected - moments_after(objective, images, target)).abs().max()
+    objective(images, target, step())
+    torch.testing.assert_close(objective.moments.covariance, expected, rtol=0, atol=1e-10 * float(moved))
+
+
+@pytest.mark.parametrize("shape", [(6, 3, 4, 5), (6, 3, 4), (6, 3)])
+def test_forward_mode_through_batch_norm_is_torchs(shape, monkeypatch):
+    tensors = [torch.randn(size, dtype=torch.float64) for size in (shape, 3, 3)]
+    dots = [torch.randn_like(tensor) for tensor in tensors]
+    calls, native = [], torch.native_batch_norm
+    monkeypatch.setattr(torch, "native_batch_norm", lambda *a: calls.append(1) or native(*a))
+
+    def derivative(mode):
+        running = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+        with forward_ad.dual_level(), mode:
+            x, weight, bias = (forward_ad.make_dual(*pair) for pair in zip(tensors, dots, strict=True))
+            return *forward_ad.unpack_dual(F.batch_norm(x, *running, weight, bias, True, 0.3, 0.1)), *running
+
+    torchs, calls[:] = derivative(nullcontext()), []
+    for mine, theirs in zip(derivative(_BatchNorm()), torchs, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert len(calls) == 1, "the short way was taken"
 
 
 def test_under_autocast_it_is_near_float32():
