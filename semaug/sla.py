@@ -42,7 +42,7 @@ from semaug.gaussian import at_least_float32
 from semaug.imbalance import class_balanced_weights, deferred, ldam_logits, ldam_margins, shares
 from semaug.mixing import Images
 from semaug.networks import Network
-from semaug.objective import Objective, Setting, Step, linear_head
+from semaug.objective import Objective, Step, linear_head
 
 Views = Float[Tensor, "N M channels H W"] | UInt8[Tensor, "N M channels H W"]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -169,13 +169,12 @@ class DataAugmentation(Objective):
         transforms: str = "rotation",
         inference: Inference = "single",
         accumulate: bool = False,
-        **settings: Setting,
     ) -> None:
         linear_head(network)
         self.M = len(_known(transforms))
         if inference not in INFERENCES:
             raise ValueError(f"inference: got {inference!r}; takes one of {', '.join(INFERENCES)}")
-        super().__init__(network, transforms=transforms, inference=inference, accumulate=accumulate, **settings)
+        super().__init__(network, transforms=transforms, inference=inference, accumulate=accumulate)
         self.transforms, self.inference, self.accumulate = transforms, inference, accumulate
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
@@ -279,7 +278,8 @@ class SLA(DataAugmentation):
     ) -> None:
         if temperature is not None:
             _check_temperature(temperature)
-        super().__init__(network, transforms, inference, accumulate, temperature=temperature)
+        super().__init__(network, transforms, inference, accumulate)
+        self.settings |= {} if temperature is None else {"temperature": temperature}
         self.temperature, head = temperature, linear_head(network)
         self.joint_head = _head_like(head, head.out_features * self.M)
         if temperature is None:

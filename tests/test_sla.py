@@ -666,3 +666,9 @@ def test_bad_input(call, message):
 def test_a_network_without_head_is_named():
     with pytest.raises(TypeError, match=r"network must have .* head, Linear has head NoneType"):
         SLA(nn.Linear(3, 2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unknown_option_is_no_setting(kind):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'transform'"):
+        build(kind, Net(), transform="rotation")
