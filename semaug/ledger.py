@@ -203,7 +203,7 @@ def isda_runs() -> Iterator[Run]:
         (fashion, short, 160.0, forms, 5),
         (half, brief, 45.0, few, 5),
         *((half, replace(brief, augment=f"crop+flip+{policy}"), 60.0, few, 5) for policy in POLICIES),
-        (half, brief, 45.0, others, 5),
+        (half, brief, 45.0, others, 3),
     ]
     for of, recipe, seconds, methods, seeds in tiers:
         for seed, text in product(range(seeds), methods):
@@ -245,17 +245,13 @@ def long_tail_runs() -> Iterator[Run]:
     short = replace(paper, epochs=40, evaluate_every=4)
     embedded: dict[str, Any] = {"name": "embedded", "validation": 0.1, "imbalance": 100, "meta": 10}
     cifar10: dict[str, Any] = {"name": "cifar10", "validation": 0.1, "train_size": 20000, "meta": 10}
-    sets: list[tuple[dict[str, Any], Recipe, float]] = [
-        (embedded, replace(short, augment="none"), 25.0),
-        (cifar10 | {"imbalance": 100}, short, 100.0),
-        (cifar10 | {"imbalance": 10}, short, 160.0),
-    ]
-    for (of, recipe, seconds), tiers in zip(
-        sets, ((methods, ablations, strengths), (methods, ablations), (methods,)), strict=True
-    ):
-        for tier in tiers:
-            for seed, (objective, settings) in product(range(5), tier):
-                yield Run("1_metasaug", "cpu", objective, "small", of, recipe, seconds, settings, seed)
+    small: tuple[Any, ...] = embedded, replace(short, augment="none"), 25.0
+    steep: tuple[Any, ...] = cifar10 | {"imbalance": 100}, short, 60.0
+    mild: tuple[Any, ...] = cifar10 | {"imbalance": 10}, short, 100.0
+    tiers = [(small, methods), (small, ablations), (steep, methods), (small, strengths), (steep, ablations)]
+    for (of, recipe, seconds), tier in [*tiers, (mild, methods)]:
+        for seed, (objective, settings) in product(range(5), tier):
+            yield Run("1_metasaug", "cpu", objective, "small", of, recipe, seconds, settings, seed)
     for seed, name, (objective, settings) in product(range(3), ("cifar10", "cifar100"), methods + ablations):
         of = {"name": name, "imbalance": 100, "meta": 10}
         yield Run("1_metasaug", "paper", objective, "resnet32", of, paper, 600.0, settings, seed)
