@@ -401,3 +401,7 @@ def test_settings_are_those_that_matter():
         "meta_steps": 1, "stage": 0.0, "psd": False, "keep": False,
     }  # fmt: skip
     assert isinstance(objective_of().moments, ClassMoments)
+
+
+def test_what_is_given_at_construction_is_not_in_the_checkpoint():
+    assert {name.split(".")[0] for name in objective_of().state_dict()} == {"network", "moments"}
