@@ -244,10 +244,10 @@ def long_tail_runs() -> Iterator[Run]:
     paper = Recipe.preset("metasaug/resnet", evaluate_every=10)
     short = replace(paper, epochs=40, evaluate_every=4)
     embedded: dict[str, Any] = {"name": "embedded", "validation": 0.1, "imbalance": 100, "meta": 10}
-    cifar10: dict[str, Any] = {"name": "cifar10", "validation": 0.1, "train_size": 20000, "meta": 10}
+    cifar10: dict[str, Any] = {"name": "cifar10", "validation": 0.1, "train_size": 10000, "meta": 10}
     small: tuple[Any, ...] = embedded, replace(short, augment="none"), 25.0
-    steep: tuple[Any, ...] = cifar10 | {"imbalance": 100}, short, 60.0
-    mild: tuple[Any, ...] = cifar10 | {"imbalance": 10}, short, 100.0
+    steep: tuple[Any, ...] = cifar10 | {"imbalance": 100}, short, 30.0
+    mild: tuple[Any, ...] = cifar10 | {"imbalance": 10}, short, 50.0
     tiers = [(small, methods), (small, ablations), (steep, methods), (small, strengths), (steep, ablations)]
     for (of, recipe, seconds), tier in [*tiers, (mild, methods)]:
         for seed, (objective, settings) in product(range(5), tier):
