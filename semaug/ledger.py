@@ -236,9 +236,19 @@ def long_tail_runs() -> Iterator[Run]:
         ("MetaSAug", {**meta, "loss": "ce"}),
         ("MetaSAug", {**meta, "covariance": "diagonal"}),
     ]
-    changes: tuple[dict[str, Setting], ...] = ({"meta_steps": 0}, {"loss": "ce", "meta_steps": 0}, {"meta_steps": 3})
-    changes += ({"psd": True}, {"keep": True}, {"meta_lr": 100.0, "psd": True})
+    changes: list[dict[str, Setting]] = [
+        {"meta_steps": 0},
+        {"loss": "ce", "meta_steps": 0},
+        {"meta_steps": 3},
+        {"psd": True},
+        {"keep": True},
+        {"meta_lr": 100.0, "psd": True},  # a step a thousand times as long as the released one
+        {"meta_lr": 10000.0, "psd": True},
+        {"stage": 0.4},  # half of the second stage at the full learning rate
+        {"stage": 0.4, "meta_steps": 0},
+    ]
     ablations: list[tuple[str, dict[str, Setting]]] = [("MetaSAug", {**meta, **change}) for change in changes]
+    ablations.append(("LongTailed", {**drw, "defer": 0.4}))
     strengths: list[tuple[str, dict[str, Setting]]] = [("MetaSAug", {"strength": s}) for s in (0.25, 0.5, 1.0)]
 
     paper = Recipe.preset("metasaug/resnet", evaluate_every=10)
