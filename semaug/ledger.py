@@ -244,7 +244,7 @@ def long_tail_runs() -> Iterator[Run]:
         {"keep": True},
         {"meta_lr": 100.0, "psd": True},  # a step a thousand times as long as the released one
         {"meta_lr": 10000.0, "psd": True},
-        {"stage": 0.4},  # half of the second stage at the full learning rate
+        {"stage": 0.4},  # two thirds of the second stage at the full learning rate
         {"stage": 0.4, "meta_steps": 0},
     ]
     ablations: list[tuple[str, dict[str, Setting]]] = [("MetaSAug", {**meta, **change}) for change in changes]
