@@ -37,7 +37,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semaug.gaussian import Reduction, at_least_float32, check_reduction
-from semaug.networks import Network
 from semaug.objective import Objective, Setting, Step
 
 LOSSES = ("ce", "focal", "ldam")
@@ -140,6 +139,7 @@ class LongTailed(Objective):
     """
 
     network: Any
+    static = True
     class_weight: Tensor
     margins: Tensor
 
@@ -170,10 +170,6 @@ class LongTailed(Objective):
         # Given again at every construction: no part of a checkpoint.
         self.register_buffer("class_weight", class_balanced_weights(counts, beta), persistent=False)
         self.register_buffer("margins", ldam_margins(counts, max_margin), persistent=False)
-
-    def phase(self, progress: float) -> str | None:
-        """One, where the network's own Python looks at no values, as those of room ``networks``."""
-        return "all" if isinstance(self.network, Network) else None
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted mean (13) of a batch, of the global one in a data-parallel run."""

@@ -43,7 +43,6 @@ from semaug.gaussian import (
     tracing,
 )
 from semaug.moments import ClassMoments, Form
-from semaug.networks import Network
 from semaug.objective import Objective, Step, linear_head
 
 Control = Literal["identity", "diagonal", "shared", "random"]
@@ -383,6 +382,7 @@ class ISDA(Objective):
     a constant there; the weights of the head have gradients through the quadratic form as well.
     """
 
+    static = True
     network: Any
     rotation: Tensor
 
@@ -412,7 +412,7 @@ class ISDA(Objective):
 
     def phase(self, progress: float) -> str | None:
         """One, but for the factored form, whose update goes through the classes of the batch."""
-        return None if self.moments.form == "factored" or not isinstance(self.network, Network) else "all"
+        return None if self.moments.form == "factored" else "all"
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss (12) of a batch, after its features entered the moments; logs the strength.

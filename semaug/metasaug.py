@@ -5,9 +5,9 @@ samples (room ``imbalance``), with the margins of LDAM where asked,
 
 $$\mathcal L(\theta, \Sigma) = \frac{\sum_i c_{y_i}\,\mathrm{CE}(z_i, y_i)}{\sum_i c_{y_i}},$$
 
-and lets a meta batch, of as many images of every class, correct $\Sigma$ before every step: what would the parameters
-be after one plain gradient step at the optimiser's learning rate $\eta$, how well would they do on the meta batch, and
-which $\Sigma'$ would have made that better?
+and lets a meta batch correct $\Sigma$ before every step, one slice after the other of random permutations of a small
+set with as many images of every class: what would the parameters be after one plain gradient step at the optimiser's
+learning rate $\eta$, how well would they do on the meta batch, and which $\Sigma'$ would have made that better?
 
 $$\theta'(\Sigma) = \theta - \eta\,\nabla_\theta \mathcal L(\theta, \Sigma), \tag{16}$$
 $$\Sigma' = \Sigma - \alpha\,\nabla_\Sigma \mathcal L_{\mathrm{meta}}(\theta'(\Sigma)). \tag{17}$$
@@ -49,7 +49,6 @@ from torch.overrides import TorchFunctionMode
 from semaug.gaussian import check_features
 from semaug.imbalance import class_balanced_weights, ldam_logits, ldam_margins, shares
 from semaug.isda import ISDA, _logits
-from semaug.networks import Network
 from semaug.objective import Batch, Step
 
 ClassCovariance = Float[Tensor, "C A A"] | Float[Tensor, "C A"]
@@ -75,19 +74,31 @@ class _BatchNorm(TorchFunctionMode):
     """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if function is F.batch_norm and kwargs["training"] and kwargs["weight"] is not None:
-            duals = [forward_ad.unpack_dual(tensor) for tensor in (args[0], kwargs["weight"], kwargs["bias"])]
-            if all(dual.tangent is not None for dual in duals):
-                (x, x_dot), (weight, weight_dot), (bias, bias_dot) = duals
-                running, eps, native = args[1:3], kwargs["eps"], cast(Any, torch.native_batch_norm)
-                y, mean, inverse = native(x, weight, bias, *running, True, kwargs["momentum"], eps)
-                arguments = (x_dot, x, weight, None, None, mean, inverse, True, eps, [True, False, False])
-                y_dot = torch.ops.aten.native_batch_norm_backward(*arguments)[0]
-                slope, shape = weight_dot * inverse, (-1, *(1 for _ in x.shape[2:]))
-                y_dot.addcmul_(x, slope.view(shape)).add_((bias_dot - slope * mean).view(shape))
-                return forward_ad.make_dual(y, y_dot)
-        return function(*args, **kwargs)
+        return (_batch_norm if function is F.batch_norm else function)(*args, **(kwargs or {}))
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """F.batch_norm, by the same arguments; the short way where the batch normalises and all three have tangents."""
+    duals = [forward_ad.unpack_dual(tensor) for tensor in (input, weight, bias) if tensor is not None]
+    if not training or len(duals) < 3 or any(dual.tangent is None for dual in duals):
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    (x, x_dot), (gamma, gamma_dot), (beta, beta_dot) = duals
+    native = cast(Any, torch.native_batch_norm)
+    y, mean, inverse = native(x, gamma, beta, running_mean, running_var, True, momentum, eps)
+    arguments = (x_dot, x, gamma, None, None, mean, inverse, True, eps, [True, False, False])
+    y_dot = torch.ops.aten.native_batch_norm_backward(*arguments)[0]
+    slope, shape = gamma_dot * inverse, (-1, *(1 for _ in x.shape[2:]))
+    y_dot.addcmul_(x, slope.view(shape)).add_((beta_dot - slope * mean).view(shape))
+    return forward_ad.make_dual(y, y_dot)
 
 
 def meta_gradient(
@@ -103,7 +114,8 @@ def meta_gradient(
 
     network: has ``features`` and a Linear ``head``. features: ``network.features(images)`` with its graph, which serves
     again afterwards. loss: (features, weight, bias, covariance) -> the 0-d loss of the batch, differentiable twice. The
-    inner step moves all parameters of the network that require gradients by ``step.lr``, without momentum or decay.
+    inner step moves all parameters of the network that require gradients by ``step.lr``, without momentum or decay;
+    those of the head that do not, and those that the features do not depend on, stay.
 
     Nothing of the network changes: BatchNorm normalises the meta batch, and the features once more on the way to
     $\dot a$, by the batch as in training, but its running statistics are those of the first pass alone. Dropout draws
@@ -114,6 +126,7 @@ def meta_gradient(
     classifier = [head.weight, *([] if head.bias is None else [head.bias])]
     of_head = {id(parameter) for parameter in classifier}
     backbone = {name: p for name, p in body.named_parameters() if p.requires_grad and id(p) not in of_head}
+    backbone = backbone if features.requires_grad else {}
 
     def features_at(values: Sequence[Tensor], images: Tensor) -> Tensor:
         buffers = {name: buffer.clone() for name, buffer in body.named_buffers()}
@@ -166,6 +179,7 @@ class MetaSAug(ISDA):
     """
 
     streams = ("train", "meta")
+    static = True
     class_weight: Tensor
     margins: Tensor
 
@@ -205,9 +219,7 @@ class MetaSAug(ISDA):
         self.register_buffer("margins", ldam_margins(counts, max_margin), persistent=False)
 
     def phase(self, progress: float) -> str | None:
-        """One on either side of ``stage``, where the network looks at no values; eigenvalues cannot be captured."""
-        if not isinstance(self.network, Network):
-            return None
+        """One on either side of ``stage``; eigenvalues cannot be captured."""
         if progress < self.stage:
             return "plain"
         return None if self.psd else "meta"

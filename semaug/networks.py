@@ -38,9 +38,13 @@ class Network(nn.Module):
 
     num_features: A, channels of the last stage's maps. num_classes: C, rows of ``head.weight``.
     name: how records and figures call it; it has to change with anything that changes what is computed.
+    static: its Python does the same at every call and looks at no value, as that of the networks of this room: a
+        training step through it can be captured as a CUDA graph (room ``capture``).
     """
 
-    def __init__(self, stages: Iterable[nn.Module], num_features: int, num_classes: int, name: str) -> None:
+    def __init__(
+        self, stages: Iterable[nn.Module], num_features: int, num_classes: int, name: str, static: bool = False
+    ) -> None:
         super().__init__()
         _check_count("num_classes", num_classes)
         self.stages = nn.ModuleList(stages)
@@ -48,7 +52,7 @@ class Network(nn.Module):
         self.head = nn.Linear(num_features, num_classes)
         self.num_features = num_features
         self.num_classes = num_classes
-        self.name = name
+        self.name, self.static = name, static
 
     def features(self, images: Float[Tensor, "N channels H W"]) -> Float[Tensor, "N A"]:
         """What the head sees: images in [0, 1] through all stages and the pooling."""
@@ -179,7 +183,7 @@ def small(
         for inputs, outputs, stride in [(width, width, 1), (width, 2 * width, 2), (2 * width, 4 * width, 2)]
     ]
     name = _name("small", width=(width, 16), norm=(norm, "batch"), mean=(mean, 0.5), std=(std, 0.25))
-    return Network([stem, *blocks], 4 * width, num_classes, name)
+    return Network([stem, *blocks], 4 * width, num_classes, name, static=True)
 
 
 def resnet(
@@ -203,9 +207,8 @@ def resnet(
         blocks = [BasicBlock(inputs, outputs, stride, "pad", norm)]
         blocks += [BasicBlock(outputs, outputs, 1, "pad", norm) for _ in range((depth - 2) // 6 - 1)]
         stages.append(nn.Sequential(*blocks))
-    return Network(
-        stages, 64, num_classes, _name(f"resnet{depth}", norm=(norm, "batch"), mean=(mean, 0.5), std=(std, 0.25))
-    )
+    name = _name(f"resnet{depth}", norm=(norm, "batch"), mean=(mean, 0.5), std=(std, 0.25))
+    return Network(stages, 64, num_classes, name, static=True)
 
 
 def resnet18(
@@ -227,7 +230,8 @@ def resnet18(
             BasicBlock(outputs, outputs, 1, "project", norm),
         ]
         stages.append(nn.Sequential(*blocks))
-    return Network(stages, 512, num_classes, _name("resnet18", norm=(norm, "batch"), mean=(mean, 0.5), std=(std, 0.25)))
+    name = _name("resnet18", norm=(norm, "batch"), mean=(mean, 0.5), std=(std, 0.25))
+    return Network(stages, 512, num_classes, name, static=True)
 
 
 def wide_resnet(
@@ -261,7 +265,7 @@ def wide_resnet(
             blocks += [_normalisation(outputs, norm), nn.ReLU()]
         stages.append(nn.Sequential(*blocks))
     options = {"dropout": (dropout, 0.0), "norm": (norm, "batch"), "mean": (mean, 0.5), "std": (std, 0.25)}
-    return Network(stages, 64 * w, num_classes, _name(f"wrn-{depth}-{w}", **options))
+    return Network(stages, 64 * w, num_classes, _name(f"wrn-{depth}-{w}", **options), static=True)
 
 
 def _stem(channels: int, width: int, stride: int, norm: str, mean: Any, std: Any) -> nn.Sequential:

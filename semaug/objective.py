@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from semaug.data import Data
 from semaug.gaussian import at_least_float32
-from semaug.networks import Network
 from semaug.recipe import Recipe
 
 Setting = int | float | str | bool | None
@@ -87,6 +86,13 @@ class Objective(nn.Module):
     streams: ClassVar[tuple[str, ...]] = ("train",)
     """Data streams ``fit`` feeds: ``("train",)`` or ``("train", "meta")``."""
 
+    static: ClassVar[bool] = False
+    """Whether the Python of ``forward`` and ``after_step`` looks at no value and is the same at every step of a phase.
+
+    On a GPU ``fit`` then captures the step of each phase as a CUDA graph (room ``capture``). Not inherited: a subclass
+    that changes the step says it of itself.
+    """
+
     def __init__(self, network: nn.Module, **settings: Setting) -> None:
         super().__init__()
         self.network = network
@@ -105,13 +111,11 @@ class Objective(nn.Module):
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
     def phase(self, progress: float) -> str | None:
-        """A name for what the Python of ``forward`` decides at this fraction of training.
+        """A name for what the Python of ``forward`` decides at this fraction of training; None: the step is not static.
 
-        None, the default, if that is not known. Where it is, ``forward`` and ``after_step`` look at no value and have
-        the same shapes and branches throughout a phase; on a GPU ``fit`` then captures the step of each phase as a
-        CUDA graph (room ``capture``).
+        ``forward`` finds it in ``Step.phase``. See ``static``.
         """
-        return None
+        return "all"
 
     def after_step(self, step: Step) -> None:
         """Called after every optimiser step, without gradients: EMA copies and the like."""
@@ -138,9 +142,7 @@ def linear_head(network: nn.Module) -> nn.Linear:
 class CrossEntropy(Objective):
     """Plain training, the baseline of every notebook; takes int64 or soft targets."""
 
-    def phase(self, progress: float) -> str | None:
-        """One, where the network's own Python looks at no values, as those of room ``networks``."""
-        return "all" if isinstance(self.network, Network) else None
+    static = True
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy, mean over the batch, in nats."""

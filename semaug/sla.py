@@ -41,7 +41,6 @@ from semaug.evaluation import accuracy
 from semaug.gaussian import at_least_float32
 from semaug.imbalance import class_balanced_weights, deferred, ldam_logits, ldam_margins, shares
 from semaug.mixing import Images
-from semaug.networks import Network
 from semaug.objective import Objective, Step, linear_head
 
 Views = Float[Tensor, "N M channels H W"] | UInt8[Tensor, "N M channels H W"]
@@ -161,6 +160,7 @@ class DataAugmentation(Objective):
     Logs ``class_loss``, the cross-entropy of the class where the transformation is known: the same in all three.
     """
 
+    static = True
     network: Any
 
     def __init__(
@@ -190,10 +190,6 @@ class DataAugmentation(Objective):
         features = self.network.features(views(images, self.transforms).flatten(0, 1))
         each = reversed(features.unflatten(0, (len(images), self.M)).unbind(1))
         return torch.stack(list(self.view_losses(each, target, loss, terms))).sum(), terms
-
-    def phase(self, progress: float) -> str | None:
-        """One, where the network's own Python looks at no values, as those of room ``networks``."""
-        return "all" if isinstance(self.network, Network) else None
 
     def loss_of(self, target: Tensor, step: Step) -> Loss:
         """What is taken of logits and labels of this batch, (N, labels) and (N,): here the cross-entropy."""
@@ -238,6 +234,8 @@ class DataAugmentation(Objective):
 class MultiTask(DataAugmentation):
     """The loss (21): beside the class, a head of its own, ``transform_head``, names the transformation of a view."""
 
+    static = True
+
     def __init__(
         self,
         network: nn.Module,
@@ -267,6 +265,8 @@ class SLA(DataAugmentation):
 
     "aggregated" inference computes of view j the C logits of column j alone, not all C * M.
     """
+
+    static = True
 
     def __init__(
         self,
@@ -328,6 +328,7 @@ class LongTailedSLA(SLA):
         training after which they hold.
     """
 
+    static = True
     class_weight: Tensor
     margins: Tensor
 

@@ -24,13 +24,13 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -76,7 +76,7 @@ def fit(
         raise ValueError(f"objective: {type(objective).__name__} has no parameter to train")
     device = next(objective.parameters()).device
     record = Record(_config(objective, data, recipe), _whole_seed(seed), environment=environment(device))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _tuned_convolutions():
+    with _prepared(device):
         for generator in _global_generators(device):
             generator.manual_seed(generator_for(seed, "global").initial_seed())
         loop = _Loop(objective, data, recipe, seed, device)
@@ -98,6 +98,7 @@ def fit(
                     checkpoint.save(epoch + 1)
                 bar.update(record, epoch + 1)
 
+            loop.captured.clear()  # graphs hold the loop, and the loop holds them
             objective.eval()
             test = data.test.to(device)
             called = confusion(predictions(objective.predict, test), test.target)
@@ -126,7 +127,9 @@ class _Loop:
         _check(objective, data, recipe, self.world)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-            objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the images come
+            for module in objective.modules():
+                if isinstance(module, nn.Conv2d):
+                    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the images come
         self.objective, self.recipe, self.device = objective, recipe, device
         self.optimizer = _optimizer(objective.parameter_groups(recipe), recipe, device)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
@@ -146,7 +149,7 @@ class _Loop:
         self.progress = torch.zeros((), device=device)
         self.phase: str | None = None
         self.rates = [torch.zeros((), device=device) for _ in self.peaks]
-        self.captures = device.type == "cuda" and self.world == 1 and not self.streams[0].policies
+        self.captures = device.type == "cuda" and self.world == 1 and _static(objective, recipe)
         self.captured: dict[str, Captured[dict[str, Tensor]]] = {}
 
     def epoch(self, number: int) -> dict[str, float]:
@@ -186,6 +189,7 @@ class _Loop:
         if phase is None or not self.captures:
             return self.step()
         if phase not in self.captured:
+            self.captured.clear()  # a phase does not come back: its graph's memory may go
             drawn = [generator for generator in self.generators.values() if generator.device.type == "cuda"]
             self.captured[phase] = Captured(self.step, drawn)
         return self.captured[phase]()
@@ -211,17 +215,29 @@ class _Loop:
 
 
 @contextmanager
-def _tuned_convolutions() -> Iterator[None]:
-    """On a GPU the ways to compute a convolution are tried at its first call, and the fastest kept.
+def _prepared(device: torch.device) -> Iterator[None]:
+    """The global generators forked; a GPU made the current one, its fastest way of each convolution looked for.
 
-    Not where the user asked for ``torch.use_deterministic_algorithms``: another choice is another rounding.
+    Not where the user asked for deterministic algorithms, by torch or for cuDNN alone: another choice rounds otherwise.
     """
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
+    cuda, before = device.type == "cuda", torch.backends.cudnn.benchmark
+    exact = torch.are_deterministic_algorithms_enabled() or torch.backends.cudnn.deterministic
+    with torch.random.fork_rng(devices=[device] if cuda else []), torch.cuda.device(device) if cuda else nullcontext():
+        torch.backends.cudnn.benchmark = not exact
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.benchmark = before
+
+
+def _static(objective: Objective, recipe: Recipe) -> bool:
+    """Whether a step can be captured: objective and network say so of themselves, and so do the rest of its parts.
+
+    torchvision's policies are drawn image by image in Python. Adam would have to be told at construction, and then
+    warns at every step that is not captured.
+    """
+    said = vars(type(objective)).get("static", False) and getattr(objective.network, "static", False)
+    return said and recipe.optimizer == "sgd" and not {"randaugment", "autoaugment"} & set(recipe.augments)
 
 
 def _whole_seed(seed: int) -> int:

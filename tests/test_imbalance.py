@@ -172,11 +172,6 @@ def test_settings_are_those_that_matter():
     assert settings(loss="ldam").keys() - settings().keys() == {"max_margin", "scale"}
 
 
-def test_its_step_can_be_captured():
-    assert LongTailed(networks.small(4), COUNTS).phase(0.1) == "all"
-    assert LongTailed(nn.Sequential(), COUNTS).phase(0.1) is None
-
-
 def test_what_is_given_at_construction_is_not_in_the_checkpoint():
     assert all(name.startswith("network.") for name in LongTailed(networks.small(4), COUNTS).state_dict())
 

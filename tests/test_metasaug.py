@@ -222,7 +222,6 @@ def test_phases_are_before_and_after_the_stage():
     objective = objective_of(stage=0.8)
     assert [objective.phase(progress) for progress in (0.0, 0.79, 0.81)] == ["plain", "plain", "meta"]
     assert [objective_of(stage=0.8, psd=True).phase(progress) for progress in (0.79, 0.81)] == ["plain", None]
-    assert objective_of(Linear(torch.zeros(4, 3), torch.zeros(4))).phase(0.1) is None
     images, target = batch()
     for progress, phase in ((0.1, "meta"), (0.9, "plain")):  # what the step says is not looked up in the progress
         before = objective.moments.count.sum()
@@ -304,6 +303,32 @@ def test_frozen_layers_and_a_head_without_bias(frozen):
     torch.testing.assert_close(objective.moments.covariance, expected, rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("frozen", [["weight"], ["bias"], ["weight", "bias"]])
+def test_the_inner_step_leaves_a_frozen_head_where_it_is(frozen):
+    objective = entered(objective_of(meta_lr=1e3, keep=True))
+    for name in frozen:
+        objective.network.head.get_parameter(name).requires_grad_(False)
+    images, target = batch()
+    expected = by_double_backward(objective, images, target, batch(10, seed=1))
+    atol = 1e-10 * float((expected - moments_after(objective, images, target)).abs().max())
+    objective(images, target, step())[0].backward()
+    torch.testing.assert_close(objective.moments.covariance, expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_parameters_that_do_not_reach_the_features(frozen):
+    """The oracle is the network without them."""
+    objective = entered(objective_of(meta_lr=1e3, keep=True))
+    objective.network.stages.requires_grad_(not frozen)
+    images, target = batch()
+    expected = by_double_backward(objective, images, target, batch(10, seed=1))
+    atol = 1e-10 * float((expected - moments_after(objective, images, target)).abs().max())
+    objective.network.auxiliary = nn.Linear(32, 3).double()
+    objective(images, target, step())[0].backward()
+    torch.testing.assert_close(objective.moments.covariance, expected, rtol=0, atol=atol)
+    assert objective.network.auxiliary.weight.grad is None
+
+
 def test_batch_norms_of_every_kind():
     """In evaluation mode as a frozen one is, without weights, without running statistics."""
     objective = entered(objective_of(meta_lr=1e3, keep=True))
@@ -319,6 +344,13 @@ def test_batch_norms_of_every_kind():
     torch.testing.assert_close(objective.moments.covariance, expected, rtol=0, atol=1e-10 * float(moved))
 
 
+class Positional(_BatchNorm):
+    """Hands on by place what torch hands on by name: which of the two is torch's own affair."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return super().__torch_function__(function, types, (*args, *(kwargs or {}).values()))
+
+
 @pytest.mark.parametrize("shape", [(6, 3, 4, 5), (6, 3, 4), (6, 3)])
 def test_forward_mode_through_batch_norm_is_torchs(shape, monkeypatch):
     tensors = [torch.randn(size, dtype=torch.float64) for size in (shape, 3, 3)]
@@ -332,10 +364,12 @@ def test_forward_mode_through_batch_norm_is_torchs(shape, monkeypatch):
             x, weight, bias = (forward_ad.make_dual(*pair) for pair in zip(tensors, dots, strict=True))
             return *forward_ad.unpack_dual(F.batch_norm(x, *running, weight, bias, True, 0.3, 0.1)), *running
 
-    torchs, calls[:] = derivative(nullcontext()), []
-    for mine, theirs in zip(derivative(_BatchNorm()), torchs, strict=True):
-        torch.testing.assert_close(mine, theirs)
-    assert len(calls) == 1, "the short way was taken"
+    torchs = derivative(nullcontext())
+    for mode in (_BatchNorm(), Positional()):
+        calls[:] = []
+        for mine, theirs in zip(derivative(mode), torchs, strict=True):
+            torch.testing.assert_close(mine, theirs)
+        assert len(calls) == 1, "the short way was taken"
 
 
 def test_under_autocast_it_is_near_float32():
