@@ -86,13 +86,14 @@ class Run:
 
     @property
     def name(self) -> str:
-        """One line that tells it from all others."""
+        """One line for a list; runs whose recipes differ in more than epochs and augmentation share it."""
         settings, of = (
             "".join(f" {key}={value}" for key, value in values.items() if key != "name")
             for values in (self.settings, self.of)
         )
         what = f"{self.of['name']}{of} {self.network} {self.objective}{settings}"
-        return f"{self.notebook} {self.profile} {what} seed {self.seed}"
+        recipe = f"{self.recipe.epochs} epochs, {self.recipe.augment}"
+        return f"{self.notebook} {self.profile} {what}, {recipe}, seed {self.seed}"
 
     @property
     def key(self) -> str:
@@ -114,7 +115,10 @@ class Run:
     def done(self, folder: Path | None = None) -> bool:
         """Whether its record is there: of the same configuration throughout, with today's defaults filled in."""
         found = records.load(folder or records_folder(self.notebook), profile=self.profile, seed=self.seed)
-        return any(self._wanted() == _filled(record.config) for record in found)
+        configs = [_filled(record.config) for record in found]
+        for config in configs if "size" not in self.of else []:
+            config["data"]["size"] = None  # a record says the side of its images, this run takes the set's own
+        return self._wanted() in configs
 
     def _wanted(self) -> dict[str, Any]:
         """Its configuration as its record will have it."""
@@ -134,7 +138,7 @@ def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
     settings = _defaults(OBJECTIVES[config["objective"]]) if config["objective"] in OBJECTIVES else {}
     settings = {name: value for name, value in (settings | config["settings"]).items() if value is not None}
     of = _defaults(data.load) | config["data"]
-    of = {name: value for name, value in of.items() if name not in ("root", "download", "size")}  # size: the images say
+    of = {name: value for name, value in of.items() if name not in ("root", "download")}
     return {**config, "settings": settings, "data": of, "recipe": Recipe(**config["recipe"])}
 
 

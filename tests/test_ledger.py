@@ -35,6 +35,7 @@ def test_a_run_is_done_when_its_record_is_there(tmp_path, capsys):
     assert not replace(RUN, of={**RUN.of, "train_size": 300}).done()
     whole_set = {key: value for key, value in RUN.of.items() if key != "train_size"}
     assert not replace(RUN, of=whole_set).done(), "a record of a part is none of the whole"
+    assert not replace(RUN, of={**RUN.of, "size": 32}).done(), "its images have a side of 28"
     assert not replace(RUN, settings={**RUN.settings, "decay": 0.9}).done()
     assert replace(RUN, settings={**RUN.settings, "decay": None}).done(), "an option at its default is no other run"
 
