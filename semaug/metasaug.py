@@ -124,9 +124,9 @@ def meta_gradient(
     """
     body, head = _Features(network), cast(nn.Linear, network.head)
     classifier = [head.weight, *([] if head.bias is None else [head.bias])]
-    of_head = {id(parameter) for parameter in classifier}
-    backbone = {name: p for name, p in body.named_parameters() if p.requires_grad and id(p) not in of_head}
-    backbone = backbone if features.requires_grad else {}
+    ids = {id(parameter) for parameter in classifier}
+    free = {name: p for name, p in body.named_parameters() if p.requires_grad and id(p) not in ids}
+    backbone = free if features.requires_grad else {}  # or else none of them reaches the features
 
     def features_at(values: Sequence[Tensor], images: Tensor) -> Tensor:
         buffers = {name: buffer.clone() for name, buffer in body.named_buffers()}
@@ -135,15 +135,18 @@ def meta_gradient(
     last = [tensor.detach().requires_grad_() for tensor in (features, *classifier)]
     sigma = covariance.detach().requires_grad_()
     slopes = grad(loss(last[0], last[1], last[2] if len(last) > 2 else None, sigma), last, create_graph=True)
-    inner = list(grad(features, list(backbone.values()), slopes[0].detach(), retain_graph=True)) if backbone else []
-    inner = step.mean(*inner, *(slope.detach() for slope in slopes[1:]))
+    of_head = [slope * p.requires_grad for slope, p in zip(slopes[1:], classifier, strict=True)]  # 0: it stays
+    inner: list[Tensor] = []
+    if backbone:
+        inner += grad(features, list(backbone.values()), slopes[0].detach(), retain_graph=True, materialize_grads=True)
+    inner = step.mean(*inner, *(slope.detach() for slope in of_head))
 
     parameters = [*backbone.values(), *classifier]
     stepped = [(p.detach() - step.lr * slope).requires_grad_() for p, slope in zip(parameters, inner, strict=True)]
     logits = F.linear(features_at(stepped[: len(backbone)], meta.images), *stepped[len(backbone) :])
-    v = step.mean(*grad(F.cross_entropy(logits, meta.target), stepped))
+    v = step.mean(*grad(F.cross_entropy(logits, meta.target), stepped, materialize_grads=True))
 
-    parts = [(slope * dot).sum() for slope, dot in zip(slopes[1:], v[len(backbone) :], strict=True)]
+    parts = [(slope * dot).sum() for slope, dot in zip(of_head, v[len(backbone) :], strict=True)]
     if backbone:
         with forward_ad.dual_level(), _BatchNorm():
             duals = [forward_ad.make_dual(p.detach(), dot) for p, dot in zip(backbone.values(), v, strict=False)]
