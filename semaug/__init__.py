@@ -21,6 +21,7 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     ledger
     plots kernels
     figures rerun
+    longtail_figures
 
 ``import semaug`` loads none of them: each is imported when it is first named, and the first costs torch alone.
 """
@@ -39,6 +40,7 @@ __all__ = [
     "isda",
     "kernels",
     "ledger",
+    "longtail_figures",
     "metasaug",
     "mixing",
     "moments",

@@ -12,6 +12,7 @@ import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,15 @@ class NothingToDraw(LookupError):
 
 
 def experiments(found: Sequence[Record], enough: Callable[[list[Record]], bool]) -> dict[str, list[Record]]:
-    """Records by experiment (data, network, recipe, profile), titled: of those that hold ``enough`` for a figure, the
-    ones of the best profile of each data set; PROFILES are in order of worth.
+    """Records by experiment (data, network, recipe, profile, device), titled.
+
+    Of those that hold ``enough`` for a figure, the ones of the best profile of each data set; PROFILES are in order of
+    worth.
     """
     groups: dict[str, list[Record]] = {}
     for record in found:
         key = {"data": _given(record.config["data"]), "network": record.config["network"], "profile": record.profile}
+        key["device"] = record.environment.get("device")  # draws differ between devices: seeds are not paired across
         key["recipe"] = dataclasses.asdict(Recipe(**record.config["recipe"]))  # a field that came later: its default
         groups.setdefault(json.dumps(key, sort_keys=True), []).append(record)
     kept = [group for _, group in sorted(groups.items()) if enough(group)]
@@ -47,7 +51,9 @@ def experiments(found: Sequence[Record], enough: Callable[[list[Record]], bool])
             words = [f"{key.replace('_', ' ')} {config['data'][key]}" for key in SUBSETS if config["data"].get(key)]
             words += [str(config["network"]), f"{config['recipe']['epochs']} epochs"]
             title = ", ".join([_set(group), *words, *(["+".join(_augments(group))] if _augments(group) else [])])
-            titled[title if title not in titled else f"{title}, {group[0].hash}"] = group
+            for more in (group[0].environment.get("device"), group[0].hash):
+                title = title if title not in titled else f"{title}, {more}"
+            titled[title] = group
     return titled
 
 
@@ -353,6 +359,9 @@ FIGURES: dict[str, dict[str, Callable[[Sequence[Record]], Picture]]] = {
 }
 """The figures of each notebook that are drawn from records."""
 
+ROOMS = ("figures", "longtail_figures")
+"""Rooms with such a table; those after this one import it, so it knows them by name."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Redraw the committed figures, saying what has no records."""
@@ -363,7 +372,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--folder", type=Path, default=Path(__file__).parents[1] / "figures", help="default: %(default)s"
     )
     folder = parser.parse_args(arguments).folder
-    for notebook, drawings in FIGURES.items():
+    tables = (import_module(f"semaug.{room}").FIGURES for room in ROOMS)
+    for notebook, drawings in (item for table in tables for item in table.items()):
         found = rec.load(folder / "records" / notebook)
         for name, draw in drawings.items():
             try:
@@ -375,4 +385,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(import_module("semaug.figures").main())  # not this copy of it, whose classes are not those of the rooms
