@@ -123,8 +123,10 @@ class CosineLinear(nn.Linear):
         self.weight = of.weight
 
     def forward(self, features: Float[Tensor, "N A"]) -> Float[Tensor, "N C"]:
-        """Numbers in [-1, 1]."""
-        return F.linear(F.normalize(features), F.normalize(self.weight))
+        """Numbers in [-1, 1], computed in float32 at least, also under autocast."""
+        with torch.autocast(features.device.type, enabled=False):
+            weight = at_least_float32(self.weight)
+            return F.linear(F.normalize(features.to(weight.dtype)), F.normalize(weight))
 
 
 class LongTailed(Objective):
@@ -161,6 +163,8 @@ class LongTailed(Objective):
             raise ValueError(f"defer must be a fraction in [0, 1], got {defer!r}")
         settings: dict[str, Setting] = {"loss": loss, "beta": beta, "defer": defer, "normalised": normalised}
         settings |= {"focal": {"gamma": gamma}, "ldam": {"max_margin": max_margin, "scale": scale}}.get(loss, {})
+        # Before the network changes: these raise for counts, beta and max_margin that are not good.
+        class_weight, margins = class_balanced_weights(counts, beta), ldam_margins(counts, max_margin)
         if normalised:
             if not isinstance(head := getattr(network, "head", None), nn.Linear):
                 raise TypeError(f"network must have an nn.Linear called head, {type(network).__name__} has {head!r}")
@@ -168,11 +172,18 @@ class LongTailed(Objective):
         super().__init__(network, **settings)
         self.loss, self.defer, self.gamma, self.scale = loss, defer, gamma, scale
         # Given again at every construction: no part of a checkpoint.
-        self.register_buffer("class_weight", class_balanced_weights(counts, beta), persistent=False)
-        self.register_buffer("margins", ldam_margins(counts, max_margin), persistent=False)
+        self.register_buffer("class_weight", class_weight, persistent=False)
+        self.register_buffer("margins", margins, persistent=False)
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted mean (13) of a batch, of the global one in a data-parallel run."""
+        """The weighted mean (13) of a batch, of the global one in a data-parallel run.
+
+        Raises ValueError for soft targets, and for a network of another number of classes than ``counts`` has.
+        """
+        if target.ndim != 1:
+            raise ValueError(
+                f"target must be class numbers (N,), LongTailed takes no soft ones; got {tuple(target.shape)}"
+            )
         logits = at_least_float32(self.network(images))
         if logits.shape[1] != len(self.class_weight):
             raise ValueError(f"counts must be (C,) = ({logits.shape[1]},), got {tuple(self.class_weight.shape)}")
@@ -184,6 +195,10 @@ class LongTailed(Objective):
             losses = F.cross_entropy(logits, target, reduction="none")
         share = shares(deferred(self.class_weight, step.progress, self.defer), target, step).to(losses.dtype)
         return (share * losses).sum(), {}
+
+    def predict(self, images: Float[Tensor, "N channels H W"]) -> Float[Tensor, "N C"]:
+        """Logits as trained: those of the network, for LDAM times ``scale``."""
+        return self.scale * self.network(images) if self.loss == "ldam" else self.network(images)
 
 
 def shares(class_weight: Float[Tensor, " C"], target: Int64[Tensor, " N"], step: Step) -> Float[Tensor, " N"]:

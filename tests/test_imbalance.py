@@ -158,9 +158,32 @@ def test_a_normalised_classifier():
     images = torch.rand(5, 1, 12, 12, dtype=torch.float64)
     features = network.features(images)
     expected = torch.stack([F.cosine_similarity(features, row[None]) for row in weight], 1)
-    torch.testing.assert_close(objective.predict(images), expected)
+    torch.testing.assert_close(objective.network(images), expected)
+    torch.testing.assert_close(objective.predict(images), 30 * expected)
     assert {name for name, _ in network.head.named_parameters()} == {"weight"}
     assert objective.settings["normalised"] is True
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("loss", LOSS_OF)
+def test_the_logits_predicted_are_those_trained(loss, normalised):
+    """With margins next to nothing the loss of ``predict`` is the one trained."""
+    network = networks.small(4, width=8).double()
+    objective = LongTailed(network, COUNTS, loss, gamma=1.5, max_margin=1e-12, scale=7.0, normalised=normalised)
+    images, target = torch.rand(8, 1, 12, 12, dtype=torch.float64), torch.arange(8) % 4
+    of = LOSS_OF["focal" if loss == "focal" else "ce"]
+    expected = of(objective.predict(images), target, None).mean()
+    assert objective(images, target, step())[0].item() == pytest.approx(expected.item(), rel=1e-10)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("choice", [{"counts": COUNTS - 5}, {"beta": 1.0}, {"max_margin": -1.0}, {"defer": 2.0}])
+def test_a_bad_choice_leaves_the_network_as_it_was(choice):
+    network = networks.small(4)
+    head = network.head
+    with pytest.raises(ValueError, match=next(iter(choice))):
+        LongTailed(network, **{"counts": COUNTS, "normalised": True, **choice})
+    assert network.head is head
 
 
 def test_settings_are_those_that_matter():
@@ -202,6 +225,10 @@ BAD = {
         lambda: LongTailed(networks.small(3), COUNTS)(torch.rand(2, 1, 8, 8), Y[:2], step()),
         r"counts must be \(C,\) = \(3,\), got \(4,\)",
     ),
+    "soft targets": (
+        lambda: LongTailed(networks.small(4), COUNTS)(torch.rand(3, 1, 8, 8), Z, step()),
+        r"target must be class numbers \(N,\), LongTailed takes no soft ones; got \(3, 4\)",
+    ),
 }
 
 
@@ -223,3 +250,11 @@ def test_cosines_whatever_the_lengths():
     features = torch.randn(4, 5)
     torch.testing.assert_close(head(features), head(7 * features))
     torch.testing.assert_close(head(head.weight).diagonal(), torch.ones(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cosines_are_float32_under_autocast(dtype):
+    head, features = CosineLinear(nn.Linear(64, 10)), torch.randn(8, 64).to(dtype)
+    expected = F.cosine_similarity(features.float()[:, None], head.weight, dim=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(head(features), expected, rtol=0, atol=1e-6)  # bfloat16 would be off by 1e-3
