@@ -303,7 +303,7 @@ def test_long_tailed_is_brute_force_with_weights_and_margins_of_the_class(settin
     weight = [(1 - beta) / (1 - beta**n) for n in counts]
     margin = [settings.get("max_margin", 0.5) * (2 / n) ** 0.25 * (settings.get("loss") == "ldam") for n in counts]
     total = sum(weight[y] for y in target.tolist())
-    expected, teachers, students = 0, [], []
+    expected = 0
     for image, y in zip(images, target.tolist(), strict=True):
         share, column = weight[y] / total, 0
         for j in range(M):
@@ -311,14 +311,12 @@ def test_long_tailed_is_brute_force_with_weights_and_margins_of_the_class(settin
             column = column + joint[j::M].detach() / M
             lowered = joint - margin[y] * F.one_hot(torch.tensor(y * M + j), len(joint))
             expected = expected - share * log_softmax(lowered)[y * M + j] / M
-        single = objective.network(image[None])[0]
         if temperature:
+            single = objective.network(image[None])[0]
             lowered = single - margin[y] * F.one_hot(torch.tensor(y), len(single))
-            expected = expected - share * log_softmax(lowered)[y]
-        teachers.append(column)
-        students.append(single)
-    if temperature:
-        expected = expected + distillation_loss(torch.stack(students), torch.stack(teachers), temperature)
+            teacher, student = log_softmax(column / temperature), log_softmax(single / temperature)
+            kl = sum(p.exp() * (p - q) for p, q in zip(teacher, student, strict=True))  # without weight or margin
+            expected = expected - share * log_softmax(lowered)[y] + temperature**2 * kl / len(images)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(gradients(loss, objective), gradients(expected, objective))
     assert objective.settings.items() >= settings.items()
