@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,9 +63,11 @@ def environment(device: torch.device | str) -> dict[str, Any]:
     return {"device": name, "threads": torch.get_num_threads(), "versions": versions, "commit": _commit()}
 
 
+@cache
 def _commit() -> str:
     """The checkout's commit, '+' appended where tracked files differ from it; outside a checkout $SEMAUG_COMMIT, by
-    which an archive or a container can say what it holds, or 'unknown'.
+    which an archive or a container can say what it holds, or 'unknown'. Asked for once: what is committed later is not
+    what this process has loaded.
     """
     if not (Path(__file__).parents[1] / ".git").exists():  # installed, perhaps inside a checkout of something else
         return os.environ.get("SEMAUG_COMMIT", "unknown")
@@ -91,10 +94,10 @@ class Record:
     config: everything that decides the result but the seed: objective and its settings, network, data, recipe.
     metrics: final values, the last epoch's and never the best's (accuracies in [0, 1], losses in nats).
     curves: one value an epoch (or whatever the key says), by name.
-    train_counts, class_accuracy: images in train, and accuracy on the test split (nan without an image), of each class;
-        empty in records of before they were kept.
-    seconds: training alone, added up over resumed parts. peak_memory: bytes, of the device in this run, on the CPU of
-        the process so far.
+    train_counts, class_accuracy: images in train, and accuracy on the test split (nan without an image, in the file
+        null), of each class; empty in records of before they were kept.
+    seconds: training alone, added up over resumed parts. peak_memory: bytes, on the CPU the most that the process held
+        so far; on a GPU the most in this run, with what the process had there before (workspaces, other runs).
     profile: 'quick', 'cpu' or 'paper'.
     """
 
@@ -118,8 +121,17 @@ class Record:
     def save(self, folder: str | Path) -> Path:
         """Write the record to ``folder/<objective>-<hash>-seed<seed>.json``, whole or not at all."""
         name = f"{self.config.get('objective', 'run')}-{self.hash}-seed{self.seed}.json"
-        content = {"hash": self.hash, **dataclasses.asdict(self)}
+        content = {"hash": self.hash, **self._content()}
         return write_whole(Path(folder) / name, json.dumps(content, indent=1, sort_keys=True, allow_nan=True) + "\n")
+
+    def __eq__(self, other: object) -> bool:
+        """Whether their files say the same: there a class without an image equals another one."""
+        return isinstance(other, Record) and self._content() == other._content()
+
+    def _content(self) -> dict[str, Any]:
+        """Its fields, null for nan in class_accuracy: JSON has no nan."""
+        accuracy = [None if math.isnan(value) else value for value in self.class_accuracy]
+        return {**dataclasses.asdict(self), "class_accuracy": accuracy}
 
 
 def read(path: str | Path) -> Record:
@@ -127,6 +139,8 @@ def read(path: str | Path) -> Record:
     try:
         content = json.loads(Path(path).read_text())
         stated = content.pop("hash")
+        accuracy = content.get("class_accuracy", [])
+        content["class_accuracy"] = [math.nan if value is None else value for value in accuracy]
         record = Record(**content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a whole record ({error}); delete it and run it again") from error

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,6 +35,22 @@ def test_a_record_of_before_the_classes_were_kept(tmp_path):
     del content["train_counts"], content["class_accuracy"]
     path.write_text(json.dumps(content))
     assert records.read(path).class_accuracy == records.read(path).train_counts == []
+
+
+def test_a_class_without_an_image_is_null_in_the_file(tmp_path):
+    record = make()
+    record.class_accuracy = [0.5, float("nan"), 1.0]
+    path = record.save(tmp_path)
+    content = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert content["class_accuracy"] == [0.5, None, 1.0]
+    again = records.read(path)
+    assert again == record
+    assert math.isnan(again.class_accuracy[1])
+    for changed in ([0.5, 0.0, 1.0], [0.5, math.nan, 0.9], []):
+        again.class_accuracy = changed
+        assert again != record
+    path.write_text(path.read_text().replace("null", "NaN"))  # as records had it
+    assert records.read(path) == record
 
 
 def test_hash_is_of_the_configuration_alone():
@@ -159,10 +176,28 @@ def test_load_by_a_setting_at_any_depth(tmp_path):
         records.load(tmp_path, size=28)
 
 
-def test_an_archive_says_its_commit_by_a_variable(monkeypatch, tmp_path):
+@pytest.fixture
+def fresh():
+    """As in a process that has not asked for its commit yet; forgets what this test made of it."""
+    records._commit.cache_clear()
+    yield records._commit.cache_clear
+    records._commit.cache_clear()
+
+
+def test_an_archive_says_its_commit_by_a_variable(monkeypatch, tmp_path, fresh):
     monkeypatch.setenv("SEMAUG_COMMIT", "0123abc")
     assert records.environment("cpu")["commit"] != "0123abc", "a checkout speaks for itself"
     monkeypatch.setattr(records, "__file__", str(tmp_path / "semaug" / "records.py"))
+    fresh()
     assert records.environment("cpu")["commit"] == "0123abc"
     monkeypatch.delenv("SEMAUG_COMMIT")
+    fresh()
     assert records.environment("cpu")["commit"] == "unknown"
+
+
+@pytest.mark.usefixtures("fresh")
+def test_the_commit_is_asked_for_once(monkeypatch):
+    """What is checked out later is not what this process runs."""
+    said = iter(["0123abc", "4567def"])
+    monkeypatch.setattr(records.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=next(said)))
+    assert [records.environment("cpu")["commit"] for _ in range(2)] == ["0123abc", "0123abc"]
