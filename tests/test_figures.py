@@ -64,6 +64,15 @@ def test_gains_are_of_plain_isda_over_cross_entropy(found):
     assert figures.gains([r for r in [*found, *other] if r.config["objective"] != "CrossEntropy"]) == {}
 
 
+def test_devices_are_not_mixed(found):
+    there = [record(o, seed, s) for o, s in BOTH for seed in range(3)]
+    for r in there:
+        r.environment = {"device": "a GPU"}
+    groups = figures.experiments([*found, *there], len)
+    assert [len(group) for group in groups.values()] == [6, len(found)]
+    assert [title.endswith(", test CPU") for title in groups] == [False, True]
+
+
 def test_a_seed_run_twice_is_refused(found, sized):
     with pytest.raises(ValueError, match="cross-entropy, seed 0, twice"):
         figures.gains([*found, record("CrossEntropy", 0)])
