@@ -337,9 +337,11 @@ def isda_augmentation(found: Sequence[Record]) -> Picture:
     for family in families:
         groups = sorted(family, key=lambda group: (len(_augments(group)), _augments(group)))
         common = set.intersection(*(set(methods(group)) for group in groups))
+        shared = [part for part in _augments(groups[0]) if all(part in _augments(group) for group in groups)]
         title = ", ".join([_set(groups[0]), f"{_images(groups[0])} images", str(groups[0][0].config["network"])])
+        title += f", {'+'.join(shared)} and:" if shared else ""
         blocks[title] = {
-            f"{' + '.join(_augments(group)) or 'plain'}: {name}": runs
+            f"{' + '.join(part for part in _augments(group) if part not in shared) or 'no more'}: {name}": runs
             for group in groups
             for name, runs in methods(group).items()
             if name in common

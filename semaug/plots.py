@@ -210,7 +210,8 @@ def comparison(
             axes.set_ylim(len(values) - 0.5, -0.5)
             axes.grid(visible=False, axis="y")
     blocks[-1][0].set_xlabel(label)
-    against = baselines.pop() if len(baselines) == 1 else "the first row"
+    only = baselines.pop() if len(baselines) == 1 else ""
+    against = only if 0 < len(only) < 20 else "the first row"
     blocks[-1][1].set_xlabel(f"gain over {against} ({'points' if scale == 100 else label})")
     found = [record for methods in panels.values() for group in methods.values() for record in group]
     caption(figure, found, f"Dots: seeds. Bars: 95% intervals of the mean. {note}".strip())

@@ -134,12 +134,12 @@ def augmented():
 
 def test_isda_beside_augmentations_of_pixels(augmented, found):
     left, right = figures.isda_augmentation(augmented).axes
-    rows = ["crop + flip: cross-entropy", r"crop + flip: ISDA, full, $\lambda_0$ = 0.5"]
-    rows += [row.replace("flip", "flip + cutout16") for row in rows]
+    rows = ["no more: cross-entropy", r"no more: ISDA, full, $\lambda_0$ = 0.5"]
+    rows += [row.replace("no more", "cutout16") for row in rows]
     assert [label.get_text() for label in left.get_yticklabels()] == [f"{row} (n = 2)" for row in rows]
     gains = [text.get_text().split(" ")[0] for text in right.texts]
     assert gains == ["+2.03", "+5.00", "+7.03"]
-    assert left.get_title(loc="left") == "cifar10, 45000 images, small"
+    assert left.get_title(loc="left") == "cifar10, 45000 images, small, crop+flip and:"
     with pytest.raises(figures.NothingToDraw, match="two augmentations"):
         figures.isda_augmentation(found)
 
