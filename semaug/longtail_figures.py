@@ -21,7 +21,7 @@ from semaug.records import Record, Summary, summary
 GROUPS = ("many", "medium", "few")
 ORDER = ("CrossEntropy", "LongTailed", "ISDA", "MetaSAug")
 RELEASED = {"loss": "ldam", "covariance": "full", "strength": 0.75}
-RELEASED |= {"meta_steps": 1, "meta_lr": 0.1, "psd": False, "keep": False}
+RELEASED |= {"meta_steps": 1, "meta_lr": 0.1, "psd": False, "keep": False, "stage": 0.8}
 """MetaSAug as released; what differs from it is named in a legend."""
 
 
@@ -31,22 +31,25 @@ def method(config: Mapping[str, Any]) -> str:
     if config["objective"] == "LongTailed":
         loss = {"ce": "CE", "focal": "focal loss", "ldam": "LDAM"}[settings["loss"]]
         weights = ("-DRW" if settings["defer"] else ", class weights") if settings["beta"] else ""
-        return loss + weights + (f", s = {settings['scale']:g}" if settings["normalised"] else "")
+        early = f", from {settings['defer']:.0%}" if settings["defer"] not in (0, RELEASED["stage"]) else ""
+        return loss + weights + (f", s = {settings['scale']:g}" if settings["normalised"] else "") + early
     if config["objective"] != "MetaSAug":
         return {"CrossEntropy": "cross-entropy"}.get(config["objective"], config["objective"])
     changed = {name: settings[name] for name, usual in RELEASED.items() if settings[name] != usual}
     words = {"loss": "CE", "covariance": "diagonal", "psd": "projected", "keep": "kept"}
     steps = {"meta_steps": f"{changed.get('meta_steps') or 'no'} meta step{'s' * (changed.get('meta_steps', 0) > 1)}"}
-    numbers = {"strength": r"$\lambda_0$ = {:g}", "meta_lr": r"$\alpha$ = {:g}"}
+    numbers = {"strength": r"$\lambda_0$ = {:g}", "meta_lr": r"$\alpha$ = {:g}", "stage": "from {:.0%}"}
     words |= steps | {name: text.format(changed.get(name, 0)) for name, text in numbers.items()}
     return ", ".join(["MetaSAug", *(words[name] for name in changed)])
 
 
 def is_ablation(config: Mapping[str, Any]) -> bool:
-    """MetaSAug with more changed than its two losses and two forms of covariance."""
-    free = ("loss", "covariance")
-    settings = {**config["settings"]} if config["objective"] == "MetaSAug" else {}
-    return any(settings.get(name, usual) != usual for name, usual in RELEASED.items() if name not in free)
+    """MetaSAug with more changed than its two losses and two forms of covariance; weights deferred to another time."""
+    settings = config["settings"]
+    if config["objective"] == "LongTailed":
+        return settings["defer"] not in (0, RELEASED["stage"])
+    fixed = {name: usual for name, usual in RELEASED.items() if name not in ("loss", "covariance")}
+    return config["objective"] == "MetaSAug" and any(settings[name] != usual for name, usual in fixed.items())
 
 
 def methods(found: Iterable[Record]) -> dict[str, list[Record]]:
@@ -161,17 +164,27 @@ def classes(found: Sequence[Record], shown: Sequence[str] = ("ISDA", "LDAM-DRW",
 
 
 def ablation(found: Sequence[Record]) -> Picture:
-    """MetaSAug with one thing changed, against MetaSAug as released, for each of its two losses."""
+    """MetaSAug with one thing changed, for each of its losses, forms and beginnings of the second stage; and the DRW
+    method of this loss and beginning.
+    """
     blocks: dict[str, dict[str, list[Record]]] = {}
     for title, group in long_tails(found).items():
         meta = [r for r in group if r.config["objective"] == "MetaSAug"]
-        for loss, form in sorted({(r.config["settings"]["loss"], r.config["settings"]["covariance"]) for r in meta}):
-            own = {"loss": loss, "covariance": form}
-            named = methods(r for r in meta if own.items() <= r.config["settings"].items())
+        variants = [{name: r.config["settings"][name] for name in ("loss", "covariance", "stage")} for r in meta]
+        for own in (dict(pairs) for pairs in sorted({tuple(v.items()) for v in variants}, reverse=True)):
+            named = methods(r for r, variant in zip(meta, variants, strict=True) if variant == own)
             released = method({"objective": "MetaSAug", "settings": RELEASED | own})
             others = {name: runs for name, runs in named.items() if name != released}
             if released in named and others:
-                blocks[f"{title}: {loss.upper()}"] = {released: named[released], **others}
+                drw = {"loss": own["loss"], "defer": own["stage"], "normalised": False}
+                weighted = methods(r for r in group if drw.items() <= r.config["settings"].items())
+                form = ", diagonal" if own["covariance"] == "diagonal" else ""
+                start = f", from {own['stage']:.0%}" if own["stage"] != RELEASED["stage"] else ""
+                blocks[f"{title}: {own['loss'].upper()}{form}{start}"] = {
+                    released: named[released],
+                    **others,
+                    **weighted,
+                }
     if not blocks:
         raise NothingToDraw("MetaSAug as released, and with something changed")
     return comparison(blocks)

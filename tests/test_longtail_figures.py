@@ -62,14 +62,15 @@ def found():
         ("MetaSAug", META | {"strength": 1.0}, r"MetaSAug, $\lambda_0$ = 1"),
         ("MetaSAug", META | {"meta_lr": 100.0, "psd": True}, r"MetaSAug, $\alpha$ = 100, projected"),
         ("MetaSAug", META | {"keep": True}, "MetaSAug, kept"),
+        ("MetaSAug", META | {"stage": 0.4, "meta_steps": 0}, "MetaSAug, no meta step, from 40%"),
+        ("LongTailed", LONG | {"loss": "ldam", "beta": 0.9999, "defer": 0.4}, "LDAM-DRW, from 40%"),
     ],
 )  # fmt: skip
 def test_names(objective, settings, name):
     config = {"objective": objective, "settings": settings}
     assert longtail_figures.method(config) == name
-    assert longtail_figures.is_ablation(config) == (
-        objective == "MetaSAug" and name.count(",") > 0 and "CE" not in name
-    )
+    ablations = ("meta step", "lambda", "alpha", "kept", "from")
+    assert longtail_figures.is_ablation(config) == any(word in name for word in ablations)
 
 
 def test_methods_stand_in_the_order_of_the_text(found):
@@ -123,18 +124,19 @@ def test_classes_stand_by_their_number_of_images(found):
     np.testing.assert_allclose(left.lines[0].get_ydata(), 100 * (BASE + 0.01))
 
 
-def test_ablation_is_against_metasaug_of_the_same_loss(found):
-    runs = [
-        record("MetaSAug", s, BASE, **META | {"loss": "ce", **more}) for s in (0, 1) for more in ({}, {"keep": True})
+def test_ablation_is_against_metasaug_of_the_same_loss_and_stage(found):
+    changes = ({"loss": "ce"}, {"loss": "ce", "keep": True}, {"stage": 0.4}, {"stage": 0.4, "meta_steps": 0})
+    runs = [record("MetaSAug", s, BASE, **META | change) for s in (0, 1) for change in changes]
+    runs += [record("LongTailed", s, BASE, **LONG | {"loss": "ldam", "beta": 0.99, "defer": 0.4}) for s in (0, 1)]
+    axes = longtail_figures.ablation([*found, *runs]).axes[::2]
+    rows = [[label.get_text().rsplit(" (", 1)[0] for label in panel.get_yticklabels()] for panel in axes]
+    assert rows == [
+        ["MetaSAug", "MetaSAug, no meta step"],
+        ["MetaSAug, from 40%", "MetaSAug, no meta step, from 40%", "LDAM-DRW, from 40%"],
+        ["MetaSAug, CE", "MetaSAug, CE, kept", "CE-DRW"],
     ]
-    left, right, *others = longtail_figures.ablation([*found, *runs]).axes
-    assert [label.get_text() for label in left.get_yticklabels()] == [
-        "MetaSAug, CE (n = 2)",
-        "MetaSAug, CE, kept (n = 2)",
-    ]
-    assert left.get_title("left") == "embedded, imbalance 80, small, 4 epochs: CE"
-    assert [text.get_text() for text in right.texts] == ["+0.00 ± 0.00"]
-    assert [label.get_text() for label in others[0].get_yticklabels()][1] == "MetaSAug, no meta step (n = 3)"
+    titles = [panel.get_title("left").split(": ") for panel in axes]
+    assert titles == [["embedded, imbalance 80, small, 4 epochs", end] for end in ("LDAM", "LDAM, from 40%", "CE")]
 
 
 @pytest.mark.parametrize("name", longtail_figures.FIGURES["1_metasaug"])
