@@ -263,9 +263,10 @@ def long_tail_runs() -> Iterator[Run]:
     steep: tuple[Any, ...] = cifar10 | {"imbalance": 100}, short, 30.0
     mild: tuple[Any, ...] = cifar10 | {"imbalance": 10}, short, 50.0
     tiers = [(small, methods), (small, ablations), (steep, methods), (small, strengths), (steep, ablations)]
-    for (of, recipe, seconds), tier in [*tiers, (mild, methods)]:
-        for seed, (objective, settings) in product(range(5), tier):
-            yield Run("1_metasaug", "cpu", objective, "small", of, recipe, seconds, settings, seed)
+    for seeds in (range(3), range(3, 5)):  # three of everything first
+        for (of, recipe, seconds), tier in [*tiers, (mild, methods)]:
+            for seed, (objective, settings) in product(seeds, tier):
+                yield Run("1_metasaug", "cpu", objective, "small", of, recipe, seconds, settings, seed)
     for seed, name, (objective, settings) in product(range(3), ("cifar10", "cifar100"), methods + ablations):
         of = {"name": name, "imbalance": 100, "meta": 10}
         yield Run("1_metasaug", "paper", objective, "resnet32", of, paper, 600.0, settings, seed)
