@@ -208,7 +208,7 @@ def isda_strength(found: Sequence[Record]) -> Picture:
             band(axes, at, values, form, color=COLOURS[forms.index(form)], marker="o")
         axes.axhline(0, color=GREY, linewidth=1)
         axes.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks])
-        axes.set(xlabel=r"strength $\lambda_0$", title="\n".join(textwrap.wrap(title, 40)))
+        axes.set(xlabel=r"strength $\lambda_0$ (not to scale)", title="\n".join(textwrap.wrap(title, 40)))
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=len(gained))
     grid[0].set_ylabel("gain over cross-entropy\n(points of test accuracy)")
     caption(
@@ -323,7 +323,7 @@ def isda_size(found: Sequence[Record]) -> Picture:
         axes.minorticks_off()
     config = groups[0][0].config
     left.set_title(f"{_set(groups[0])}, {config['network']}, {config['recipe']['epochs']} epochs")
-    left.legend()
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18))
     caption(figure, shown, "Bands: 95% intervals of the mean (difference).")
     return figure
 
