@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -89,23 +89,30 @@ def balanced_accuracy(counts: Int64[Tensor, "C C"]) -> float:
     return float(class_accuracy(counts).nanmean())
 
 
+def class_groups(train_counts: Int64[Tensor, " C"], few: int = 20, many: int = 100) -> dict[str, Bool[Tensor, " C"]]:
+    """The classes with more than ``many`` training images, with fewer than ``few``, and the others between them.
+
+    The split of a long tail in three and its bounds are those of Liu et al., "Large-Scale Long-Tailed Recognition in an
+    Open World", CVPR 2019, https://arxiv.org/abs/1904.05160. Raises ValueError for bounds that are not 0 < few <= many.
+    """
+    if not 0 < few <= many:
+        raise ValueError(f"few and many: got {few} and {many}; takes 0 < few <= many")
+    frequent, rare = train_counts > many, train_counts < few
+    return {"many": frequent, "medium": ~(frequent | rare), "few": rare}
+
+
 def many_medium_few(
     accuracy: Float[Tensor, " C"], train_counts: Int64[Tensor, " C"], few: int = 20, many: int = 100
 ) -> dict[str, float]:
-    """Mean accuracy of the classes with more than ``many`` training images, with fewer than ``few``, and of the others.
+    """Mean accuracy of each of :func:`class_groups`, NaN for a group without a class.
 
-    accuracy: of each class, from :func:`class_accuracy` or a record; train_counts: training images of each class. NaN
-    for a group without a class. The split of a long tail in three and its bounds are those of Liu et al., "Large-Scale
-    Long-Tailed Recognition in an Open World", CVPR 2019, https://arxiv.org/abs/1904.05160. Raises ValueError for
-    lengths that differ and bounds that are not 0 < few <= many.
+    accuracy: of each class, from :func:`class_accuracy` or a record; train_counts: training images of each class.
+    Raises ValueError for lengths that differ and bounds that are not 0 < few <= many.
     """
     if accuracy.ndim != 1 or accuracy.shape != train_counts.shape:
         got = f"{tuple(accuracy.shape)} and {tuple(train_counts.shape)}"
         raise ValueError(f"accuracy and train_counts: got shapes {got}; takes (C,) and (C,)")
-    if not 0 < few <= many:
-        raise ValueError(f"few and many: got {few} and {many}; takes 0 < few <= many")
-    groups = {"many": train_counts > many, "medium": (few <= train_counts) & (train_counts <= many)}
-    groups["few"] = train_counts < few
+    groups = class_groups(train_counts, few, many)
     return {name: float(accuracy[chosen].double().mean()) for name, chosen in groups.items()}
 
 

@@ -136,7 +136,7 @@ def _over_strength(found: Iterable[Record]) -> list[dict[str, list[Record]]]:
     return list(families.values())
 
 
-def _on_common_seeds(block: dict[str, list[Record]]) -> dict[str, list[Record]]:
+def on_common_seeds(block: dict[str, list[Record]]) -> dict[str, list[Record]]:
     """A block of methods on the seeds that all of them have; as it is where there are none."""
     seeds = set.intersection(*({record.seed for record in runs} for runs in block.values()))
     return {name: [record for record in runs if record.seed in seeds or not seeds] for name, runs in block.items()}
@@ -168,7 +168,7 @@ def isda_accuracy(found: Sequence[Record]) -> Picture:
     order = sorted(panels, key=lambda title: (_images(panels[title]), -len(_augments(panels[title]))))
     last = {_set(panels[title]): title for title in order}
     panels = {title: group for title, group in panels.items() if title in last.values()}
-    blocks = {title: _on_common_seeds(chosen(group)) for title, group in panels.items()}
+    blocks = {title: on_common_seeds(chosen(group)) for title, group in panels.items()}
     families = [family for group in panels.values() for family in _over_strength(group) if len(family) > 1]
     validated = all("validation_accuracy" in r.metrics for family in families for runs in family.values() for r in runs)
     note = "Of several strengths, the best on validation data." if validated else ""
@@ -182,7 +182,7 @@ def isda_curves(found: Sequence[Record]) -> Picture:
     if not panels:
         raise NothingToDraw("accuracies on a validation split during training (Recipe.evaluate_every)")
     title, group = max(panels.items(), key=lambda entry: len(entry[1]))
-    figure = curves(_on_common_seeds(chosen(group)), "train_loss", name)
+    figure = curves(on_common_seeds(chosen(group)), "train_loss", name)
     figure.axes[0].set_yscale("log")  # the losses at the end, which differ most, are thousandths
     figure.suptitle(title, x=0.01, ha="left")
     return figure
@@ -277,7 +277,7 @@ def isda_controls(found: Sequence[Record]) -> Picture:
             if record.config["objective"] != "ISDA"
             or (record.config["settings"]["covariance"], record.config["settings"]["strength"]) in ways
         ]
-        blocks[title] = _on_common_seeds(methods(plain + varied))
+        blocks[title] = on_common_seeds(methods(plain + varied))
     return comparison(blocks)
 
 

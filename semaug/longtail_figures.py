@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from semaug.evaluation import many_medium_few
-from semaug.figures import NothingToDraw, _on_common_seeds, experiments
+from semaug.evaluation import class_groups, many_medium_few
+from semaug.figures import NothingToDraw, experiments, on_common_seeds
 from semaug.plots import COLOURS, GREY, Picture, band, caption, comparison, styled
 from semaug.records import Record, Summary, summary
 
-GROUPS = ("many", "medium", "few")
 ORDER = ("CrossEntropy", "LongTailed", "ISDA", "MetaSAug")
 RELEASED = {"loss": "ldam", "covariance": "full", "strength": 0.75}
 RELEASED |= {"meta_steps": 1, "meta_lr": 0.1, "psd": False, "keep": False, "stage": 0.8}
@@ -113,16 +112,15 @@ def groups(found: Sequence[Record]) -> Picture:
     grid = figure.subplots(len(rows), 3, squeeze=False, height_ratios=[n + 0.6 for n in rows], sharex="col")
     for line, (title, named) in zip(grid, blocks.items(), strict=True):
         (_, baseline), *others = named.items()
-        counts = torch.tensor(baseline[0].train_counts)
-        sizes = {"many": counts > 100, "medium": (counts >= 20) & (counts <= 100), "few": counts < 20}
-        for axes, group in zip(line, GROUPS, strict=True):
+        members = class_groups(torch.tensor(baseline[0].train_counts))
+        for axes, (group, chosen) in zip(line, members.items(), strict=True):
             for row, (_, runs) in enumerate(others):
                 gain = gains(runs, baseline).get(group)
                 if gain:
                     half, colour = gain.half_width if gain.n > 1 else 0.0, COLOURS[(row + 1) % len(COLOURS)]
                     axes.errorbar(gain.mean, row, xerr=half, fmt="D", color=colour, markersize=5, capsize=3)
             axes.axvline(0, color=GREY, linewidth=1)
-            axes.set(ylim=(len(others) - 0.5, -0.5), title=f"{group} ({int(sizes[group].sum())} classes)")
+            axes.set(ylim=(len(others) - 0.5, -0.5), title=f"{group} ({int(chosen.sum())} classes)")
             axes.set_yticks(range(len(others)), [])
             axes.grid(visible=False, axis="y")
         line[0].set_yticks(range(len(others)), [f"{name} (n = {len(runs)})" for name, runs in others])
@@ -142,7 +140,7 @@ def classes(found: Sequence[Record], shown: Sequence[str] = ("ISDA", "LDAM-DRW",
     grid = figure.subplots(len(blocks), 2, squeeze=False)
     drawn = []
     for (left, right), (title, named) in zip(grid, blocks.items(), strict=True):
-        picked = _on_common_seeds({name: named[name] for name in ("cross-entropy", *shown) if name in named})
+        picked = on_common_seeds({name: named[name] for name in ("cross-entropy", *shown) if name in named})
         counts = np.array(picked["cross-entropy"][0].train_counts)
         order = np.argsort(-counts, kind="stable")
         table = {name: 100 * np.array([r.class_accuracy for r in runs])[:, order] for name, runs in picked.items()}
