@@ -298,9 +298,9 @@ def focal_slope(p, gamma):
     return -((1 - p) ** gamma) * (1 - p - gamma * p * p.log())
 
 
-p = torch.tensor([0.05, 0.3, 0.5, 0.9, 0.99], dtype=torch.float64)
+p = torch.tensor([0.001, 0.1, 0.3, 0.5, 0.9, 0.99], dtype=torch.float64)
 z = torch.stack([p.log(), (1 - p).log()], 1).requires_grad_()  # two logits whose softmax is (p, 1 - p)
-losses = tails.focal_loss(z, torch.zeros(5, dtype=torch.int64), gamma=2.0, reduction="none")
+losses = tails.focal_loss(z, torch.zeros(6, dtype=torch.int64), gamma=2.0, reduction="none")
 (slopes,) = torch.autograd.grad(losses.sum(), z)
 print("p of the label           ", p.tolist())
 print("slope, over cross-entropy", rounded(slopes[:, 0] / -(1 - p), 4))
@@ -1106,7 +1106,7 @@ for lr in (0.1, 0.001, 0.00001):
     ]
     change = abs(values[1] / values[0] - 1)
     print(f"η = {lr:.5f}: Σ moves by {0.1 * gradient.norm() / before.norm():.0e}, the loss by {change:.0e} of itself")
-    assert change < 0.1 * lr
+    assert lr > 0.001 or change < 1e-6  # in the second stage
 
 # %% [markdown]
 # In the second stage, where the method acts, the meta step changes the loss of a batch by about as much as the rounding
@@ -1637,6 +1637,8 @@ for title, group in longtail_figures.long_tails(found).items():
     for name in named:
         plain = all(word not in name for word in ("no meta step", "CE", "from", "diagonal"))
         compare(named, "MetaSAug", name if plain and name.startswith("MetaSAug, ") else "")
+    for first, second in (("cross-entropy", "LDAM"), ("CE-DRW", "LDAM-DRW"), ("CE-DRW", "CE, class weights")):
+        compare(named, first, second)
     compare(named, "CE-DRW", "MetaSAug, CE, no meta step")
     compare(named, "LDAM-DRW", "MetaSAug")
     compare(named, "LDAM-DRW, from 40%", "MetaSAug, from 40%")
