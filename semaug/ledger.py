@@ -307,31 +307,34 @@ def sla_runs() -> Iterator[Run]:
     plain = Recipe(epochs=20, weight_decay=5e-4, evaluate_every=5)
     crop = replace(plain, augment="crop+flip")
     embedded: dict[str, Any] = {"name": "embedded", "validation": 0.1}
-    cifar10: dict[str, Any] = {"name": "cifar10", "validation": 0.1, "train_size": 10000}
-    yield from tier(embedded, plain, 2.0, "rotation", ways, (1, 4))
-    yield from tier(cifar10, crop, 3.9, "rotation", ways, (1, 4))
-    yield from tier({"name": "mnist", "validation": 0.1, "train_size": 10000}, plain, 2.8, "rotation", ways, (1, 4))
-    yield from tier({"name": "shapes", "validation": 0.1, "train_size": 2000}, plain, 0.8, "rotation", ways, (1, 4))
-    yield from tier(cifar10, crop, 3.9, "color_perm", ways, (6,))
-    for of, recipe, seconds, transforms in (
-        (embedded, plain, 2.0, "rotation2"),
-        (cifar10, crop, 3.9, "rotation2"),
-        (cifar10, crop, 3.9, "color_perm3"),
-        (cifar10, crop, 3.9, "rotation+color_perm3"),
-    ):
-        yield from tier(of, recipe, seconds, transforms, [("DataAugmentation", {}), ("SLA", {})])
+    cifar10: dict[str, Any] = {"name": "cifar10", "validation": 0.1}
+    clothes = embedded | {"train_size": 2000}, plain, 0.5
+    figures = {"name": "shapes", "validation": 0.1, "train_size": 1000}, plain, 0.4
+    digits = {"name": "mnist", "validation": 0.1, "train_size": 1000}, plain, 0.3
+    photos = cifar10 | {"train_size": 5000}, crop, 2.0
+    for of, recipe, seconds in (clothes, digits, figures, photos):
+        yield from tier(of, recipe, seconds, "rotation", ways, (1, 4))
 
     weights: dict[str, Setting] = {"beta": 0.9999, "defer": 0.8}
     margins: dict[str, Setting] = {**weights, "loss": "ldam"}
-    for of, recipe, seconds in (
-        (embedded | {"imbalance": 100}, replace(plain, epochs=40), 0.5),
-        (cifar10 | {"train_size": 20000, "imbalance": 100}, replace(crop, epochs=40), 1.9),
-    ):
-        tails: list[tuple[str, dict[str, Setting]]] = [("SLA", {}), ("SLA", distilled)]
-        tails += [("LongTailedSLA", weights), ("LongTailedSLA", margins)]
+    tails: list[tuple[str, dict[str, Setting]]] = [("SLA", {}), ("SLA", distilled)]
+    tails += [("LongTailedSLA", weights), ("LongTailedSLA", margins)]
+
+    def long_tail(of: dict[str, Any], recipe: Recipe, seconds: float) -> Iterator[Run]:
         yield from tier(of, recipe, seconds, "rotation", tails, (1,))
         for seed, settings in product(range(5), (weights, margins)):
-            yield Run("5_sla", "cpu", "LongTailed", "small", of, recipe, 40 * seconds, settings, seed)
+            yield Run("5_sla", "cpu", "LongTailed", "small", of, recipe, recipe.epochs * seconds, settings, seed)
+
+    yield from long_tail(embedded | {"imbalance": 100}, replace(plain, epochs=40), 0.5)
+    colours = "color_perm3", "color_perm"
+    for choice, views in (
+        (clothes, ("rotation2",)),
+        (figures, ("rotation2", *colours, "rotation+color_perm3")),
+        (photos, ("rotation2", *colours)),
+    ):
+        for transforms in views:
+            yield from tier(*choice, transforms, [("DataAugmentation", {}), ("SLA", {})])
+    yield from long_tail(cifar10 | {"train_size": 10000, "imbalance": 100}, replace(crop, epochs=40), 0.9)
 
     paper, there = Recipe.preset("sla/resnet", evaluate_every=10), ("paper", "resnet32", 3)
     for name in ("cifar10", "cifar100"):
