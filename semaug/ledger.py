@@ -327,13 +327,13 @@ def sla_runs() -> Iterator[Run]:
 
     yield from long_tail(embedded | {"imbalance": 100}, replace(plain, epochs=40), 0.5)
     colours = "color_perm3", "color_perm"
-    for choice, views in (
+    for (of, recipe, seconds), views in (
         (clothes, ("rotation2",)),
         (figures, ("rotation2", *colours, "rotation+color_perm3")),
         (photos, ("rotation2", *colours)),
     ):
         for transforms in views:
-            yield from tier(*choice, transforms, [("DataAugmentation", {}), ("SLA", {})])
+            yield from tier(of, recipe, seconds, transforms, [("DataAugmentation", {}), ("SLA", {})])
     yield from long_tail(cifar10 | {"train_size": 10000, "imbalance": 100}, replace(crop, epochs=40), 0.9)
 
     paper, there = Recipe.preset("sla/resnet", evaluate_every=10), ("paper", "resnet32", 3)
