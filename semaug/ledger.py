@@ -315,8 +315,15 @@ def sla_runs() -> Iterator[Run]:
     figures = {"name": "shapes", "validation": 0.1, "train_size": 1000}, plain, 0.4
     digits = {"name": "mnist", "validation": 0.1, "train_size": 1000}, plain, 0.3
     photos = cifar10 | {"train_size": 5000}, crop, 2.0
-    for of, recipe, seconds in (clothes, digits, figures, photos):
+    for of, recipe, seconds in (clothes, digits, figures):
         yield from tier(of, recipe, seconds, "rotation", ways, (1, 4))
+
+    def of_views(of: dict[str, Any], recipe: Recipe, seconds: float, *views: str) -> Iterator[Run]:
+        for transforms in views:
+            yield from tier(of, recipe, seconds, transforms, [("DataAugmentation", {}), ("SLA", {})])
+
+    yield from of_views(*clothes, "rotation2")
+    yield from of_views(*figures, "rotation2", "color_perm3", "color_perm")
 
     weights: dict[str, Setting] = {"beta": 0.9999, "defer": 0.8}
     margins: dict[str, Setting] = {**weights, "loss": "ldam"}
@@ -329,14 +336,9 @@ def sla_runs() -> Iterator[Run]:
             yield Run("5_sla", "cpu", "LongTailed", "small", of, recipe, recipe.epochs * seconds, settings, seed)
 
     yield from long_tail(embedded | {"imbalance": 100}, replace(plain, epochs=40), 0.5)
-    colours = "color_perm3", "color_perm"
-    for (of, recipe, seconds), views in (
-        (clothes, ("rotation2",)),
-        (figures, ("rotation2", *colours, "rotation+color_perm3")),
-        (photos, ("rotation2", *colours)),
-    ):
-        for transforms in views:
-            yield from tier(of, recipe, seconds, transforms, [("DataAugmentation", {}), ("SLA", {})])
+    yield from tier(*photos, "rotation", ways, (1, 4))
+    yield from of_views(*photos, "rotation2", "color_perm3", "color_perm")
+    yield from of_views(*figures, "rotation+color_perm3")
     yield from long_tail(cifar10 | {"train_size": 10000, "imbalance": 100}, replace(crop, epochs=40), 0.9)
 
     paper, there = Recipe.preset("sla/resnet", evaluate_every=10), ("paper", "resnet32", 3)
