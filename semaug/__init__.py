@@ -14,7 +14,7 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     networks data records recipe
     objective
     imbalance streams
-    isda metasaug
+    isda metasaug mixup
     evaluation
     sla
     training
@@ -43,6 +43,7 @@ __all__ = [
     "longtail_figures",
     "metasaug",
     "mixing",
+    "mixup",
     "moments",
     "networks",
     "objective",
