@@ -16,7 +16,7 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     imbalance streams
     isda metasaug mixup
     evaluation
-    sla
+    sla automix
     training
     ledger
     plots kernels
@@ -31,6 +31,7 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 __all__ = [
+    "automix",
     "capture",
     "data",
     "evaluation",

@@ -67,7 +67,7 @@ def mixup(
     """
     if not images.is_floating_point():
         raise TypeError(f"images: got {images.dtype}; takes floats, bytes cannot be averaged")
-    lam = _checked(images, lam, permutation)
+    lam = check_draws(images, lam, permutation)
     soft = soft_labels(target, num_classes)
     return Mixed(blend(images, lam, permutation), blend(soft, lam, permutation), lam)
 
@@ -88,7 +88,7 @@ def cutmix(
     image is clipped. cy, cx: one for all or one an image. The lam that comes back is exactly 1 - the
     clipped area / (H W).
     """
-    lam = _checked(images, lam, permutation)
+    lam = check_draws(images, lam, permutation)
     box = cut_box(lam, cy, cx, images.shape[2], images.shape[3])
     return _filled(images, images.index_select(0, permutation), target, lam, permutation, box, num_classes)
 
@@ -103,7 +103,7 @@ def resizemix(
     num_classes: int | None = None,
 ) -> Mixed:
     """The whole partner, shrunk by nearest pixels into the clipped box of :func:`cutmix`; its arguments and errors."""
-    lam = _checked(images, lam, permutation)
+    lam = check_draws(images, lam, permutation)
     (N, channels, H, W), device = images.shape, images.device
     box = top, bottom, left, right = cut_box(lam, cy, cx, H, W)
     y, x = _nearest(top, bottom, H, device).expand(N, -1), _nearest(left, right, W, device).expand(N, -1)
@@ -127,7 +127,7 @@ def saliencymix(
     if saliency.shape != (len(images), *images.shape[2:]):
         got = tuple(saliency.shape)
         raise ValueError(f"saliency: got shape {got}; takes (N, H, W) = {(len(images), *images.shape[2:])}")
-    _checked(images, lam, permutation)
+    check_draws(images, lam, permutation)
     peak = saliency.flatten(1).argmax(1).index_select(0, permutation)
     width = images.shape[3]
     return cutmix(images, target, lam, permutation, peak // width, peak % width, num_classes)
@@ -161,7 +161,7 @@ def mixstyle(
 
     The variance is unbiased, with 1e-6 under the root, as released; so maps have to have two pixels at least.
     """
-    lam = _checked(features, lam, permutation)
+    lam = check_draws(features, lam, permutation)
     if features.shape[2] * features.shape[3] < 2:
         raise ValueError(f"features: got maps of {features.shape[2]} x {features.shape[3]}; takes two pixels at least")
     maps = at_least_float32(features)
@@ -169,6 +169,20 @@ def mixstyle(
     std = (maps.var((2, 3), keepdim=True) + 1e-6).sqrt().detach()
     mixed = (maps - mean) / std * blend(std, lam, permutation) + blend(mean, lam, permutation)
     return mixed.to(features.dtype)
+
+
+def by_mask(
+    images: Float[Tensor, "N channels H W"],
+    target: Labels,
+    mask: Float[Tensor, "N 1 H W"] | Float[Tensor, ""],
+    lam: Ratio,
+    permutation: Int64[Tensor, " N"],
+    num_classes: int | None = None,
+) -> Mixed:
+    """Images by (30) with any mask, labels by lam, whatever the mask; arguments and errors of :func:`mixup`."""
+    lam = check_draws(images, lam, permutation)
+    mixed = mask * images + (1 - mask) * images.index_select(0, permutation)
+    return Mixed(mixed, blend(soft_labels(target, num_classes), lam, permutation), lam)
 
 
 def blend(values: Tensor, lam: Tensor, permutation: Int64[Tensor, " N"]) -> Tensor:
@@ -219,7 +233,7 @@ def fine_grained_saliency(images: Images) -> Float[Tensor, "N H W"]:
     return total[:, 0]
 
 
-def _checked(images: Tensor, lam: Ratio, permutation: Tensor) -> Tensor:
+def check_draws(images: Tensor, lam: Ratio, permutation: Tensor) -> Tensor:
     """Lam as a tensor, after the checks that :func:`mixup` names."""
     if images.ndim != 4:
         raise ValueError(f"images: got shape {tuple(images.shape)}; takes (N, channels, H, W)")
