@@ -16,7 +16,8 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     imbalance streams
     isda metasaug mixup
     evaluation
-    sla automix
+    sla automix adversarial localisation
+    robustness
     training
     ledger
     plots kernels
@@ -31,6 +32,7 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 __all__ = [
+    "adversarial",
     "automix",
     "capture",
     "data",
@@ -41,6 +43,7 @@ __all__ = [
     "isda",
     "kernels",
     "ledger",
+    "localisation",
     "longtail_figures",
     "metasaug",
     "mixing",
@@ -52,6 +55,7 @@ __all__ = [
     "recipe",
     "records",
     "rerun",
+    "robustness",
     "shapes",
     "sla",
     "sources",

@@ -9,6 +9,12 @@ With the confusion matrix :math:`K_{yz}`, the number of images of class :math:`y
 The balanced form is the one to read where the split is long-tailed (K. H. Brodersen, C. S. Ong, K. E. Stephan,
 J. M. Buhmann, "The balanced accuracy and its posterior distribution", ICPR 2010).
 
+Whether confidence is deserved (C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural
+networks", ICML 2017, arXiv:1706.04599): of :math:`N` predictions, those whose confidence is in one of :math:`B` bins,
+
+.. math:: \text{ECE} = \sum_b \frac{n_b}{N} \, |\text{accuracy}_b - \text{confidence}_b|, \qquad
+          \text{MCE} = \max_b |\text{accuracy}_b - \text{confidence}_b|.
+
 And of features: what a classifier made of a few images gets right on them (``few_shot``), and, before any training,
 how far the views of images lie apart (``separability``).
 """
@@ -17,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -43,7 +50,7 @@ def predictions(predict: Predict, split: Split, batch_size: int = 500) -> Float[
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}; takes a whole number from 1")
     batches = []
-    with torch.no_grad(), _evaluating(predict):
+    with torch.no_grad(), evaluating(predict):
         for start in range(0, len(split), batch_size):
             images = split.floats(slice(start, start + batch_size))
             batches.append(predict(images))
@@ -114,6 +121,45 @@ def many_medium_few(
         raise ValueError(f"accuracy and train_counts: got shapes {got}; takes (C,) and (C,)")
     groups = class_groups(train_counts, few, many)
     return {name: float(accuracy[chosen].double().mean()) for name, chosen in groups.items()}
+
+
+class Calibration(NamedTuple):
+    """Expected and maximal calibration error, and the reliability diagram behind them.
+
+    table: float64, a row for every bin that holds a prediction: its ends (low, high], the predictions in it, their
+    accuracy and their mean confidence.
+    """
+
+    ece: float
+    mce: float
+    table: Float[Tensor, "rows 5"]
+
+
+def calibration(confidence: Float[Tensor, " N"], correct: Bool[Tensor, " N"], bins: int = 15) -> Calibration:
+    r"""Calibration of predictions made with a confidence in [0, 1], of which some are correct.
+
+    The bins are :math:`(k/B, (k + 1)/B]`, the first with its lower end, in float64: a confidence of exactly 0.2 is in
+    the lower of two bins that meet there, 1 in the last one. Edges in float32, or of numpy.linspace (0.6 + 1e-16),
+    would sort it otherwise, and a few samples on an edge can move the error by a third. Raises ValueError for lengths
+    that differ, no predictions, a confidence outside [0, 1] and bins below 1.
+    """
+    if confidence.ndim != 1 or confidence.shape != correct.shape or len(confidence) == 0:
+        got = f"{tuple(confidence.shape)} and {tuple(correct.shape)}"
+        raise ValueError(f"confidence and correct: got shapes {got}; takes (N,) and (N,), at least one")
+    if bins < 1:
+        raise ValueError(f"bins: got {bins}; takes a whole number from 1")
+    if not bool(((confidence >= 0) & (confidence <= 1)).all()):
+        got = f"{float(confidence.min()):.6g} to {float(confidence.max()):.6g}"
+        raise ValueError(f"confidence: got {got}; takes numbers in [0, 1]")
+    confidence, right = confidence.double(), correct.double()
+    edges = torch.arange(bins + 1, dtype=torch.float64, device=confidence.device) / bins
+    place = torch.bucketize(confidence, edges[1:])  # the first edge that is not below
+    count, hits, total = (torch.bincount(place, each, bins) for each in (torch.ones_like(right), right, confidence))
+    there = count > 0
+    count, hits, total = count[there], hits[there], total[there]
+    gap = (hits - total).abs() / count
+    table = torch.stack([edges[:-1][there], edges[1:][there], count, hits / count, total / count], 1)
+    return Calibration(float((gap * count).sum() / len(confidence)), float(gap.max()), table)
 
 
 def prototype_classifier(
@@ -222,7 +268,7 @@ def separability(features: Float[Tensor, "N M A"], generator: torch.Generator, f
 
 
 @contextmanager
-def _evaluating(predict: Predict) -> Iterator[None]:
+def evaluating(predict: Predict) -> Iterator[None]:
     """Evaluation mode for the module behind ``predict``, if it shows one; afterwards each part's own mode again.
 
     A forgotten ``eval()`` would be silent: right-looking logits, and test images in BatchNorm's running statistics.
