@@ -19,6 +19,8 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     sla automix adversarial localisation
     robustness
     training
+    gvae_measures
+    gvae
     ledger
     plots kernels
     figures rerun
@@ -39,6 +41,8 @@ __all__ = [
     "evaluation",
     "figures",
     "gaussian",
+    "gvae",
+    "gvae_measures",
     "imbalance",
     "isda",
     "kernels",

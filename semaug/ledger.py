@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from semaug import data, networks, records
+from semaug.gvae import GVAE, VAE, Augmented, AutoEncoder, ConditionalVAE
 from semaug.imbalance import LongTailed
 from semaug.isda import ISDA
 from semaug.metasaug import MetaSAug
@@ -42,6 +43,10 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "MultiTask": MultiTask,
     "SLA": SLA,
     "LongTailedSLA": LongTailedSLA,
+    "VAE": VAE,
+    "ConditionalVAE": ConditionalVAE,
+    "GVAE": GVAE,
+    "Augmented": Augmented,
 }
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
@@ -51,6 +56,11 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet110": partial(networks.resnet, depth=110),
     "resnet18": networks.resnet18,
     "wrn-28-10": partial(networks.wide_resnet, depth=28, width=10, dropout=0.3),
+    "autoencoder16": partial(AutoEncoder, latent=16),
+    "autoencoder64": partial(AutoEncoder, latent=64),
+    "autoencoder128": partial(AutoEncoder, latent=128, width=64, blocks=(1, 2)),
+    "autoencoder2048": partial(AutoEncoder, latent=2048, width=64, size=(32, 32), blocks=(3, 4, 6)),
+    "autoencoder2048-faces": partial(AutoEncoder, latent=2048, width=64, size=(64, 64), blocks=(1, 2, 4, 4)),
 }
 
 
@@ -58,16 +68,21 @@ def build(objective: str, network: str, of: data.Data, seed: int, **settings: Se
     """An objective by its names, for a data set, initialised from a seed; leaves the global generator alone.
 
     Two objectives built with one network and seed start from the same weights: what paired seeds need. One that takes
-    ``counts`` is given the set's. Raises ValueError for a name that is not in ``OBJECTIVES`` or ``NETWORKS``.
+    ``counts`` or ``image_shape`` is given the set's, a network that takes ``size`` the images' sides. Raises ValueError
+    for a name that is not in ``OBJECTIVES`` or ``NETWORKS``.
     """
     for argument, name, known in (("objective", objective, OBJECTIVES), ("network", network, NETWORKS)):
         if name not in known:
             raise ValueError(f"{argument}: got {name!r}; takes one of {', '.join(known)}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        make, body = OBJECTIVES[objective], NETWORKS[network](of.num_classes, channels=of.image_shape[0])
-        counts = {"counts": of.counts} if "counts" in inspect.signature(make).parameters else {}
-        return make(body, **counts, **settings)
+        make = OBJECTIVES[objective]
+        channels, *size = of.image_shape
+        sides = {"size": tuple(size)} if "size" in inspect.signature(NETWORKS[network]).parameters else {}
+        body = NETWORKS[network](of.num_classes, channels=channels, **sides)
+        told = {"counts": of.counts, "image_shape": of.image_shape}
+        told = {name: value for name, value in told.items() if name in inspect.signature(make).parameters}
+        return make(body, **told, **settings)
 
 
 @dataclass(frozen=True)
@@ -167,6 +182,7 @@ def runs() -> Iterator[Run]:
     """Every run of the ledger, most worth first; within a tier all methods of one seed before the next seed."""
     yield from isda_runs()
     yield from long_tail_runs()
+    yield from gvae_runs()
     yield from sla_runs()
 
 
@@ -345,6 +361,72 @@ def sla_runs() -> Iterator[Run]:
     for name in ("cifar10", "cifar100"):
         yield from tier({"name": name}, paper, 3.0, "rotation", ways, (1, 4), there)
         yield from tier({"name": name}, paper, 3.0, "color_perm", ways[2:], (), there)
+
+
+def gvae_runs() -> Iterator[Run]:
+    """Notebook 2: G-VAE beside VAE and conditional VAE on each set, what it is for, and one setting changed at a time.
+
+    The class weight is told in nats a nat: 30 with a deviation of 0.27 is 5 with weights 1 on squares and 0.15 on KL.
+    """
+    usual: dict[str, Setting] = {"deviation": 0.27}
+    gvae: dict[str, Setting] = {**usual, "class_weight": 30.0}
+    three: list[tuple[str, dict[str, Setting]]] = [("GVAE", gvae), ("VAE", usual), ("ConditionalVAE", usual)]
+    changes: list[dict[str, Setting]] = [
+        {"deviation": 0.035},
+        {"deviation": 0.1},
+        {"deviation": 0.5},
+        {"deviation": 1.0},
+        {"class_weight": 1.0},
+        {"class_weight": 10.0},
+        {"class_weight": 100.0},
+        {"reconstruction": "l1"},
+        {"balance": "learned"},
+        {"deviation": 0.035, "class_weight": 400.0},  # the author's code on MNIST
+        {"deviation": 0.0079, "class_weight": 400.0},  # the author's note
+    ]
+    arms: list[dict[str, Setting]] = [{"method": "none"}, {"method": "noise", "strength": 0.1}]
+    arms += [{"method": method, "deviation": 0.27} for method in ("vae", "cvae")]
+    arms += [{"method": "gvae", **gvae}, {"method": "gvae", **gvae, "residual": True}]
+
+    adam = Recipe(epochs=40, batch_size=64, optimizer="adam", lr=3e-3, schedule="linear", weight_decay=0.0)
+    short = replace(adam, epochs=25)
+    embedded: dict[str, Any] = {"name": "embedded", "validation": 0.1, "train_size": 2000}
+    digits: dict[str, Any] = {"name": "mnist", "validation": 0.1, "train_size": 2000}
+    figures: dict[str, Any] = {"name": "shapes", "validation": 0.1, "train_size": 2000}
+    faces: dict[str, Any] = {"name": "lfw64", "validation": 0.1, "train_size": 2000}
+    photos: dict[str, Any] = {"name": "cifar10", "validation": 0.1, "train_size": 4000}
+    few = embedded | {"train_size": 500}
+    learning: list[tuple[Any, ...]] = [  # set, network, recipe, seconds
+        (embedded, "autoencoder16", adam, 40.0),
+        (digits, "autoencoder16", adam, 40.0),
+        (faces, "autoencoder64", short, 120.0),
+        (figures, "autoencoder16", adam, 50.0),
+        (photos, "autoencoder64", short, 70.0),
+    ]
+    for seeds in (range(1), range(1, 3), range(3, 5)):  # a first look at everything
+        for (of, network, recipe, seconds), seed, (objective, settings) in product(learning, seeds, three):
+            if seed < 3 or of in (embedded, digits):
+                yield Run("2_gvae", "cpu", objective, network, of, recipe, seconds, settings, seed)
+        for (of, seconds), seed, settings in product(((embedded, 45.0), (few, 12.0)), seeds, arms):
+            yield Run("2_gvae", "cpu", "Augmented", "small", of, adam, seconds, settings, seed)
+        for seed, change in product(seeds, changes if 0 in seeds or 1 in seeds else []):
+            yield Run("2_gvae", "cpu", "GVAE", "autoencoder16", embedded, adam, 40.0, {**gvae, **change}, seed)
+
+    code: dict[str, Setting] = {"deviation": 0.035}  # weights 1 and 2.5e-3; the class's is 1 on digits, or 20
+    full: list[tuple[Any, ...]] = [  # 30 epochs x 20 repeats, 5 x 20 and 10, as in the author's code
+        ("mnist", "autoencoder128", replace(adam, epochs=600, batch_size=128, lr=5e-4, schedule="constant"), 400.0),
+        ("cifar10", "autoencoder2048", replace(adam, epochs=100, batch_size=128, lr=5e-4, schedule="cosine"), 8000.0),
+        (
+            "celeba",
+            "autoencoder2048-faces",
+            replace(adam, epochs=10, batch_size=32, lr=5e-4, schedule="cosine"),
+            8000.0,
+        ),
+    ]
+    for seed, (name, network, recipe, weight) in product(range(3), full):
+        mended = {"deviation": 0.27, "class_weight": 30.0}
+        for objective, settings in (("GVAE", code | {"class_weight": weight}), ("GVAE", mended), *three[1:]):
+            yield Run("2_gvae", "paper", objective, network, {"name": name}, recipe, 3600.0, settings, seed)
 
 
 @contextmanager

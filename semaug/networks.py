@@ -46,7 +46,7 @@ class Network(nn.Module):
         self, stages: Iterable[nn.Module], num_features: int, num_classes: int, name: str, static: bool = False
     ) -> None:
         super().__init__()
-        _check_count("num_classes", num_classes)
+        check_count("num_classes", num_classes)
         self.stages = nn.ModuleList(stages)
         self.pool = GlobalMean()
         self.head = nn.Linear(num_features, num_classes)
@@ -78,7 +78,7 @@ class Normalise(nn.Module):
 
     def __init__(self, channels: int, mean: float | Sequence[float] = 0.5, std: float | Sequence[float] = 0.25) -> None:
         super().__init__()
-        _check_count("channels", channels)
+        check_count("channels", channels)
         for name, value in {"mean": mean, "std": std}.items():
             values = [float(number) for number in value] if isinstance(value, Sequence) else [float(value)] * channels
             if len(values) != channels:
@@ -125,16 +125,16 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, shortcut: str, norm: str) -> None:
         super().__init__()
-        self.conv1 = _convolution(inputs, outputs, 3, stride)
-        self.norm1 = _normalisation(outputs, norm)
-        self.conv2 = _convolution(outputs, outputs, 3)
-        self.norm2 = _normalisation(outputs, norm)
+        self.conv1 = convolution(inputs, outputs, 3, stride)
+        self.norm1 = normalisation(outputs, norm)
+        self.conv2 = convolution(outputs, outputs, 3)
+        self.norm2 = normalisation(outputs, norm)
         self.shortcut: nn.Module = nn.Identity()
         if inputs != outputs or stride != 1:
             self.shortcut = (
                 PadShortcut(inputs, outputs, stride)
                 if shortcut == "pad"
-                else nn.Sequential(_convolution(inputs, outputs, 1, stride), _normalisation(outputs, norm))
+                else nn.Sequential(convolution(inputs, outputs, 1, stride), normalisation(outputs, norm))
             )
 
     def forward(self, maps: Float[Tensor, "N inputs H W"]) -> Float[Tensor, "N outputs h w"]:
@@ -148,12 +148,12 @@ class PreActivationBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, dropout: float, norm: str) -> None:
         super().__init__()
-        self.norm1 = _normalisation(inputs, norm)
-        self.conv1 = _convolution(inputs, outputs, 3, stride)
-        self.norm2 = _normalisation(outputs, norm)
+        self.norm1 = normalisation(inputs, norm)
+        self.conv1 = convolution(inputs, outputs, 3, stride)
+        self.norm2 = normalisation(outputs, norm)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = _convolution(outputs, outputs, 3)
-        self.project = _convolution(inputs, outputs, 1, stride) if inputs != outputs or stride != 1 else None
+        self.conv2 = convolution(outputs, outputs, 3)
+        self.project = convolution(inputs, outputs, 1, stride) if inputs != outputs or stride != 1 else None
 
     def forward(self, maps: Float[Tensor, "N inputs H W"]) -> Float[Tensor, "N outputs h w"]:
         """s(x) + F(x); a projection takes the activated input, an identity the raw one."""
@@ -176,7 +176,7 @@ def small(
     78 thousand parameters, A = 64: trains on 2,000 images of 28x28 in seconds on one CPU core. ``width`` scales it.
     ``norm`` is "batch" or "group"; ``mean`` and ``std`` normalise, one number or one a channel.
     """
-    _check_count("width", width)
+    check_count("width", width)
     stem = _stem(channels, width, 2, norm, mean, std)
     blocks = [
         BasicBlock(inputs, outputs, stride, "project", norm)
@@ -252,17 +252,17 @@ def wide_resnet(
     """
     if depth < 10 or depth % 6 != 4:
         raise ValueError(f"depth: got {depth}; takes 6n + 4, as 16, 28 or 40")
-    _check_count("width", width)
+    check_count("width", width)
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout: got {dropout}; takes a share in [0, 1)")
     normalise = Normalise(channels, mean, std)
-    stages: list[nn.Module] = [nn.Sequential(normalise, _convolution(channels, 16, 3))]
+    stages: list[nn.Module] = [nn.Sequential(normalise, convolution(channels, 16, 3))]
     w = width
     for inputs, outputs, stride in [(16, 16 * w, 1), (16 * w, 32 * w, 2), (32 * w, 64 * w, 2)]:
         blocks: list[nn.Module] = [PreActivationBlock(inputs, outputs, stride, dropout, norm)]
         blocks += [PreActivationBlock(outputs, outputs, 1, dropout, norm) for _ in range((depth - 4) // 6 - 1)]
         if outputs == 64 * w:
-            blocks += [_normalisation(outputs, norm), nn.ReLU()]
+            blocks += [normalisation(outputs, norm), nn.ReLU()]
         stages.append(nn.Sequential(*blocks))
     options = {"dropout": (dropout, 0.0), "norm": (norm, "batch"), "mean": (mean, 0.5), "std": (std, 0.25)}
     return Network(stages, 64 * w, num_classes, _name(f"wrn-{depth}-{w}", **options), static=True)
@@ -270,16 +270,18 @@ def wide_resnet(
 
 def _stem(channels: int, width: int, stride: int, norm: str, mean: Any, std: Any) -> nn.Sequential:
     normalise = Normalise(channels, mean, std)
-    return nn.Sequential(normalise, _convolution(channels, width, 3, stride), _normalisation(width, norm), nn.ReLU())
+    return nn.Sequential(normalise, convolution(channels, width, 3, stride), normalisation(width, norm), nn.ReLU())
 
 
-def _convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
-    convolution = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-    return convolution
+def convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
+    """Without a bias, which a normalisation after it would take away, as He et al. start it."""
+    layer = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return layer
 
 
-def _normalisation(channels: int, norm: str) -> nn.Module:
+def normalisation(channels: int, norm: str) -> nn.Module:
+    """BatchNorm ("batch") or GroupNorm ("group"); raises ValueError for another."""
     if norm not in NORMS:
         raise ValueError(f"norm: got {norm!r}; takes one of {', '.join(map(repr, NORMS))}")
     if norm == "batch":
@@ -295,6 +297,7 @@ def _name(base: str, **options: tuple[Any, Any]) -> str:
     return f"{base}({', '.join(changed)})" if changed else base
 
 
-def _check_count(name: str, value: int) -> None:
+def check_count(name: str, value: int) -> None:
+    """Raise ValueError naming the argument unless it is a whole number from 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name}: got {value!r}; takes a whole number from 1")

@@ -79,13 +79,17 @@ def test_an_objective_that_takes_counts_gets_those_of_the_set():
 
 def test_every_run_can_be_built(monkeypatch):
     monkeypatch.undo()
-    of = data.load("embedded", train_size=100)
+    shapes = {name: (3, 32, 32) for name in ("cifar10", "cifar100", "shapes")}
+    shapes |= {name: (1, 28, 28) for name in ("embedded", "mnist", "fashion")}
+    shapes |= {name: (3, 64, 64) for name in ("lfw64", "celeba")}
+    grey = {name: data.Split(torch.zeros(20, *shape).byte(), torch.arange(20) % 10) for name, shape in shapes.items()}
     seen, keys = set(), set()
     for run in ledger.runs():
         keys.add((run.key, run.seed))
-        names = (run.objective, run.network, *run.settings.items())
+        names = (run.objective, run.network, run.of["name"], *run.settings.items())
         if names not in seen:
             seen.add(names)
+            of = data.Data("grey", grey[run.of["name"]], grey[run.of["name"]])
             ledger.build(run.objective, run.network, of, 0, **run.settings)
     assert len(keys) == sum(1 for _ in ledger.runs()), "two runs of the ledger are the same"
     assert {run.profile for run in ledger.runs()} == {"cpu", "paper"}

@@ -1,0 +1,263 @@
+r"""What codes and the images decoded from them are worth: measures of G-VAE that its author left to the eye.
+
+Of codes, $q(z|x) = \mathcal N(\mu, \mathrm{diag}\,\sigma^2)$:
+
+$$\mathrm{KL}_k = \tfrac12\,\mathbb E_x [\sigma_k^2 - 1 - \log\sigma_k^2 + \mu_k^2], \tag{1}$$
+
+coordinates in use, those with $\mathrm{Var}_x\,\mu_k > 0.01$ (Y. Burda, R. Grosse, R. Salakhutdinov, "Importance
+weighted autoencoders", ICLR 2016, arXiv:1509.00519), and how well a linear classifier of $\mu$ does on unseen images.
+
+Of decoded strips $m(\mu + \tfrac i2\sigma)$: class consistency, the share that a judge, a classifier trained apart on
+real images, still calls by the class of the image they started from; and movement, by how much they differ from
+$m(\mu)$, without which consistency says nothing: strips that do not move keep every class.
+
+Of a coordinate on the generated set, which factor it moves: the cosine between what a step along it changes in the
+decoded image and what a small change of a known factor f changes in the true one,
+
+$$a_{kf} = \mathbb E_x \bigl|\cos\bigl(m(\mu + \tfrac12\sigma_k e_k) - m(\mu - \tfrac12\sigma_k e_k),\
+  x_{f + \delta} - x_{f - \delta}\bigr)\bigr|. \tag{2}$$
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semaug import networks, shapes
+from semaug.data import Data
+from semaug.evaluation import Predict, accuracy, linear_classifier, predictions
+from semaug.objective import CrossEntropy
+from semaug.recipe import Recipe
+from semaug.splits import Split
+from semaug.training import fit
+
+Images = Float[Tensor, "N channels H W"]
+Codes = Float[Tensor, "N K"]
+Strips = Float[Tensor, "N columns channels H W"]
+
+
+@runtime_checkable
+class Coder(Protocol):
+    """What is measured: codes of images, and images of codes (``target`` for a decoder that is told the class)."""
+
+    def posterior(self, images: Images) -> tuple[Codes, Codes]:
+        """Mean and standard deviation of q(z|x)."""
+
+    def decode(self, codes: Codes, target: Int64[Tensor, " N"] | None = None) -> Images:
+        """Images in [0, 1]."""
+
+    def along(self, mean: Codes, direction: Codes, steps: int, target: Int64[Tensor, " N"] | None = None) -> Strips:
+        """Decoded mean + i/2 direction, i = -steps, ..., steps."""
+
+
+class Posterior(NamedTuple):
+    """Codes of the images of a split, in its order."""
+
+    mean: Codes
+    deviation: Codes
+    target: Int64[Tensor, " N"]
+
+
+def posterior(model: Coder, split: Split) -> Posterior:
+    """Codes of every image of a split, which is on the model's device; the model is for the caller to switch."""
+    joined = predictions(lambda images: torch.cat(model.posterior(images), 1), split)
+    mean, deviation = joined.chunk(2, 1)
+    return Posterior(mean, deviation, split.target)
+
+
+# -- of codes ----------------------------------------------------------------------------------------------------------
+
+
+def kl_by_coordinate(codes: Posterior) -> Float[Tensor, " K"]:
+    """(1), in nats."""
+    variance = codes.deviation.square()
+    return 0.5 * (variance - 1 - variance.log() + codes.mean.square()).mean(0)
+
+
+def active_units(codes: Posterior, threshold: float = 0.01) -> int:
+    """Coordinates whose mean varies between images by more than the threshold."""
+    return int((codes.mean.var(0) > threshold).sum())
+
+
+def probe_accuracy(train: Posterior, test: Posterior, classes: int) -> float:
+    """Accuracy on the test codes of a ridge regression on the training codes' means."""
+    weight, bias = linear_classifier(train.mean.double(), train.target, classes, ridge=1e-3)
+    return int((F.linear(test.mean.double(), weight, bias).argmax(1) == test.target).sum()) / len(test.target)
+
+
+class ClassCodes(NamedTuple):
+    """Of each class: mean code, mean posterior deviation (a direction to move along), covariance of its codes."""
+
+    mean: Float[Tensor, "C K"]
+    deviation: Float[Tensor, "C K"]
+    covariance: Float[Tensor, "C K K"]
+
+
+def class_codes(codes: Posterior, classes: int) -> ClassCodes:
+    r"""The moments of every class: codes z of q(z|x) over its images have covariance $Cov(\mu) + E\,diag\,\sigma^2$.
+
+    Raises ValueError for a class without images.
+    """
+    parts = []
+    for label in range(classes):
+        mean, deviation = (part[codes.target == label] for part in (codes.mean, codes.deviation))
+        if len(mean) == 0:
+            raise ValueError(f"codes: got no image of class {label}; takes some of each of {classes}")
+        centred = mean - mean.mean(0)
+        covariance = centred.T @ centred / len(mean) + deviation.square().mean(0).diag()
+        parts.append((mean.mean(0), deviation.mean(0), covariance))
+    return ClassCodes(*(torch.stack(part) for part in zip(*parts, strict=True)))
+
+
+def samples(model: Coder, of: ClassCodes, target: Int64[Tensor, " N"], generator: torch.Generator) -> Images:
+    """Images of given classes from nothing: codes drawn from the Gaussian of each class's codes, decoded."""
+    root = torch.linalg.cholesky(of.covariance)
+    normal = torch.randn(len(target), of.mean.shape[1], generator=generator, device=generator.device)
+    codes = of.mean[target] + torch.einsum("nij,nj->ni", root[target], normal.to(of.mean.device, of.mean.dtype))
+    return model.decode(codes, target)
+
+
+# -- of decoded images -------------------------------------------------------------------------------------------------
+
+_judges: dict[str, nn.Module] = {}
+
+
+def judge(data: Data, device: torch.device | str = "cpu", steps: int = 400) -> nn.Module:
+    """A classifier of real images, trained apart on ``data.train`` with flips and crops off, from seed 0.
+
+    The same for the same images: it is trained once a process.
+    """
+    content = hashlib.sha256(data.train.images.cpu().numpy().tobytes())
+    content.update(data.train.target.cpu().numpy().tobytes())
+    key = f"{content.hexdigest()} {data.num_classes} {steps} {device}"
+    if key not in _judges:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            network = networks.small(data.num_classes, data.image_shape[0])
+        batch = min(128, len(data.train))
+        epochs = max(1, round(steps * batch / len(data.train)))
+        recipe = Recipe(epochs=epochs, batch_size=batch, weight_decay=5e-4)
+        with torch.enable_grad():  # measures are taken without
+            fit(CrossEntropy(network.to(device)), data, recipe, progress=False)
+        _judges[key] = network
+    return _judges[key]
+
+
+def consistency(predict: Predict, strips: Strips, target: Int64[Tensor, " N"]) -> Float[Tensor, " columns"]:
+    """Share of each column's images that the judge calls by the class of the image they started from."""
+    with torch.no_grad():
+        called = torch.stack([predict(column).argmax(1) for column in strips.unbind(1)], 1)
+    return (called == target[:, None]).double().mean(0)
+
+
+def movement(strips: Strips) -> Float[Tensor, " columns"]:
+    """Root mean square difference of each column's pixels from the middle one's."""
+    middle = strips[:, strips.shape[1] // 2, None]
+    return (strips - middle).double().square().mean((0, 2, 3, 4)).sqrt()
+
+
+def reconstruction_error(model: Coder, split: Split, codes: Posterior) -> float:
+    """Mean squared error of a pixel of m(mu), in units of the range [0, 1]."""
+    total = 0.0
+    for start in range(0, len(split), 500):
+        rows = slice(start, start + 500)
+        decoded = model.decode(codes.mean[rows], codes.target[rows])
+        total += float((decoded - split.floats(rows)).double().square().sum())
+    return total / split.images.numel()
+
+
+def alignment(model: Coder, split: Split, share: float = 0.02) -> dict[str, Float[Tensor, " K"]]:
+    """(2) for every factor of the room ``shapes``; share: delta as a part of the factor's range.
+
+    Images whose shape would leave the picture are left out. Raises ValueError for a split without these factors.
+    """
+    if missing := shapes.RANGES.keys() - split.factors.keys():
+        raise ValueError(f"split: got no factors {', '.join(sorted(missing))}; takes images of the room shapes")
+    side = split.images.shape[-1]
+    mean, deviation, target = posterior(model, split)
+    moved = []
+    for k in range(mean.shape[1]):
+        direction = deviation * F.one_hot(torch.tensor(k), deviation.shape[1]).to(deviation)
+        strip = model.along(mean, direction, 1, target)
+        moved.append((strip[:, 2] - strip[:, 0]).flatten(1))
+    found = {}
+    for factor, (low, high) in shapes.RANGES.items():
+        ends = []
+        for sign in (-1, 1):
+            changed = dict(split.factors)
+            changed[factor] = changed[factor] + sign * share * (high - low)
+            if factor in ("size", "x", "y", "brightness"):  # not over the edge of the picture
+                changed[factor] = changed[factor].clamp(low, high)
+            ends.append(shapes.render(split.target, changed, side).floats().flatten(1))
+        truth = ends[1] - ends[0]
+        cosines = [F.cosine_similarity(each, truth).abs().mean() for each in moved]
+        found[factor] = torch.stack(cosines)
+    return found
+
+
+STEPS = 6
+"""Columns on each side of a strip: 3 standard deviations, as the author draws them."""
+
+
+@torch.no_grad()
+def measures(model: Coder, data: Data, device: torch.device | str = "cpu", images: int = 500) -> dict[str, float]:
+    """All of it as numbers of a record, on the first ``images`` of the test split; trains a :func:`judge`.
+
+    consistency_i, i = 0, ..., 6: all coordinates moved by +-i/2 deviations; tenth_...: only those of the largest tenth;
+    each_...: one coordinate at a time, mean over all. movement_...: at the last of these steps.
+    """
+    train, test = posterior(model, data.train.to(device)), posterior(model, data.test.to(device))
+    kl = kl_by_coordinate(test)
+    found = {
+        "reconstruction_error": reconstruction_error(model, data.test.to(device), test),
+        "kl": float(kl.sum()),
+        "kl_largest": float(kl.max()),
+        "active_units": float(active_units(test)),
+        "posterior_deviation": float(test.deviation.mean()),
+        "probe_accuracy": probe_accuracy(train, test, data.num_classes),
+    }
+    predict = judge(data, device)
+    few = data.test.take(slice(0, images)).to(device)
+    mean, deviation, target = (part[:images] for part in test)
+    found["judge_accuracy"] = accuracy(predict, data.test.to(device))
+
+    def strips(direction: Codes, steps: int = STEPS) -> tuple[Tensor, Tensor]:
+        strip = model.along(mean, direction, steps, target)
+        share = consistency(predict, strip, target)
+        return 0.5 * (share + share.flip(0))[steps:], 0.5 * (movement(strip) + movement(strip).flip(0))[steps:]
+
+    for name, direction in (("", deviation), ("tenth_", deviation * kept(deviation, 0.1))):
+        shares, moved = strips(direction)
+        found |= {f"{name}consistency_{i}": float(share) for i, share in enumerate(shares)}
+        found[f"{name}movement_{STEPS}"] = float(moved[STEPS])
+    single = []
+    for coordinate in torch.arange(deviation.shape[1]):  # the ends of each strip alone
+        direction = STEPS * deviation * F.one_hot(coordinate, deviation.shape[1]).to(deviation)
+        single.append([part[1] for part in strips(direction, 1)])
+    shares, moves = torch.tensor(single).T
+    found |= {f"each_consistency_{STEPS}": float(shares.mean()), f"each_movement_{STEPS}": float(moves.mean())}
+
+    generator = torch.Generator().manual_seed(0)
+    wanted = torch.arange(images, device=few.images.device) % data.num_classes
+    drawn = samples(model, class_codes(train, data.num_classes), wanted, generator)
+    found["sample_consistency"] = float(consistency(predict, drawn[:, None], wanted)[0])
+    if shapes.RANGES.keys() <= few.factors.keys():
+        found |= {f"alignment_{name}": float(a.max()) for name, a in alignment(model, few.take(slice(0, 300))).items()}
+    return found
+
+
+def kept(deviation: Codes, clip: float) -> Float[Tensor, "N K"]:
+    """1 at the fraction ``clip`` of coordinates with the largest deviation (rounded, at least one), else 0.
+
+    Raises ValueError for a clip outside (0, 1].
+    """
+    if not 0 < clip <= 1:
+        raise ValueError(f"clip: got {clip}; takes a fraction in (0, 1]")
+    count = max(1, round(clip * deviation.shape[1]))
+    largest = deviation.argsort(1, descending=True)[:, :count]
+    return torch.zeros_like(deviation).scatter_(1, largest, 1.0)
