@@ -11,6 +11,11 @@ two stages; one that works on features (ISDA, MetaSAug) takes ``features`` and t
   :math:`y = \mathrm{relu}(s(x) + F(x))`, :math:`F = \mathrm{norm}\,W_2\,\mathrm{relu}\,\mathrm{norm}\,W_1`, and
   :math:`s` is the identity where the shapes agree; where they do not, option A keeps every second pixel and appends
   zero channels, option B is a 1x1 convolution.
+* S. Xie, R. Girshick, P. Dollár, Z. Tu, K. He, "Aggregated residual transformations for deep neural networks", CVPR
+  2017, arXiv:1611.05431: :func:`resnext`, whose blocks go through a narrow middle convolution that is grouped.
+* A. Dosovitskiy et al., "An image is worth 16x16 words", ICLR 2021, arXiv:2010.11929: :func:`vit`, with the mean of the
+  places in place of a class token, and fixed sines for their positions (L. Beyer, X. Zhai, A. Kolesnikov, "Better plain
+  ViT baselines for ImageNet-1k", 2022, arXiv:2205.01580), so that it has maps like the others.
 * S. Zagoruyko, N. Komodakis, "Wide residual networks", BMVC 2016, arXiv:1605.07146: :func:`wide_resnet`, whose blocks
   put norm and relu before each convolution: :math:`y = s(x) + W_2\,\mathrm{relu}\,\mathrm{norm}\,W_1 z`,
   :math:`z = \mathrm{relu}\,\mathrm{norm}\,x`.
@@ -143,6 +148,61 @@ class BasicBlock(nn.Module):
         return F.relu(residual + self.shortcut(maps))
 
 
+class Bottleneck(nn.Module):
+    """1x1, grouped 3x3 and 1x1 convolutions, the stride at the second, and a shortcut of option B."""
+
+    def __init__(self, inputs: int, middle: int, outputs: int, stride: int, groups: int, norm: str) -> None:
+        super().__init__()
+        self.conv1 = convolution(inputs, middle, 1)
+        self.norm1 = normalisation(middle, norm)
+        self.conv2 = convolution(middle, middle, 3, stride, groups)
+        self.norm2 = normalisation(middle, norm)
+        self.conv3 = convolution(middle, outputs, 1)
+        self.norm3 = normalisation(outputs, norm)
+        self.shortcut: nn.Module = nn.Identity()
+        if inputs != outputs or stride != 1:
+            self.shortcut = nn.Sequential(convolution(inputs, outputs, 1, stride), normalisation(outputs, norm))
+
+    def forward(self, maps: Float[Tensor, "N inputs H W"]) -> Float[Tensor, "N outputs h w"]:
+        """relu(s(x) + F(x))."""
+        residual = F.relu(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(maps))))))
+        return F.relu(self.norm3(self.conv3(residual)) + self.shortcut(maps))
+
+
+class Positions(nn.Module):
+    """Adds to maps the sines and cosines of their rows and columns, at frequencies from 1 down to 1/10000."""
+
+    def forward(self, maps: Float[Tensor, "N A H W"]) -> Float[Tensor, "N A H W"]:
+        """A quarter of the channels each: sine and cosine of the row, sine and cosine of the column."""
+        quarter, (height, width) = maps.shape[1] // 4, maps.shape[2:]
+        exponent = torch.arange(quarter, device=maps.device, dtype=torch.float32) / max(1, quarter - 1)
+        row, column = (
+            torch.arange(side, device=maps.device, dtype=torch.float32) * 10000 ** -exponent[:, None]
+            for side in (height, width)
+        )
+        row, column = row[:, :, None].expand(-1, -1, width), column[:, None, :].expand(-1, height, -1)
+        return maps + torch.cat([row.sin(), row.cos(), column.sin(), column.cos()]).to(maps.dtype)
+
+
+class Encoder(nn.Module):
+    """Transformer layers of torch (norm first) on the places of maps: each attends to all of them."""
+
+    def __init__(self, width: int, depth: int, heads: int, last: bool) -> None:
+        super().__init__()
+        options: dict[str, Any] = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, heads, 4 * width, **options) for _ in range(depth)
+        )
+        self.norm: nn.Module = nn.LayerNorm(width) if last else nn.Identity()
+
+    def forward(self, maps: Float[Tensor, "N A H W"]) -> Float[Tensor, "N A H W"]:
+        """Maps to maps."""
+        places = maps.flatten(2).mT
+        for layer in self.layers:
+            places = layer(places)
+        return self.norm(places).mT.reshape(maps.shape)
+
+
 class PreActivationBlock(nn.Module):
     """The block of wide residual networks: norm and relu first, dropout between the convolutions."""
 
@@ -234,6 +294,72 @@ def resnet18(
     return Network(stages, 512, num_classes, name, static=True)
 
 
+def resnext(
+    num_classes: int,
+    channels: int = 3,
+    *,
+    blocks: Sequence[int] = (3, 4, 6, 3),
+    groups: int = 32,
+    group_width: int = 4,
+    norm: str = "batch",
+    mean: float | Sequence[float] = 0.5,
+    std: float | Sequence[float] = 0.25,
+) -> Network:
+    """ResNeXt of Xie et al., by default ResNeXt-50 (32x4d), with the stem of :func:`resnet18` for images of 32 pixels.
+
+    blocks: of each stage. groups of ``group_width`` channels in the first stage's middle convolutions, of twice as many
+    in each that follows; outputs 256, 512, ... . 23.0 million parameters at 10 classes; A = 2048. For a quick one
+    ``resnext(10, blocks=(1, 1, 1), groups=8)``.
+    """
+    for name, values in (("blocks", [*blocks]), ("groups", [groups]), ("group_width", [group_width])):
+        for value in values or [0]:
+            check_count(name, value)
+    stages: list[nn.Module] = [_stem(channels, 64, 1, norm, mean, std)]
+    inputs = 64
+    for number, count in enumerate(blocks):
+        middle, outputs = groups * group_width * 2**number, 256 * 2**number
+        made: list[nn.Module] = []
+        for _ in range(count):
+            stride = 2 if number and not made else 1
+            made.append(Bottleneck(inputs, middle, outputs, stride, groups, norm))
+            inputs = outputs
+        stages.append(nn.Sequential(*made))
+    depth = 2 + 3 * sum(blocks)
+    shape = "" if tuple(blocks) == (3, 4, 6, 3) else f"-{'.'.join(map(str, blocks))}"
+    base = f"resnext{depth}{shape}-{groups}x{group_width}d"
+    name = _name(base, norm=(norm, "batch"), mean=(mean, 0.5), std=(std, 0.25))
+    return Network(stages, inputs, num_classes, name, static=True)
+
+
+def vit(
+    num_classes: int,
+    channels: int = 3,
+    *,
+    patch: int = 4,
+    width: int = 64,
+    depth: int = 6,
+    heads: int = 4,
+    mean: float | Sequence[float] = 0.5,
+    std: float | Sequence[float] = 0.25,
+) -> Network:
+    """A small Vision Transformer: patches of ``patch`` pixels, then ``depth`` layers in three stages; A = width.
+
+    0.3 million parameters; for images of any size whose sides are multiples of ``patch``. It has no BatchNorm, and
+    trains by Adam. Raises ValueError for a width that is no multiple of 4 and of heads, or a depth none of 3.
+    """
+    for option, value in (("patch", patch), ("width", width), ("depth", depth), ("heads", heads)):
+        check_count(option, value)
+    if width % 4 or width % heads:
+        raise ValueError(f"width: got {width}; takes a multiple of 4 and of heads, {heads}")
+    if depth % 3:
+        raise ValueError(f"depth: got {depth}; takes a multiple of 3, the stages")
+    patches = nn.Conv2d(channels, width, patch, patch)
+    stages: list[nn.Module] = [nn.Sequential(Normalise(channels, mean, std), patches, Positions())]
+    stages += [Encoder(width, depth // 3, heads, last=number == 2) for number in range(3)]
+    name = _name(f"vit-{patch}-{width}-{depth}-{heads}", mean=(mean, 0.5), std=(std, 0.25))
+    return Network(stages, width, num_classes, name, static=True)
+
+
 def wide_resnet(
     num_classes: int,
     depth: int = 28,
@@ -273,9 +399,9 @@ def _stem(channels: int, width: int, stride: int, norm: str, mean: Any, std: Any
     return nn.Sequential(normalise, convolution(channels, width, 3, stride), normalisation(width, norm), nn.ReLU())
 
 
-def convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
+def convolution(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """Without a bias, which a normalisation after it would take away, as He et al. start it."""
-    layer = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
+    layer = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, groups=groups, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer
 

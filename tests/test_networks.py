@@ -18,9 +18,10 @@ TINY = {
     "small": lambda **options: networks.small(5, width=8, **options),
     "resnet": lambda **options: networks.resnet(5, 8, channels=1, **options),
     "resnet18": lambda **options: networks.resnet18(5, channels=1, **options),
+    "resnext": lambda **options: networks.resnext(5, 1, blocks=(1, 1), groups=4, group_width=2, **options),
     "wide_resnet": lambda **options: networks.wide_resnet(5, 10, 1, channels=1, **options),
 }
-FEATURES = {"small": 32, "resnet": 64, "resnet18": 512, "wide_resnet": 64}
+FEATURES = {"small": 32, "resnet": 64, "resnet18": 512, "resnext": 512, "wide_resnet": 64}
 
 
 def parameters(network: nn.Module) -> int:
@@ -62,10 +63,14 @@ def test_quick_network_size():
     assert parameters(networks.small(10)) == 77_754
 
 
-def test_resnet18_is_torchvisions_with_another_stem():
-    theirs = torchvision.models.resnet18(num_classes=10)
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [(torchvision.models.resnet18, networks.resnet18), (torchvision.models.resnext50_32x4d, networks.resnext)],
+)
+def test_torchvisions_with_another_stem(theirs, ours):
+    theirs = theirs(num_classes=10)
     theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
-    ours = networks.resnet18(10, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+    ours = ours(10, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
     values = list(theirs.state_dict().values())
     names = [name for name in ours.state_dict() if not name.endswith((".mean", ".std"))]  # Normalise has these two
     assert len(names) == len(values)
@@ -74,8 +79,90 @@ def test_resnet18_is_torchvisions_with_another_stem():
     images = torch.rand(4, 3, 32, 32)
     normalised = (images - torch.tensor([0.4, 0.5, 0.6])[:, None, None]) / torch.tensor([0.2, 0.25, 0.3])[:, None, None]
     for train in (True, False):
-        # float32 through 18 layers: the same operations, perhaps by other kernels
-        torch.testing.assert_close(ours.train(train)(images), theirs.train(train)(normalised), rtol=1e-4, atol=1e-5)
+        # float32 through 18 or 50 layers: the same operations, perhaps by other kernels
+        torch.testing.assert_close(ours.train(train)(images), theirs.train(train)(normalised), rtol=1e-4, atol=1e-4)
+
+
+def test_vit_layer_is_torchvisions_and_places_are_maps():
+    from torchvision.models.vision_transformer import EncoderBlock
+
+    torch.manual_seed(0)
+    encoder = networks.Encoder(16, 1, 4, last=True).train()
+    block = EncoderBlock(4, 16, 64, 0.0, 0.0)
+    names = {"self_attn": "self_attention", "linear1": "mlp.0", "linear2": "mlp.3", "norm1": "ln_1", "norm2": "ln_2"}
+    state = {}
+    for name, value in encoder.layers[0].state_dict().items():
+        part, rest = name.split(".", 1)
+        state[f"{names[part]}.{rest}"] = value
+    block.load_state_dict(state)
+    maps = torch.randn(2, 16, 3, 5)
+    places = block(maps.flatten(2).transpose(1, 2))
+    expected = F.layer_norm(places, (16,)).transpose(1, 2).reshape(2, 16, 3, 5)
+    torch.testing.assert_close(encoder(maps), expected, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():  # torch has another way to compute it then
+        torch.testing.assert_close(encoder.eval()(maps), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_vit_positions_by_hand():
+    maps = torch.rand(1, 8, 3, 4)
+    added = (networks.Positions()(maps) - maps)[0]
+    for y in range(3):
+        for x in range(4):
+            angles = [(y, 1.0), (y, 1e-4), (x, 1.0), (x, 1e-4)]
+            sines, cosines = ([f(place * rate) for place, rate in angles] for f in (math.sin, math.cos))
+            expected = [*sines[:2], *cosines[:2], *sines[2:], *cosines[2:]]
+            torch.testing.assert_close(added[:, y, x], torch.tensor(expected), rtol=1e-4, atol=1e-6)
+
+
+def test_vit_composes_takes_any_size_and_trains():
+    torch.manual_seed(0)
+    network = networks.vit(5, 1, width=16, depth=3, heads=2)
+    for side in (16, 28):
+        maps = images = torch.rand(3, 1, side, side)
+        for stage in network.stages:
+            maps = stage(maps)
+        assert maps.shape == (3, 16, side // 4, side // 4)
+        torch.testing.assert_close(network.features(images), maps.mean((2, 3)))
+    assert len(network.stages) == 4
+    assert network.static
+    assert round(parameters(networks.vit(10, 1)) / 1e6, 1) == 0.3
+    images, target = torch.rand(10, 1, 16, 16), torch.arange(10) % 5
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(images), target)
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.3, "ten images by heart"
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_names_of_resnext_and_vit_tell_them_apart():
+    with torch.device("meta"):
+        made = [networks.resnext(2), networks.resnext(2, blocks=(1, 1, 1), groups=8), networks.vit(2, width=32)]
+        made += [networks.resnext(2, group_width=8), networks.vit(2, mean=0.4)]
+    assert [network.name for network in made] == [
+        "resnext50-32x4d",
+        "resnext11-1.1.1-8x4d",
+        "vit-4-32-6-4",
+        "resnext50-32x8d",
+        "vit-4-64-6-4(mean=0.4)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: networks.resnext(2, blocks=()), "blocks: got 0; takes a whole number from 1"),
+        (lambda: networks.resnext(2, groups=0), "groups: got 0"),
+        (lambda: networks.vit(2, width=10), "width: got 10; takes a multiple of 4 and of heads, 4"),
+        (lambda: networks.vit(2, depth=4), "depth: got 4; takes a multiple of 3"),
+        (lambda: networks.vit(2, patch=0), "patch: got 0"),
+    ],
+)
+def test_resnext_and_vit_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_pad_shortcut_by_hand():

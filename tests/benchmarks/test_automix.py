@@ -1,9 +1,9 @@
 """AutoMix's cost: process CPU time on one thread, the two sides in turn in one run, and the peak of temporary memory.
 
-A step is forward, backward, SGD and the average of ResNet-18 on 32 images of 32 x 32; maps of 8 x 8 are the paper's
+A step is forward, backward, SGD and the average of ResNet-18 on 16 images of 32 x 32; maps of 8 x 8 are the paper's
 stage. In passes, a forward one as 1 and one backwards as 2, a vanilla step costs 3; AutoMix's 3 + 3 of the classifier,
-2 of the copy (its parameters take no gradient, so 1 + 1), and the copy's stages that give the maps, about 3/4: 2.9 times
-as much. What is above that is the block, the mixing and the average. Cheaper schedules leave out passes.
+2 of the copy (its parameters take no gradient, so 1 + 1), and the copy's stages that give the maps, about 3/4: 2.9
+times as much. What is above that is the block, the mixing and the average. Cheaper schedules leave out passes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from semaug.automix import AutoMix, stage_maps
 from semaug.mixup import CutMix, ManifoldMixup, MixStyle, Mixup, ResizeMix, SaliencyMix
 from semaug.objective import CrossEntropy, Step
 
-N = 32
+N = 16
 
 
 def training(objective, n=N):
@@ -58,7 +58,7 @@ def test_step_over_cross_entropy(benchmark, schedule):
     mine, others = interleaved(benchmark, ours, theirs, 5, repeat)
     benchmark.extra_info.update(
         {
-            "ResNet-18, N = 32": schedule,
+            "ResNet-18, N = 16": schedule,
             "cross-entropy ms": spread([1e3 * seconds for seconds in others]),
             "step ms": spread([1e3 * seconds for seconds in mine]),
             "over cross-entropy": spread([a / b for a, b in zip(mine, others, strict=True)]),
@@ -97,7 +97,7 @@ def test_mixing_over_cross_entropy(benchmark, method):
     mine, others = interleaved(benchmark, ours, theirs, 5, 1)
     benchmark.extra_info.update(
         {
-            "ResNet-18, N = 32": method.__name__,
+            "ResNet-18, N = 16": method.__name__,
             "step ms": spread([1e3 * seconds for seconds in mine]),
             "over cross-entropy": spread([a / b for a, b in zip(mine, others, strict=True)]),
         }
