@@ -1,0 +1,351 @@
+"""The figures of joint labels (notebook 5), drawn from records as those of room ``figures``.
+
+A run on views was trained with M passes over the network for every one of cross-entropy and holds two inferences: of
+the image as it is, in one pass, and of all its views together, in M (:func:`inferences`). So its record stands in two
+rows, and cross-entropy stands there a second time, with M times the epochs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, MaxNLocator
+
+from semaug import longtail_figures
+from semaug.figures import NothingToDraw
+from semaug.plots import COLOURS, GREY, Picture, band, caption, styled
+from semaug.recipe import Recipe
+from semaug.records import PROFILES, Record, summary
+from semaug.sla import TRANSFORMS
+
+BASELINE = "cross-entropy"
+NAMES = {
+    "DataAugmentation": {"single": "DA", "aggregated": "DA, averaged"},
+    "MultiTask": {"single": "MT", "aggregated": "MT, averaged"},
+    "SLA": {"single": "SLA, single", "aggregated": "SLA+AG"},
+    "distilled": {"single": "SLA+SD", "aggregated": "SLA+SD+AG"},
+}
+"""What a method is called by how it infers: in one pass, or in one for every view."""
+WAYS = ("DA", "MT", "SLA, single", "SLA+SD", "DA, averaged", "MT, averaged", "SLA+AG", "SLA+SD+AG")
+COLOUR = {"cross-entropy": "black", "DA": COLOURS[0], "MT": COLOURS[2], "SLA": COLOURS[1], "SLA+SD": COLOURS[5]}
+"""By the first word of a name."""
+
+Values = Mapping[str, Sequence[float]]
+Study = dict[str, list[Record]]
+
+
+def inferences(record: Record) -> dict[str, Record]:
+    """A run by the names of its inferences, ``test_accuracy`` of each being its own.
+
+    A record has accuracies by class for the inference of its ``predict`` alone; of the other they are empty.
+    """
+    objective, settings = record.config["objective"], record.config["settings"]
+    if objective in ("LongTailed", "LongTailedSLA"):
+        loss = {"normalised": False} | settings
+        words = longtail_figures.method({"objective": "LongTailed", "settings": loss})
+        ways = {"single": "SLA, single", "aggregated": "SLA+AG"}
+        return {f"{ways[settings['inference']]}, {words}" if objective == "LongTailedSLA" else words: record}
+    if objective not in NAMES:
+        return {BASELINE: record}
+    names = NAMES["distilled" if settings.get("temperature") else objective]
+    result = {}
+    for inference, name in names.items():
+        metrics = record.metrics | {"test_accuracy": record.metrics[f"{inference}_test_accuracy"]}
+        of_classes = record.class_accuracy if settings["inference"] == inference else []
+        result[name] = dataclasses.replace(record, metrics=metrics, class_accuracy=of_classes)
+    return result
+
+
+def studies(found: Iterable[Record], transforms: str = "rotation", long_tail: bool = False) -> dict[str, Study]:
+    """Runs by method and inference, a study a data set, network and recipe, titled; ``BASELINE`` is the first method.
+
+    Cross-entropy trained for k times the epochs is a method of its own. Of each data set the studies of the best
+    profile that have the baseline and an objective on views.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in found:
+        config, settings = record.config, record.config["settings"]
+        known = config["objective"] in (*NAMES, "CrossEntropy", "LongTailed", "LongTailedSLA")
+        wanted = bool(config["data"].get("imbalance")) == long_tail
+        if known and wanted and settings.get("transforms", transforms) == transforms:
+            groups.setdefault(_key(record), []).append(record)
+    made = [_study(group) for _, group in sorted(groups.items())]
+    viewed = [any("transforms" in run.config["settings"] for runs in study.values() for run in runs) for study in made]
+    made = [study for study, seen in zip(made, viewed, strict=True) if BASELINE in study and seen]
+    best: dict[str, int] = {}
+    for first in (study[BASELINE][0] for study in made):
+        name = first.config["data"]["name"]
+        best[name] = max(best.get(name, 0), PROFILES.index(first.profile))
+    result: dict[str, Study] = {}
+    for study in made:
+        first = study[BASELINE][0]
+        if PROFILES.index(first.profile) == best[first.config["data"]["name"]]:
+            title = f"{first.config['data']['name']}, {sum(first.train_counts)} images"
+            result[title if title not in result else f"{title}, {first.hash}"] = study
+    return result
+
+
+def _study(group: list[Record]) -> Study:
+    """Its runs by method, in order of seed: ``BASELINE``, what stands beside it, ``WAYS``, SLA with a weighted loss."""
+    epochs, study = min(record.config["recipe"]["epochs"] for record in group), Study()
+    for record in sorted(group, key=lambda record: record.seed):
+        times = record.config["recipe"]["epochs"] / epochs
+        for name, version in inferences(record).items():
+            study.setdefault(name if times == 1 else f"{name}, {times:g}x epochs", []).append(version)
+    places = {BASELINE: -1} | {name: at for at, name in enumerate(WAYS, start=1)}
+    names = sorted(study, key=lambda name: (places.get(name, 99 if name.startswith("SLA") else 0), name))
+    return {name: study[name] for name in names}
+
+
+def _key(record: Record) -> str:
+    """All that the runs of a study share: of the recipe, not how long."""
+    config = record.config
+    recipe = dataclasses.asdict(Recipe(**config["recipe"]))
+    recipe = {name: value for name, value in recipe.items() if name not in ("epochs", "evaluate_every")}
+    of = {name: value for name, value in config["data"].items() if value is not None}
+    where = [record.profile, record.environment.get("device")]
+    return json.dumps([of, config["network"], recipe, where], sort_keys=True)
+
+
+def gains(
+    runs: Sequence[Record], baseline: Sequence[Record], score: Callable[[Record], float] | None = None
+) -> list[float]:
+    """Differences from the baseline in points on the seeds that both have, in their order; of the test accuracy, or of
+    another score in [0, 1]. Raises ValueError where a side holds a seed twice.
+    """
+    score = score or (lambda record: record.metrics["test_accuracy"])
+    sides = [{record.seed: score(record) for record in side} for side in (runs, baseline)]
+    for name, side, values in zip(("runs", "baseline"), (runs, baseline), sides, strict=True):
+        if len(side) != len(values):
+            raise ValueError(f"{name}: got seeds {[record.seed for record in side]}; takes each seed once")
+    return [100 * (sides[0][seed] - sides[1][seed]) for seed in sorted(sides[0].keys() & sides[1].keys())]
+
+
+def _needed(studies: dict[str, Study], what: str) -> dict[str, Study]:
+    if not studies:
+        raise NothingToDraw(what)
+    return studies
+
+
+def _records(blocks: Mapping[str, Study]) -> list[Record]:
+    return [record for study in blocks.values() for runs in study.values() for record in runs]
+
+
+@styled
+def forest(lines: Mapping[str, Mapping[str, Values]], xlabel: str, shown: Sequence[Record], text: str) -> Picture:
+    """Differences over paired seeds, a row a method: a dot a seed, the mean and its 95% interval; a line of panels for
+    each entry of ``lines``, a panel for each of its columns. A filled mark is of M passes at inference, an open one of
+    a single pass.
+    """
+    rows = {
+        line: list(dict.fromkeys(n for values in columns.values() for n in values)) for line, columns in lines.items()
+    }
+    figure = Picture(figsize=(7.5, 0.5 + sum(0.75 + 0.27 * len(names) for names in rows.values())))
+    across = max(len(columns) for columns in lines.values())
+    heights = [len(names) + 1.5 for names in rows.values()]
+    grid = figure.subplots(len(lines), across, squeeze=False, sharey="row", height_ratios=heights)
+    for axes_of, (line, columns) in zip(grid, lines.items(), strict=True):
+        for unused in axes_of[len(columns) :]:
+            unused.remove()
+        for axes, (title, values) in zip(axes_of, columns.items(), strict=False):
+            for row, name in enumerate(rows[line]):
+                if values.get(name):
+                    _row(axes, row, name if name.split(",")[0].removesuffix("+AG") in COLOUR else title, values[name])
+            counts = sorted({len(each) for each in values.values()})
+            n = f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
+            axes.axvline(0, color=GREY, linewidth=1)
+            axes.set_title("\n".join([*textwrap.wrap(title, 80 // across), n]), fontsize=8.5)
+            axes.set(ylim=(len(rows[line]) - 0.5, -0.5), xlabel=xlabel)
+            axes.xaxis.label.set_fontsize(9)
+            axes.grid(visible=False, axis="y")
+        axes_of[0].set_yticks(range(len(rows[line])), rows[line])
+        axes_of[0].set_ylabel("\n".join(textwrap.wrap(line, 24)), fontsize=8)
+    caption(figure, shown, f"Dots: seeds. Bars: 95% intervals of the mean difference. {text}".strip())
+    return figure
+
+
+def _row(axes: Axes, row: int, name: str, values: Sequence[float]) -> None:
+    result, colour = summary(values), COLOUR.get(name.split(",")[0].removesuffix("+AG"), COLOURS[3])
+    many = "+AG" in name or name.endswith("averaged")
+    axes.plot(values, [row + 0.3] * len(values), "o", color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
+    half, face = result.half_width if result.n > 1 else 0.0, colour if many else "white"
+    axes.errorbar(result.mean, row, xerr=half, fmt="D", color=colour, markerfacecolor=face, markersize=5, capsize=2.5)
+
+
+def accuracy(found: Sequence[Record]) -> Picture:
+    """Every method by both inferences, and cross-entropy with as many passes: gains over cross-entropy."""
+    blocks = _needed(studies(found), "cross-entropy and an objective on views, of one set and recipe")
+    columns = {}
+    for title, study in blocks.items():
+        reached = summary(100 * record.metrics["test_accuracy"] for record in study[BASELINE]).mean
+        values = {name: gains(runs, study[BASELINE]) for name, runs in study.items() if name != BASELINE}
+        columns[f"{title}: {reached:.1f}%"] = values
+    text = "Title: accuracy of cross-entropy. Filled: M passes at inference."
+    return forest({"": columns}, "gain (points)", _records(blocks), text)
+
+
+def inference(found: Sequence[Record]) -> Picture:
+    """What the views together gain over the image alone, by the same network."""
+    pairs = [(names["single"], names["aggregated"]) for names in NAMES.values()]
+    blocks = _needed(studies(found), "an objective on views, beside cross-entropy")
+    columns = {
+        title: {many: gains(study[many], study[one]) for one, many in pairs if many in study}
+        for title, study in blocks.items()
+    }
+    return forest({"": columns}, "over one pass (points)", _records(blocks), "M passes less one, same network.")
+
+
+@styled
+def cost(found: Sequence[Record]) -> Picture:
+    """Accuracy over passes of training, for every set of transformations; open marks infer in one pass, filled in M."""
+    blocks: dict[str, dict[int, Study]] = {}
+    for transforms in TRANSFORMS:
+        for title, study in studies(found, transforms).items():
+            blocks.setdefault(title, {})[len(TRANSFORMS[transforms])] = study
+    if not blocks:
+        raise NothingToDraw("cross-entropy and an objective on views, of one set and recipe")
+    rows = (len(blocks) + 1) // 2
+    figure = Picture(figsize=(7.5, 0.6 + 2.8 * rows))
+    grid = figure.subplots(rows, min(2, len(blocks)), squeeze=False).ravel()
+    for unused in grid[len(blocks) :]:
+        unused.remove()
+    labels: dict[str, Any] = {}
+    for axes, (title, by_views) in zip(grid, blocks.items(), strict=False):
+        ticks = {1}
+        for M, study in by_views.items():
+            for name, runs in study.items():
+                epochs = runs[0].config["recipe"]["epochs"] / study[BASELINE][0].config["recipe"]["epochs"]
+                passes = round(epochs * (1 if name.startswith(BASELINE) else M))
+                ticks.add(passes)
+                first = name.split(",")[0].removesuffix("+AG")
+                many, shift = "+AG" in name or name.endswith("averaged"), 1 + 0.04 * (list(COLOUR).index(first) - 2)
+                result = summary(100 * record.metrics["test_accuracy"] for record in runs)
+                half, colour = result.half_width if result.n > 1 else 0.0, COLOUR[first]
+                style = {"color": colour, "markerfacecolor": colour if many else "white", "capsize": 2}
+                mark = axes.errorbar(
+                    passes * shift, result.mean, yerr=half, fmt="D" if many else "o", markersize=5, **style
+                )
+                labels.setdefault(BASELINE if first == BASELINE else name, mark)
+        axes.set(xscale="log", xlabel="passes in training, over cross-entropy's", title=title)
+        axes.set_xticks(sorted(ticks), [str(tick) for tick in sorted(ticks)])
+        axes.minorticks_off()
+    for axes in grid[: len(blocks) : 2]:
+        axes.set_ylabel("test accuracy (%)")
+    figure.legend(labels.values(), labels, loc="outside upper center", ncols=5, fontsize=8)
+    shown = [record for by_views in blocks.values() for record in _records({str(M): s for M, s in by_views.items()})]
+    caption(figure, shown, "Bars: 95% intervals of the mean. Filled: M passes at inference, open: one.")
+    return figure
+
+
+def _curves(blocks: Mapping[str, Study], rows: Mapping[str, tuple[str, Sequence[str]]], text: str) -> Picture:
+    """Curves by epoch, a column a study; ``rows``: by label of the y axis, name of the curve and methods."""
+    figure = Picture(figsize=(7.5, 0.9 + 2.3 * len(rows)))
+    grid = figure.subplots(len(rows), len(blocks), squeeze=False, sharex="col")
+    labels: dict[str, Any] = {}
+    for number, (line, (label, (curve, methods))) in enumerate(zip(grid, rows.items(), strict=True)):
+        for axes, (title, study) in zip(line, blocks.items(), strict=True):
+            for name in methods:
+                runs = [record for record in study.get(name, []) if record.curves.get(curve)]
+                if runs:
+                    values = np.array([record.curves[curve] for record in runs])
+                    x = np.arange(1, values.shape[1] + 1) * runs[0].config["recipe"]["epochs"] / values.shape[1]
+                    scale = 100 if "accuracy" in curve else 1
+                    band(axes, x, scale * values, name, color=COLOUR[name.split(",")[0].removesuffix("+AG")])
+                    labels.setdefault(name, axes.lines[-1])
+            if number == 0:
+                axes.set_title("\n".join(textwrap.wrap(title, 76 // len(blocks))), fontsize=9)
+            if "accuracy" not in curve:
+                axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter("{x:g}")
+                axes.minorticks_off()
+        line[0].set_ylabel(label)
+    for axes, study in zip(grid[-1], blocks.values(), strict=True):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel(f"epoch (n = {max(len(runs) for runs in study.values())})")
+    figure.legend(labels.values(), labels, loc="outside upper center", ncols=5, fontsize=9)
+    caption(figure, _records(blocks), f"Bands: 95% intervals of the mean. {text}")
+    return figure
+
+
+@styled
+def training(found: Sequence[Record]) -> Picture:
+    """Is MT harder to optimise than SLA? Losses on the training images by epoch."""
+    blocks = {t: s for t, s in studies(found).items() if "MT" in s and "SLA+AG" in s}
+    rows = {
+        "joint loss (nats)": ("train_loss", ("MT", "SLA+AG")),
+        "class loss (nats)": ("class_loss", ("DA", "MT", "SLA+AG")),
+    }
+    text = "Joint loss: of class and transformation, (21) and (22). Class loss: of the class, the transformation known."
+    return _curves(_needed(blocks, "MT and SLA beside cross-entropy"), rows, text)
+
+
+@styled
+def distilled(found: Sequence[Record]) -> Picture:
+    """The distilled head against the aggregate, over training."""
+    blocks = {t: s for t, s in studies(found).items() if "SLA+SD" in s}
+    rows = {
+        "validation accuracy (%)": ("validation_accuracy", (BASELINE, "SLA+AG", "SLA+SD")),
+        "divergence (nats)": ("distillation", ("SLA+SD",)),
+    }
+    text = (
+        "SLA+AG: aggregate of a network without distillation. Divergence: from the network's own aggregate, training."
+    )
+    return _curves(_needed(blocks, "SLA+SD beside cross-entropy"), rows, text)
+
+
+def transforms(found: Sequence[Record]) -> Picture:
+    """Sets of transformations on one set of images: gains of DA and SLA over cross-entropy."""
+    lines: dict[str, dict[str, dict[str, list[float]]]] = {}
+    shown: list[Record] = []
+    for name in TRANSFORMS:
+        for title, study in studies(found, name).items():
+            for way in ("DA", "DA, averaged", "SLA, single", "SLA+AG"):
+                if way in study:
+                    column = lines.setdefault(title, {}).setdefault(way, {})
+                    column[f"{name}, M = {len(TRANSFORMS[name])}"] = gains(study[way], study[BASELINE])
+                    shown += study[way]
+    lines = {title: columns for title, columns in lines.items() if max(map(len, columns.values())) > 1}
+    if not lines:
+        raise NothingToDraw("two sets of transformations on one set of images, beside cross-entropy")
+    return forest(lines, "gain (points)", shown, "Over cross-entropy.")
+
+
+def imbalance(found: Sequence[Record]) -> Picture:
+    """SLA on a long tail, alone and with class weights or margins: gains by how many images a class has."""
+    blocks = _needed(studies(found, long_tail=True), "cross-entropy and SLA on a long tail")
+    lines: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for title, study in blocks.items():
+        for group, reached in longtail_figures.scores(study[BASELINE][0]).items():
+            if not math.isnan(reached):
+                lines.setdefault(title, {})[group] = {
+                    name: gains(runs, study[BASELINE], partial(_of_group, group=group))
+                    for name, runs in study.items()
+                    if name != BASELINE and all(record.class_accuracy for record in runs)
+                }
+    return forest(lines, "gain (points)", _records(blocks), "Over cross-entropy; the test set is balanced.")
+
+
+def _of_group(record: Record, group: str) -> float:
+    return longtail_figures.scores(record)[group]
+
+
+FIGURES: dict[str, dict[str, Callable[[Sequence[Record]], Picture]]] = {
+    "5_sla": {
+        "accuracy": accuracy,
+        "inference": inference,
+        "training": training,
+        "distilled": distilled,
+        "cost": cost,
+        "transforms": transforms,
+        "imbalance": imbalance,
+    },
+}
