@@ -45,7 +45,7 @@ from torch.nn import functional as F
 from semaug.data import Data
 from semaug.gaussian import at_least_float32, gaussian_cross_entropy, kl_standard_normal, tracing
 from semaug.gvae_measures import kept, measures
-from semaug.networks import BasicBlock, Normalise, check_count, normalisation
+from semaug.networks import BasicBlock, Normalise, check_count, convolution, normalisation
 from semaug.objective import Objective, Step
 
 BOUND = 12.0  # of |log sigma^2|: sigma from 0.0025 to 403
@@ -58,11 +58,12 @@ Codes = Float[Tensor, "N K"]
 class AutoEncoder(nn.Module):
     """Encoder, mirrored decoder, and a linear classifier of codes, ``head``.
 
-    Each stage halves the sides (4x4 convolution, stride 2) and ends in residual blocks; the first makes ``width``
-    channels, every other doubles them. The decoder has the same stages backwards. A linear layer reads the last maps
-    whole, and another makes them, without a mean over the pixels: a code keeps where things are.
+    After a 3x3 convolution to ``width`` channels each stage halves the sides (4x4 convolution, stride 2), doubles the
+    channels and ends in residual blocks; the decoder has the same backwards, and is linear in its last maps. A linear
+    layer reads the maps of the last stage whole, and another makes them, without a mean over the pixels: a code keeps
+    where things are. (The author's has that mean, Mish for ReLU and bottleneck blocks.)
 
-    size: (H, W). latent: K. width: channels of the first stage. blocks: residual blocks of each stage; None: one
+    size: (H, W). latent: K. width: channels before the first stage. blocks: residual blocks of each stage; None: one
     each, and as many stages as halve both sides and leave at least 4 pixels. name: without what the data decide.
     Raises ValueError for counts below 1, and sides that the stages do not divide.
     """
@@ -73,7 +74,7 @@ class AutoEncoder(nn.Module):
         channels: int = 1,
         size: tuple[int, int] = (28, 28),
         latent: int = 16,
-        width: int = 16,
+        width: int = 8,
         blocks: Sequence[int] | None = None,
         norm: str = "batch",
     ) -> None:
@@ -87,15 +88,16 @@ class AutoEncoder(nn.Module):
         if not chosen or any(side < factor or side % factor for side in size):
             raise ValueError(f"size: got {size} for {len(chosen)} stages; takes (H, W), both multiples of {factor}")
         self.image_shape, self.latent, self.num_classes = (channels, *size), latent, num_classes
-        widths = [channels, *(width * 2**i for i in range(len(chosen)))]
+        widths = [width * 2**i for i in range(len(chosen) + 1)]
         last = (widths[-1], size[0] // factor, size[1] // factor)
-        down: list[nn.Module] = []
-        up: list[nn.Module] = []
+        down: list[nn.Module] = [convolution(channels, width, 3), normalisation(width, norm), nn.ReLU()]
+        up: list[nn.Module] = [nn.Conv2d(width, channels, 3, padding=1)]
         for count, narrow, wide in zip(chosen, widths, widths[1:], strict=False):
             residual = [[BasicBlock(wide, wide, 1, "project", norm) for _ in range(count)] for _ in range(2)]
-            down += [nn.Conv2d(narrow, wide, 4, 2, 1, bias=False), normalisation(wide, norm), nn.ReLU(), *residual[0]]
-            made = [normalisation(narrow, norm), nn.ReLU()] if up else []  # the image itself is linear in the last maps
-            up = [*residual[1], nn.ConvTranspose2d(wide, narrow, 4, 2, 1, bias=not up), *made, *up]
+            fewer = nn.Conv2d(narrow, wide, 4, 2, 1, bias=False)
+            more = nn.ConvTranspose2d(wide, narrow, 4, 2, 1, bias=False)
+            down += [fewer, normalisation(wide, norm), nn.ReLU(), *residual[0]]
+            up = [*residual[1], more, normalisation(narrow, norm), nn.ReLU(), *up]
         self.encoder = nn.Sequential(Normalise(channels), *down, nn.Flatten(), nn.Linear(math.prod(last), 2 * latent))
         self.expand = nn.Linear(latent, math.prod(last))
         self.decoder = nn.Sequential(nn.Unflatten(1, last), *up)
@@ -343,7 +345,7 @@ class Augmented(Objective):
     residual: add $m(\mu + \lambda\sigma\varepsilon) - m(\mu)$ to the image instead, which keeps what the generator
         cannot draw. The generator learns from the same batches, real images only, and no gradient passes between
         the two.
-    image_shape: (channels, H, W). latent, width, deviation, class_weight: of the generator.
+    image_shape: (channels, H, W). latent, width, norm, deviation, class_weight: of the generator.
     """
 
     generator: GVAE | None
@@ -359,9 +361,10 @@ class Augmented(Objective):
         start: float = 0.3,
         residual: bool = False,
         latent: int = 16,
-        width: int = 16,
+        width: int = 8,
         deviation: float = 0.5,
         class_weight: float = 10.0,
+        norm: str = "batch",
     ) -> None:
         if method not in ("none", "noise", *METHODS):
             raise ValueError(f"method: got {method!r}; takes none, noise, {', '.join(METHODS)}")
@@ -376,12 +379,13 @@ class Augmented(Objective):
         if method in METHODS:
             channels, *size = image_shape
             classes = getattr(network, "num_classes")  # noqa: B009
-            inner = AutoEncoder(classes, channels, (size[0], size[1]), latent, width)
+            inner = AutoEncoder(classes, channels, (size[0], size[1]), latent, width, norm=norm)
             self.generator = (
                 GVAE(inner, deviation, class_weight) if method == "gvae" else METHODS[method](inner, deviation)
             )
             self.settings |= {"class_weight": class_weight} if method == "gvae" else {}
             self.settings |= {"residual": residual, "latent": latent, "width": width, "deviation": deviation}
+            self.settings |= {"norm": norm}
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of the classifier, and the generator's loss, whose terms are logged beside it."""

@@ -174,7 +174,7 @@ def reconstruction_error(model: Coder, split: Split, codes: Posterior) -> float:
 def alignment(model: Coder, split: Split, share: float = 0.02) -> dict[str, Float[Tensor, " K"]]:
     """(2) for every factor of the room ``shapes``; share: delta as a part of the factor's range.
 
-    Images whose shape would leave the picture are left out. Raises ValueError for a split without these factors.
+    Images that a factor does not change are left out of its mean. Raises ValueError for a split without these factors.
     """
     if missing := shapes.RANGES.keys() - split.factors.keys():
         raise ValueError(f"split: got no factors {', '.join(sorted(missing))}; takes images of the room shapes")
@@ -195,7 +195,8 @@ def alignment(model: Coder, split: Split, share: float = 0.02) -> dict[str, Floa
                 changed[factor] = changed[factor].clamp(low, high)
             ends.append(shapes.render(split.target, changed, side).floats().flatten(1))
         truth = ends[1] - ends[0]
-        cosines = [F.cosine_similarity(each, truth).abs().mean() for each in moved]
+        seen = truth.square().sum(1) > 0  # a disc has no angle
+        cosines = [F.cosine_similarity(each[seen], truth[seen]).abs().mean() for each in moved]
         found[factor] = torch.stack(cosines)
     return found
 

@@ -58,9 +58,9 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "wrn-28-10": partial(networks.wide_resnet, depth=28, width=10, dropout=0.3),
     "autoencoder16": partial(AutoEncoder, latent=16),
     "autoencoder64": partial(AutoEncoder, latent=64),
-    "autoencoder128": partial(AutoEncoder, latent=128, width=64, blocks=(1, 2)),
-    "autoencoder2048": partial(AutoEncoder, latent=2048, width=64, size=(32, 32), blocks=(3, 4, 6)),
-    "autoencoder2048-faces": partial(AutoEncoder, latent=2048, width=64, size=(64, 64), blocks=(1, 2, 4, 4)),
+    "autoencoder128": partial(AutoEncoder, latent=128, width=32, blocks=(1, 2)),
+    "autoencoder2048": partial(AutoEncoder, latent=2048, width=32, size=(32, 32), blocks=(3, 4, 6)),
+    "autoencoder2048-faces": partial(AutoEncoder, latent=2048, width=32, size=(64, 64), blocks=(1, 2, 4, 4)),
 }
 
 

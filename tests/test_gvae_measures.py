@@ -1,0 +1,191 @@
+"""Oracles: torch.distributions, scipy's pooled covariance, models whose measures are known beforehand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+from torch.nn import functional as F
+
+from semaug import shapes
+from semaug.data import Data, load
+from semaug.evaluation import accuracy
+from semaug.gvae import GVAE, AutoEncoder, ConditionalVAE
+from semaug.gvae_measures import (
+    Posterior,
+    active_units,
+    alignment,
+    class_codes,
+    consistency,
+    judge,
+    kept,
+    kl_by_coordinate,
+    measures,
+    movement,
+    posterior,
+    probe_accuracy,
+    reconstruction_error,
+    samples,
+)
+
+
+def codes(n=400, latent=3, classes=4):
+    """Classes apart along the first coordinate, nothing in the last."""
+    torch.manual_seed(1)
+    target = torch.arange(n) % classes
+    mean = torch.randn(n, latent) + F.one_hot(torch.zeros(n).long(), latent) * 8.0 * target[:, None]
+    mean[:, -1] = 0.01 * torch.randn(n)
+    return Posterior(mean, torch.rand(n, latent) + 0.2, target)
+
+
+class Factors:
+    """A coder whose K = 7 coordinates are the true factors of the room ``shapes``, in parts of their ranges."""
+
+    def __init__(self, split):
+        self.split = split
+        low, self.width = (torch.tensor(v) for v in zip(*((a, b - a) for a, b in shapes.RANGES.values()), strict=True))
+        values = torch.stack([split.factors[name] for name in shapes.RANGES], 1)
+        self.codes, self.low = (values - low) / self.width, low
+
+    def posterior(self, images):
+        return self.codes, torch.full_like(self.codes, 0.04)
+
+    def decode(self, codes, target=None):
+        values = self.low + self.width * codes
+        factors = {name: values[:, i] for i, name in enumerate(shapes.RANGES)}
+        for name in ("size", "x", "y", "brightness"):
+            factors[name] = factors[name].clamp(*shapes.RANGES[name])
+        return shapes.render(target, factors).floats()
+
+    def along(self, mean, direction, steps, target=None):
+        return torch.stack([self.decode(mean + 0.5 * i * direction, target) for i in range(-steps, steps + 1)], 1)
+
+
+def test_kl_by_coordinate_is_that_of_torch_distributions():
+    of = codes()
+    expected = kl_divergence(Normal(of.mean, of.deviation), Normal(0.0, 1.0)).mean(0)
+    torch.testing.assert_close(kl_by_coordinate(of), expected)
+
+
+def test_active_units_and_probe():
+    of = codes()
+    assert active_units(of) == 2
+    assert active_units(of, threshold=2.0) == 1
+    train, test = (Posterior(*(part[rows] for part in of)) for rows in (slice(0, 300), slice(300, 400)))
+    onto = Posterior(torch.cat([F.one_hot(train.target, 4).float(), train.mean], 1), train.deviation, train.target)
+    beyond = Posterior(torch.cat([F.one_hot(test.target, 4).float(), test.mean], 1), test.deviation, test.target)
+    assert probe_accuracy(onto, beyond, 4) == 1.0
+    nothing = Posterior(train.mean[:, 1:], train.deviation, train.target)
+    unseen = Posterior(test.mean[:, 1:], test.deviation, test.target)
+    assert probe_accuracy(nothing, unseen, 4) < 0.5  # .25 by chance, 100 images: four standard errors below .43
+
+
+def test_class_codes_are_the_moments_of_draws():
+    """The law of total covariance: draws of q(z|x) over the images of a class have these moments."""
+    of = codes(n=40)
+    found = class_codes(of, 4)
+    generator = torch.Generator().manual_seed(0)
+    for c in range(4):
+        rows = (of.target == c).nonzero()[:, 0].repeat_interleave(40_000)
+        draws = of.mean[rows] + of.deviation[rows] * torch.randn(len(rows), 3, generator=generator)
+        np.testing.assert_allclose(found.mean[c], draws.mean(0), atol=0.02)  # 5 standard errors at 400,000 draws
+        np.testing.assert_allclose(found.covariance[c], np.cov(draws.numpy().T, bias=True), atol=0.03)
+        torch.testing.assert_close(found.deviation[c], of.deviation[of.target == c].mean(0))
+    with pytest.raises(ValueError, match="no image of class 4"):
+        class_codes(of, 5)
+
+
+def test_samples_have_the_moments_of_their_class():
+    of = class_codes(codes(n=80), 4)
+
+    class Through(Factors):
+        def __init__(self):
+            pass
+
+        def decode(self, codes, target=None):
+            return codes[:, :, None, None]
+
+    target = torch.full((50_000,), 2)
+    drawn = samples(Through(), of, target, torch.Generator().manual_seed(0))[:, :, 0, 0]
+    np.testing.assert_allclose(drawn.mean(0), of.mean[2], atol=0.03)
+    np.testing.assert_allclose(np.cov(drawn.numpy().T), of.covariance[2], atol=0.06)
+
+
+def test_kept_are_the_largest():
+    deviation = torch.tensor([[0.3, 0.9, 0.1, 0.5], [1.0, 0.2, 0.4, 0.3]])
+    assert kept(deviation, 0.5).tolist() == [[0, 1, 0, 1], [1, 0, 1, 0]]
+    assert kept(deviation, 0.01).sum(1).tolist() == [1, 1]
+    assert kept(deviation, 1.0).all()
+
+
+def test_consistency_and_movement_of_known_strips():
+    """A judge that reads the class off the first pixel; columns that keep it, change it, or change half."""
+    target = torch.arange(8) % 2
+    image = target[:, None, None, None].float().expand(-1, 1, 2, 2)
+    half = torch.where((torch.arange(8) < 4)[:, None, None, None], image, 1 - image)
+    strips = torch.stack([image, half, 1 - image], 1)
+
+    def predict(images):
+        return F.one_hot(images[:, 0, 0, 0].round().long(), 2).float()
+
+    assert consistency(predict, strips, target).tolist() == [1.0, 0.5, 0.0]
+    assert movement(strips).tolist() == pytest.approx([0.5**0.5, 0.0, 0.5**0.5])
+
+
+def test_reconstruction_error_is_by_pixel():
+    split = shapes.draw(30, 0)
+    coder = Factors(split)
+    of = posterior_of(coder, split)
+    assert reconstruction_error(coder, split, of) == pytest.approx(0.0, abs=1e-4)  # bytes, rounded twice
+    shifted = Posterior(torch.roll(of.mean, 1, 0), of.deviation, torch.roll(of.target, 1))
+    expected = (torch.roll(split.floats(), 1, 0) - split.floats()).square().mean()
+    assert reconstruction_error(coder, split, shifted) == pytest.approx(expected.item(), rel=0.02)
+
+
+def posterior_of(coder, split):
+    return Posterior(*coder.posterior(split.images), split.target)
+
+
+def test_alignment_finds_the_factor_of_each_coordinate():
+    split = shapes.draw(60, 0)
+    found = alignment(Factors(split), split)
+    assert list(found) == list(shapes.RANGES)
+    table = torch.stack(list(found.values()))  # factors by coordinates
+    assert table.argmax(0).tolist() == list(range(7))
+    assert (table.diagonal() > 0.8).all()
+    assert (table - table.diagonal().diag()).max() < 0.75  # brightness and hue of the background share pixels
+
+
+def test_the_judge_is_trained_once_on_real_images():
+    of = load("embedded", train_size=400, test_size=200)
+    before = torch.get_rng_state()
+    first = judge(of, steps=60)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert judge(load("embedded", train_size=400, test_size=200), steps=60) is first
+    assert judge(load("embedded", train_size=390, test_size=200), steps=1) is not first
+    assert accuracy(first, of.test) > 0.6
+
+
+@pytest.mark.parametrize("kind", [GVAE, ConditionalVAE])
+def test_measures_are_numbers_of_a_record(kind):
+    torch.manual_seed(0)
+    train, test = shapes.draw(60, 0, 16), shapes.draw(40, 1, 16)
+    of = Data("shapes", train, test)
+    model = kind(AutoEncoder(10, 3, (16, 16), latent=3, width=4)).eval()
+    found = measures(model, of)
+    assert all(isinstance(value, float) and np.isfinite(value) for value in found.values())
+    assert {"kl", "probe_accuracy", "judge_accuracy", "consistency_0", "consistency_6", "tenth_consistency_6"} <= set(
+        found
+    )
+    assert {f"alignment_{name}" for name in shapes.RANGES} <= set(found)
+    assert found["consistency_0"] == found["tenth_consistency_0"]
+    again = posterior(model, test)
+    assert found["kl"] == pytest.approx(kl_by_coordinate(again).sum().item())
+    assert found == measures(model, of)
+
+
+def test_alignment_needs_the_factors():
+    of = load("embedded", train_size=20, test_size=20)
+    with pytest.raises(ValueError, match="split: got no factors angle"):
+        alignment(Factors(shapes.draw(5, 0)), of.test)
