@@ -183,11 +183,13 @@ def comparison(
     rows = [len(methods) for methods in panels.values()]
     if not rows or 0 in rows:
         raise ValueError(f"panels: got {len(rows)} panels with {rows} methods; takes at least one method in each")
-    figure = Picture(figsize=(7.5, 0.55 + sum(0.62 + 0.34 * n for n in rows)))
+    titles = [textwrap.fill(title, 52) for title in panels]  # wider ones would push the two columns apart
+    heights = [0.62 + 0.34 * n + 0.17 * title.count("\n") for n, title in zip(rows, titles, strict=True)]
+    figure = Picture(figsize=(7.5, 0.55 + sum(heights)))
     blocks = figure.subplots(len(rows), 2, squeeze=False, width_ratios=(1.15, 1), height_ratios=[n + 0.6 for n in rows])
     scale, label = _metric(metric)
     baselines = {next(iter(methods)) for methods in panels.values()}
-    for (left, right), (title, methods) in zip(blocks, panels.items(), strict=True):
+    for (left, right), title, methods in zip(blocks, titles, panels.values(), strict=True):
         if right is not blocks[0][1]:
             right.sharex(blocks[0][1])
         values = {name: _by_seed(name, found, metric, scale) for name, found in methods.items()}

@@ -135,7 +135,7 @@ def test_ablation_is_against_metasaug_of_the_same_loss_and_stage(found):
         ["MetaSAug, from 40%", "MetaSAug, no meta step, from 40%", "LDAM-DRW, from 40%"],
         ["MetaSAug, CE", "MetaSAug, CE, kept", "CE-DRW"],
     ]
-    titles = [panel.get_title("left").split(": ") for panel in axes]
+    titles = [panel.get_title("left").replace("\n", " ").split(": ") for panel in axes]
     assert titles == [["embedded, imbalance 80, small, 4 epochs", end] for end in ("LDAM", "LDAM, from 40%", "CE")]
 
 
