@@ -200,13 +200,10 @@ class GVAE(Objective):
 
     def surprise(self, images: Images, decoded: Images) -> Float[Tensor, " N"]:
         """-log p(x|z) of (2) in nats an image, of the Gaussian or the Laplace decoder."""
-        difference = (at_least_float32(decoded) - images).flatten(1)
+        difference = (at_least_float32(decoded) - images).flatten(1) * (-self.log_deviation).exp()
         if self.reconstruction == "l2":
-            each = 0.5 * (difference * (-self.log_deviation).exp()).square()
-            return (each + self.log_deviation + 0.5 * math.log(2 * math.pi)).sum(1)
-        return (math.sqrt(2) * (-self.log_deviation).exp() * difference.abs() + self.log_deviation).sum(
-            1
-        ) + 0.5 * math.log(2) * difference.shape[1]
+            return (0.5 * difference.square() + 0.5 * math.log(2 * math.pi) + self.log_deviation).sum(1)
+        return (math.sqrt(2) * difference.abs() + 0.5 * math.log(2) + self.log_deviation).sum(1)
 
     # -- codes and images ----------------------------------------------------------------------------------------------
 

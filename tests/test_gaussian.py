@@ -64,6 +64,29 @@ def test_kl_is_that_of_torch_distributions_and_exact_near_the_prior():
     assert kl_standard_normal(torch.zeros(1, 1), near).item() == pytest.approx(2.5e-7, rel=1e-3)
 
 
+def test_kl_and_the_bound_are_what_draws_say():
+    """400 000 draws: E log q - log p, and log E of the sum of exponentials, which Jensen put inside the logarithm."""
+    mean, log_variance, target, weight, bias = case()
+    q = Normal(mean[0], (0.5 * log_variance[0]).exp())
+    z = q.rsample((400_000,))
+    log_ratio = (q.log_prob(z) - Normal(0.0, 1.0).log_prob(z)).sum(1)
+    error = log_ratio.std().item() / math.sqrt(len(z))
+    assert abs(kl_standard_normal(mean, log_variance)[0].item() - log_ratio.mean().item()) < 5 * error
+    logits = z @ weight.T + bias
+    sums = (logits - logits[:, target[:1]]).exp().sum(1)
+    bound = gaussian_cross_entropy(mean[:1], log_variance[:1], target[:1], weight, bias).item()
+    assert abs(math.exp(bound) - sums.mean().item()) < 5 * sums.std().item() / math.sqrt(len(z))
+    assert bound > sums.log().mean().item()
+
+
+def test_kl_gradients():
+    """Autograd against the derivatives by hand: mu, and half of (sigma^2 - 1)."""
+    mean, log_variance = (t.requires_grad_() for t in case()[:2])
+    slopes = torch.autograd.grad(kl_standard_normal(mean, log_variance).sum(), (mean, log_variance))
+    torch.testing.assert_close(slopes, (mean.detach(), 0.5 * (log_variance.detach().exp() - 1)))
+    assert torch.autograd.gradcheck(kl_standard_normal, (mean, log_variance))
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_bound_is_brute_force(reduction):
     mean, log_variance, target, weight, bias = case()

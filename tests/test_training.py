@@ -42,6 +42,7 @@ def test_every_shape_of_objective_trains(name):
     constant = {
         f"{part}.stages.0.0.{name}" for part in ("network", "copy") for name in ("mean", "std")
     }  # normalisation
+    constant |= {f"generator.network.encoder.0.{name}" for name in ("mean", "std")}
     assert not before.keys() - moved - constant, (
         "everything the objective owns takes part: weights, EMA copy, block, moments, class weights"
     )

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from semaug import networks, training
 from semaug.data import Data, Split
+from semaug.gvae import Augmented
 from semaug.imbalance import LongTailed
 from semaug.isda import ISDA
 from semaug.metasaug import MetaSAug
@@ -118,6 +119,21 @@ OBJECTIVES["SLA"] = SLA
 OBJECTIVES["LongTailedSLA"] = lambda network: LongTailedSLA(  # with all that it can
     network, COUNTS, temperature=1.0, accumulate=True, loss="ldam", beta=0.99, defer=0.3
 )
+
+
+class Drawn(Augmented):
+    """With the generator that is trained beside it, at a rate that SGD takes for a loss in nats an image."""
+
+    def parameter_groups(self, recipe):
+        return [{"params": self.network.parameters()}, {"params": self.generator.parameters(), "lr": 1e-4}]
+
+
+def _drawn(network):
+    norm = "group" if any(isinstance(part, nn.GroupNorm) for part in network.modules()) else "batch"
+    return Drawn(network, (1, 12, 12), "gvae", latent=4, width=4, residual=True, norm=norm)
+
+
+OBJECTIVES["Drawn"] = _drawn
 RECIPE = training.Recipe(epochs=2, batch_size=16, meta_batch_size=8, lr=0.05, augment="crop+flip", evaluate_every=1)
 
 
