@@ -16,7 +16,7 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     imbalance streams
     isda metasaug mixup
     evaluation
-    sla automix adversarial localisation
+    sla automix puzzlemix adversarial localisation
     robustness
     training
     gvae_measures
@@ -57,6 +57,7 @@ __all__ = [
     "networks",
     "objective",
     "plots",
+    "puzzlemix",
     "recipe",
     "records",
     "rerun",

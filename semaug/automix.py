@@ -62,11 +62,20 @@ class MixBlock(nn.Module):
 
     channels: of the maps. inner: $d$, channels of query and key; by default half of channels. lambda_channel: the
     ratio as one more channel. attention: (33); without it every place takes the value of the partner's same place.
+    std: of the weights at first. At the released 0.01 all places attend to all alike, and the mask has no shape until
+    the block has learned one; a short training does not get there.
     """
 
     def __init__(
-        self, channels: int, inner: int | None = None, lambda_channel: bool = True, attention: bool = True
+        self,
+        channels: int,
+        inner: int | None = None,
+        lambda_channel: bool = True,
+        attention: bool = True,
+        std: float = 0.01,
     ) -> None:
+        if not (math.isfinite(std) and std > 0):
+            raise ValueError(f"std: got {std!r}; takes a finite number above 0")
         super().__init__()
         for name, value in (("channels", channels), ("inner", inner)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
@@ -77,7 +86,7 @@ class MixBlock(nn.Module):
         self.value = nn.Linear(inputs, 1)
         for layer in (self.key, self.value):
             if layer is not None:
-                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.normal_(layer.weight, std=std)
                 nn.init.zeros_(layer.bias)
 
     def forward(
@@ -133,9 +142,9 @@ class AutoMix(Objective):
     images have a head of their own. alpha: of Beta(alpha, alpha), from which both ratios of a batch are drawn.
     stage: the maps are those after ``network.stages[stage]`` (0 is the stem). The paper's is the third after the stem
         of a ResNet-18, maps of 8 x 8 pixels; the attention costs with the fourth power of their side.
-    inner, lambda_channel, attention: of the :class:`MixBlock`. mask_weight: $\gamma$ at first, falling linearly to 0
-    (the paper does not say how); margin: $\epsilon$. momentum: $m$ at first, see :func:`ema_momentum`; 0: the copy is
-    the classifier as of the last step.
+    inner, lambda_channel, attention, std: of the :class:`MixBlock`. mask_weight: $\gamma$ at first, falling linearly to
+        0 (the paper does not say how); margin: $\epsilon$. momentum: $m$ at first, see :func:`ema_momentum`; 0: the copy
+        is the classifier as of the last step.
 
     policy: "block", or "mixup" or "cutmix" in the block's place, as in the source's second ablation; then the copy
         trains nothing, and is there to be measured.
@@ -169,6 +178,7 @@ class AutoMix(Objective):
         inner: int | None = None,
         lambda_channel: bool = True,
         attention: bool = True,
+        std: float = 0.01,
         mask_weight: float = 0.1,
         margin: float = 0.1,
         momentum: float = 0.999,
@@ -202,6 +212,7 @@ class AutoMix(Objective):
         settings |= {"pipeline": pipeline, "inference": inference}
         if policy == "block":
             settings |= {"stage": stage, "inner": inner, "lambda_channel": lambda_channel, "attention": attention}
+            settings |= {"std": std}
             settings |= {"mask_weight": mask_weight, "margin": margin, "every": every, "block_lr": block_lr}
         super().__init__(network, **settings)
         self.alpha, self.stage, self.mask_weight, self.margin = alpha, stage, mask_weight, margin
@@ -211,7 +222,7 @@ class AutoMix(Objective):
         self.momentum_network = copy.deepcopy(network).requires_grad_(False) if pipeline else None
         self.block = None
         if policy == "block":
-            self.block = MixBlock(_channels(network, stage), inner, lambda_channel, attention)
+            self.block = MixBlock(_channels(network, stage), inner, lambda_channel, attention, std)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # looked at where every > 1 alone
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""Oracles: the released Mix Block's golden values, loops over places, autograd on the loss written out, AveragedModel."""
+"""Oracles: golden values of the released Mix Block, loops over places, the loss written out, AveragedModel."""
 
 from __future__ import annotations
 
@@ -381,7 +381,7 @@ def test_trains_by_seed_resumes_and_records(tmp_path):
     names = {f"{which}_{of}_accuracy" for which in ("mixed", "one_hot", "momentum") for of in ("test", "validation")}
     assert record.metrics.keys() >= names
     expected = {"alpha": 2.0, "momentum": 0.9, "policy": "block", "one_hot": True, "pipeline": True}
-    expected |= {"stage": 2, "lambda_channel": True, "attention": True, "mask_weight": 0.1, "margin": 0.1}
+    expected |= {"stage": 2, "lambda_channel": True, "attention": True, "std": 0.01, "mask_weight": 0.1, "margin": 0.1}
     assert record.config["settings"] == expected | {"inference": "mixed", "every": 2, "block_lr": 0.01}
     assert int(objective.steps) == 6
     groups = objective.parameter_groups(Recipe())
@@ -455,6 +455,7 @@ class TestBadInput:
             ({"inference": "momentum", "pipeline": False}, "inference: got 'momentum'"),
             ({"policy": "mixup", "pipeline": False}, "policy: got 'mixup' without the pipeline"),
             ({"inner": 0}, "inner: got 0; takes a whole number from 1"),
+            ({"std": 0.0}, "std: got 0.0; takes a finite number above 0"),
         ],
     )
     def test_settings(self, changes, message):
