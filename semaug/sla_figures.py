@@ -277,9 +277,9 @@ def _curves(blocks: Mapping[str, Study], rows: Mapping[str, tuple[str, Sequence[
 
 
 @styled
-def training(found: Sequence[Record]) -> Picture:
+def training(found: Sequence[Record], transforms: str = "rotation") -> Picture:
     """Is MT harder to optimise than SLA? Losses on the training images by epoch."""
-    blocks = {t: s for t, s in studies(found).items() if "MT" in s and "SLA+AG" in s}
+    blocks = {t: s for t, s in studies(found, transforms).items() if "MT" in s and "SLA+AG" in s}
     rows = {
         "joint loss (nats)": ("train_loss", ("MT", "SLA+AG")),
         "class loss (nats)": ("class_loss", ("DA", "MT", "SLA+AG")),

@@ -178,6 +178,8 @@ def test_training_shows_the_joint_and_the_class_loss(found):
     np.testing.assert_allclose(joint.lines[0].get_ydata(), [2.0, 1.0, 0.5, 0.2])
     np.testing.assert_allclose(of_class.lines[0].get_xdata(), [1, 2, 3, 4])
     assert joint.get_title("left") == "embedded, 60 images"
+    with pytest.raises(figures.NothingToDraw, match="MT and SLA"):
+        sla_figures.training(found, "rotation2")
 
 
 def test_distilled_shows_the_head_and_its_divergence(found):
