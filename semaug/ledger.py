@@ -25,12 +25,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from semaug import data, networks, records
+from semaug import data, mixup, networks, records
+from semaug.automix import AutoMix
 from semaug.gvae import GVAE, METHODS, VAE, Augmented, AutoEncoder, ConditionalVAE
 from semaug.imbalance import LongTailed
 from semaug.isda import ISDA
 from semaug.metasaug import MetaSAug
 from semaug.objective import CrossEntropy, Objective, Setting
+from semaug.puzzlemix import CoMixup, PuzzleMix
+from semaug.robustness import measures
 from semaug.sla import SLA, TRANSFORMS, DataAugmentation, LongTailedSLA, MultiTask
 from semaug.training import Recipe, fit, resolve_device
 
@@ -47,7 +50,21 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "ConditionalVAE": ConditionalVAE,
     "GVAE": GVAE,
     "Augmented": Augmented,
+    "Mixup": mixup.Mixup,
+    "CutMix": mixup.CutMix,
+    "ManifoldMixup": mixup.ManifoldMixup,
+    "ResizeMix": mixup.ResizeMix,
+    "SaliencyMix": mixup.SaliencyMix,
+    "Cutout": mixup.Cutout,
+    "MixStyle": mixup.MixStyle,
+    "PuzzleMix": PuzzleMix,
+    "CoMixup": CoMixup,
+    "AutoMix": AutoMix,
 }
+
+MEASURES = {"3_automix": measures}
+"""What the records of a notebook's runs say beside accuracy, cross-entropy's too: metrics and curves of the test split.
+"""
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "small": networks.small,
@@ -56,6 +73,8 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet110": partial(networks.resnet, depth=110),
     "resnet18": networks.resnet18,
     "wrn-28-10": partial(networks.wide_resnet, depth=28, width=10, dropout=0.3),
+    "resnext50": networks.resnext,
+    "vit": networks.vit,
     "autoencoder16": partial(AutoEncoder, latent=16),
     "autoencoder64": partial(AutoEncoder, latent=64),
     "autoencoder128": partial(AutoEncoder, latent=128, width=32, blocks=(1, 2)),
@@ -123,6 +142,10 @@ class Run:
         objective = build(self.objective, self.network, of, self.seed, **self.settings).to(resolve_device(device))
         record = fit(objective, of, self.recipe, seed=self.seed, resume=checkpoint)
         record.profile = self.profile
+        if self.notebook in MEASURES:
+            test = of.test.to(next(objective.parameters()).device)
+            metrics, curves = MEASURES[self.notebook](objective.predict, test)
+            record.metrics, record.curves = record.metrics | metrics, record.curves | curves
         record.save(folder or records_folder(self.notebook))
         checkpoint.unlink()
         return record
@@ -184,6 +207,7 @@ def runs() -> Iterator[Run]:
     yield from long_tail_runs()
     yield from gvae_runs()
     yield from sla_runs()
+    yield from mixing_runs()
 
 
 POLICIES = ("cutout16", "randaugment", "autoaugment")
@@ -427,6 +451,89 @@ def gvae_runs() -> Iterator[Run]:
         mended = {"deviation": 0.27, "class_weight": 30.0}
         for objective, settings in (("GVAE", code | {"class_weight": weight}), ("GVAE", mended), *three[1:]):
             yield Run("2_gvae", "paper", objective, network, {"name": name}, recipe, 3600.0, settings, seed)
+
+
+def mixing_runs() -> Iterator[Run]:
+    """Notebook 3: all that mix, under one budget; then AutoMix with one thing changed; then other networks.
+
+    AutoMix takes about three times the passes of the others: cross-entropy and mixup are run three times as long too.
+    Its copy follows at a momentum that suits some hundred steps, and its block starts with weights (std) of which the
+    masks have a shape after a short training at all: chosen by the spread of the masks, not by accuracy.
+    """
+    automix: dict[str, Setting] = {"stage": 2, "momentum": 0.9, "std": 0.3}
+    methods: list[tuple[str, dict[str, Setting]]] = [
+        ("CrossEntropy", {}),
+        ("Mixup", {}),
+        ("CutMix", {}),
+        ("AutoMix", automix),
+        ("ManifoldMixup", {}),
+        ("PuzzleMix", {}),
+        ("Cutout", {"size": 8}),
+        ("ResizeMix", {}),
+        ("SaliencyMix", {}),
+        ("MixStyle", {}),
+    ]
+    times = {"AutoMix": 3.0, "PuzzleMix": 5.0, "ManifoldMixup": 1.2, "SaliencyMix": 1.1}
+    longer: list[tuple[str, dict[str, Setting]]] = [("CrossEntropy", {}), ("Mixup", {})]
+    fixed: dict[str, Setting] = {"momentum": 0.9}
+    changes: list[dict[str, Setting]] = [
+        {**fixed, "policy": "mixup"},
+        {**fixed, "policy": "cutmix"},
+        {**automix, "pipeline": False},
+        {**automix, "momentum": 0.0},
+        {**automix, "one_hot": False},
+        {**automix, "mask_weight": 0.0},
+        {**automix, "lambda_channel": False},
+        {**automix, "attention": False},
+        {**automix, "std": 0.01},
+        {**automix, "every": 4},
+        {**automix, "alpha": 1.0},
+        {**automix, "alpha": 4.0},
+        {**automix, "stage": 1},
+        {**automix, "stage": 3},
+    ]
+    plain = Recipe(epochs=40, weight_decay=5e-4, evaluate_every=4)
+    crop = replace(plain, epochs=30, augment="crop+flip", evaluate_every=3)
+    embedded: dict[str, Any] = {"name": "embedded", "validation": 0.1, "train_size": 2000}
+    cifar10: dict[str, Any] = {"name": "cifar10", "validation": 0.1, "train_size": 5000, "test_size": 2000}
+
+    def tier(
+        of: dict[str, Any],
+        recipe: Recipe,
+        seconds: float,
+        runs: list[tuple[str, dict[str, Setting]]],
+        network: str = "small",
+    ) -> Iterator[Run]:
+        """Three seeds; ``seconds`` of an epoch of cross-entropy, and ten for the measures."""
+        for seed, (objective, settings) in product(range(3), runs):
+            cost = 10 + times.get(objective, 1.0) * seconds * recipe.epochs
+            yield Run("3_automix", "cpu", objective, network, of, recipe, cost, settings, seed)
+
+    def thrice(recipe: Recipe) -> Recipe:
+        return replace(recipe, epochs=3 * recipe.epochs, evaluate_every=3 * recipe.evaluate_every)
+
+    yield from tier(embedded, plain, 0.4, methods)
+    yield from tier(cifar10, crop, 1.8, methods)
+    yield from tier(embedded, thrice(plain), 0.4, longer)
+    yield from tier(embedded, plain, 0.4, [("AutoMix", change) for change in changes])
+    yield from tier(cifar10, thrice(crop), 1.8, longer)
+    adam = replace(plain, epochs=20, optimizer="adam", lr=1e-3, weight_decay=0.0, warmup=0.1)
+    yield from tier(embedded, adam, 1.6, methods[:4], "vit")
+
+    paper = Recipe.preset("openmixup/cifar", evaluate_every=10)
+    of_paper: list[tuple[str, dict[str, Setting]]] = [
+        *((name, {} if name == "AutoMix" else settings) for name, settings in methods),
+        ("AutoMix", {"policy": "mixup"}),
+        ("AutoMix", {"policy": "cutmix"}),
+        ("AutoMix", {"pipeline": False}),
+    ]
+    for seed, name, (objective, settings) in product(range(3), ("cifar100", "cifar10"), of_paper):
+        settings = {"size": 16} if objective == "Cutout" and name == "cifar10" else settings
+        cost = 1500 * times.get(objective, 1.0)
+        yield Run("3_automix", "paper", objective, "resnet18", {"name": name}, paper, cost, settings, seed)
+    for seed, (objective, settings) in product(range(3), of_paper[:4]):
+        cost = 6000 * times.get(objective, 1.0)
+        yield Run("3_automix", "paper", objective, "resnext50", {"name": "cifar100"}, paper, cost, settings, seed)
 
 
 @contextmanager

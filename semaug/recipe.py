@@ -156,4 +156,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "augment": "crop+flip",
         "padding_mode": "zeros",
     },
+    # Liu et al. (ECCV 2022), the CIFAR benchmark of the released code (openmixup), the shortest of its lengths.
+    "openmixup/cifar": {"epochs": 200, "batch_size": 100, "nesterov": False, "augment": "crop+flip"},
 }

@@ -44,6 +44,16 @@ def test_a_run_is_done_when_its_record_is_there(tmp_path, capsys):
     assert [line.split()[0] for line in lines] == ["there", "missing", "missing:"]
 
 
+def test_runs_of_notebook_3_are_measured_beside_accuracy(tmp_path):
+    run = replace(RUN, notebook="3_automix", objective="Mixup", settings={})
+    record = run.execute("cpu")
+    assert run.done()
+    assert record.metrics.keys() >= {"test_accuracy", "ece", "mce", "corruption_accuracy"}
+    assert len(record.curves["fgsm_accuracy"]) == len(record.curves["fgsm_epsilon"]) == 5
+    assert sum(record.curves["reliability_count"]) == 100
+    assert records.load(tmp_path, objective="Mixup") == [record]
+
+
 def test_minutes_run_what_is_missing_and_fits(capsys):
     RUN.execute("cpu")
     ledger.main(["--minutes", "0.001", "--device", "cpu"])

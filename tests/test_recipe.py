@@ -36,6 +36,13 @@ def test_sla_preset_is_the_papers():
     assert (recipe.augment, recipe.padding, recipe.padding_mode) == ("crop+flip", 4, "zeros")
 
 
+def test_openmixup_preset_is_the_benchmarks():
+    recipe = Recipe.preset("openmixup/cifar")
+    assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.weight_decay) == (200, 100, 0.1, 1e-4)
+    assert (recipe.optimizer, recipe.momentum, recipe.nesterov, recipe.schedule) == ("sgd", 0.9, False, "cosine")
+    assert (recipe.augments, recipe.padding, recipe.padding_mode) == (("crop", "flip"), 4, "reflect")
+
+
 def test_isda_preset_is_the_papers():
     recipe = Recipe.preset("isda/resnet")
     total = 160
