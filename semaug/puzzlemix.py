@@ -2,19 +2,23 @@ r"""PuzzleMix and Co-Mixup: masks that keep what is salient of every image, by d
 
 Saliency is $s = \sqrt{\mathrm{mean}_c\, (\partial\, \mathrm{CE}(f(x), y) / \partial x)^2}$, in blocks that sum to 1.
 
-**PuzzleMix.** Of a pair, block $i$ shows the share $z_i \in \{0, 1/(m-1), \dots, 1\}$ of the image and $1 - z_i$ of its
-partner. The mask loses little saliency, changes little between neighbours, less where what would meet there differs,
-and keeps about the ratio $\lambda$:
+**PuzzleMix.** Of a pair, block $i$ of $n = b^2$ shows the share $z_i \in \{0, 1/(m-1), \dots, 1\}$ of the image and
+$1 - z_i$ of its partner. The mask loses little saliency, keeps about the ratio $\lambda$, changes little between
+neighbours, and least where what would meet there differs:
 
 $$\min_z\; \sum_i \bigl[ (1 - z_i)\, s_i + z_i\, s_{\pi,i} - \tfrac{\eta}{n} \log p_\lambda(z_i) \bigr]
-  + \sum_{i \sim j} w_{ij} (z_i - z_j)^2 + \text{(what } \phi \text{ adds to } s), \qquad w_{ij} \ge 0, \tag{40}$$
+  + \beta' \sum_{i \sim j} \bigl[ (z_i - z_j)^2 + \gamma\, \phi_{ij}(z_i, z_j) \bigr], \tag{40}$$
 
-$p_\lambda$ binomial in $m - 1$ draws. $w_{ij} = \beta' (1 + \gamma \Delta_{ij})$, $\beta' = \beta / (16\, b)$ for b x b
-blocks, where $\Delta_{ij}$ is half of how much more the two images differ across the border from each other than from
-themselves; half of the differences themselves, times $\beta' \gamma$, goes into $s$. The pairwise cost is convex in
-$z_i - z_j$, so (40) is one minimal cut of a graph with $m - 1$ nodes a block (H. Ishikawa, TPAMI 2003,
-https://doi.org/10.1109/TPAMI.2003.1233908), and solved exactly, by scipy's maximal flow; the released code comes near
-to it by swaps of two labels. Then each image is transported: its blocks are permuted so that salient ones come to where
+$p_\lambda$ binomial in $m - 1$ draws, $\beta' = \beta / (16\, b)$, $\phi_{ij}$ the distance $d_{z_i z_j}$ at the border
+of what both blocks show where each shows one image, and for the shares between, as released,
+
+$$\phi_{ij} = \tfrac{z_i}2 (d_{10} + d_{11}) + \tfrac{1 - z_i}2 (d_{01} + d_{00}) + \tfrac{z_j}2 (d_{01} + d_{11})
+  + \tfrac{1 - z_j}2 (d_{10} + d_{00}) + \Delta (z_i - z_j)^2 - \tfrac{d_{10} + d_{01}}2,$$
+
+$2 \Delta = d_{10} + d_{01} - d_{11} - d_{00} \ge -2$. So all that depends on pairs is a square with a weight of
+$\beta' (1 - \gamma)$ at least, which makes (40) one minimal cut of a graph with $m - 1$ nodes a block (H. Ishikawa,
+"Exact optimization for Markov random fields with convex priors", TPAMI 2003), solved exactly by scipy's maximal flow;
+the released code comes near to it by swaps of two labels. Then each image is transported: its blocks are permuted so that salient ones come to where
 the mask shows them, at a cost $\epsilon_t$ times the squared distance,
 
 $$\min_{\Pi}\; \sum_{ij} \Pi_{ij} \bigl( \epsilon_t\, d_{ij}^2 - s_i\, [z_j > 0] \bigr), \tag{41}$$

@@ -84,8 +84,12 @@ def energy(z, s, partner, differences, lam, labels, beta, gamma, eta):
         one, two = z.ravel()[i], z.ravel()[j]
         neither, second, first, both = (each[e] for each in differences)
         total += scale * (one - two) ** 2
-        if labels == 2:  # of shares between, (40) takes what is between
-            total += scale * gamma * {(0, 0): neither, (0, 1): second, (1, 0): first, (1, 1): both}[int(one), int(two)]
+        phi = one * (first + both) + (1 - one) * (second + neither) + two * (second + both)
+        phi = (phi + (1 - two) * (first + neither) - first - second) / 2
+        phi += (first + second - both - neither) / 2 * (one - two) ** 2
+        if labels == 2:
+            assert phi == pytest.approx({(0, 0): neither, (0, 1): second, (1, 0): first, (1, 1): both}[one, two])
+        total += scale * gamma * phi
     return total
 
 
@@ -95,12 +99,11 @@ def test_the_mask_is_the_best_of_all(b, labels, seed):
     random = np.random.default_rng(seed)
     s, partner = (each / each.sum() for each in random.random((2, b, b)))
     differences = tuple(random.random((4, len(grid_pairs(b, b)))))
-    gamma = 0.9 if labels == 2 else 0.0
-    options = {"labels": labels, "beta": 3.0, "gamma": gamma, "eta": 0.2}
+    options = {"labels": labels, "beta": 3.0, "gamma": 0.9, "eta": 0.2}
     mask = puzzlemix.puzzle_mask(s, partner, differences, 0.3, **options)
 
     def cost(z):
-        return energy(np.array(z).reshape(b, b), s, partner, differences, 0.3, labels, 3.0, gamma, 0.2)
+        return energy(np.array(z).reshape(b, b), s, partner, differences, 0.3, labels, 3.0, 0.9, 0.2)
 
     best = min(map(cost, itertools.product(np.linspace(0, 1, labels), repeat=b * b)))
     assert cost(mask) == pytest.approx(best, abs=1e-6)

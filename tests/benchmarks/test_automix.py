@@ -18,6 +18,7 @@ from semaug import networks
 from semaug.automix import AutoMix, stage_maps
 from semaug.mixup import CutMix, ManifoldMixup, MixStyle, Mixup, ResizeMix, SaliencyMix
 from semaug.objective import CrossEntropy, Step
+from semaug.puzzlemix import PuzzleMix
 
 N = 16
 
@@ -91,7 +92,7 @@ def test_block_over_cross_entropy(benchmark, stage):
 
 
 @pytest.mark.benchmark(group="mixup: a step over that of cross-entropy", timer=time.process_time)
-@pytest.mark.parametrize("method", [Mixup, CutMix, ResizeMix, SaliencyMix, ManifoldMixup, MixStyle])
+@pytest.mark.parametrize("method", [Mixup, CutMix, ResizeMix, SaliencyMix, ManifoldMixup, MixStyle, PuzzleMix])
 def test_mixing_over_cross_entropy(benchmark, method):
     ours, theirs = training(method(networks.resnet18(10))), training(CrossEntropy(networks.resnet18(10)))
     mine, others = interleaved(benchmark, ours, theirs, 5, 1)
