@@ -357,6 +357,7 @@ def sla_runs() -> Iterator[Run]:
     photos = cifar10 | {"train_size": 5000}, crop, 2.0
     for of, recipe, seconds in (clothes, digits, figures):
         yield from tier(of, recipe, seconds, "rotation", ways, (1, 4))
+    yield from tier(*clothes, "rotation", [("SLA", {**distilled, "distillation": 0.0})])
 
     def of_views(of: dict[str, Any], recipe: Recipe, seconds: float, *views: str) -> Iterator[Run]:
         for transforms in views:
@@ -417,17 +418,20 @@ def gvae_runs() -> Iterator[Run]:
     figures: dict[str, Any] = {"name": "shapes", "validation": 0.1, "train_size": 2000}
     faces: dict[str, Any] = {"name": "lfw64", "validation": 0.1, "train_size": 1500}
     photos: dict[str, Any] = {"name": "cifar10", "validation": 0.1, "train_size": 3000}
-    learning: list[tuple[Any, ...]] = [  # set, network, recipe, seconds, seeds
-        (embedded, "autoencoder16", adam, 70.0, 5),
-        (digits, "autoencoder16", adam, 70.0, 3),
-        (faces, "autoencoder64", brief, 160.0, 3),
-        (figures, "autoencoder16", adam, 90.0, 3),
-        (photos, "autoencoder64", short, 100.0, 3),
+    learning: list[tuple[Any, ...]] = [  # set, network, recipe, class weight (about as the pixels), seconds, seeds
+        (embedded, "autoencoder16", adam, 30.0, 70.0, 5),
+        (digits, "autoencoder16", adam, 30.0, 70.0, 3),
+        (faces, "autoencoder64", brief, 300.0, 200.0, 3),
+        (figures, "autoencoder16", adam, 100.0, 90.0, 3),
+        (photos, "autoencoder64", short, 100.0, 100.0, 3),
     ]
     training = (embedded, adam, 80.0), (embedded | {"train_size": 500}, long, 40.0)
     for seeds in (range(1), range(1, 3), range(3, 5)):  # a first look at everything
-        for (of, network, recipe, seconds, limit), seed, (objective, settings) in product(learning, seeds, three):
+        for (of, network, recipe, weight, seconds, limit), seed, (objective, settings) in product(
+            learning, seeds, three
+        ):
             if seed < limit:
+                settings = settings | ({"class_weight": weight} if objective == "GVAE" else {})
                 yield Run("2_gvae", "cpu", objective, network, of, recipe, seconds, settings, seed)
         for (of, recipe, seconds), seed, settings in product(training, seeds, arms):
             cost = seconds if settings["method"] in METHODS else seconds / 3
