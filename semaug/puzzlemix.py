@@ -18,8 +18,8 @@ $$\phi_{ij} = \tfrac{z_i}2 (d_{10} + d_{11}) + \tfrac{1 - z_i}2 (d_{01} + d_{00}
 $2 \Delta = d_{10} + d_{01} - d_{11} - d_{00} \ge -2$. So all that depends on pairs is a square with a weight of
 $\beta' (1 - \gamma)$ at least, which makes (40) one minimal cut of a graph with $m - 1$ nodes a block (H. Ishikawa,
 "Exact optimization for Markov random fields with convex priors", TPAMI 2003), solved exactly by scipy's maximal flow;
-the released code comes near to it by swaps of two labels. Then each image is transported: its blocks are permuted so that salient ones come to where
-the mask shows them, at a cost $\epsilon_t$ times the squared distance,
+the released code comes near to it by swaps of two labels. Then each image is transported: its blocks are permuted so
+that salient ones come to where the mask shows them, at a cost $\epsilon_t$ times the squared distance,
 
 $$\min_{\Pi}\; \sum_{ij} \Pi_{ij} \bigl( \epsilon_t\, d_{ij}^2 - s_i\, [z_j > 0] \bigr), \tag{41}$$
 

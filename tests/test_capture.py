@@ -34,7 +34,7 @@ class Played:
         return self.function()
 
 
-@pytest.mark.parametrize("name", ["CrossEntropy", "ISDA", "MetaSAug", "SLA"])
+@pytest.mark.parametrize("name", ["CrossEntropy", "ISDA", "MetaSAug", "SLA", "CutMix", "AutoMix"])
 def test_the_loop_sets_all_that_differs_between_steps(name, monkeypatch):
     """Rates, rows and progress come in tensors: training by them is training by plain values."""
     of = data.load("embedded", train_size=300, test_size=100, meta=10)
