@@ -412,7 +412,7 @@ def gvae_runs() -> Iterator[Run]:
     arms += [{"method": "gvae", **gvae}, {"method": "gvae", **gvae, "residual": True}]
 
     adam = Recipe(epochs=30, batch_size=64, optimizer="adam", lr=3e-3, schedule="linear", weight_decay=0.0)
-    long, short, brief = (replace(adam, epochs=epochs) for epochs in (60, 20, 15))
+    long, fine = replace(adam, epochs=60), replace(adam, batch_size=32)  # steps, not images, are what 64 pixels lack
     embedded: dict[str, Any] = {"name": "embedded", "validation": 0.1, "train_size": 2000}
     digits: dict[str, Any] = {"name": "mnist", "validation": 0.1, "train_size": 2000}
     figures: dict[str, Any] = {"name": "shapes", "validation": 0.1, "train_size": 2000}
@@ -421,16 +421,16 @@ def gvae_runs() -> Iterator[Run]:
     learning: list[tuple[Any, ...]] = [  # set, network, recipe, class weight (about as the pixels), seconds, seeds
         (embedded, "autoencoder16", adam, 30.0, 70.0, 5),
         (digits, "autoencoder16", adam, 30.0, 70.0, 3),
-        (faces, "autoencoder64", brief, 300.0, 200.0, 3),
-        (figures, "autoencoder16", adam, 100.0, 90.0, 3),
-        (photos, "autoencoder64", short, 100.0, 100.0, 3),
+        (faces, "autoencoder64", replace(fine, epochs=25), 300.0, 280.0, 3),
+        (figures, "autoencoder16", fine, 100.0, 90.0, 3),
+        (photos, "autoencoder64", replace(fine, epochs=20), 100.0, 110.0, 3),
     ]
     training = (embedded, adam, 80.0), (embedded | {"train_size": 500}, long, 40.0)
     for seeds in (range(1), range(1, 3), range(3, 5)):  # a first look at everything
         for (of, network, recipe, weight, seconds, limit), seed, (objective, settings) in product(
             learning, seeds, three
         ):
-            if seed < limit:
+            if seed < limit and not (of is faces and objective == "ConditionalVAE"):
                 settings = settings | ({"class_weight": weight} if objective == "GVAE" else {})
                 yield Run("2_gvae", "cpu", objective, network, of, recipe, seconds, settings, seed)
         for (of, recipe, seconds), seed, settings in product(training, seeds, arms):
