@@ -460,7 +460,8 @@ def gvae_runs() -> Iterator[Run]:
 def mixing_runs() -> Iterator[Run]:
     """Notebook 3: all that mix, under one budget; then AutoMix with one thing changed; then other networks.
 
-    AutoMix takes about three times the passes of the others: cross-entropy and mixup are run three times as long too.
+    AutoMix takes about three times the passes of the others: cross-entropy is run three times as long too, and mixup on
+    the embedded set.
     Its copy follows at a momentum that suits some hundred steps, and its block starts with weights (std) of which the
     masks have a shape after a short training at all: chosen by the spread of the masks, not by accuracy.
     """
