@@ -262,6 +262,8 @@ class SLA(DataAugmentation):
     temperature: $T$ of self-distillation into the network's own head, the paper's is 1; None: none, (22). Then the
         network's own head, frozen here, is where the joint head's rows for the identity start from, and takes their
         values after every step: in either case the network alone is single inference.
+    distillation: weight of the last term of (24); at 0 the network's own head learns from labels alone, which tells
+        what distillation adds to them. Needs a temperature.
 
     "aggregated" inference computes of view j the C logits of column j alone, not all C * M.
     """
@@ -275,12 +277,15 @@ class SLA(DataAugmentation):
         inference: Inference = "aggregated",
         temperature: float | None = None,
         accumulate: bool = False,
+        distillation: float = 1.0,
     ) -> None:
         if temperature is not None:
             _check_temperature(temperature)
+        if not 0 <= distillation < math.inf:
+            raise ValueError(f"distillation: got {distillation}; takes a finite number from 0")
         super().__init__(network, transforms, inference, accumulate)
-        self.settings |= {} if temperature is None else {"temperature": temperature}
-        self.temperature, head = temperature, linear_head(network)
+        self.settings |= {} if temperature is None else {"temperature": temperature, "distillation": distillation}
+        self.temperature, self.distillation, head = temperature, distillation, linear_head(network)
         self.joint_head = _head_like(head, head.out_features * self.M)
         if temperature is None:
             head.requires_grad_(False)
@@ -303,7 +308,7 @@ class SLA(DataAugmentation):
                     single = self.network.head(z)
                     distillation = distillation_loss(single, summed / self.M, self.temperature)
                     _add(terms, "distillation", distillation)
-                    part = part + loss(single, target) + distillation
+                    part = part + loss(single, target) + self.distillation * distillation
             yield part
 
     def class_logits(self, features: Tensor, j: int) -> Tensor:

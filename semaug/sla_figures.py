@@ -32,9 +32,10 @@ NAMES = {
     "MultiTask": {"single": "MT", "aggregated": "MT, averaged"},
     "SLA": {"single": "SLA, single", "aggregated": "SLA+AG"},
     "distilled": {"single": "SLA+SD", "aggregated": "SLA+SD+AG"},
+    "labels alone": {"single": "SLA+SD, no KL", "aggregated": "SLA+SD+AG, no KL"},
 }
 """What a method is called by how it infers: in one pass, or in one for every view."""
-WAYS = ("DA", "MT", "SLA, single", "SLA+SD", "DA, averaged", "MT, averaged", "SLA+AG", "SLA+SD+AG")
+WAYS = tuple(names[inference] for inference in ("single", "aggregated") for names in NAMES.values())
 COLOUR = {"cross-entropy": "black", "DA": COLOURS[0], "MT": COLOURS[2], "SLA": COLOURS[1], "SLA+SD": COLOURS[5]}
 """By the first word of a name."""
 
@@ -55,7 +56,8 @@ def inferences(record: Record) -> dict[str, Record]:
         return {f"{ways[settings['inference']]}, {words}" if objective == "LongTailedSLA" else words: record}
     if objective not in NAMES:
         return {BASELINE: record}
-    names = NAMES["distilled" if settings.get("temperature") else objective]
+    distilled = "distilled" if settings.get("distillation", 1.0) else "labels alone"
+    names = NAMES[distilled if settings.get("temperature") else objective]
     result = {}
     for inference, name in names.items():
         metrics = record.metrics | {"test_accuracy": record.metrics[f"{inference}_test_accuracy"]}

@@ -362,6 +362,17 @@ def test_distillation_s_gradient_is_the_difference_of_the_softened_probabilities
     assert teacher.grad is None
 
 
+def test_distillation_of_weight_0_leaves_the_second_head_its_labels():
+    network, (images, target) = Net(width=6).double(), batch()
+    objective = SLA(network, temperature=2.0, distillation=0.0).double()
+    loss, _ = objective(images, target, STEP)
+    z = torch.stack([network.features(torch.rot90(images, j, (2, 3))) for j in range(4)], 1)
+    joint = F.cross_entropy(objective.joint_head(z).flatten(0, 1), joint_labels(target, 4).flatten())
+    torch.testing.assert_close(loss, joint + F.cross_entropy(network.head(z[:, 0]), target))
+    with pytest.raises(ValueError, match=r"distillation: got -1.*takes a finite number from 0"):
+        SLA(Net(width=6), distillation=-1.0)
+
+
 def test_aggregation_is_the_renormalised_geometric_mean_of_the_conditionals_and_not_their_mean():
     joint = torch.randn(4, 3, 15, dtype=torch.float64)
     conditionals = torch.stack([joint[:, j, j::3].softmax(1) for j in range(3)])
@@ -518,7 +529,9 @@ def test_fit_trains_and_records_both_inferences(kind, accumulate):
     assert record.metrics["test_accuracy"] == record.metrics[f"{objective.inference}_test_accuracy"]
     assert "single_validation_accuracy" not in record.metrics
     expected = {"transforms": objective.transforms, "inference": objective.inference, "accumulate": accumulate}
-    assert record.config["settings"] == expected | ({"temperature": 2.0} if kind == "distilled" else {})
+    assert record.config["settings"] == expected | (
+        {"temperature": 2.0, "distillation": 1.0} if kind == "distilled" else {}
+    )
     assert record.curves["train_loss"][1] < record.curves["train_loss"][0]
     assert len(record.curves["class_loss"]) == 2
 
