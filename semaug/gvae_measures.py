@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -250,6 +251,59 @@ def measures(model: Coder, data: Data, device: torch.device | str = "cpu", image
     if shapes.RANGES.keys() <= few.factors.keys():
         found |= {f"alignment_{name}": float(a.max()) for name, a in alignment(model, few.take(slice(0, 300))).items()}
     return found
+
+
+COLUMNS = (-6, -3, 0, 3, 6)
+"""Of the strips that are kept as pictures, in half deviations."""
+
+
+@torch.no_grad()
+def pictures(model: nn.Module, data: Data, rows: int = 6, codes: int = 500) -> dict[str, np.ndarray]:
+    """What the figures of strips and codes need of a trained model, and the numbers of a record cannot hold.
+
+    Nothing for an objective that is no :class:`Coder`. All of it is of test images; R = min(rows, C) of them, the first
+    of each of the first classes. Images are uint8, their last axes (channels, H, W).
+
+    images (R, ...), target (R,); tenth and all: strips (R, 5, ...) at ``COLUMNS``, of the tenth of the coordinates with
+    the largest deviation, and of all. noise (R, ...): decoded codes mu + N(0, I), the author's baseline.
+    directions (min(4, C), 5, ...): the first image moved along the mean deviations of one class and another.
+    plane (N, 2) float32: mean codes of the first ``codes`` images in their first two principal components; share (2,):
+    what of their variance these hold; labels (N,): their classes.
+    """
+    if not isinstance(model, Coder):
+        return {}
+    device = next(model.parameters()).device
+    test = data.test.to(device)
+    some = test.take([int((test.target == c).nonzero()[0]) for c in range(min(rows, data.num_classes))])
+    mean, deviation, target = posterior(model, some)
+    largest = kept(deviation, 0.1)
+    step = COLUMNS[1] - COLUMNS[0]  # columns of ``along`` are half a direction apart
+
+    def strip(mean: Codes, direction: Codes, target: Tensor) -> np.ndarray:
+        return _bytes(model.along(mean, step * direction, COLUMNS[-1] // step, target))
+
+    normal = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0)).to(mean)
+    by_class = class_codes(posterior(model, data.train.to(device)), data.num_classes).deviation[:4]
+    first = mean[:1].expand_as(by_class), by_class, target[:1].expand(len(by_class))
+    seen = posterior(model, test.take(slice(0, codes)))
+    centred = (seen.mean - seen.mean.mean(0)).double()
+    _, singular, axes = torch.linalg.svd(centred, full_matrices=False)
+    share = singular.square() / singular.square().sum()
+    return {
+        "images": some.images.cpu().numpy(),
+        "target": target.cpu().numpy(),
+        "tenth": strip(mean, deviation * largest, target),
+        "all": strip(mean, deviation, target),
+        "noise": _bytes(model.decode(mean + normal, target)),
+        "directions": strip(*first),
+        "plane": (centred @ axes[:2].T).float().cpu().numpy(),
+        "share": share[:2].float().cpu().numpy(),
+        "labels": seen.target.cpu().numpy(),
+    }
+
+
+def _bytes(images: Tensor) -> np.ndarray:
+    return (255 * images).round().byte().cpu().numpy()
 
 
 def kept(deviation: Codes, clip: float) -> Float[Tensor, "N K"]:

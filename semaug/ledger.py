@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import inspect
+import io
 import os
 import sys
 import time
@@ -22,10 +23,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from semaug import data, mixup, networks, records
+from semaug import data, gvae_measures, mixup, networks, records
 from semaug.automix import AutoMix
 from semaug.gvae import GVAE, METHODS, VAE, Augmented, AutoEncoder, ConditionalVAE
 from semaug.imbalance import LongTailed
@@ -65,6 +67,10 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
 MEASURES = {"3_automix": measures}
 """What the records of a notebook's runs say beside accuracy, cross-entropy's too: metrics and curves of the test split.
 """
+
+PICTURES = {"2_gvae": gvae_measures.pictures}
+"""What the figures of a notebook show of a trained objective itself: arrays, kept beside the record of seed 0 in a file
+of its name that ends in .npz. A record holds numbers and no network."""
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "small": networks.small,
@@ -146,7 +152,12 @@ class Run:
             test = of.test.to(next(objective.parameters()).device)
             metrics, curves = MEASURES[self.notebook](objective.predict, test)
             record.metrics, record.curves = record.metrics | metrics, record.curves | curves
-        record.save(folder or records_folder(self.notebook))
+        arrays = PICTURES[self.notebook](objective, of) if self.seed == 0 and self.notebook in PICTURES else {}
+        path = record.save(folder or records_folder(self.notebook))
+        if arrays:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub of **kwds
+            records.write_whole(path.with_suffix(".npz"), buffer.getvalue())
         checkpoint.unlink()
         return record
 
@@ -318,7 +329,8 @@ def long_tail_runs() -> Iterator[Run]:
 def sla_runs() -> Iterator[Run]:
     """Notebook 5: views of every image as data, as a second task and as joint labels, of several sets of images.
 
-    Cross-entropy is run for as many epochs, and for M times as many: as many passes. A run of one objective on views
+    Cross-entropy is run for as many epochs, and for M times as many: as many passes; so are class weights and margins
+    on a long tail. A run of one objective on views
     records both its inferences. Then sets of transformations, where separability before training can be held against
     the accuracy after it; then the long tail.
     """
@@ -361,7 +373,8 @@ def sla_runs() -> Iterator[Run]:
 
     def of_views(of: dict[str, Any], recipe: Recipe, seconds: float, *views: str) -> Iterator[Run]:
         for transforms in views:
-            yield from tier(of, recipe, seconds, transforms, [("DataAugmentation", {}), ("SLA", {})])
+            methods: list[tuple[str, dict[str, Setting]]] = [("DataAugmentation", {}), ("SLA", {})]
+            yield from tier(of, recipe, seconds, transforms, methods, (len(TRANSFORMS[transforms]),))
 
     yield from of_views(*clothes, "rotation2")
     yield from of_views(*figures, "rotation2", "color_perm3", "color_perm")
@@ -373,8 +386,9 @@ def sla_runs() -> Iterator[Run]:
 
     def long_tail(of: dict[str, Any], recipe: Recipe, seconds: float) -> Iterator[Run]:
         yield from tier(of, recipe, seconds, "rotation", tails, (1,))
-        for seed, settings in product(range(5), (weights, margins)):
-            yield Run("5_sla", "cpu", "LongTailed", "small", of, recipe, recipe.epochs * seconds, settings, seed)
+        longer = replace(recipe, epochs=4 * recipe.epochs, evaluate_every=4 * recipe.evaluate_every)
+        for length, seed, settings in product((recipe, longer), range(5), (weights, margins)):
+            yield Run("5_sla", "cpu", "LongTailed", "small", of, length, length.epochs * seconds, settings, seed)
 
     yield from long_tail(embedded | {"imbalance": 100}, replace(plain, epochs=40), 0.5)
     yield from tier(*photos, "rotation", ways, (1, 4))
