@@ -142,8 +142,8 @@ class AutoMix(Objective):
     images have a head of their own. alpha: of Beta(alpha, alpha), from which both ratios of a batch are drawn.
     stage: the maps are those after ``network.stages[stage]`` (0 is the stem). The paper's is the third after the stem
         of a ResNet-18, maps of 8 x 8 pixels; the attention costs with the fourth power of their side.
-    inner, lambda_channel, attention, std: of the :class:`MixBlock`. mask_weight: $\gamma$ at first, falling linearly to
-        0 (the paper does not say how); margin: $\epsilon$. momentum: $m$ at first, see :func:`ema_momentum`; 0: the copy
+    inner, lambda_channel, attention, std: of the :class:`MixBlock`. mask_weight: $\gamma$ at first, linearly to 0 (the
+        paper does not say how); margin: $\epsilon$. momentum: $m$ at first, see :func:`ema_momentum`; 0: the copy
         is the classifier as of the last step.
 
     policy: "block", or "mixup" or "cutmix" in the block's place, as in the source's second ablation; then the copy

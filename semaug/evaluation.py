@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semaug.data import Split
+from semaug.gaussian import at_least_float32
 
 Predict = Callable[[Tensor], Tensor]
 
@@ -169,8 +170,9 @@ def prototype_classifier(
 
     :math:`-\frac12|a - m_c|^2 = m_c^\top a - \frac12|m_c|^2` up to what all classes share: J. Snell, K. Swersky,
     R. Zemel, "Prototypical networks for few-shot learning", NeurIPS 2017, arXiv:1703.05175. Every class in
-    ``range(classes)`` has to be in ``target``.
+    ``range(classes)`` has to be in ``target``. Computed in float32 at least.
     """
+    features = at_least_float32(features)
     mean = torch.zeros(classes, features.shape[1], dtype=features.dtype, device=features.device)
     mean = mean.index_add(0, target, features) / torch.bincount(target, minlength=classes)[:, None]
     return mean, -0.5 * mean.square().sum(1)
@@ -183,11 +185,13 @@ def linear_classifier(
 
     The penalty on the weights is ``ridge`` times the mean squared distance of the features from their mean: the scale
     of the features changes nothing. As in few-shot learning: L. Bertinetto, J. F. Henriques, P. H. S. Torr, A. Vedaldi,
-    "Meta-learning with differentiable closed-form solvers", ICLR 2019, arXiv:1805.08136.
+    "Meta-learning with differentiable closed-form solvers", ICLR 2019, arXiv:1805.08136. Computed in float32 at least.
     """
+    features = at_least_float32(features)
     mean, truth = features.mean(0), F.one_hot(target, classes).to(features.dtype)
     x, y = features - mean, truth - truth.mean(0)
-    penalty = (ridge * x.square().sum(1).mean()).clamp_min(torch.finfo(x.dtype).eps)  # where all are the same
+    penalty = ridge * x.square().sum(1).mean()
+    penalty = torch.where(penalty > 0, penalty, 1)  # where all features are the same
     wide = x.shape[1] > x.shape[0]
     gram = x @ x.T if wide else x.T @ x
     gram.diagonal().add_(penalty)
@@ -220,8 +224,10 @@ def few_shot(
 
     ``records.summary(result.tolist())`` is the mean with a 95% interval: over episodes of this network and these
     images, not over trainings. Raises ValueError for numbers below 1, another classifier, fewer classes than ``ways``,
-    and a class with fewer than ``shots + queries`` images.
+    a class with fewer than ``shots + queries`` images, targets that are not one int64 class an image, and features that
+    are not finite.
     """
+    _check_features(features, target)
     for name, value in {"ways": ways, "shots": shots, "queries": queries, "episodes": episodes}.items():
         if value < 1:
             raise ValueError(f"{name}: got {value}; takes a whole number from 1")
@@ -244,16 +250,31 @@ def few_shot(
     return torch.stack(accuracies)
 
 
-def separability(features: Float[Tensor, "N M A"], generator: torch.Generator, folds: int = 5) -> float:
+def separability(
+    features: Float[Tensor, "N M A"],
+    generator: torch.Generator,
+    folds: int = 5,
+    target: Int64[Tensor, " N"] | None = None,
+) -> float:
     """How well a linear classifier tells the M views of unseen images from each other: 1/M by chance, at most 1.
 
     features: of each view, its pixels (``views(images, name).flatten(2)``) or what an untrained network makes of them:
-    nothing is trained, so this can be known before. Low: the set is an invariance of the data, which data augmentation
-    may use and a label of its own cannot. High: every view has a distribution of its own, which a network has to be
-    forced to forget, and joint labels spare it that. The accuracy is of :func:`linear_classifier`, cross-validated;
-    all views of an image are in one fold, drawn by ``generator``. Raises ValueError for fewer than 2 folds or fewer
-    images than folds.
+    no network is trained, so this can be known before. Low: no linear classifier of these features tells the views
+    apart, as where the set is an invariance of the data, which data augmentation may use and a label of its own cannot
+    (or where it takes more than means to see it: stripes of any phase, standing and lying). High: every view has a
+    distribution of its own, which a network has to be forced to forget, and joint labels spare it that.
+
+    target: classes, for a classifier of views in each, and the mean over images. Without it a turned 6 that is a 9
+    hides: of both classes together the views look alike.
+
+    The accuracy is of :func:`linear_classifier`, cross-validated; all views of an image are in one fold, drawn by
+    ``generator``. Raises ValueError for fewer than 2 folds, fewer images (of a class) than folds, targets that are not
+    one int64 class an image, and features that are not finite.
     """
+    _check_features(features, target)
+    if target is not None:
+        classes = [features[target == c] for c in target.unique()]
+        return sum(len(part) * separability(part, generator, folds) for part in classes) / len(features)
     if not 2 <= folds <= len(features):
         raise ValueError(f"folds: got {folds}; takes 2 to the number of images, {len(features)}")
     N, M, _ = features.shape
@@ -265,6 +286,14 @@ def separability(features: Float[Tensor, "N M A"], generator: torch.Generator, f
         weight, bias = linear_classifier(features[kept].flatten(0, 1), view.repeat(int(kept.sum())), M)
         right += int((F.linear(features[held_out], weight, bias).argmax(2) == view).sum())
     return right / (N * M)
+
+
+def _check_features(features: Tensor, target: Tensor | None) -> None:
+    if target is not None and (target.shape != features.shape[:1] or target.dtype != torch.int64):
+        got = f"{target.dtype} {tuple(target.shape)}"
+        raise ValueError(f"target: got {got}; takes int64 ({len(features)},), a class an image")
+    if not bool(features.isfinite().all()):
+        raise ValueError(f"features: got {int((~features.isfinite()).sum())} numbers that are not finite")
 
 
 @contextmanager

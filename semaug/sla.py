@@ -110,14 +110,19 @@ def color_permutations(images: Images) -> Views:
 
 
 def joint_labels(target: Int64[Tensor, " N"], M: int) -> Int64[Tensor, "N M"]:
-    """The label $y M + j$ of every view, which counts the pairs (class, transformation)."""
+    """The label $y M + j$ of every view, which counts the pairs (class, transformation).
+
+    Raises ValueError for targets that are not class numbers, (N,) int64.
+    """
+    if target.ndim != 1 or target.dtype != torch.int64:
+        raise ValueError(f"target: got {target.dtype} {tuple(target.shape)}; takes class numbers, int64 (N,)")
     return target[:, None] * M + torch.arange(M, device=target.device)
 
 
 def sla_loss(joint_logits: Float[Tensor, "N M CM"], target: Int64[Tensor, " N"]) -> Float[Tensor, ""]:
     """The loss (22) in nats, mean over images and views; ``joint_logits[n, j]`` are the C*M logits of view j.
 
-    Raises ValueError where the last axis is no multiple of the number of views.
+    Raises ValueError where the last axis is no multiple of the number of views, and as :func:`joint_labels`.
     """
     labels = joint_labels(target, _check_joint(joint_logits))
     return _cross_entropy(joint_logits.flatten(0, 1), labels.flatten())
@@ -152,10 +157,10 @@ class DataAugmentation(Objective):
     network: gives ``features(images)`` (N, A) and has ``head``, a Linear from A to C (room ``networks``).
     transforms: a set of ``TRANSFORMS``. inference: what ``predict`` gives: "single", the network's own logits of the
         image as it is, or "aggregated", the mean of the class logits of its M views, in M passes.
-    accumulate: one view after the other, with the memory of one of them: gradients are taken inside ``forward``. The
-        same to rounding, except for BatchNorm: there each view is normalised by its own statistics in place of those
-        of all views together, and the running ones are updated M times a step, by the identity last. The loss then
-        differentiates once.
+    accumulate: one view after the other, with the memory of one of them: gradients are taken inside ``forward``, those
+        of parameters alone. The same to rounding, except for BatchNorm: there each view is normalised by its own
+        statistics in place of those of all views together, and the running ones are updated M times a step, by the
+        identity last. The loss then differentiates once.
 
     Logs ``class_loss``, the cross-entropy of the class where the transformation is known: the same in all three.
     """
@@ -178,17 +183,24 @@ class DataAugmentation(Objective):
         self.transforms, self.inference, self.accumulate = transforms, inference, accumulate
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of all views of a batch; raises ValueError for soft targets and images that do not fit the set."""
-        if target.ndim != 1:
-            raise ValueError(f"target must be class numbers (N,), views take no soft ones; got {tuple(target.shape)}")
+        """The loss of all views of a batch.
+
+        Raises ValueError for soft targets, images that do not fit the set, and, with ``accumulate``, images that ask
+        for a gradient.
+        """
+        joint_labels(target, self.M)
         terms: dict[str, Tensor] = {}
         loss = self.loss_of(target, step)
         if self.accumulate:
             each = (self.network.features(transform(images)) for transform in reversed(TRANSFORMS[self.transforms]))
             parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-            return _Accumulated.apply(self.view_losses(each, target, loss, terms), *parameters), terms
-        features = self.network.features(views(images, self.transforms).flatten(0, 1))
-        each = reversed(features.unflatten(0, (len(images), self.M)).unbind(1))
+            if torch.is_grad_enabled() and parameters:
+                if images.requires_grad:
+                    raise ValueError("images: got some that ask for a gradient; accumulate=True takes none")
+                return _Accumulated.apply(self.view_losses(each, target, loss, terms), *parameters), terms
+        else:
+            features = self.network.features(views(images, self.transforms).flatten(0, 1))
+            each = reversed(features.unflatten(0, (len(images), self.M)).unbind(1))
         return torch.stack(list(self.view_losses(each, target, loss, terms))).sum(), terms
 
     def loss_of(self, target: Tensor, step: Step) -> Loss:
@@ -283,12 +295,14 @@ class SLA(DataAugmentation):
             _check_temperature(temperature)
         if not 0 <= distillation < math.inf:
             raise ValueError(f"distillation: got {distillation}; takes a finite number from 0")
+        if temperature is None and distillation != 1:
+            raise ValueError(f"temperature: got None for distillation {distillation}; takes a finite number above 0")
         super().__init__(network, transforms, inference, accumulate)
         self.settings |= {} if temperature is None else {"temperature": temperature, "distillation": distillation}
         self.temperature, self.distillation, head = temperature, distillation, linear_head(network)
         self.joint_head = _head_like(head, head.out_features * self.M)
+        head.requires_grad_(temperature is not None)
         if temperature is None:
-            head.requires_grad_(False)
             with torch.no_grad():
                 for own, joint in zip(head.parameters(), self.joint_head.parameters(), strict=True):
                     joint[:: self.M] = own
@@ -296,7 +310,11 @@ class SLA(DataAugmentation):
     def view_losses(
         self, features: Iterator[Tensor], target: Tensor, loss: Loss, terms: dict[str, Tensor]
     ) -> Iterator[Tensor]:
-        """The joint label of each view; with the identity, which comes last, what distillation adds."""
+        """The joint label of each view; with the identity, which comes last, what distillation adds.
+
+        Raises ValueError for a joint head whose width is not C * M.
+        """
+        self._check_width()
         labels, summed = joint_labels(target, self.M), torch.zeros((), device=target.device)
         for j, z in zip(reversed(range(self.M)), features, strict=True):
             logits = at_least_float32(self.joint_head(z))
@@ -312,9 +330,18 @@ class SLA(DataAugmentation):
             yield part
 
     def class_logits(self, features: Tensor, j: int) -> Tensor:
-        """Logits (N, C) of the class from the features of view j, by the rows y M + j of the joint head."""
+        """Logits (N, C) of the class from the features of view j, by the rows y M + j of the joint head.
+
+        Raises ValueError for a joint head whose width is not C * M.
+        """
+        self._check_width()
         bias = self.joint_head.bias
         return F.linear(features, self.joint_head.weight[j :: self.M], None if bias is None else bias[j :: self.M])
+
+    def _check_width(self) -> None:
+        classes, width = self.network.head.out_features, self.joint_head.out_features
+        if width != classes * self.M:
+            raise ValueError(f"joint_head: got {width} rows; takes {classes} classes x {self.M} transformations")
 
     def after_step(self, step: Step) -> None:
         """Without distillation: the network's own head becomes the joint head's rows for the identity."""
@@ -427,7 +454,7 @@ def _known(transforms: str) -> tuple[Transform, ...]:
 
 def _check_joint(joint_logits: Tensor) -> int:
     """M; raises ValueError unless it divides the width."""
-    if joint_logits.ndim != 3 or joint_logits.shape[2] % joint_logits.shape[1]:
+    if joint_logits.ndim != 3 or 0 in joint_logits.shape[1:] or joint_logits.shape[2] % joint_logits.shape[1]:
         raise ValueError(
             f"joint_logits: got shape {tuple(joint_logits.shape)}; takes (N, M, C * M), C classes x M transformations"
         )

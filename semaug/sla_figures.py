@@ -49,15 +49,18 @@ def inferences(record: Record) -> dict[str, Record]:
     A record has accuracies by class for the inference of its ``predict`` alone; of the other they are empty.
     """
     objective, settings = record.config["objective"], record.config["settings"]
+    words = ""
     if objective in ("LongTailed", "LongTailedSLA"):
-        loss = {"normalised": False} | settings
-        words = longtail_figures.method({"objective": "LongTailed", "settings": loss})
-        ways = {"single": "SLA, single", "aggregated": "SLA+AG"}
-        return {f"{ways[settings['inference']]}, {words}" if objective == "LongTailedSLA" else words: record}
-    if objective not in NAMES:
+        words = longtail_figures.method({"objective": "LongTailed", "settings": {"normalised": False} | settings})
+    if objective == "LongTailed":
+        return {words: record}
+    if objective not in (*NAMES, "LongTailedSLA"):
         return {BASELINE: record}
     distilled = "distilled" if settings.get("distillation", 1.0) else "labels alone"
-    names = NAMES[distilled if settings.get("temperature") else objective]
+    names = NAMES[distilled if settings.get("temperature") else objective.removeprefix("LongTailed")]
+    if settings.get("temperature", 1.0) != 1:
+        words = ", ".join(filter(None, [words, f"T = {settings['temperature']:g}"]))
+    names = {inference: ", ".join(filter(None, [name, words])) for inference, name in names.items()}
     result = {}
     for inference, name in names.items():
         metrics = record.metrics | {"test_accuracy": record.metrics[f"{inference}_test_accuracy"]}
@@ -96,12 +99,20 @@ def studies(found: Iterable[Record], transforms: str = "rotation", long_tail: bo
 
 
 def _study(group: list[Record]) -> Study:
-    """Its runs by method, in order of seed: ``BASELINE``, what stands beside it, ``WAYS``, SLA with a weighted loss."""
-    epochs, study = min(record.config["recipe"]["epochs"] for record in group), Study()
+    """Its runs by method, in order of seed: ``BASELINE``, what stands beside it, ``WAYS``, SLA with a weighted loss.
+
+    Raises ValueError where a method has two runs of one seed, of ``accumulate`` and not, say.
+    """
+    viewed = [record for record in group if "transforms" in record.config["settings"]]
+    epochs, study = min(record.config["recipe"]["epochs"] for record in viewed or group), Study()
     for record in sorted(group, key=lambda record: record.seed):
         times = record.config["recipe"]["epochs"] / epochs
         for name, version in inferences(record).items():
             study.setdefault(name if times == 1 else f"{name}, {times:g}x epochs", []).append(version)
+    for name, runs in study.items():
+        seeds = [record.seed for record in runs]
+        if len(seeds) != len(set(seeds)):
+            raise ValueError(f"{name!r}: got seeds {seeds}; takes each seed once")
     places = {BASELINE: -1} | {name: at for at, name in enumerate(WAYS, start=1)}
     names = sorted(study, key=lambda name: (places.get(name, 99 if name.startswith("SLA") else 0), name))
     return {name: study[name] for name in names}
@@ -117,18 +128,22 @@ def _key(record: Record) -> str:
     return json.dumps([of, config["network"], recipe, where], sort_keys=True)
 
 
+def test_points(record: Record) -> float:
+    """Test accuracy in points."""
+    return 100 * record.metrics["test_accuracy"]
+
+
 def gains(
-    runs: Sequence[Record], baseline: Sequence[Record], score: Callable[[Record], float] | None = None
+    runs: Sequence[Record], baseline: Sequence[Record], score: Callable[[Record], float] = test_points
 ) -> list[float]:
-    """Differences from the baseline in points on the seeds that both have, in their order; of the test accuracy, or of
-    another score in [0, 1]. Raises ValueError where a side holds a seed twice.
+    """Differences of a score from the baseline on the seeds that both have, in their order. Raises ValueError where a
+    side holds a seed twice.
     """
-    score = score or (lambda record: record.metrics["test_accuracy"])
     sides = [{record.seed: score(record) for record in side} for side in (runs, baseline)]
     for name, side, values in zip(("runs", "baseline"), (runs, baseline), sides, strict=True):
         if len(side) != len(values):
             raise ValueError(f"{name}: got seeds {[record.seed for record in side]}; takes each seed once")
-    return [100 * (sides[0][seed] - sides[1][seed]) for seed in sorted(sides[0].keys() & sides[1].keys())]
+    return [sides[0][seed] - sides[1][seed] for seed in sorted(sides[0].keys() & sides[1].keys())]
 
 
 def _needed(studies: dict[str, Study], what: str) -> dict[str, Study]:
@@ -160,7 +175,7 @@ def forest(lines: Mapping[str, Mapping[str, Values]], xlabel: str, shown: Sequen
         for axes, (title, values) in zip(axes_of, columns.items(), strict=False):
             for row, name in enumerate(rows[line]):
                 if values.get(name):
-                    _row(axes, row, name if name.split(",")[0].removesuffix("+AG") in COLOUR else title, values[name])
+                    _row(axes, row, name if _first(name) in COLOUR else title, values[name])
             counts = sorted({len(each) for each in values.values()})
             n = f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
             axes.axvline(0, color=GREY, linewidth=1)
@@ -175,11 +190,20 @@ def forest(lines: Mapping[str, Mapping[str, Values]], xlabel: str, shown: Sequen
 
 
 def _row(axes: Axes, row: int, name: str, values: Sequence[float]) -> None:
-    result, colour = summary(values), COLOUR.get(name.split(",")[0].removesuffix("+AG"), COLOURS[3])
-    many = "+AG" in name or name.endswith("averaged")
+    result, colour = summary(values), COLOUR.get(_first(name), COLOURS[3])
     axes.plot(values, [row + 0.3] * len(values), "o", color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
-    half, face = result.half_width if result.n > 1 else 0.0, colour if many else "white"
+    half, face = result.half_width if result.n > 2 else 0.0, colour if _many(name) else "white"
     axes.errorbar(result.mean, row, xerr=half, fmt="D", color=colour, markerfacecolor=face, markersize=5, capsize=2.5)
+
+
+def _first(name: str) -> str:
+    """What a name is coloured by: its first word, without its inference."""
+    return name.split(",")[0].removesuffix("+AG")
+
+
+def _many(name: str) -> bool:
+    """Whether it infers in M passes."""
+    return "+AG" in name or "averaged" in name
 
 
 def accuracy(found: Sequence[Record]) -> Picture:
@@ -208,10 +232,10 @@ def inference(found: Sequence[Record]) -> Picture:
 @styled
 def cost(found: Sequence[Record]) -> Picture:
     """Accuracy over passes of training, for every set of transformations; open marks infer in one pass, filled in M."""
-    blocks: dict[str, dict[int, Study]] = {}
+    blocks: dict[str, dict[str, Study]] = {}
     for transforms in TRANSFORMS:
         for title, study in studies(found, transforms).items():
-            blocks.setdefault(title, {})[len(TRANSFORMS[transforms])] = study
+            blocks.setdefault(title, {})[transforms] = study
     if not blocks:
         raise NothingToDraw("cross-entropy and an objective on views, of one set and recipe")
     rows = (len(blocks) + 1) // 2
@@ -222,15 +246,16 @@ def cost(found: Sequence[Record]) -> Picture:
     labels: dict[str, Any] = {}
     for axes, (title, by_views) in zip(grid, blocks.items(), strict=False):
         ticks = {1}
-        for M, study in by_views.items():
+        for transforms, study in by_views.items():
+            M = len(TRANSFORMS[transforms])
             for name, runs in study.items():
                 epochs = runs[0].config["recipe"]["epochs"] / study[BASELINE][0].config["recipe"]["epochs"]
                 passes = round(epochs * (1 if name.startswith(BASELINE) else M))
                 ticks.add(passes)
-                first = name.split(",")[0].removesuffix("+AG")
-                many, shift = "+AG" in name or name.endswith("averaged"), 1 + 0.04 * (list(COLOUR).index(first) - 2)
+                first, many = _first(name), _many(name)
+                shift = 1 + 0.04 * (list(COLOUR).index(first) - 2)
                 result = summary(100 * record.metrics["test_accuracy"] for record in runs)
-                half, colour = result.half_width if result.n > 1 else 0.0, COLOUR[first]
+                half, colour = result.half_width if result.n > 2 else 0.0, COLOUR[first]
                 style = {"color": colour, "markerfacecolor": colour if many else "white", "capsize": 2}
                 mark = axes.errorbar(
                     passes * shift, result.mean, yerr=half, fmt="D" if many else "o", markersize=5, **style
@@ -242,8 +267,11 @@ def cost(found: Sequence[Record]) -> Picture:
     for axes in grid[: len(blocks) : 2]:
         axes.set_ylabel("test accuracy (%)")
     figure.legend(labels.values(), labels, loc="outside upper center", ncols=5, fontsize=8)
-    shown = [record for by_views in blocks.values() for record in _records({str(M): s for M, s in by_views.items()})]
-    caption(figure, shown, "Bars: 95% intervals of the mean. Filled: M passes at inference, open: one.")
+    shown = [record for by_views in blocks.values() for record in _records(by_views)]
+    text = (
+        "Marks of one number of passes are moved apart. Bars: 95% intervals of the mean. Filled: M passes at inference."
+    )
+    caption(figure, shown, text)
     return figure
 
 
@@ -260,7 +288,7 @@ def _curves(blocks: Mapping[str, Study], rows: Mapping[str, tuple[str, Sequence[
                     values = np.array([record.curves[curve] for record in runs])
                     x = np.arange(1, values.shape[1] + 1) * runs[0].config["recipe"]["epochs"] / values.shape[1]
                     scale = 100 if "accuracy" in curve else 1
-                    band(axes, x, scale * values, name, color=COLOUR[name.split(",")[0].removesuffix("+AG")])
+                    band(axes, x, scale * values, name, color=COLOUR[_first(name)])
                     labels.setdefault(name, axes.lines[-1])
             if number == 0:
                 axes.set_title("\n".join(textwrap.wrap(title, 76 // len(blocks))), fontsize=9)
@@ -272,7 +300,8 @@ def _curves(blocks: Mapping[str, Study], rows: Mapping[str, tuple[str, Sequence[
         line[0].set_ylabel(label)
     for axes, study in zip(grid[-1], blocks.values(), strict=True):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel(f"epoch (n = {max(len(runs) for runs in study.values())})")
+        counts = sorted({len(runs) for name, runs in study.items() if any(name in row[1] for row in rows.values())})
+        axes.set_xlabel("epoch (n = {})".format(" to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))))
     figure.legend(labels.values(), labels, loc="outside upper center", ncols=5, fontsize=9)
     caption(figure, _records(blocks), f"Bands: 95% intervals of the mean. {text}")
     return figure
@@ -337,7 +366,7 @@ def imbalance(found: Sequence[Record]) -> Picture:
 
 
 def _of_group(record: Record, group: str) -> float:
-    return longtail_figures.scores(record)[group]
+    return 100 * longtail_figures.scores(record)[group]
 
 
 FIGURES: dict[str, dict[str, Callable[[Sequence[Record]], Picture]]] = {

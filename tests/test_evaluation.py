@@ -272,6 +272,19 @@ def test_separability_of_noise_is_chance_and_of_a_mark_perfect():
     assert evaluation.separability(image, seeded_generator()) == 0.25
 
 
+def test_separability_given_the_class_is_the_mean_over_classes_and_sees_a_six_that_turned_is_a_nine():
+    points = torch.randn(60, 1, 2, generator=seeded_generator()) * 0.1
+    target = torch.arange(3).repeat_interleave(torch.tensor([10, 20, 30]))
+    centre = torch.tensor([[1.0, 0], [-1.0, 0], [0, 1.0]])[target][:, None]
+    features = torch.cat([points + centre, -points - centre], 1)  # turned by 180 degrees, class 0 looks like class 1
+    assert evaluation.separability(features[:30], seeded_generator()) < 0.75, "of both together the views look alike"
+    assert evaluation.separability(features[:30], seeded_generator(), target=target[:30]) == 1
+    noisy, generator = features + torch.randn(60, 2, 2, generator=seeded_generator()), seeded_generator()
+    parts = [evaluation.separability(noisy[target == c], generator) for c in range(3)]
+    expected = (10 * parts[0] + 20 * parts[1] + 30 * parts[2]) / 60
+    assert evaluation.separability(noisy, seeded_generator(), target=target) == pytest.approx(expected)
+
+
 @pytest.mark.usefixtures("unchecked")
 class TestBadInput:
     @pytest.mark.parametrize(
@@ -305,6 +318,8 @@ class TestBadInput:
     def test_folds(self, folds):
         with pytest.raises(ValueError, match=f"folds: got {folds}; takes 2 to the number of images, 10"):
             evaluation.separability(torch.randn(10, 2, 3), seeded_generator(), folds)
+        with pytest.raises(ValueError, match=r"target: got .*\(3,\); takes int64 \(10,\)"):
+            evaluation.separability(torch.randn(10, 2, 3), seeded_generator(), target=torch.zeros(3, dtype=torch.int64))
 
     def test_empty_split(self):
         with pytest.raises(ValueError, match="split: got 0 images; takes at least one"):

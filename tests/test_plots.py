@@ -156,9 +156,10 @@ class TestLines:
             np.testing.assert_allclose([at.min(), at.max()], [low[i], high[i]])
 
     def test_legend_says_n_and_axes_have_names(self):
-        figure = plots.lines([0, 1], {"many": [[0, 1], [1, 2]], "one": torch.tensor([0.0, 1.0])}, "strength", "gain")
-        assert {"many (n = 2)", "one", "strength", "gain"} <= set(words(figure))
-        assert len(figure.axes[0].collections) == 1  # one line is drawn without a band
+        values = {"many": [[0, 1], [1, 2], [1, 1]], "two": [[0, 1], [1, 2]], "one": torch.tensor([0.0, 1.0])}
+        figure = plots.lines([0, 1], values, "strength", "gain")
+        assert {"many (n = 3)", "two (n = 2)", "one", "strength", "gain"} <= set(words(figure))
+        assert len(figure.axes[0].collections) == 1  # one line and two are drawn without a band
 
     @pytest.mark.usefixtures("unchecked")
     @pytest.mark.parametrize("values", [[1, 2, 3], [[1, 2, 3]], np.zeros((2, 2, 2)), []])

@@ -370,7 +370,46 @@ def test_distillation_of_weight_0_leaves_the_second_head_its_labels():
     joint = F.cross_entropy(objective.joint_head(z).flatten(0, 1), joint_labels(target, 4).flatten())
     torch.testing.assert_close(loss, joint + F.cross_entropy(network.head(z[:, 0]), target))
     with pytest.raises(ValueError, match=r"distillation: got -1.*takes a finite number from 0"):
-        SLA(Net(width=6), distillation=-1.0)
+        SLA(Net(width=6), temperature=1.0, distillation=-1.0)
+    with pytest.raises(ValueError, match=r"temperature: got None for distillation 0.0; takes a finite number above 0"):
+        SLA(Net(width=6), distillation=0.0)
+
+
+def test_a_head_frozen_by_one_objective_is_taught_by_the_next():
+    network = Net(width=6)
+    SLA(network)
+    assert not network.head.weight.requires_grad
+    SLA(network, temperature=1.0)
+    assert network.head.weight.requires_grad
+
+
+def test_a_joint_head_of_another_width_is_an_error():
+    objective, (images, target) = SLA(Net(width=6)).double(), batch()
+    objective.joint_head = nn.Linear(objective.joint_head.in_features, 16).double()
+    for use in (lambda: objective(images, target, STEP), lambda: objective.predict(images)):
+        with pytest.raises(ValueError, match=r"joint_head: got 16 rows; takes \d+ classes x 4 transformations"):
+            use()
+
+
+def test_one_view_after_the_other_without_gradients_and_with_those_of_images():
+    objective, (images, target) = SLA(Net(width=6), accumulate=True).double(), batch()
+    plain = SLA(Net(width=6)).double()
+    plain.load_state_dict(objective.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(objective(images, target, STEP)[0], plain(images, target, STEP)[0])
+    with pytest.raises(ValueError, match="images: got some that ask for a gradient; accumulate=True takes none"):
+        objective(images.requires_grad_(), target, STEP)
+    for parameter in objective.parameters():
+        parameter.requires_grad_(False)
+    assert not objective(images.detach(), target, STEP)[0].requires_grad
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("target", [torch.zeros(5, 3), torch.zeros(5, dtype=torch.int32), torch.zeros(5).byte()])
+def test_targets_that_are_no_class_numbers(target):
+    for use in (lambda: joint_labels(target, 4), lambda: sla_loss(torch.zeros(5, 4, 12), target)):
+        with pytest.raises(ValueError, match=r"target: got torch.* takes class numbers, int64 \(N,\)"):
+            use()
 
 
 def test_aggregation_is_the_renormalised_geometric_mean_of_the_conditionals_and_not_their_mean():
@@ -663,7 +702,7 @@ def test_captured_training_there_is_that_of_single_launches(kind, accumulate, mo
             lambda: LongTailedSLA(Net(), torch.tensor([3, 2, 1]), defer=2.0),
             r"defer: got 2.0; takes a fraction in \[0, 1",
         ),
-        (lambda: SLA(Net())(torch.rand(2, 3, 4, 4), torch.rand(2, 3), STEP), "views take no soft ones"),
+        (lambda: SLA(Net())(torch.rand(2, 3, 4, 4), torch.rand(2, 3), STEP), "takes class numbers, int64"),
     ],
 )
 def test_bad_input(call, message):

@@ -82,10 +82,12 @@ def points(axes):
         ("DataAugmentation", {}, ["DA", "DA, averaged"]),
         ("MultiTask", {"inference": "aggregated"}, ["MT", "MT, averaged"]),
         ("SLA", {}, ["SLA, single", "SLA+AG"]),
-        ("SLA", {"temperature": 2.0}, ["SLA+SD", "SLA+SD+AG"]),
+        ("SLA", {"temperature": 1.0}, ["SLA+SD", "SLA+SD+AG"]),
+        ("SLA", {"temperature": 2.0}, ["SLA+SD, T = 2", "SLA+SD+AG, T = 2"]),
+        ("SLA", {"temperature": 1.0, "distillation": 0.0}, ["SLA+SD, no KL", "SLA+SD+AG, no KL"]),
         ("LongTailed", {"normalised": False, **LOSSES["ce"]}, ["CE-DRW"]),
-        ("LongTailedSLA", {"inference": "aggregated", **LOSSES["ce"]}, ["SLA+AG, CE-DRW"]),
-        ("LongTailedSLA", LOSSES["ldam"], ["SLA, single, LDAM-DRW"]),
+        ("LongTailedSLA", {"inference": "aggregated", **LOSSES["ce"]}, ["SLA, single, CE-DRW", "SLA+AG, CE-DRW"]),
+        ("LongTailedSLA", LOSSES["ldam"], ["SLA, single, LDAM-DRW", "SLA+AG, LDAM-DRW"]),
     ],
 )
 def test_a_run_stands_for_each_of_its_inferences(objective, settings, names):
@@ -109,9 +111,28 @@ def test_a_study_holds_one_set_of_transformations_and_longer_cross_entropy(found
     ((_, other),) = sla_figures.studies(found, "rotation2").items()
     assert list(other) == ["cross-entropy", "cross-entropy, 4x epochs", "DA", "DA, averaged"]
     assert sla_figures.studies(found, "color_perm") == {}, "cross-entropy alone is no study"
-    names = ["cross-entropy", "LDAM-DRW", "SLA, single", "SLA+SD", "SLA+AG", "SLA+SD+AG", "SLA+AG, CE-DRW"]
+    names = ["cross-entropy", "LDAM-DRW", "SLA, single", "SLA+SD", "SLA+AG", "SLA+SD+AG"]
+    names += ["SLA+AG, CE-DRW", "SLA, single, CE-DRW"]
     ((_, on_tail),) = sla_figures.studies(found, long_tail=True).items()
     assert list(on_tail) == names
+
+
+def test_a_short_run_on_views_does_not_set_the_length_and_two_of_one_seed_are_an_error(found):
+    short = record("CrossEntropy", 0, 0.5, epochs=2)
+    ((_, study),) = sla_figures.studies([*found, short]).items()
+    assert [run.config["recipe"]["epochs"] for run in study["cross-entropy"]] == [4, 4, 4]
+    assert "cross-entropy, 0.5x epochs" in study
+    with pytest.raises(ValueError, match=r"'DA': got seeds \[0, 0, 1, 2\]; takes each seed once"):
+        sla_figures.studies([*found, record("DataAugmentation", 0, 0.7, 0.7, accumulate=True)])
+
+
+def test_two_sets_of_as_many_views_are_both_in_the_cost(found):
+    other = [
+        record("DataAugmentation", 0, 0.55, 0.65, transforms=name) for name in ("color_perm", "rotation2+color_perm3")
+    ]
+    (axes,) = sla_figures.cost([*found, *other]).axes
+    of_six = [c for c in axes.containers if round(c[0].get_xdata()[0]) == 6]
+    assert len(of_six) == 4
 
 
 def test_a_better_profile_takes_the_place_of_a_lesser_one(found):
