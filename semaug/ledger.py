@@ -369,7 +369,8 @@ def sla_runs() -> Iterator[Run]:
     photos = cifar10 | {"train_size": 5000}, crop, 2.0
     for of, recipe, seconds in (clothes, digits, figures):
         yield from tier(of, recipe, seconds, "rotation", ways, (1, 4))
-    yield from tier(*clothes, "rotation", [("SLA", {**distilled, "distillation": 0.0})])
+    for of, recipe, seconds in (clothes, digits, figures):
+        yield from tier(of, recipe, seconds, "rotation", [("SLA", {**distilled, "distillation": 0.0})])
 
     def of_views(of: dict[str, Any], recipe: Recipe, seconds: float, *views: str) -> Iterator[Run]:
         for transforms in views:

@@ -72,8 +72,8 @@ def inferences(record: Record) -> dict[str, Record]:
 def studies(found: Iterable[Record], transforms: str = "rotation", long_tail: bool = False) -> dict[str, Study]:
     """Runs by method and inference, a study a data set, network and recipe, titled; ``BASELINE`` is the first method.
 
-    Cross-entropy trained for k times the epochs is a method of its own. Of each data set the studies of the best
-    profile that have the baseline and an objective on views.
+    What is trained without views for as many passes, M times the epochs, is a method of its own. Of each data set the
+    studies of the best profile that have the baseline and an objective on views.
     """
     groups: dict[str, list[Record]] = {}
     for record in found:
@@ -82,7 +82,7 @@ def studies(found: Iterable[Record], transforms: str = "rotation", long_tail: bo
         wanted = bool(config["data"].get("imbalance")) == long_tail
         if known and wanted and settings.get("transforms", transforms) == transforms:
             groups.setdefault(_key(record), []).append(record)
-    made = [_study(group) for _, group in sorted(groups.items())]
+    made = [_study(group, len(TRANSFORMS[transforms])) for _, group in sorted(groups.items())]
     viewed = [any("transforms" in run.config["settings"] for runs in study.values() for run in runs) for study in made]
     made = [study for study, seen in zip(made, viewed, strict=True) if BASELINE in study and seen]
     best: dict[str, int] = {}
@@ -98,7 +98,7 @@ def studies(found: Iterable[Record], transforms: str = "rotation", long_tail: bo
     return result
 
 
-def _study(group: list[Record]) -> Study:
+def _study(group: list[Record], M: int) -> Study:
     """Its runs by method, in order of seed: ``BASELINE``, what stands beside it, ``WAYS``, SLA with a weighted loss.
 
     Raises ValueError where a method has two runs of one seed, of ``accumulate`` and not, say.
@@ -107,6 +107,8 @@ def _study(group: list[Record]) -> Study:
     epochs, study = min(record.config["recipe"]["epochs"] for record in viewed or group), Study()
     for record in sorted(group, key=lambda record: record.seed):
         times = record.config["recipe"]["epochs"] / epochs
+        if times not in (1, M):
+            continue
         for name, version in inferences(record).items():
             study.setdefault(name if times == 1 else f"{name}, {times:g}x epochs", []).append(version)
     for name, runs in study.items():
@@ -288,7 +290,8 @@ def _curves(blocks: Mapping[str, Study], rows: Mapping[str, tuple[str, Sequence[
                     values = np.array([record.curves[curve] for record in runs])
                     x = np.arange(1, values.shape[1] + 1) * runs[0].config["recipe"]["epochs"] / values.shape[1]
                     scale = 100 if "accuracy" in curve else 1
-                    band(axes, x, scale * values, name, color=COLOUR[_first(name)])
+                    dashes = "--" if "no KL" in name else "-"
+                    band(axes, x, scale * values, name, color=COLOUR[_first(name)], linestyle=dashes)
                     labels.setdefault(name, axes.lines[-1])
             if number == 0:
                 axes.set_title("\n".join(textwrap.wrap(title, 76 // len(blocks))), fontsize=9)
@@ -324,8 +327,8 @@ def distilled(found: Sequence[Record]) -> Picture:
     """The distilled head against the aggregate, over training."""
     blocks = {t: s for t, s in studies(found).items() if "SLA+SD" in s}
     rows = {
-        "validation accuracy (%)": ("validation_accuracy", (BASELINE, "SLA+AG", "SLA+SD")),
-        "divergence (nats)": ("distillation", ("SLA+SD",)),
+        "validation accuracy (%)": ("validation_accuracy", (BASELINE, "SLA+AG", "SLA+SD", "SLA+SD, no KL")),
+        "divergence (nats)": ("distillation", ("SLA+SD", "SLA+SD, no KL")),
     }
     text = (
         "SLA+AG: aggregate of a network without distillation. Divergence: from the network's own aggregate, training."

@@ -109,7 +109,7 @@ def test_a_study_holds_one_set_of_transformations_and_longer_cross_entropy(found
     assert list(study) == ["cross-entropy", *ROWS]
     assert [record.seed for record in study["DA"]] == [0, 1, 2]
     ((_, other),) = sla_figures.studies(found, "rotation2").items()
-    assert list(other) == ["cross-entropy", "cross-entropy, 4x epochs", "DA", "DA, averaged"]
+    assert list(other) == ["cross-entropy", "DA", "DA, averaged"], "four times the epochs are too many for two views"
     assert sla_figures.studies(found, "color_perm") == {}, "cross-entropy alone is no study"
     names = ["cross-entropy", "LDAM-DRW", "SLA, single", "SLA+SD", "SLA+AG", "SLA+SD+AG"]
     names += ["SLA+AG, CE-DRW", "SLA, single, CE-DRW"]
@@ -121,7 +121,7 @@ def test_a_short_run_on_views_does_not_set_the_length_and_two_of_one_seed_are_an
     short = record("CrossEntropy", 0, 0.5, epochs=2)
     ((_, study),) = sla_figures.studies([*found, short]).items()
     assert [run.config["recipe"]["epochs"] for run in study["cross-entropy"]] == [4, 4, 4]
-    assert "cross-entropy, 0.5x epochs" in study
+    assert list(study) == ["cross-entropy", *ROWS]
     with pytest.raises(ValueError, match=r"'DA': got seeds \[0, 0, 1, 2\]; takes each seed once"):
         sla_figures.studies([*found, record("DataAugmentation", 0, 0.7, 0.7, accumulate=True)])
 
@@ -189,7 +189,7 @@ def test_cost_counts_passes_in_training_by_views_and_epochs(found):
     where = sorted((round(c[0].get_xdata()[0]), round(float(c[0].get_ydata()[0]), 6)) for c in axes.containers)
     assert where.count((2, round(70 + 100 * np.mean(NOISE), 6))) == 1
     assert [passes for passes, _ in where].count(1) == 2, "cross-entropy, once for each set of transformations"
-    assert len(where) == 10 + 4
+    assert len(where) == 10 + 3
 
 
 def test_training_shows_the_joint_and_the_class_loss(found):
