@@ -76,7 +76,7 @@
 # gradient descent. The other notebooks are not needed.
 #
 # You will come away with three tools: how to read a constraint on the weights as a statement about probabilities; what
-# an average of logits is an average *of*; and a number that can be computed before training and tells whether a
+# an average of logits is an average *of*; and a number that can be computed before training and hints whether a
 # transformation should be an invariance or a label.
 #
 # The notebook runs in two to three minutes on a laptop's processor. All settings stand in the next cell.
@@ -101,6 +101,7 @@ import inspect
 import math
 import time
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -174,18 +175,21 @@ print(f"C = {C} classes, M = {M} transformations, {C * M} joint labels")
 assert images.image_shape[1] * 2 == full.image_shape[1]
 
 # %% [markdown]
-# And what is done to them. Look for the classes whose turned images you would still take for an image of *some* class:
-# these are the ones that an invariance confuses.
+# And what is done to them, one column a transformation, the identity first. Look for the classes whose turned images
+# you would take for an image of some *other* class: these are the ones that an invariance confuses.
 
 # %%
 first = [int((images.test.target == c).nonzero()[0]) for c in range(min(C, 5))]
-show(plots.sheet(sla.views(full.test.floats(first), transforms), [full.classes[c] for c in range(len(first))]), "views")
+columns = [f"view {j}" for j in range(M)]
+show(plots.sheet(sla.views(full.test.floats(first), transforms), full.classes[: len(first)], columns), "views")
 
 # %% [markdown]
 # ## 2 · Notation
 #
-# Equations (20) to (24) have the numbers that they have in the package's room `sla`. Letters in brackets are this
-# notebook's own.
+# Equations (20) to (24) have the numbers that they have in the package's module `sla`; letters in brackets are this
+# notebook's own. The figure above is the one of all five notebooks and writes $a$ for $z$, $W$ for $u$. Heads have biases,
+# which the equations leave out. In the blockquotes the note writes $N$ for $C$, and a tilde for what is turned; $N$ in
+# comments of the code is the size of a batch.
 #
 # | symbol | in code | meaning | 中文 |
 # |---|---|---|---|
@@ -199,7 +203,8 @@ show(plots.sheet(sla.views(full.test.floats(first), transforms), [full.classes[c
 # | $\rho_{ij}$ | `softmax` | joint probability of class $i$ and transformation $j$ | 联合分布 |
 # | $s_i$ | `aggregate` | mean logit of class $i$ over the views | 聚合 |
 # | $T$ | `temperature` | temperature of the distillation; the paper's is 1 | 温度 |
-# | $\beta$ | | weight of the distilled head's cross-entropy; 1 in the code | |
+# | $A$ | `num_features` | length of a feature $z$ | 特征维数 |
+# | $P_j$, $P_{agg}$ | | class given view $j$, (c); their aggregate, (23) | 条件概率 |
 # | DA, MT | `DataAugmentation`, `MultiTask` | data augmentation; multi-task | 数据增强，多任务 |
 # | AG, SD | `aggregated`, `single` | aggregated inference; self-distillation | 聚合推理，自蒸馏 |
 
@@ -241,7 +246,9 @@ def separable(x, y):
             rows.append(row.flatten())
     constraints = torch.stack(rows).numpy()
     free = np.zeros(constraints.shape[1])
-    return linprog(free, A_ub=constraints, b_ub=-np.ones(len(constraints)), bounds=(None, None)).status == 0
+    result = linprog(free, A_ub=constraints, b_ub=-np.ones(len(constraints)), bounds=(None, None))
+    assert result.status in (0, 2), "solved, or proven to have no solution; nothing else decides it"
+    return result.status == 0
 
 
 # %% [markdown]
@@ -335,12 +342,16 @@ def figure_separable():
     for axes, (name, (turned, label)) in zip(
         panels, [("before", worlds["class 1 north-east"]), *worlds.items()], strict=True
     ):
+        named = {}  # what is written at each place: both pairs where two clouds coincide
         for k, colour in enumerate((plots.BLUE, plots.RED)):
             for j in range(1 if name == "before" else 4):
                 points = turned[label == k, j]
                 axes.plot(*points.T, "o", color=colour, markersize=3, alpha=0.6)
-                out = 1.75 * points.mean(0) + torch.tensor([0.0, 0.2 - 0.4 * k])
-                axes.annotate(f"({k}, {j})", out.tolist(), ha="center", va="center", fontsize=8, color=colour)
+                eighth = round(math.atan2(*points.mean(0).flip(0)) / (math.pi / 4)) % 8
+                named[eighth] = [*named.get(eighth, []), f"({k}, {j})"]
+        for eighth, pairs in named.items():
+            place = 1.7 * math.cos(eighth * math.pi / 4), 1.7 * math.sin(eighth * math.pi / 4)
+            axes.annotate("\n".join(pairs), place, ha="center", va="center", fontsize=8)
         axes.set(xlim=(-2.4, 2.4), ylim=(-2.4, 2.4), aspect="equal", title=name, xlabel="first coordinate")
     panels[0].set_ylabel("second coordinate")
     return figure
@@ -374,13 +385,29 @@ if dataset == "embedded":
 
 # %% [markdown]
 # So it is on real images: the invariance costs a linear classifier a lot, and joint labels a part of it. (Joint labels
-# pay too: forty regressions share what was a fit for ten.) A *network* can learn features in which the views of a class
-# come together again. What the claim leaves open is whether it should spend itself on that.
+# pay too: the row $(i, 0)$ has to tell class $i$ not from other classes alone, but from its own turned images.) A
+# *network* can learn features in which the views of a class come together again. What the claim leaves open is whether
+# it should spend itself on that.
 #
 # Before any training we can ask how different the views are: how well does a linear classifier tell *them* from each
-# other, on images it has not seen? Chance is $1/M$. This is `evaluation.separability`, cross-validated over images, and
-# it needs no labels. Two sets of images: clothing, which hangs upright in every photograph, and the package's generated
-# shapes, which were drawn at random angles and in random colours.
+# other, on images it has not seen? Chance is $1/M$. This is `evaluation.separability`, cross-validated over images.
+# Should it be asked of all classes together, or within each? Try both on the second world: half a turn takes class 0
+# to class 1 and class 1 to class 0.
+
+# %%
+turned, label = clouds(0, 180, n=40)
+half_turn, asked_of = turned[:, ::2], {}
+asked_of["all classes together"] = evaluation.separability(half_turn, seeded(1))
+asked_of["within each class"] = evaluation.separability(half_turn, seeded(1), target=label)
+for name, value in asked_of.items():
+    print(f"the two views told apart, {name:21s} {value:.2f}, chance 0.50")
+assert asked_of["all classes together"] < 0.75
+assert asked_of["within each class"] == 1
+
+# %% [markdown]
+# Together they look alike, though no invariance is less wanted: the 6 and the 9 hide each other. So it has to be asked
+# within the classes, for which it needs their labels. Now two sets of images: clothing, which hangs upright in every
+# photograph, and the package's generated shapes, which were drawn at random angles and in random colours.
 
 # %%
 drawn = data.load("shapes", train_size=400)
@@ -389,16 +416,18 @@ for name, split in (("clothing", images.train), ("shapes", half(drawn.train))):
     for transform in ("rotation2", "rotation", "color_perm3"):
         if split.floats(slice(0, 1)).shape[1] == 3 or "color" not in transform:
             seen = sla.views(split.floats(slice(0, 400)), transform)
-            telling[name, transform] = evaluation.separability(seen.flatten(2), seeded(1))
+            telling[name, transform] = evaluation.separability(seen.flatten(2), seeded(1), target=split.target[:400])
             chance = f"chance {1 / seen.shape[1]:.2f}"
-            print(f"{name:9s} {transform:12s} views told apart {telling[name, transform]:.2f}, {chance}")
+            print(f"{name:9s} {transform:12s} views told apart within a class {telling[name, transform]:.2f}, {chance}")
 if dataset == "embedded":
     assert telling["clothing", "rotation"] > 0.6 > 0.4 > telling["shapes", "rotation"]
 
 # %% [markdown]
-# Turned clothes are a distribution of their own. Turned shapes are not: a turned shape *is* a shape as drawn. There the
-# joint label asks for something that cannot be known, and DA asks for something that is true. That is a prediction,
-# made before training; section 9 tests it in the records.
+# Turned clothes are a distribution of their own. Turned shapes are not: the generator draws the angle uniformly, so a
+# turned shape *is* a shape as drawn. There the joint label asks for something that cannot be known, and DA asks for
+# something that is true. That is a prediction, made before training; section 9 holds it against the records. It is a
+# hint, no more: that views *can* be told apart says that a label is possible, not that a network learns anything of
+# use by it (exercise 4).
 #
 # ### Step 3 · The losses
 #
@@ -411,9 +440,15 @@ if dataset == "embedded":
 # $$\mathcal L_{MT} = \frac1M \sum_j \big[\mathrm{CE}(u z_j, y) + \mathrm{CE}(v z_j, j)\big], \tag{21}$$
 # $$\mathcal L_{SLA} = \frac1M \sum_j \mathrm{CE}(w z_j, (y, j)). \tag{22}$$
 #
-# **Errata 1 and 2.** The note writes $\tilde z$ without the index $j$ in the first two, and loses the braces of
-# $\{t_j\}$; its sum over $j$ ends, as set, after the first term of $\mathcal L_{MT}$; $-\log\rho_{ij}(\tilde z)$ has to be
-# $-\log\rho_{yj}(\tilde z_j)$, and $W$ and $w$ are one. How much would the lost bracket matter? We write all of it down for sixty real images and random features.
+# **Errata 1 and 2.** The note sets (21) as
+#
+# > $\mathcal{L}_{MT} = \frac{1}{M}\sum^{M}_{j=1}\mathcal{L}_{CE}(\sigma(\widetilde{z};u),y)+\mathcal{L}_{CE}(\sigma(\widetilde{z};v),j)$
+#
+# where $\tilde z$ (our $z_j$) has lost its index $j$, in DA as well, and the sum its brackets: read strictly, it ends
+# after the first term, and $j$ means nothing in the second. The nearest reading with a meaning, that the second term is
+# summed but not divided by $M$, counts the second task $M$ times. How much would that matter? Also, $\{t_j\}$ has lost
+# its braces, $-\log\rho_{ij}(\tilde z)$ has to be $-\log\rho_{yj}(\tilde z_j)$, and $W$ and $w$ are one. We write all
+# of it down for sixty real images and random features.
 
 # %%
 generator = seeded(2)
@@ -433,10 +468,10 @@ L_DA = ce(z @ u.T, y[:, None].expand(60, 4)).mean(1).mean()  # (20)
 L_MT = (ce(z @ u.T, y[:, None].expand(60, 4)) + ce(z @ v.T, j)).mean(1).mean()  # (21)
 L_SLA = ce(z @ w.T, y[:, None] * 4 + j).mean(1).mean()  # (22)
 L_as_set = (ce(z @ u.T, y[:, None].expand(60, 4)).mean(1) + ce(z @ v.T, j).sum(1)).mean()
-print(f"(20) {L_DA:.4f}, (21) {L_MT:.4f}, (22) {L_SLA:.4f}; (21) as the note sets it {L_as_set:.4f}")
+print(f"(20) {L_DA:.4f}, (21) {L_MT:.4f}, (22) {L_SLA:.4f}; (21) without its brackets {L_as_set:.4f}")
 assert torch.allclose(L_SLA, sla.sla_loss(z @ w.T, y), rtol=1e-12)
 assert torch.equal(sla.joint_labels(y, 4), y[:, None] * 4 + j)
-assert L_as_set > 1.5 * L_MT
+assert torch.allclose(L_as_set - L_MT, 3 * (L_MT - L_DA), rtol=1e-12)  # the second task four times in place of once
 
 # %% [markdown]
 # The package's objectives compute the same. They take a network with `features` and `head`, so we give them ours.
@@ -484,15 +519,15 @@ for name, made, by_hand in (("DA", DA, L_DA), ("MT", MT, L_MT), ("SLA", joint, L
 # %%
 sums = (u[:, None] + v[None]).flatten(0, 1)  # w_ij = u_i + v_j, row i M + j
 rho = (z @ sums.T).softmax(-1).unflatten(-1, (C, 4))
-product = (z @ u.T).softmax(-1)[..., :, None] * (z @ v.T).softmax(-1)[..., None, :]
+apart = (z @ u.T).softmax(-1)[..., :, None] * (z @ v.T).softmax(-1)[..., None, :]
 difference = abs(sla.sla_loss(z @ sums.T, y) - L_MT).item()
 print("SLA under w_ij = u_i + v_j equals MT to 1e-12:", difference < 1e-12)
-print("class and transformation are independent, given z:", torch.allclose(rho, product, atol=1e-14))
+print("class and transformation are independent, given z:", torch.allclose(rho, apart, atol=1e-14))
 assert difference < 1e-12
-assert torch.allclose(rho, product, atol=1e-14)
+assert torch.allclose(rho, apart, atol=1e-14)
 
 # %% [markdown]
-# The converse holds as well. The matrix of logits $w_{ij}^\top z$ of a feature, $C \times M$, determines the softmax up to
+# The converse holds as well. The softmax determines the matrix of logits $w_{ij}^\top z$ of a feature, $C \times M$, up to
 # one number. Independence means that it is a sum of a column and a row; *its interaction*, what is left after row and
 # column means are taken out, is zero. If this holds for all $z$, it holds for the weights. So the constraint takes away
 # exactly the $(C-1)(M-1)A$ interactions: of $CMA$ weights $(C + M - 1)A$ are free. We count them as the rank of the map
@@ -542,8 +577,8 @@ assert torch.allclose(which_view + which_class, ce(z @ w.T, y[:, None] * 4 + j),
 # %% [markdown]
 # Now the minima, over linear heads on features that stay as they are (random ones of 400 images). The floor of MT must
 # not be lower than that of SLA, since sums are a special case. And speed: how far is plain gradient descent from its
-# *own* floor after a hundred steps? Equal step lengths would favour one of the parametrisations, so each has the best
-# of five.
+# *own* floor after a hundred steps, as a share of where it started? Equal step lengths would favour one of the
+# parametrisations, so each has the best of seven.
 
 # %%
 few = sla.rotations(images.train.floats(slice(0, 400))).double().flatten(2)
@@ -569,15 +604,18 @@ def descend(loss, lr, *shapes, steps=100):
 floor, excess = {}, {}
 for name, (loss, *shapes) in problems.items():
     floor[name] = loss(*fit(loss, *shapes)).item()
-    excess[name] = min(descend(loss, lr, *shapes) for lr in (0.5, 1.0, 2.0, 4.0, 8.0)) - floor[name]
-    print(f"{name:4s} minimum {floor[name]:.2f} nats; {excess[name]:.3f} above it after 100 steps of gradient descent")
+    reached = [descend(loss, lr, *shapes) for lr in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)]
+    start = loss(*(torch.zeros(shape, dtype=torch.float64) for shape in shapes)).item()
+    excess[name] = (min(reached) - floor[name]) / (start - floor[name])
+    print(f"{name:4s} minimum {floor[name]:.2f} nats; {excess[name]:.1%} of the way left after 100 steps of descent")
+    assert 0 < reached.index(min(reached)) < 6, "the best step length is none at the edge"
 assert floor["SLA"] < floor["MT"]
 assert excess["MT"] < excess["SLA"]
 
 # %% [markdown]
 # With the features held fixed, the constraint does what constraints do: MT's floor is higher, so far that SLA's loss is
-# the lower one after a hundred steps, too. But the way to its *own* floor is shorter for MT, not longer: every view of a
-# class teaches the same $u_i$, where SLA's $w_{ij}$ learns from one view in four. So *harder to optimise* mixes up two
+# the lower one after a hundred steps, too. But the way to its *own* floor is shorter for MT, not longer (a reason one can
+# give: every view of a class teaches the same $u_i$, where SLA's $w_{ij}$ learns from one view in four). So *harder to optimise* mixes up two
 # things, and *cannot fit as well* is what holds here. A network below the heads can change its features until the floor
 # is the same, and then only the way counts. Section 6 looks at the training curves.
 #
@@ -689,8 +727,7 @@ print(f"class 0: arithmetic mean {vote.mean(0)[0]:.2f}, geometric {veto[0]:.2f}"
 assert veto[0] < 0.5 < vote.mean(0)[0]
 
 # %% [markdown]
-# That makes the aggregate sensitive to a confident, wrong view; and the more so the less that view resembles what the
-# network has seen. (SLA's views were all trained on. For DA's and MT's the package averages logits in the same way, so
+# That makes the aggregate sensitive to a confident, wrong view. (SLA's views were all trained on. For DA's and MT's the package averages logits in the same way, so
 # that the comparison is fair.)
 #
 # **What is read, and what it costs.** Of the $M \times CM$ joint logits of an image only the $M$ diagonal columns matter,
@@ -726,11 +763,13 @@ assert costs == {"a training step": M, "aggregated": M, "single": 1}
 # M times *as much*; M − 1 times more (**erratum 7, third part**). And what the note leaves out (**erratum 5**): *training*
 # costs M passes too, for DA, MT and SLA alike, distilled or not. A fair baseline trains M times as long.
 #
-# One more thing follows from step 1. Suppose the joint classifier is linear on pixels and trained by any convex loss
-# that treats all joint labels alike. Turning every training image by $t_1$ gives the same set of views back, only
-# renumbered. So the minimum, if it is unique, has $w_{i,j+1} = t_1 w_{ij}$. But then
-# $w_{ij}^\top t_j(x) = w_{i0}^\top x$ for every $j$: *all views give the same answer, and aggregation gains nothing*. The
-# classifier of step 2 is such a one.
+# One more thing follows from step 1. Suppose the joint classifier is linear on pixels, with biases, and trained by any
+# convex loss that treats all joint labels alike, its weight decay included. Turning every training image by $t_1$ gives
+# the same set of views back, only renumbered: $j$ becomes $j + 1$ modulo $M$, since the turns are a cyclic group and
+# $t_1$ makes all of them. (Colour orders are a group of six, no cyclic one; there the same holds with two generators.)
+# So the minimum, if it is unique, has $w_{i,j+1} = t_1 w_{ij}$ and one bias for all $j$. A turn moves pixels, so it is
+# orthogonal, $(t_1 w)^\top (t_1 x) = w^\top x$. But then $w_{ij}^\top t_j(x) = w_{i0}^\top x$ for every $j$: *all views
+# give the same answer, and aggregation gains nothing*. The classifier of step 2 is such a one.
 
 # %%
 weight, bias = by_joint
@@ -745,7 +784,8 @@ assert torch.allclose(answers, answers[..., :1].expand_as(answers), atol=1e-6)
 
 # %% [markdown]
 # So aggregation helps only as far as the network is *not* equivariant: as far as its answers for the four views
-# differ, by what its random weights and the order of its batches made of them. It is an ensemble of $M$ classifiers that
+# differ, by its architecture (strides and padding do not turn with the image), by what its random weights and the order
+# of its batches made of them, and under (24) by a loss that prefers one view. It is an ensemble of $M$ classifiers that
 # share their features. Section 7 measures how much they differ.
 #
 # ### Step 9 · Self-distillation
@@ -757,7 +797,7 @@ assert torch.allclose(answers, answers[..., :1].expand_as(answers), atol=1e-6)
 # $$\mathcal L_{SD} = \mathcal L_{SLA} + \mathrm{CE}(u z_0, y)
 #   + T^2\, \mathrm{KL}\big(\mathrm{softmax}(s / T) \,\|\, \mathrm{softmax}(u z_0 / T)\big). \tag{24}$$
 #
-# Write $\sigma_T$ for the student $\mathrm{softmax}(u z_0 / T)$ and $P_T$ for the teacher $\mathrm{softmax}(s / T)$. KL is
+# (The code gives the cross-entropy of $u$ a weight β, fixed at 1.) Write $\sigma_T$ for the student $\mathrm{softmax}(u z_0 / T)$ and $P_T$ for the teacher $\mathrm{softmax}(s / T)$. KL is
 # cross-entropy less the teacher's entropy, which does not depend on the student, so
 #
 # $$\frac{\partial}{\partial (u z_0)}\, T^2 \mathrm{KL} = T\, (\sigma_T - P_T). \tag{f}$$
@@ -783,8 +823,8 @@ print("both losses have one gradient:", torch.allclose(*slopes, rtol=1e-8, atol=
 assert torch.allclose(*slopes, rtol=1e-8, atol=1e-14)
 
 # %% [markdown]
-# Why $T^2$? For large $T$ a softmax is nearly linear, $\sigma_T \approx \frac1C(1 + \bar u / T)$ with logits $\bar u$ less
-# their mean. So $T (\sigma_T - P_T) \to (\bar u - \bar s)/C$: the gradient stays of the same size for every $T$, and the
+# Why $T^2$? For large $T$ a softmax is nearly linear, $\sigma_T \approx \frac1C(1 + \bar g / T)$ with the student's logits
+# $\bar g$ less their mean. So $T (\sigma_T - P_T) \to (\bar g - \bar s)/C$: the gradient stays of the same size for every $T$, and the
 # distillation becomes a regression of logits. Without the factor it would vanish like $1/T^2$.
 
 # %%
@@ -815,7 +855,7 @@ print(
 )
 print("    of that of the joint labels, in length")
 assert kept.norm() == 0
-assert pulled.norm() > 0
+assert pulled.norm() > 0.1 * of_labels.norm()
 
 # %% [markdown]
 # ## 5 · The whole method in thirty lines
@@ -944,8 +984,9 @@ def run_experiment(profile):
 
 
 # %% [markdown]
-# What to expect, from steps 2 and 5: DA loses to plain training, because turned clothes are not clothes; MT loses by the
-# same; SLA does not ask for the invariance. And with so few steps, whatever has more to learn is behind.
+# What to expect, from step 2: DA loses to plain training, because turned clothes are not clothes; SLA does not ask for
+# the invariance; of MT, which asks for it and for more, step 2 says nothing. And with so few steps, whatever has more
+# to learn is behind.
 
 # %% tags=["nbval-ignore-output"]
 trained = run_experiment(profile)
@@ -1000,8 +1041,9 @@ if (profile, dataset, transforms, epochs, train_size) == ("quick", "embedded", "
     assert single["DA"] < single["SLA"]
 
 # %% [markdown]
-# An anecdote with an error bar; the answer is in section 9, where runs are longer and more. The order of DA, MT and SLA
-# is what step 2 made us expect, at this length.
+# An anecdote with an error bar; the answer is in section 9, where runs are longer and more. Here DA is below SLA, as
+# step 2 made us expect. And nothing comes near cross-entropy with as many passes: six epochs are too few for what has
+# more to learn.
 #
 # ### Is MT harder to optimise?
 #
@@ -1042,17 +1084,18 @@ assert all(same)
 
 # %% [markdown]
 # In this run the student is *ahead* of its teacher from the second epoch on: it is also taught by the labels, and its
-# task, ten classes of upright images, is the easier one. A student that is ahead has nothing to fetch from the teacher's
-# choice of class. So *distilling the knowledge of the aggregate* can only describe a longer training; the records follow
-# it there. Here the cross-entropy of its own must do most.
+# task, ten classes of upright images, is the easier one. A student can pass its teacher and still learn from it; whether
+# this one does, one run with both terms cannot tell. The control is (24) without its last term, `distillation=0.0`:
+# the same second head, taught by labels alone. It stands in the records of section 9.
 
 # %% [markdown]
 # ## 7 · A look at the four answers
 #
 # ### How many views does it take?
 #
-# Aggregation over the first one, two, ... views of the set, by the networks just trained. SLA's are given their column; DA's and MT's are the same head on every view. The left end is one pass, the right end is M. Look
-# at two things: where each line starts, and how much it rises.
+# Aggregation over the first one, two, ... views of the set, by the networks just trained. SLA's are given
+# their column; DA's and MT's are the same head on every view. The left end is one pass, the right end is M. Look at two
+# things: where each line starts, and how much it rises.
 
 
 # %%
@@ -1098,33 +1141,60 @@ show(figure_rising(), "views_averaged")
 
 # %% [markdown]
 # (The line of SLA+SD is of its joint head; its distilled head has one pass only.) DA and MT rise about as much as SLA:
-# *any* network trained on views gains from being asked M times, and averaging over views at test time is an old trick.
-# It has to stand beside SLA+AG in a fair table. The joint head under SLA+SD does not rise: the features are trained on the
-# upright image twice, by both heads, so its first answer is its best and the others draw it down.
+# what was trained on views gains from being asked M times, and averaging over views at test time is an old trick. It
+# has to stand beside SLA+AG in a fair table. The joint head under SLA+SD does not rise: its first answer is its best, and
+# the others draw it down; one can think that the features are trained on the upright image twice, by both heads.
+#
+# One more baseline belongs beside it: M *networks* trained by cross-entropy and averaged cost as many passes in training
+# and at inference as SLA+AG. We have one for each seed:
+
+# %% tags=["nbval-ignore-output"]
+networks_asked = torch.stack(
+    [evaluation.predictions(trained["cross-entropy", seed][0].cpu().network, images.test) for seed in range(seeds)]
+)
+alone = np.mean([accuracy_of(logits, images.test) for logits in networks_asked])
+together = accuracy_of(networks_asked.mean(0), images.test)
+print(
+    f"cross-entropy: one network {alone:.1f}%, {seeds} averaged {together:.1f}%; SLA+AG {rising['SLA'][:, -1].mean():.1f}%"
+)
+
+# %% [markdown]
+# So short a training favours what has only the upright images to learn, and the comparison is of one ensemble. But it
+# says that *M passes* alone are worth something, whatever the method.
 #
 # ### How different are the answers?
 #
 # Step 8 said that an equivariant classifier gains nothing from aggregation. We compare the answers to two views of the
-# same image: how often do they name the same class? For comparison, how often do two *networks* that differ in their seed,
-# both trained with cross-entropy?
+# same image: how often do they name different classes? For comparison, how often do two *networks* that differ in their
+# seed, both trained with cross-entropy? Who errs more disagrees more, so both are divided by the mean error. And does it
+# matter which mean is taken, which it did for the random heads of step 8?
 
 # %% tags=["nbval-ignore-output"]
 for name in methods_on_views:
     called = torch.stack([asked[name, seed] for seed in range(seeds)]).argmax(-1)  # (seeds, N, M)
     alike = [(called[..., a] == called[..., b]).double().mean().item() for a in range(M) for b in range(a)]
     correct = (called == images.test.target[:, None]).double().mean((0, 1))
+    disagree = (1 - np.mean(alike)) / (1 - correct.mean().item())
+    averages = asked[name, 0].softmax(-1).mean(1).argmax(1), asked[name, 0].mean(1).argmax(1)
     print(
-        f"{name:7s} two views agree in {np.mean(alike):.0%} of images; accuracy of each view {rounded(100 * correct, 1)}"
+        f"{name:7s} two views disagree in {1 - np.mean(alike):.0%} of images, {disagree:.2f} of their mean error;",
+        end=" ",
+    )
+    print(f"accuracies {rounded(100 * correct, 1)}")
+    print(
+        f"        arithmetic and geometric mean name different classes in {(averages[0] != averages[1]).double().mean():.1%}"
     )
 if seeds > 1:
     others = torch.stack(
         [evaluation.predictions(trained["cross-entropy", s][0].cpu().network, images.test).argmax(1) for s in (0, 1)]
     )
-    print(f"two networks, cross-entropy, agree in {(others[0] == others[1]).double().mean():.0%}")
+    differ = (others[0] != others[1]).double().mean()
+    error = (others != images.test.target).double().mean()
+    print(f"two networks, cross-entropy, disagree in {differ:.0%}, {differ / error:.2f} of their mean error")
 
 # %% [markdown]
-# Two views disagree about as often as two networks do, or more: the M views are an ensemble of that variety, from one
-# network. And but for SLA+SD the views are about equally accurate: an image on its side is no harder than an upright
+# For their errors, two views disagree about as often as two networks do: the M views are an ensemble of that variety,
+# from one network. Which mean one takes hardly matters. And but for SLA+SD the views are about equally accurate: an image on its side is no harder than an upright
 # one, if one is trained on it.
 #
 # ### Turn an image yourself
@@ -1187,13 +1257,13 @@ def of_classes(split, classes):
     return data.Split.from_float(split.floats(rows), number[split.target[rows]])
 
 
-def few_shot_of(kind, seed, **settings):
+def few_shot_of(kind, seed, longer=1, **settings):
     """Mean accuracies over the same episodes: {(features, classifier, shots): value}."""
     order = torch.randperm(C, generator=seeded(50 + seed))
     base, novel = order[: C // 2], of_classes(images.test, order[C // 2 :])
     taught = data.Data("half of the classes", of_classes(images.train, base), of_classes(images.test, base))
     made = ledger.build(kind, "small", taught, seed, **settings)
-    training.fit(made, taught, recipe, seed=seed, progress=False)
+    training.fit(made, taught, replace(recipe, epochs=longer * epochs), seed=seed, progress=False)
     seen = [
         evaluation.predictions(lambda part, move=move: made.eval().network.features(move(part)), novel)
         for move in sla.TRANSFORMS[transforms]
@@ -1216,17 +1286,31 @@ shot = {
     name: [few_shot_of(*kind, seed, **settings) for seed in range(seeds)]
     for name, kind, settings in (
         ("cross-entropy", ("CrossEntropy",), {}),
+        (f"cross-entropy, {M}x epochs", ("CrossEntropy",), {"longer": M}),
         ("SLA", ("SLA",), {"transforms": transforms}),
     )
 }
-for key in shot["SLA"][0]:
-    plain = records.summary(found[key] for found in shot["cross-entropy"])
-    gain = verdict(joint[key] - found[key] for joint, found in zip(shot["SLA"], shot["cross-entropy"], strict=True))
-    print(f"{key[0]:9s} {key[1]:9s} {key[2]}-shot: cross-entropy {plain.mean:.1f}%, SLA {gain}")
+gained = {}
+for base in shot.keys() - {"SLA"}:
+    for key in shot["SLA"][0]:
+        row = f"{key[1]}, {key[2]}-shot, {key[0]}"
+        differences = [joint[key] - plain[key] for joint, plain in zip(shot["SLA"], shot[base], strict=True)]
+        gained.setdefault(f"over {base}", {})[row] = differences
+for base, rows in sorted(gained.items()):
+    for row, values in rows.items():
+        print(f"SLA {base:29s} {row:28s} {verdict(values)}")
+
+# %% [markdown]
+# Few images more than noise can be told from three seeds; look for intervals away from zero in *both* columns, the right
+# one having as many passes in training.
+
+# %% tags=["nbval-ignore-output"]
+picture = sla_figures.forest({"": dict(sorted(gained.items()))}, "gain (points)", live, "Held-out classes; live runs.")
+show(picture, "few_shot")
 
 # %% [markdown]
 # Read the intervals first: three held-out halves differ a lot from each other, and pairing takes out only a part of it.
-# And count: where nothing is, one of six such intervals still misses zero every fourth time.
+# And count: where nothing is, one of twelve such intervals still misses zero up to every other time.
 # What the features of a network of joint labels *should* have more of is what tells how an image was turned. Whether that
 # tells new classes apart as well is a question of the data, and of more seeds than this.
 
@@ -1237,13 +1321,13 @@ for key in shot["SLA"][0]:
 # |---|---|---|
 # | separable data may stop being so | yes, constructed and decided; on pixels of clothing the linear classifier loses | step 2 |
 # | MT has an additional constraint | exactly $w_{ij} = u_i + v_j$: class and turn independent given $z$ | step 4 |
-# | so MT is harder to optimise | does not follow; with fixed features MT has the higher floor and the *shorter* way | step 5, section 6, below |
-# | MT usually does not improve accuracy | on clothing it lowers it, as DA does; other sets below | section 6, below |
+# | so MT is harder to optimise | does not follow, and its training loss is the lower one in all sets that ran | step 5, section 6, below |
+# | MT usually does not improve accuracy | lowers it on clothing and digits, raises it on shapes; and nowhere is it below DA | below |
 # | parameters almost negligible | +0.4% to +32% of ResNet-32 | step 6 |
 # | a model is trained to aggregate | no: inference only, and a geometric mean | step 8 |
 # | M times more expensive | M times as expensive; and training is too | step 8 |
-# | one $z$ is enough to keep the aggregate | soft labels, half truth, half aggregate; level with the aggregate on clothing | step 9, below |
-# | good in few-shot and imbalance | few-shot: three live seeds do not decide it; imbalance: by the records, below | section 8 |
+# | one $z$ is enough to keep the aggregate | the second head is not worse than the aggregate; but as good without the distillation | step 9, below |
+# | good in few-shot and imbalance | few-shot: three live seeds do not decide it; imbalance: the records, below | section 8 |
 #
 # From here on everything is drawn from committed records. Captions say which profile and device; these there are:
 
@@ -1264,7 +1348,7 @@ def drawn_from_records(draw, name):
 
 
 # %% [markdown]
-# ### All methods, at equal passes
+# ### All methods, at equal passes in training
 #
 # Everything is a gain over cross-entropy with the same number of epochs, seed by seed. Three baselines decide how to
 # read SLA's rows: *cross-entropy, 4x epochs* has as many passes in training as every method below it; *DA, averaged* and
@@ -1275,7 +1359,9 @@ def drawn_from_records(draw, name):
 drawn_from_records(sla_figures.accuracy, "accuracy")
 
 # %% [markdown]
-# The same in numbers. Nine intervals a set: of forty, two miss zero by chance where nothing is.
+# The same in numbers. There are some ten intervals a set here and as many below: of those where nothing is, one in
+# twenty misses zero by chance. Two comparisons were meant from the start to decide: SLA+AG with cross-entropy of as many
+# passes, and SLA with DA in one pass. Take the rest as a description.
 
 # %% tags=["nbval-ignore-output"]
 studies = sla_figures.studies(committed)
@@ -1288,7 +1374,7 @@ report(studies)
 # %% tags=["nbval-ignore-output"]
 for title, study in studies.items():
     print(title)
-    longer = next((name for name in study if "x epochs" in name), "")
+    longer = f"cross-entropy, {M}x epochs"
     for one, other in (
         ("DA", "MT"),
         ("DA", "SLA, single"),
@@ -1300,16 +1386,24 @@ for title, study in studies.items():
         (longer, "SLA+AG"),
         ("SLA+AG", "SLA+SD"),
         ("SLA, single", "SLA+SD"),
+        ("SLA+SD, no KL", "SLA+SD"),
     ):
         if one in study and other in study:
             print(f"    {one} → {other}: {verdict(sla_figures.gains(study[other], study[one]))}")
 
 # %% [markdown]
-# On clothing, with five seeds: at equal inference SLA beats DA and MT; a training four times as long does nothing for
-# cross-entropy, so that SLA+AG and SLA+SD, by a point or a little more, are above *both* baselines; SLA in one pass is
-# above neither. So the loss from the invariance is real and is what joint labels avoid, and the gain over plain training
-# is small and needs the aggregate or the distilled head. Whether the other sets say the same is in their blocks; where n
-# is below three, they say nothing yet.
+# Three sets, three answers, which is what makes them worth reading together.
+#
+# *Clothing*: at equal inference SLA beats DA and MT, as the paper says. A training four times as long does nothing for
+# cross-entropy; SLA in one pass is below it, by less than a point, SLA+AG and SLA+SD are above it by a little more than
+# one. *Digits*, where a turned 6 is a 9: DA and MT lose more than ten points, and joint labels mend most of it. But most is
+# not all: against cross-entropy with as many passes SLA+AG still *loses*, and SLA+SD is not told apart from it. *Shapes*,
+# whose views cannot be told: now DA and MT gain ten points and SLA nothing, and at equal inference SLA is nine to eleven
+# points *below* DA.
+#
+# So the loss from a wrong invariance is real and joint labels avoid much of it; the gain over plain training is small where
+# there is one; and where the invariance is right, giving it up costs more than all the rest. On all three MT is not below
+# DA: on the same images the second task does no harm, and on two it helps.
 #
 # ### Single against aggregated
 #
@@ -1320,8 +1414,8 @@ for title, study in studies.items():
 drawn_from_records(sla_figures.inference, "inference")
 
 # %% [markdown]
-# On clothing the three gains are level, two points each. What distinguishes SLA+AG from the averages of DA and MT is
-# where it starts from. And a distilled network hardly gains: its head has already what the views have to say.
+# DA's and MT's gains are as large as SLA's, or larger. What distinguishes SLA+AG from the averages of DA and MT is where
+# it starts from. And under SLA+SD the views add little on clothing and digits, over a head that does without them.
 #
 # ### Training curves: harder to optimise?
 #
@@ -1331,25 +1425,34 @@ drawn_from_records(sla_figures.inference, "inference")
 drawn_from_records(sla_figures.training, "training")
 
 # %% [markdown]
-# In numbers, MT less SLA in nats, after a quarter of training and at its end. Positive supports the claim.
+# In numbers, MT less SLA in nats, and DA less SLA where both have the curve, after a quarter of training and at its
+# end. Positive for MT supports the claim.
+
 
 # %% tags=["nbval-ignore-output"]
+def curve_at(curve, part):
+    """The value of a record's curve after this part of training."""
+    return lambda run: run.curves[curve][int(part * len(run.curves[curve])) - 1]
+
+
 for title, study in studies.items():
-    for curve, name in (("train_loss", "joint loss"), ("class_loss", "class loss")):
-        for part in (0.25, 1.0) if {"MT", "SLA+AG"} <= study.keys() else ():
-            sides = [study[way] for way in ("MT", "SLA+AG")]
-            ends = sla_figures.gains(
-                *sides, lambda run, c=curve, p=part: run.curves[c][int(p * len(run.curves[c])) - 1]
+    for way, curve, name in (
+        ("MT", "train_loss", "joint loss"),
+        ("MT", "class_loss", "class loss"),
+        ("DA", "class_loss", "class loss"),
+    ):
+        for part in (0.25, 1.0) if {way, "SLA+AG"} <= study.keys() else ():
+            effect = records.summary(sla_figures.gains(study[way], study["SLA+AG"], curve_at(curve, part)))
+            half_width = f" ± {effect.half_width:.3f}" if effect.n > 2 else ""
+            print(
+                f"{title}: {name} of {way} less SLA after {part:4.0%}: {effect.mean:+.3f}{half_width} nats, n = {effect.n}"
             )
-            effect = records.summary(value / 100 for value in ends)  # gains are in points
-            half_width = f" ± {effect.half_width:.3f}" if effect.n > 1 else ""
-            print(f"{title}: {name} after {part:4.0%}: {effect.mean:+.3f}{half_width} nats, n = {effect.n}")
 
 # %% [markdown]
-# On clothing the loss that is optimised, the joint one, is *lower* for MT throughout: the claim is refuted in its own
-# terms. The class loss tells why it may have looked right: early it is higher for MT, and higher still for DA, which has
-# no constraint of the kind. It is the invariance that takes time. In the end MT has the lower one, and the lower
-# accuracy: a worse fit is not what holds it back.
+# The loss that is optimised, the joint one, is *lower* for MT on all three sets, early and late. The class loss is higher
+# for MT in one place only, early on clothing, where it is for DA as well, which has no constraint of the kind; on digits
+# and shapes it is lower there. So with this network, learning rate and length *harder to optimise* is not seen. Nor would
+# it explain the accuracies: on clothing MT ends with the better fit and the lower accuracy.
 #
 # ### The distilled head over training
 #
@@ -1360,14 +1463,18 @@ for title, study in studies.items():
 drawn_from_records(sla_figures.distilled, "distilled")
 
 # %% [markdown]
-# On clothing the head is ahead of the undistilled aggregate in the middle of training and level with it at the end, in a
-# fourth of its passes. So *one z is enough* holds there, but the reason need not be the distillation: the head is also
-# trained on labels, and question 4 below asks for the run that would tell.
+# The second head, in one pass, is at no time below the aggregate of the network without it, in M. So *one z is enough*.
+# But is it the distillation that does it? *No KL* is the same network without the last term of (24): its second head never
+# sees the aggregate and learns from the labels of upright images alone. Its divergence from the aggregate stays larger, as
+# it must. Its accuracy does not tell the two apart, on clothing within about a point (line *no KL → SLA+SD* above). What
+# helps is then not *distilling the knowledge of the aggregate*, as far as these runs can see, but a head for the
+# upright image on features that joint labels train as well: joint labels as a second task. No claim of the paper's is
+# contradicted by this, since it does not make this comparison as far as we know; but its reason is.
 #
 # ### Accuracy against cost
 #
 # Cost twice: passes in training on the horizontal axis, passes at inference in the marks (open: one; filled: M). A
-# method is worth its cost where it lies above every open or filled mark to its left.
+# method is worth its cost where it lies above every mark at or left of its own place that infers in as few passes.
 
 # %% tags=["nbval-ignore-output"]
 drawn_from_records(sla_figures.cost, "cost")
@@ -1383,8 +1490,8 @@ drawn_from_records(sla_figures.transforms, "transforms")
 
 
 # %% [markdown]
-# Now against separability: how well a linear classifier tells the views of 300 training images apart (pixels, at half
-# the resolution), rescaled so that chance is 0 and certainty 1. Images that are not on this machine are left out, and
+# Now against separability: how well linear classifiers tell the views of 300 training images apart within their classes
+# (pixels, at half the resolution), rescaled so that chance is 0 and certainty 1. Images that are not on this machine are left out, and
 # said to be.
 
 
@@ -1402,7 +1509,8 @@ def separabilities(committed):
                 missing.add(title)
                 continue
             seen = sla.views(half(of.train.take(slice(0, 300))).floats(slice(None)), name)
-            told, chance = evaluation.separability(seen.flatten(2), seeded(2)), 1 / seen.shape[1]
+            target, chance = of.train.target[:300], 1 / seen.shape[1]
+            told = evaluation.separability(seen.flatten(2), seeded(2), target=target)
             found[title, name] = (told - chance) / (1 - chance), study
     return found, missing
 
@@ -1416,26 +1524,31 @@ for (title, name), (value, study) in sorted(told.items(), key=lambda item: item[
 print("not on this machine:", ", ".join(sorted(missing)) or "none")
 
 # %% [markdown]
-# As a picture. Look for a slope, and for where it crosses zero.
+# As a picture. Look for a slope, and for where it crosses zero. On the right the other question: is SLA, asked M times,
+# better than cross-entropy with as many passes in training?
 
 
 # %%
 @plots.styled
 def figure_told():
-    figure = plots.Picture(figsize=(7.5, 3.4))
-    axes = figure.add_subplot(xlabel="separability of the views before training (0: chance, 1: certain)")
-    titles = sorted({title for title, _ in told})
+    figure = plots.Picture(figsize=(7.5, 4.0))
+    panels, titles = figure.subplots(1, 2, sharex=True), sorted({title for title, _ in told})
+    marks = dict(zip(dict.fromkeys(name for _, name in told), "os^vDP*X", strict=False))
     for (title, name), (value, study) in told.items():
-        effect = records.summary(sla_figures.gains(study["SLA, single"], study["DA"]))
-        half_width = effect.half_width if effect.n > 1 else 0.0
-        colour = plots.COLOURS[titles.index(title)]
-        axes.errorbar(value, effect.mean, yerr=half_width, fmt="o", color=colour, capsize=3)
-        axes.annotate(name, (value, effect.mean), xytext=(5, 4), textcoords="offset points", fontsize=7, color=colour)
-    for title in titles:
-        axes.plot([], [], "o", color=plots.COLOURS[titles.index(title)], label=title)
-    axes.axhline(0, color=plots.GREY, linewidth=1)
-    axes.set(ylabel="SLA less DA, one pass (points)", title="bars: 95% intervals over paired seeds")
-    axes.legend(loc="upper left")
+        longer = f"cross-entropy, {len(sla.TRANSFORMS[name])}x epochs"
+        for axes, one, other in zip(panels, ("DA", longer), ("SLA, single", "SLA+AG"), strict=True):
+            if one in study:
+                effect = records.summary(sla_figures.gains(study[other], study[one]))
+                half_width, colour = effect.half_width if effect.n > 2 else 0.0, plots.COLOURS[titles.index(title)]
+                axes.errorbar(value, effect.mean, yerr=half_width, fmt=marks[name], color=colour, capsize=3, alpha=0.8)
+    for axes, words in zip(panels, ("SLA less DA, one pass", "SLA+AG less CE, as many passes"), strict=True):
+        axes.axhline(0, color=plots.GREY, linewidth=1)
+        axes.set(xlim=(-0.15, 1.15), ylabel="points", title=words)
+        axes.margins(y=0.12)
+    lines = [panels[0].plot([], [], "o", color=plots.COLOURS[k])[0] for k in range(len(titles))]
+    lines += [panels[0].plot([], [], mark, color=plots.GREY)[0] for mark in marks.values()]
+    figure.legend(lines, [*titles, *marks], loc="outside upper center", ncols=3, fontsize=8)
+    figure.supxlabel("separability of the views within classes, before training (0: chance, 1: certain)", fontsize=9)
     return figure
 
 
@@ -1448,9 +1561,11 @@ if told:
 #
 # > 在...类别不平衡问题上也有不错的表现 · *It also does well under class imbalance.*
 #
-# The long tails of notebook 1 (ratio 100, balanced test set), without a meta set. SLA alone knows nothing of frequencies;
-# with class weights or margins from 80% of training on (DRW) it stands beside the same methods without views. Class
-# accuracies are of the inference named.
+# Long tails: the most frequent class has a hundred times the images of the rarest, the test set is balanced. SLA alone
+# knows nothing of frequencies. Two remedies do: *CE-DRW* weights the loss by class from 80% of training on (deferred
+# re-weighting), *LDAM-DRW* also asks for a larger margin in rarer classes; notebook 1, second part, derives both. SLA
+# with either stands beside the same method without views, also with four times the epochs. Many, medium and few:
+# classes by their training images; of those only the inference that a run was made for is known.
 
 # %% tags=["nbval-ignore-output"]
 drawn_from_records(sla_figures.imbalance, "imbalance")
@@ -1462,14 +1577,25 @@ report(sla_figures.studies(committed, long_tail=True))
 # %% tags=["nbval-ignore-output"]
 for title, study in sla_figures.studies(committed, long_tail=True).items():
     for one in ("CE-DRW", "LDAM-DRW"):
-        other = f"SLA+AG, {one}"
-        if one in study and other in study:
-            print(f"{title}: {one} → {other}: {verdict(sla_figures.gains(study[other], study[one]))}")
+        for length, other in product((one, f"{one}, 4x epochs"), (f"SLA, single, {one}", f"SLA+AG, {one}")):
+            if length in study and other in study:
+                print(f"{title}: {length} → {other}: {verdict(sla_figures.gains(study[other], study[length]))}")
 
 # %% [markdown]
-# **What all this cannot say.** The networks are small, the sets are subsets, and forty times fewer steps are made than in
-# the paper. Where the ledger's profile *paper* has no record (ResNet-32, 205 epochs, CIFAR-10 and CIFAR-100), nothing
-# here confirms or contradicts the paper's tables.
+# **What all this cannot say.** The networks are small, and each interval is over trainings on *one* subset and one test
+# set: it says how sure the mean is for these images, and not what other images would give. With a few hundred of two
+# thousand test images called differently, that alone is worth about a point. And there are far fewer steps than in the
+# paper (205 epochs of 391 batches):
+
+# %% tags=["nbval-ignore-output"]
+for title, study in studies.items():
+    run = study[sla_figures.BASELINE][0]
+    steps = run.config["recipe"]["epochs"] * (sum(run.train_counts) // run.config["recipe"]["batch_size"])
+    print(f"{title}: {steps} steps, {205 * 391 / steps:.0f} times fewer than in the paper")
+
+# %% [markdown]
+# Where the ledger's profile *paper* has no record (ResNet-32, CIFAR-10 and CIFAR-100), nothing here confirms or
+# contradicts the paper's tables.
 #
 # The errata of this notebook, with what decides each:
 
@@ -1486,7 +1612,7 @@ for number, place, wrong, decided in (
         f"{costs['a training step']} passes; gradient {kept.norm():.0f}",
     ),
     (6, "step 4", "an additional constraint", f"w_ij = u_i + v_j, {rank} of {4 * C} rows free"),
-    (7, "step 5, 8", "harder; average; M times higher", f"{excess['MT']:.3f} < {excess['SLA']:.3f} nats; (d)"),
+    (7, "step 5, 8", "harder; average; M times higher", f"{excess['MT']:.1%} < {excess['SLA']:.1%}; (d)"),
     (8, "step 6", "parameters almost negligible", f"up to +{grown:.0%}"),
 ):
     print(f"{number}  {place:12s} {wrong:36s} {decided}")
@@ -1540,7 +1666,7 @@ for name in methods_on_views:
 #
 # The point $t_0(x)$ of class 0 is also $t_2$ of class 1: two pairs, equally likely, so $\rho = \frac12$ each and the joint loss
 # has the floor $\log 2$. Given $j = 0$ only $(0, 0)$ is left, and the class is certain. DA's floor is $\log 2$ as well, and
-# there it is the loss of the *class*. The fit of step 2 comes near the floor.
+# there it is the loss of the *class*. A linear fit comes near the floor.
 #
 # </details>
 
@@ -1560,8 +1686,8 @@ assert given > 0.95
 # <details><summary>Solution</summary>
 #
 # (20), (21) and (22) are plain cross-entropy: with one transformation, $\mathrm{CE}(v z, 0) = 0$. (24) has two heads on one
-# image, one distilled into the other, and is *not* plain training: its loss is at least twice cross-entropy of the better
-# head.
+# image, one distilled into the other, and is *not* plain training: its loss is at least the sum of both heads'
+# cross-entropies, since a KL is never negative.
 #
 # </details>
 
@@ -1572,7 +1698,10 @@ for kind in ("DataAugmentation", "MultiTask", "SLA"):
     print(f"{kind:17s} equals cross-entropy: {torch.allclose(made(*batch, at)[0], plain_loss)}")
     assert torch.allclose(made(*batch, at)[0], plain_loss)
 made = ledger.build("SLA", "small", images, 0, transforms="none", temperature=1.0).double()
-assert made(*batch, at)[0] > 1.5 * plain_loss
+features = made.network.features(batch[0])
+heads = [F.cross_entropy(head(features), batch[1]) for head in (made.joint_head, made.network.head)]
+print(f"distilled: {made(*batch, at)[0]:.3f}, both heads together {sum(heads):.3f}")
+assert made(*batch, at)[0] > sum(heads) > 1.5 * plain_loss
 
 # %% [markdown]
 # **3. An average of logits of *averages*.** Show that the aggregate of several networks' aggregates is the aggregate over
@@ -1582,7 +1711,7 @@ assert made(*batch, at)[0] > 1.5 * plain_loss
 # <details><summary>Solution</summary>
 #
 # Both are means, and means of means of equal size are means. An arithmetic mean of geometric means is neither. Twelve
-# answers cost twelve passes; compare with four.
+# answers cost twelve passes; what they gain here over four is printed, of one ensemble: no interval can be given.
 #
 # </details>
 
@@ -1590,6 +1719,8 @@ assert made(*batch, at)[0] > 1.5 * plain_loss
 stack = torch.stack([asked["SLA", seed] for seed in range(seeds)], 1)  # (N, seeds, M, C)
 assert torch.allclose(stack.mean(2).mean(1), stack.flatten(1, 2).mean(1), atol=1e-5)
 mixed = stack.mean(2).softmax(-1).mean(1)
+for pure in (stack.flatten(1, 2).mean(1).softmax(-1), stack.softmax(-1).flatten(1, 2).mean(1)):
+    assert (mixed - pure).abs().max() > 1e-3
 alone = np.mean([accuracy_of(asked["SLA", seed].mean(1), images.test) for seed in range(seeds)])
 everyone = accuracy_of(stack.flatten(1, 2).mean(1), images.test)
 print(
@@ -1598,13 +1729,16 @@ print(
 
 # %% [markdown]
 # **4. Another self-supervision.** Flip left and right; swap the left and the right half; invert the brightness. For which
-# of them would you use a joint label, for which an invariance? Predict by separability, on clothing.
+# of them would you use a joint label, for which an invariance? Predict by separability, on clothing, and then say where
+# the prediction is not to be trusted.
 #
 # <details><summary>Solution</summary>
 #
-# Clothes are nearly symmetric: a flip can hardly be told, so take it as an invariance (everybody does). Swapped halves and
-# inverted brightness are seen at once. That they *can* be labels does not yet say that the label helps: for that the network
-# must have to look at the garment to know. Inverted brightness shows in the border pixels.
+# Swapped halves and inverted brightness are seen at once. A flip is not seen in most clothes, which are nearly symmetric,
+# and is seen in every shoe: all of them point one way in these photographs. By separability a flip of a shoe is a label;
+# and yet everybody flips, and is right to, since a shoe that points the other way is the shoe one may meet. And inverted
+# brightness shows in the border pixels: told perfectly, without a look at the garment. So *low* says that a label has
+# nothing to learn; *high* says neither that it helps nor that the invariance hurts.
 #
 # </details>
 
@@ -1612,13 +1746,17 @@ print(
 some = images.train.floats(slice(0, 400))
 middle = some.shape[3] // 2
 candidates = {"flip": some.flip(3), "swapped halves": some.roll(middle, 3), "inverted": 1 - some}
+of = images.train.target[:400]
+shoes = torch.tensor([name in ("Sandal", "Sneaker", "Ankle boot") for name in images.classes])[of]
 apart = {}
 for name, other in candidates.items():
-    apart[name] = evaluation.separability(torch.stack([some, other], 1).flatten(2), seeded(5))
-    print(f"{name:15s} told from the image as it is in {apart[name]:.2f} of cases, chance 0.50")
+    pair = torch.stack([some, other], 1).flatten(2)
+    for which, rows in (("shoes", shoes), ("others", ~shoes)) if shoes.any() else (("all", ~shoes),):
+        apart[name, which] = evaluation.separability(pair[rows], seeded(5), target=of[rows])
+        print(f"{name:15s} {which:7s} told from the image as it is in {apart[name, which]:.2f} of cases, chance 0.50")
 if dataset == "embedded":
-    assert apart["flip"] < apart["swapped halves"]
-    assert apart["inverted"] > 0.95
+    assert apart["flip", "others"] < 0.8 < 0.95 < apart["flip", "shoes"]
+    assert apart["inverted", "others"] > 0.95
 
 # %% [markdown]
 # ## 12 · Questions for a reading group
@@ -1629,8 +1767,8 @@ if dataset == "embedded":
 #    against: M networks trained once, one network M times as wide?
 # 3. The geometric mean lets one view veto. For which transformations would you rather take the arithmetic mean, and how
 #    would you decide without test labels?
-# 4. The distilled head trains the features too. Which run separates what the *distillation* does from what a second
-#    cross-entropy on upright images does?
+# 4. A second head without distillation does as well here. At which size of the set, of $M$ or of the network would you
+#    expect the aggregate to have something to teach that labels have not?
 # 5. Separability was measured on pixels. On which features should it be measured to predict what a *network* gains, and
 #    can one still call that *before training*?
 #

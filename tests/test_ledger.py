@@ -89,9 +89,9 @@ def test_an_objective_that_takes_counts_gets_those_of_the_set():
 
 def test_every_run_can_be_built(monkeypatch):
     monkeypatch.undo()
-    shapes = {name: (3, 32, 32) for name in ("cifar10", "cifar100", "shapes")}
-    shapes |= {name: (1, 28, 28) for name in ("embedded", "mnist", "fashion")}
-    shapes |= {name: (3, 64, 64) for name in ("lfw64", "celeba")}
+    shapes = dict.fromkeys(("cifar10", "cifar100", "shapes"), (3, 32, 32))
+    shapes |= dict.fromkeys(("embedded", "mnist", "fashion"), (1, 28, 28))
+    shapes |= dict.fromkeys(("lfw64", "celeba"), (3, 64, 64))
     grey = {name: data.Split(torch.zeros(20, *shape).byte(), torch.arange(20) % 10) for name, shape in shapes.items()}
     seen, keys = set(), set()
     for run in ledger.runs():
