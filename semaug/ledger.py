@@ -366,7 +366,7 @@ def sla_runs() -> Iterator[Run]:
     clothes = embedded | {"train_size": 2000}, plain, 0.5
     figures = {"name": "shapes", "validation": 0.1, "train_size": 1000}, plain, 0.4
     digits = {"name": "mnist", "validation": 0.1, "train_size": 1000}, plain, 0.3
-    photos = cifar10 | {"train_size": 5000}, crop, 2.0
+    photos = cifar10 | {"train_size": 2000}, crop, 0.8
     for of, recipe, seconds in (clothes, digits, figures):
         yield from tier(of, recipe, seconds, "rotation", ways, (1, 4))
     for of, recipe, seconds in (clothes, digits, figures):
@@ -391,8 +391,8 @@ def sla_runs() -> Iterator[Run]:
         for length, seed, settings in product((recipe, longer), range(5), (weights, margins)):
             yield Run("5_sla", "cpu", "LongTailed", "small", of, length, length.epochs * seconds, settings, seed)
 
-    yield from long_tail(embedded | {"imbalance": 100}, replace(plain, epochs=40), 0.5)
     yield from tier(*photos, "rotation", ways, (1, 4))
+    yield from long_tail(embedded | {"imbalance": 100}, replace(plain, epochs=40), 0.5)
     yield from of_views(*photos, "rotation2", "color_perm3", "color_perm")
     yield from of_views(*figures, "rotation+color_perm3")
     yield from long_tail(cifar10 | {"train_size": 10000, "imbalance": 100}, replace(crop, epochs=40), 0.9)
