@@ -25,6 +25,7 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     plots kernels
     figures rerun
     longtail_figures
+    gvae_figures
     sla_figures
 
 ``import semaug`` loads none of them: each is imported when it is first named, and the first costs torch alone.
@@ -43,6 +44,7 @@ __all__ = [
     "figures",
     "gaussian",
     "gvae",
+    "gvae_figures",
     "gvae_measures",
     "imbalance",
     "isda",

@@ -361,7 +361,7 @@ FIGURES: dict[str, dict[str, Callable[[Sequence[Record]], Picture]]] = {
 }
 """The figures of each notebook that are drawn from records."""
 
-ROOMS = ("figures", "longtail_figures", "sla_figures")
+ROOMS = ("figures", "longtail_figures", "gvae_figures", "sla_figures")
 """Rooms with such a table; those after this one import it, so it knows them by name."""
 
 

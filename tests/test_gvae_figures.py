@@ -2,10 +2,180 @@
 
 from __future__ import annotations
 
-import numpy as np
+import dataclasses
+import io
 
-from semaug import gvae_measures, ledger, records
+import numpy as np
+import pytest
+
+from semaug import figures, gvae_figures, gvae_measures, ledger, records
+from semaug.records import Record
 from semaug.training import Recipe
+
+USUAL = {"deviation": 0.27, "reconstruction": "l2", "balance": "fixed"}
+NOISE = [0.0, 0.02, -0.01]
+
+
+def record(objective, seed, kept=0.5, name="embedded", profile="cpu", **settings):
+    """A run whose strips keep their class in so many cases at 3 sigma, and move by half of that."""
+    settings = USUAL | ({"class_weight": 30.0} if objective == "GVAE" else {}) | settings
+    metrics = {"test_accuracy": kept + NOISE[seed], "probe_accuracy": kept + NOISE[seed], "judge_accuracy": 0.9}
+    metrics |= {"reconstruction_error": 0.02, "active_units": 16.0}
+    for prefix in ("", "tenth_", "each_"):
+        metrics |= {f"{prefix}consistency_{i}": 0.8 + (kept - 0.8) * i / 6 + NOISE[seed] for i in range(7)}
+        metrics[f"{prefix}movement_6"] = kept / 2
+    data, recipe = {"name": name, "train_size": 60}, {"epochs": 4}
+    config = {"objective": objective, "network": "n", "data": data, "recipe": recipe, "settings": settings}
+    where = {"profile": profile, "environment": {"device": "a CPU"}}
+    return Record(config, seed, metrics, {}, [15] * 4, [0.5] * 4, **where)
+
+
+def arm(method, seed, accuracy, **settings):
+    run = record("Augmented", seed, accuracy)
+    run.config["settings"] = {"method": method, **settings}
+    return run
+
+
+@pytest.fixture
+def found():
+    runs = [record("VAE", seed, 0.3) for seed in range(3)]
+    runs += [record("ConditionalVAE", seed, 0.4) for seed in range(2)]
+    runs += [record("GVAE", seed, 0.5) for seed in range(3)]
+    changes = ({"deviation": 0.1}, {"class_weight": 1.0}, {"class_weight": 100.0}, {"reconstruction": "l1"})
+    runs += [record("GVAE", seed, 0.6, **change) for change in (*changes, {"balance": "learned"}) for seed in range(2)]
+    for name, weight in (("lfw64", 300.0), ("mnist", 30.0), ("cifar10", 100.0), ("shapes", 100.0)):
+        runs += [record("VAE", 0, 0.3, name=name), record("GVAE", 0, 0.35, name=name, class_weight=weight)]
+    for method, accuracy in (("none", 0.5), ("noise", 0.4), ("gvae", 0.55)):
+        runs += [arm(method, seed, accuracy) for seed in range(3)]
+    return [*runs, arm("gvae", 0, 0.6, residual=True), record("CrossEntropy", 0)]
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch, found):
+    """Pictures beside the records of seed 0: grey of the value 10, and 20 at the far end of all coordinates."""
+    monkeypatch.setattr(ledger, "records_folder", lambda notebook: tmp_path / "records" / notebook)
+    for run in found:
+        path = run.save(tmp_path / "records" / "2_gvae")
+        if run.seed == 0 and run.config["objective"] in gvae_figures.NAMES:
+            strips = np.full((4, 5, 1, 8, 8), 10, dtype=np.uint8)
+            far = strips.copy()
+            far[:, -1] = 20
+            arrays = {"images": strips[:, 0], "noise": strips[:, 0], "tenth": strips, "all": far, "directions": far}
+            arrays |= {"plane": np.eye(8, 2), "share": np.array([0.5, 0.25]), "labels": np.arange(8) % 4}
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **arrays)
+            path.with_suffix(".npz").write_bytes(buffer.getvalue())
+    return tmp_path
+
+
+def labels(axes):
+    return [label.get_text() for label in axes.get_yticklabels()]
+
+
+def test_a_study_has_the_usual_settings_of_each_set_alone(found):
+    blocks = gvae_figures.studies(found)
+    assert sorted(blocks) == [f"{name}, 60 images" for name in ("cifar10", "embedded", "lfw64", "mnist", "shapes")]
+    study = blocks["embedded, 60 images"]
+    assert {name: [run.seed for run in runs] for name, runs in study.items()} == {
+        "VAE": [0, 1, 2],
+        "conditional VAE": [0, 1],
+        "G-VAE": [0, 1, 2],
+    }
+    assert all(run.config["settings"].get("class_weight", 30.0) == 30.0 for runs in study.values() for run in runs)
+    better = [record("VAE", 0, profile="paper"), record("GVAE", 0, profile="paper")]
+    assert len(gvae_figures.studies([*found, *better])["embedded, 60 images"]["VAE"]) == 1
+    assert len(gvae_figures.studies([*found, better[0]])["embedded, 60 images"]["VAE"]) == 3
+
+
+def test_a_sweep_changes_one_thing_and_begins_with_the_usual(found):
+    named = gvae_figures.sweeps(found)
+    expected = ["s = 0.27, c = 30", "s = 0.1", "c = 1", "c = 100", "learned s, c", "L1"]
+    assert list(named) == expected
+    assert [len(runs) for runs in named.values()] == [3, 2, 2, 2, 2, 2]
+    assert gvae_figures.sweeps(named[expected[0]]) == {}
+
+
+def test_consistency_is_drawn_over_the_distance(found):
+    figure = gvae_figures.consistency(found)
+    titles = [axes.get_title("left") for axes in figure.axes]
+    axes = figure.axes[titles.index("embedded, 60 images: all")]
+    assert [line.get_label() for line in axes.lines[:3]] == ["VAE (n = 3)", "conditional VAE (n = 2)", "G-VAE (n = 3)"]
+    np.testing.assert_allclose(axes.lines[2].get_xdata(), [0, 0.5, 1, 1.5, 2, 2.5, 3])
+    np.testing.assert_allclose(axes.lines[2].get_ydata()[[0, 6]], 100 * (np.array([0.8, 0.5]) + np.mean(NOISE)))
+    np.testing.assert_allclose(axes.lines[3].get_ydata(), [90, 90])
+
+
+def test_movement_stands_beside_consistency(found):
+    figure = gvae_figures.movement(found)
+    axes = next(axes for axes in figure.axes if axes.get_title("left") == "embedded, 60 images")
+    line = next(line for line in axes.lines if line.get_label() == "G-VAE (n = 3)")
+    np.testing.assert_allclose(line.get_xdata(), [0.25] * 3)
+    np.testing.assert_allclose(line.get_ydata(), 100 * (0.5 + np.array(NOISE)))
+
+
+def test_probe_and_augmentation_are_paired_with_their_baselines(found):
+    left, right = gvae_figures.probe([run for run in found if run.config["data"]["name"] == "embedded"]).axes
+    assert labels(left) == ["VAE (n = 3)", "conditional VAE (n = 2)", "G-VAE (n = 3)"]
+    assert [text.get_text().split(" ")[0] for text in right.texts] == ["+10.00", "+20.00"]
+    left, right = gvae_figures.augmented(found).axes
+    assert labels(left) == ["none (n = 3)", "Gaussian noise (n = 3)", "G-VAE (n = 3)", "G-VAE, difference (n = 1)"]
+    assert [text.get_text().split(" ")[0] for text in right.texts] == ["\N{MINUS SIGN}10.00", "+5.00", "+10.00"]
+
+
+def test_the_sweep_shows_each_measure(found):
+    axes = gvae_figures.sweep(found).axes
+    assert [panel.get_title("left") for panel in axes] == list(gvae_figures.SWEEP.values())
+    assert [container[0].get_xdata()[0] for container in axes[0].containers] == pytest.approx(
+        [50 + 100 * np.mean(NOISE)] + [61] * 5
+    )
+
+
+def mosaic(picture):
+    """Values of a sheet's tiles by row and column."""
+    image = picture.axes[0].images[0].get_array()[..., 0]
+    return np.round(255 * image[::9, ::9]).astype(int)
+
+
+def test_strips_are_those_beside_the_records(found, kept):
+    drawn = gvae_figures.strips(found, ("mnist",))
+    expected = [10] * 10 + [20, 10]  # the far end of all coordinates stands before the column of noise
+    np.testing.assert_array_equal(mosaic(drawn), [expected] * 8)
+    assert labels(drawn.axes[0])[::4] == ["G-VAE", "VAE"]
+    np.testing.assert_array_equal(mosaic(gvae_figures.directions(found)), [[10] * 5 + [20]] * 8)
+    rows = gvae_figures.sweep_strips(found)
+    assert labels(rows.axes[0]) == list(gvae_figures.sweeps(found))
+    np.testing.assert_array_equal(mosaic(rows), [([10] * 5 + [20]) * 2] * 6)
+
+
+def test_the_plane_is_coloured_by_attribute(found, kept):
+    axes = gvae_figures.plane(found).axes
+    assert [panel.get_title("left") for panel in axes[:3]] == ["G-VAE, gender", "G-VAE, smile", "G-VAE, all four"]
+    men = next(line for line in axes[0].lines if line.get_label() == "man")
+    np.testing.assert_array_equal(np.transpose(men.get_data()), np.eye(8, 2)[[2, 3, 6, 7]])
+    smiling = next(line for line in axes[1].lines if line.get_label() == "smiling")
+    np.testing.assert_array_equal(np.transpose(smiling.get_data()), np.eye(8, 2)[1::2])
+    assert "50% and 25%" in axes[0].get_xlabel()
+
+
+def test_pictures_are_of_the_very_run(found, kept):
+    (vae,) = (r for r in found if r.config["objective"] == "VAE" and r.config["data"]["name"] == "mnist")
+    assert gvae_figures.pictures(vae)["images"].shape == (4, 1, 8, 8)
+    assert gvae_figures.pictures(dataclasses.replace(vae, seed=1)) == {}
+
+
+@pytest.mark.parametrize("name", gvae_figures.FIGURES["2_gvae"])
+def test_what_is_missing_is_said(found, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "records_folder", lambda notebook: tmp_path)
+    for few in ([], found[:3], found[-1:]):
+        with pytest.raises(figures.NothingToDraw):
+            gvae_figures.FIGURES["2_gvae"][name](few)
+
+
+def test_the_command_draws_them_too(found, kept, capsys):
+    assert figures.main(["--folder", str(kept)]) == 0
+    expected = {f"{name}.{kind}" for name in gvae_figures.FIGURES["2_gvae"] for kind in ("png", "svg")}
+    assert {path.name for path in (kept / "2_gvae").iterdir()} == expected
+    assert f"drew     2_gvae/plane from {len(found)} records" in capsys.readouterr().out
 
 
 def test_the_ledger_keeps_pictures_of_the_first_seed_beside_its_record(tmp_path, monkeypatch):

@@ -1,0 +1,335 @@
+"""The figures of G-VAE (notebook 2), drawn from records as those of room ``figures``.
+
+What a network itself would have to be asked, strips of decoded images and codes in the plane, lies beside the record of
+seed 0 (:func:`semaug.gvae_measures.pictures`). It is looked for among the committed records, whoever asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from semaug import ledger
+from semaug.figures import NothingToDraw, experiments
+from semaug.gvae_measures import COLUMNS, STEPS
+from semaug.plots import BLUE, COLOURS, GREY, RED, Picture, band, caption, comparison, sheet, styled
+from semaug.records import Record, summary
+
+NAMES = {"VAE": "VAE", "ConditionalVAE": "conditional VAE", "GVAE": "G-VAE"}
+COLOUR = dict(zip(NAMES.values(), ("black", COLOURS[2], RED), strict=True))
+USUAL = {"deviation": 0.27, "reconstruction": "l2", "balance": "fixed"}
+SWEPT = ("embedded", 30.0)
+"""The set on which one setting is changed at a time, and the class weight that stays; other sets have one weight."""
+ARMS = {"none": "none", "noise": "Gaussian noise", "vae": "VAE", "cvae": "conditional VAE", "gvae": "G-VAE"}
+SWEEP = {
+    "consistency_6": "class kept at 3σ (%)",
+    "movement_6": "movement at 3σ",
+    "reconstruction_error": "squared error",
+    "active_units": "units in use",
+    "probe_accuracy": "linear probe (%)",
+}
+"""What a sweep shows, and its label."""
+
+Study = dict[str, list[Record]]
+
+
+def is_usual(record: Record) -> bool:
+    """Whether it is of the comparison of methods, and not of a sweep."""
+    settings, (swept, weight) = record.config["settings"], SWEPT
+    if any(settings.get(name, value) != value for name, value in USUAL.items()):
+        return False
+    return record.config["data"]["name"] != swept or settings.get("class_weight", weight) == weight
+
+
+def studies(found: Iterable[Record]) -> dict[str, Study]:
+    """VAE, conditional VAE and G-VAE by data set, titled; of each set the best profile that has the first and last."""
+    known = [record for record in found if record.config["objective"] in NAMES and is_usual(record)]
+    groups = experiments(known, lambda group: {"VAE", "GVAE"} <= {record.config["objective"] for record in group})
+    result: dict[str, Study] = {}
+    for title, group in groups.items():
+        short = f"{group[0].config['data']['name']}, {sum(group[0].train_counts)} images"
+        ordered = sorted(group, key=lambda record: record.seed)
+        study = {name: [r for r in ordered if r.config["objective"] == kind] for kind, name in NAMES.items()}
+        result[short if short not in result else title] = {name: runs for name, runs in study.items() if runs}
+    return result
+
+
+def variant(record: Record) -> str:
+    """What is changed in a run of the sweep."""
+    settings, words = record.config["settings"], []
+    if settings["deviation"] != USUAL["deviation"]:
+        words.append(f"s = {settings['deviation']:g}")
+    if settings["class_weight"] != SWEPT[1]:
+        words.append(f"c = {settings['class_weight']:g}")
+    words += ["L1"] * (settings["reconstruction"] == "l1") + ["learned s, c"] * (settings["balance"] == "learned")
+    return ", ".join(words) or f"s = {USUAL['deviation']:g}, c = {SWEPT[1]:g}"
+
+
+def sweeps(found: Iterable[Record]) -> Study:
+    """G-VAE on the swept set by what is changed, the usual settings first; of the best profile that has a sweep.
+
+    Empty without the usual settings and another.
+    """
+    known = [r for r in found if r.config["objective"] == "GVAE" and r.config["data"]["name"] == SWEPT[0]]
+    groups = experiments(known, lambda group: any(map(is_usual, group)) and not all(map(is_usual, group)))
+    result: Study = {}
+    for group in groups.values():
+        order = sorted(group, key=lambda r: (not is_usual(r), _changes(r), variant(r), r.seed))
+        for record in order:
+            result.setdefault(variant(record), []).append(record)
+    return result
+
+
+def _changes(record: Record) -> tuple[Any, ...]:
+    settings = record.config["settings"]
+    other = settings["reconstruction"] != "l2", settings["balance"] != "fixed"
+    return *other, settings["class_weight"] != SWEPT[1], settings["class_weight"], settings["deviation"]
+
+
+def arms(found: Iterable[Record]) -> dict[str, Study]:
+    """Classifiers trained on augmented images, by set and its size, "none" first."""
+    known = [record for record in found if record.config["objective"] == "Augmented"]
+    result: dict[str, Study] = {}
+    for title, group in experiments(
+        known, lambda group: len({r.config["settings"]["method"] for r in group}) > 1
+    ).items():
+        named: Study = {}
+        for method, name in ARMS.items():
+            for record in sorted(group, key=lambda r: (bool(r.config["settings"].get("residual")), r.seed)):
+                if record.config["settings"]["method"] == method:
+                    more = ", difference" if record.config["settings"].get("residual") else ""
+                    named.setdefault(name + more, []).append(record)
+        if "none" in named:
+            result[title] = named
+    return result
+
+
+def _needed(blocks: dict[str, Study], what: str = "VAE and G-VAE on one set of images") -> dict[str, Study]:
+    if not blocks:
+        raise NothingToDraw(what)
+    return blocks
+
+
+def _all(blocks: Mapping[str, Study]) -> list[Record]:
+    return [record for study in blocks.values() for runs in study.values() for record in runs]
+
+
+@styled
+def consistency(found: Sequence[Record]) -> Picture:
+    """How often the judge still calls a decoded image by its class, over the distance moved; a row a data set."""
+    blocks = _needed(studies(found))
+    figure = Picture(figsize=(7.5, 0.6 + 2.3 * len(blocks)))
+    grid = figure.subplots(len(blocks), 2, squeeze=False, sharey="row", sharex=True)
+    for line, (title, study) in zip(grid, blocks.items(), strict=True):
+        for axes, (prefix, which) in zip(line, (("", "all"), ("tenth_", "the largest tenth")), strict=True):
+            for name, runs in study.items():
+                values = [[100 * r.metrics[f"{prefix}consistency_{i}"] for i in range(STEPS + 1)] for r in runs]
+                band(axes, np.arange(STEPS + 1) / 2, np.array(values), name, color=COLOUR[name], marker="o")
+            judged = 100 * next(iter(study.values()))[0].metrics["judge_accuracy"]
+            axes.axhline(judged, color=GREY, linewidth=1, linestyle="--")
+            axes.set_title(f"{title}: {which}", fontsize=9)
+        line[0].set_ylabel("class kept (%)")
+        line[0].legend(fontsize=8)
+    for axes in grid[-1]:
+        axes.set_xlabel("distance moved (σ)")
+    caption(figure, _all(blocks), "Bands: 95% intervals of the mean. Dashed: the judge on real images.")
+    return figure
+
+
+@styled
+def movement(found: Sequence[Record]) -> Picture:
+    """Class kept against how far the pixels moved, both at 3σ: a point a run; a strip that stands still keeps all."""
+    blocks = _needed(studies(found))
+    rows = (len(blocks) + 1) // 2
+    figure = Picture(figsize=(7.5, 0.6 + 2.7 * rows))
+    grid = figure.subplots(rows, min(2, len(blocks)), squeeze=False).ravel()
+    for unused in grid[len(blocks) :]:
+        unused.remove()
+    for axes, (title, study) in zip(grid, blocks.items(), strict=False):
+        for name, runs in study.items():
+            for prefix, mark in (("", "o"), ("tenth_", "^"), ("each_", "s")):
+                x, y = ([r.metrics[f"{prefix}{what}_{STEPS}"] for r in runs] for what in ("movement", "consistency"))
+                label = {"label": f"{name} (n = {len(runs)})"} if not prefix else {}
+                axes.plot(x, 100 * np.array(y), mark, color=COLOUR[name], alpha=0.7, markersize=5, **label)
+        axes.set(xlabel="movement at 3σ (root mean square of a pixel)", title=title)
+        axes.legend(fontsize=8)
+    grid[0].set_ylabel("class kept at 3σ (%)")
+    text = "Circles: all coordinates; triangles: the largest tenth; squares: one at a time, mean."
+    caption(figure, _all(blocks), f"A mark a run. {text}")
+    return figure
+
+
+def probe(found: Sequence[Record]) -> Picture:
+    """Accuracy of one and the same linear probe of the mean codes, and the difference from the VAE's."""
+    return comparison(_needed(studies(found)), "probe_accuracy", "A ridge regression of mean codes, the same for all.")
+
+
+def reconstruction(found: Sequence[Record]) -> Picture:
+    """Squared error of a pixel of the decoded mean code, and the difference from the VAE's."""
+    return comparison(_needed(studies(found)), "reconstruction_error", "Range of a pixel: [0, 1].")
+
+
+def augmented(found: Sequence[Record]) -> Picture:
+    """Test accuracy of a classifier on real images, trained on augmented ones."""
+    blocks = _needed(arms(found), "classifiers trained with and without augmented images")
+    return comparison(blocks, note="Half of the images of a batch replaced, from 30% of training on.")
+
+
+@styled
+def sweep(found: Sequence[Record]) -> Picture:
+    """G-VAE with one setting changed: a row a setting, a column a measure."""
+    named = _needed({"": sweeps(found)} if sweeps(found) else {}, "G-VAE at two settings on one set")[""]
+    figure = Picture(figsize=(7.5, 1.1 + 0.3 * len(named)))
+    panels = figure.subplots(1, len(SWEEP), sharey=True)
+    for axes, (metric, label) in zip(panels, SWEEP.items(), strict=True):
+        scale = 100 if "%" in label else 1
+        for row, runs in enumerate(named.values()):
+            values = [scale * record.metrics[metric] for record in runs]
+            result, colour = summary(values), RED if row == 0 else BLUE
+            axes.plot(values, [row + 0.25] * len(values), "o", color=colour, alpha=0.35, markersize=3)
+            half = result.half_width if result.n > 2 else 0.0
+            axes.errorbar(result.mean, row, xerr=half, fmt="D", color=colour, markersize=4, capsize=2)
+        axes.set_title(label, fontsize=8)
+        axes.set_ylim(len(named) - 0.5, -0.5)
+        axes.tick_params(axis="x", labelsize=7)
+    panels[0].set_yticks(range(len(named)), [f"{name} (n = {len(runs)})" for name, runs in named.items()], fontsize=8)
+    caption(
+        figure,
+        _all({"": named}),
+        "Red: the usual settings. Dots: seeds. Bars: 95% intervals of the mean, of three seeds or more.",
+    )
+    return figure
+
+
+# -- what lies beside a record -----------------------------------------------------------------------------------------
+
+
+def pictures(record: Record) -> dict[str, np.ndarray]:
+    """The arrays beside the committed record of this run; empty where there are none."""
+    pattern = f"{record.config['objective']}-{record.hash}-seed{record.seed}.npz"
+    path = ledger.records_folder("2_gvae") / pattern
+    if not path.exists():
+        return {}
+    with np.load(path) as kept:
+        return dict(kept)
+
+
+def _pictured(study: Study) -> dict[str, tuple[Record, dict[str, np.ndarray]]]:
+    """By name the first run that has pictures, and these."""
+    found = {name: next(((r, p) for r in runs if (p := pictures(r))), None) for name, runs in study.items()}
+    return {name: pair for name, pair in found.items() if pair is not None}
+
+
+def _of(found: Sequence[Record], sets: Sequence[str]) -> dict[str, tuple[Record, dict[str, np.ndarray]]]:
+    """Pictures by method, of the first of these sets that has those of VAE and G-VAE."""
+    for name in sets:
+        for study in studies(record for record in found if record.config["data"]["name"] == name).values():
+            shown = _pictured(study)
+            if {"VAE", "G-VAE"} <= shown.keys():
+                return shown
+    raise NothingToDraw(f"strips of VAE and G-VAE on {' or '.join(sets)}")
+
+
+SIGMAS = [f"{'+' if i > 0 else ''}{i / 2:g}σ".replace("-", "\N{MINUS SIGN}") if i else "μ" for i in COLUMNS]
+
+
+def strips(found: Sequence[Record], sets: Sequence[str], rows: int = 4) -> Picture:
+    """Strips of G-VAE above those of the VAE: the largest tenth of the coordinates, the image, all, unit noise."""
+    shown, lines, titles = _of(found, sets), [], []
+    for name in ("G-VAE", "VAE"):
+        kept = shown[name][1]
+        for row in range(min(rows, len(kept["images"]))):
+            image, noise = kept["images"][row : row + 1], kept["noise"][row : row + 1]
+            lines.append(np.concatenate([kept["tenth"][row], image, kept["all"][row], noise]))
+            titles.append(name if row == 0 else "")
+    columns = [*(f"{text}\ntenth" for text in SIGMAS), "image", *(f"{text}\nall" for text in SIGMAS), "noise"]
+    figure = sheet(torch.from_numpy(np.stack(lines)), titles, columns)
+    figure.axes[0].tick_params(axis="x", labelsize=7)
+    caption(figure, [record for record, _ in shown.values()], "Unseen images, the first of their classes; seed 0.")
+    return figure
+
+
+def directions(found: Sequence[Record], sets: Sequence[str] = ("lfw64", "celeba")) -> Picture:
+    """One image moved along the mean deviation of each class: of G-VAE, then of the VAE."""
+    shown, lines, titles = _of(found, sets), [], []
+    classes = _classes(shown["VAE"][0])
+    for name in ("G-VAE", "VAE"):
+        kept = shown[name][1]
+        for row, strip in enumerate(kept["directions"]):
+            lines.append(np.concatenate([kept["images"][:1], strip]))
+            titles.append(f"{name}: {classes[row]}")
+    figure = sheet(torch.from_numpy(np.stack(lines)), titles, ["image", *SIGMAS])
+    caption(figure, [record for record, _ in shown.values()], "One unseen image, seed 0.")
+    return figure
+
+
+def _classes(record: Record) -> Sequence[str]:
+    from semaug.sources import FACES
+
+    faces = record.config["data"]["name"] in ("lfw64", "celeba")
+    return FACES if faces else [f"class {c}" for c in range(len(record.class_accuracy))]
+
+
+@styled
+def plane(found: Sequence[Record], sets: Sequence[str] = ("lfw64", "celeba")) -> Picture:
+    """Mean codes of unseen faces in their first two principal components: by gender, by smile, all four classes."""
+    shown = _of(found, sets)
+    figure = Picture(figsize=(7.5, 5.2))
+    grid = figure.subplots(2, 3, sharex="row", sharey="row")
+    parts = {
+        "gender": (lambda label: label // 2, ("woman", "man")),
+        "smile": (lambda label: label % 2, ("not smiling", "smiling")),
+        "all four": (lambda label: label, _classes(shown["VAE"][0])),
+    }
+    for line, name in zip(grid, ("G-VAE", "VAE"), strict=True):
+        kept = shown[name][1]
+        for axes, (title, (of, words)) in zip(line, parts.items(), strict=True):
+            label = of(kept["labels"])
+            for value, word in enumerate(words):
+                points = kept["plane"][label == value]
+                axes.plot(*points.T, "o", color=COLOURS[value], markersize=2.5, alpha=0.5, label=word)
+            axes.set_title(f"{name}, {title}", fontsize=9)
+            axes.legend(fontsize=6.5, markerscale=1.5)
+        line[0].set_ylabel("second component")
+        line[0].set_xlabel(f"first ({kept['share'][0]:.0%} and {kept['share'][1]:.0%} of variance)", fontsize=8)
+    caption(figure, [record for record, _ in shown.values()], "Unseen faces, seed 0. The classes enter colours only.")
+    return figure
+
+
+def sweep_strips(found: Sequence[Record], images: int = 2) -> Picture:
+    """Two images moved along all coordinates under each setting of the sweep."""
+    shown = _pictured(sweeps(found))
+    if len(shown) < 2:
+        raise NothingToDraw("strips of G-VAE at two settings")
+    lines = [
+        np.concatenate([np.concatenate([p["images"][i : i + 1], p["all"][i]]) for i in range(images)])
+        for _, p in shown.values()
+    ]
+    figure = sheet(torch.from_numpy(np.stack(lines)), list(shown), ["image", *SIGMAS] * images)
+    figure.axes[0].tick_params(axis="x", labelsize=7)
+    caption(figure, [record for record, _ in shown.values()], "All coordinates moved. Unseen images, seed 0.")
+    return figure
+
+
+FIGURES: dict[str, dict[str, Callable[[Sequence[Record]], Picture]]] = {
+    "2_gvae": {
+        "consistency": consistency,
+        "movement": movement,
+        "probe": probe,
+        "reconstruction": reconstruction,
+        "sweep": sweep,
+        "augmented": augmented,
+        "strips_embedded": partial(strips, sets=("embedded",)),
+        "strips_mnist": partial(strips, sets=("mnist",)),
+        "strips_cifar10": partial(strips, sets=("cifar10",)),
+        "strips_shapes": partial(strips, sets=("shapes",)),
+        "strips_faces": partial(strips, sets=("lfw64", "celeba")),
+        "directions": directions,
+        "plane": plane,
+        "sweep_strips": sweep_strips,
+    },
+}
