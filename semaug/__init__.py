@@ -21,6 +21,7 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     training
     gvae_measures
     gvae
+    augmented
     ledger
     plots kernels
     figures rerun
@@ -37,6 +38,7 @@ from types import ModuleType
 __version__ = "0.1.0"
 __all__ = [
     "adversarial",
+    "augmented",
     "automix",
     "capture",
     "data",

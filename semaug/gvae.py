@@ -8,7 +8,8 @@ $$\log p(x) = \mathrm{KL}(q(z|x)\,\|\,p(z|x)) + \mathbb E_q \log\frac{p(x, z)}{q
   \ge \mathbb E_q \log p(x|z) - \mathrm{KL}(q(z|x)\,\|\,p(z)), \tag{1}$$
 $$-\log p(x|z) = \frac{|x - m(z)|^2}{2 s^2} + \frac D2 \log 2\pi s^2, \tag{2}$$
 
-with D numbers in an image. A loss $c_{KL}\,\mathrm{KL} + c_{img} |x - m|^2$ is (1) divided by $1/c_{KL}$, so that
+with D numbers in an image. A loss $c_{KL}\,\mathrm{KL} + c_{img} |x - m|^2$ is $-c_{KL}$ times the bound (1), up to a
+constant, with
 
 $$s^2 = \frac{c_{KL}}{2 c_{img}}: \tag{3}$$
 
@@ -34,7 +35,7 @@ ICLR 2014, arXiv:1312.6114; conditional VAE: K. Sohn, H. Lee, X. Yan, NeurIPS 20
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -43,7 +44,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semaug.data import Data
-from semaug.gaussian import at_least_float32, gaussian_cross_entropy, kl_standard_normal, tracing
+from semaug.gaussian import at_least_float32, check_features, gaussian_cross_entropy, kl_standard_normal, tracing
 from semaug.gvae_measures import kept, measures
 from semaug.networks import BasicBlock, Normalise, check_count, convolution, normalisation
 from semaug.objective import Objective, Step
@@ -85,7 +86,9 @@ class AutoEncoder(nn.Module):
         for count in chosen:
             check_count("blocks", count)
         factor = 2 ** len(chosen)
-        if not chosen or any(side < factor or side % factor for side in size):
+        if not chosen:
+            raise ValueError(f"size: got {size}, which no stage halves; takes (H, W), both even and from 8")
+        if any(side < factor or side % factor for side in size):
             raise ValueError(f"size: got {size} for {len(chosen)} stages; takes (H, W), both multiples of {factor}")
         self.image_shape, self.latent, self.num_classes = (channels, *size), latent, num_classes
         widths = [width * 2**i for i in range(len(chosen) + 1)]
@@ -272,7 +275,11 @@ class GVAE(Objective):
     def interpolate(
         self, first: Images, second: Images, columns: int = 7, target: Int64[Tensor, " N"] | None = None
     ) -> Float[Tensor, "N columns channels H W"]:
-        """Decoded codes on the line between the mean codes of two images, both ends included."""
+        """Decoded codes on the line between the mean codes of two images, both ends included.
+
+        Raises ValueError for columns below 1.
+        """
+        check_count("columns", columns)
         start, end = self.encode(first)[0], self.encode(second)[0]
         fractions = torch.linspace(0, 1, columns).tolist()
         return torch.stack([self.decode(start.lerp(end, fraction), target) for fraction in fractions], 1)
@@ -305,9 +312,9 @@ class VAE(GVAE):
 class ConditionalVAE(VAE):
     r"""p(x|z, y): the decoder is told the class, and ``decode`` needs its ``target``.
 
-    The class is joined to the code, $[W, U] [z; \mathrm{onehot}(y)] = W z + U_y$. The encoder stays q(z|x), which is a
-    posterior of the bound as good as q(z|x, y) is: so one code can be decoded as any class, and a linear probe of codes
-    says how much of the class is left in them.
+    The class is joined to the code, $[W, U] [z; \mathrm{onehot}(y)] = W z + U_y$. The encoder stays q(z|x): (1) bounds
+    log p(x|y) with any q, with q(z|x, y) perhaps more tightly. So one code can be decoded as any class, and a linear
+    probe of codes says how much of the class is left in them.
     """
 
     def __init__(
@@ -322,98 +329,8 @@ class ConditionalVAE(VAE):
         nn.init.zeros_(self.condition.weight)
 
     def decoded(self, codes: Codes, target: Int64[Tensor, " N"] | None) -> Images:
-        """m(z, y); raises ValueError without a target."""
+        """m(z, y); raises ValueError or TypeError without a target of classes, one a code."""
         if target is None:
             raise ValueError("target: got None; ConditionalVAE decodes a code as an image of a class")
+        check_features(codes, target, self.network.num_classes, self.network.latent, "codes")
         return self.network.decoder(self.network.expand(codes) + self.condition(target))
-
-
-METHODS: dict[str, Callable[[nn.Module, float], GVAE]] = {"vae": VAE, "cvae": ConditionalVAE, "gvae": GVAE}
-
-
-class Augmented(Objective):
-    r"""What it is for: a classifier trained on augmented images, by the generator that is trained beside it.
-
-    Each image of a batch is replaced with ``probability`` by an augmented one: with "vae", "cvae" and "gvae" by
-    $m(\mu + \lambda\sigma\varepsilon)$, $\lambda$ the ``strength``; with "noise" by $x + \lambda\varepsilon$, cut to
-    [0, 1]; with "none" by itself. All cost the classifier the same passes. From the fraction ``start`` of training on:
-    before it the generator has not learned much.
-
-    residual: add $m(\mu + \lambda\sigma\varepsilon) - m(\mu)$ to the image instead, which keeps what the generator
-        cannot draw. The generator learns from the same batches, real images only, and no gradient passes between
-        the two.
-    image_shape: (channels, H, W). latent, width, norm, deviation, class_weight: of the generator.
-    """
-
-    generator: GVAE | None
-    network: Any
-
-    def __init__(
-        self,
-        network: nn.Module,
-        image_shape: tuple[int, int, int],
-        method: Literal["none", "noise", "vae", "cvae", "gvae"] = "gvae",
-        strength: float = 1.0,
-        probability: float = 0.5,
-        start: float = 0.3,
-        residual: bool = False,
-        latent: int = 16,
-        width: int = 8,
-        deviation: float = 0.5,
-        class_weight: float = 10.0,
-        norm: str = "batch",
-    ) -> None:
-        if method not in ("none", "noise", *METHODS):
-            raise ValueError(f"method: got {method!r}; takes none, noise, {', '.join(METHODS)}")
-        for name, value in {"probability": probability, "start": start}.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}: got {value}; takes a fraction in [0, 1]")
-        if not (math.isfinite(strength) and strength >= 0):
-            raise ValueError(f"strength: got {strength}; takes a finite number from 0")
-        super().__init__(network, method=method, strength=strength, probability=probability, start=start)
-        self.method, self.strength, self.probability, self.start = method, strength, probability, start
-        self.residual, self.generator = residual, None
-        if method in METHODS:
-            channels, *size = image_shape
-            classes = getattr(network, "num_classes")  # noqa: B009
-            inner = AutoEncoder(classes, channels, (size[0], size[1]), latent, width, norm=norm)
-            self.generator = (
-                GVAE(inner, deviation, class_weight) if method == "gvae" else METHODS[method](inner, deviation)
-            )
-            self.settings |= {"class_weight": class_weight} if method == "gvae" else {}
-            self.settings |= {"residual": residual, "latent": latent, "width": width, "deviation": deviation}
-            self.settings |= {"norm": norm}
-
-    def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy of the classifier, and the generator's loss, whose terms are logged beside it."""
-        loss, changed = torch.zeros((), device=images.device), images
-        terms: dict[str, Tensor] = {}
-        if self.generator is not None:
-            codes = self.generator.encode(images)
-            loss, terms = self.generator.losses(images, target, *codes, step)
-            mean, log_variance = (each.detach() for each in codes)
-            changed = self.moved(self.generator, images, mean, log_variance, target, step)
-        elif self.method == "noise":
-            noise = step.share(len(images), lambda n: self._normal((n, *images.shape[1:]), step))
-            changed = (images + self.strength * noise).clamp(0, 1)
-        u = step.share(len(images), lambda n: torch.rand(n, generator=step.generator, device=images.device))
-        replace = (u < self.probability) & (step.progress >= self.start)
-        mixed = torch.where(replace[:, None, None, None], changed, images)
-        classifier = F.cross_entropy(at_least_float32(self.network(mixed)), target)
-        return classifier + loss, {**terms, "classifier_loss": classifier.detach()}
-
-    @torch.no_grad()
-    def moved(
-        self, generator: GVAE, images: Tensor, mean: Tensor, log_variance: Tensor, target: Tensor, step: Step
-    ) -> Tensor:
-        """The augmented images; the decoder's BatchNorm by its running statistics, and they stay."""
-        noise = step.share(len(mean), lambda n: self._normal((n, mean.shape[1]), step)).to(mean.dtype)
-        generator.eval()
-        images_of = generator.decode(mean + self.strength * (0.5 * log_variance).exp() * noise, target)
-        if self.residual:
-            images_of = (images + images_of - generator.decode(mean, target)).clamp(0, 1)
-        generator.train(self.training)
-        return images_of.to(images.dtype)
-
-    def _normal(self, shape: tuple[int, ...], step: Step) -> Tensor:
-        return torch.randn(shape, generator=step.generator, device=step.generator.device)

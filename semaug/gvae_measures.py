@@ -8,8 +8,9 @@ coordinates in use, those with $\mathrm{Var}_x\,\mu_k > 0.01$ (Y. Burda, R. Gros
 weighted autoencoders", ICLR 2016, arXiv:1509.00519), and how well a linear classifier of $\mu$ does on unseen images.
 
 Of decoded strips $m(\mu + \tfrac i2\sigma)$: class consistency, the share that a judge, a classifier trained apart on
-real images, still calls by the class of the image they started from; and movement, by how much they differ from
-$m(\mu)$, without which consistency says nothing: strips that do not move keep every class.
+real images, still calls by the class of the image they started from, as a mean over the classes: else strips that all
+end in the largest class would keep it well; and movement, by how much they differ from $m(\mu)$, without which
+consistency says nothing: strips that do not move keep every class.
 
 Of a coordinate on the generated set, which factor it moves: the cosine between what a step along it changes in the
 decoded image and what a small change of a known factor f changes in the true one,
@@ -31,7 +32,7 @@ from torch.nn import functional as F
 
 from semaug import networks, shapes
 from semaug.data import Data
-from semaug.evaluation import Predict, accuracy, linear_classifier, predictions
+from semaug.evaluation import Predict, linear_classifier, predictions
 from semaug.objective import CrossEntropy
 from semaug.recipe import Recipe
 from semaug.splits import Split
@@ -96,7 +97,7 @@ class ClassCodes(NamedTuple):
 
     mean: Float[Tensor, "C K"]
     deviation: Float[Tensor, "C K"]
-    covariance: Float[Tensor, "C K K"]
+    covariance: Float[Tensor, "C K K"]  # float64: a narrow posterior is lost in the rounding of wide means
 
 
 def class_codes(codes: Posterior, classes: int) -> ClassCodes:
@@ -109,17 +110,19 @@ def class_codes(codes: Posterior, classes: int) -> ClassCodes:
         mean, deviation = (part[codes.target == label] for part in (codes.mean, codes.deviation))
         if len(mean) == 0:
             raise ValueError(f"codes: got no image of class {label}; takes some of each of {classes}")
-        centred = mean - mean.mean(0)
-        covariance = centred.T @ centred / len(mean) + deviation.square().mean(0).diag()
+        centred = mean.double() - mean.double().mean(0)
+        covariance = centred.T @ centred / len(mean) + deviation.double().square().mean(0).diag()
         parts.append((mean.mean(0), deviation.mean(0), covariance))
     return ClassCodes(*(torch.stack(part) for part in zip(*parts, strict=True)))
 
 
 def samples(model: Coder, of: ClassCodes, target: Int64[Tensor, " N"], generator: torch.Generator) -> Images:
     """Images of given classes from nothing: codes drawn from the Gaussian of each class's codes, decoded."""
-    root = torch.linalg.cholesky(of.covariance)
     normal = torch.randn(len(target), of.mean.shape[1], generator=generator, device=generator.device)
-    codes = of.mean[target] + torch.einsum("nij,nj->ni", root[target], normal.to(of.mean.device, of.mean.dtype))
+    normal, codes = normal.to(of.covariance), of.mean[target]
+    for label, root in enumerate(torch.linalg.cholesky(of.covariance)):  # by class: no (N, K, K)
+        rows = target == label
+        codes[rows] += (normal[rows] @ root.T).to(codes.dtype)
     return model.decode(codes, target)
 
 
@@ -131,7 +134,8 @@ _judges: dict[str, nn.Module] = {}
 def judge(data: Data, device: torch.device | str = "cpu", steps: int = 400) -> nn.Module:
     """A classifier of real images, trained apart on ``data.train`` with flips and crops off, from seed 0.
 
-    The same for the same images: it is trained once a process.
+    For so many steps, and ten passes at least. The same for the same images: it is trained once a process. So all
+    models of a set have one judge, and what another one would say is no part of their spread.
     """
     content = hashlib.sha256(data.train.images.cpu().numpy().tobytes())
     content.update(data.train.target.cpu().numpy().tobytes())
@@ -141,7 +145,7 @@ def judge(data: Data, device: torch.device | str = "cpu", steps: int = 400) -> n
             torch.default_generator.manual_seed(0)
             network = networks.small(data.num_classes, data.image_shape[0])
         batch = min(128, len(data.train))
-        epochs = max(1, round(steps * batch / len(data.train)))
+        epochs = max(10, round(steps * batch / len(data.train)))
         recipe = Recipe(epochs=epochs, batch_size=batch, weight_decay=5e-4)
         with torch.enable_grad():  # measures are taken without
             fit(CrossEntropy(network.to(device)), data, recipe, progress=False)
@@ -150,16 +154,20 @@ def judge(data: Data, device: torch.device | str = "cpu", steps: int = 400) -> n
 
 
 def consistency(predict: Predict, strips: Strips, target: Int64[Tensor, " N"]) -> Float[Tensor, " columns"]:
-    """Share of each column's images that the judge calls by the class of the image they started from."""
+    """Share of each column's images that the judge calls by the class of the image they started from.
+
+    The mean over the classes that are there, whatever their numbers of images.
+    """
     with torch.no_grad():
         called = torch.stack([predict(column).argmax(1) for column in strips.unbind(1)], 1)
-    return (called == target[:, None]).double().mean(0)
+    right = (called == target[:, None]).double()
+    return torch.stack([right[target == label].mean(0) for label in target.unique()]).mean(0)
 
 
 def movement(strips: Strips) -> Float[Tensor, " columns"]:
     """Root mean square difference of each column's pixels from the middle one's."""
-    middle = strips[:, strips.shape[1] // 2, None]
-    return (strips - middle).double().square().mean((0, 2, 3, 4)).sqrt()
+    middle = strips[:, strips.shape[1] // 2]
+    return torch.stack([(column - middle).double().square().mean().sqrt() for column in strips.unbind(1)])
 
 
 def reconstruction_error(model: Coder, split: Split, codes: Posterior) -> float:
@@ -208,10 +216,11 @@ STEPS = 6
 
 @torch.no_grad()
 def measures(model: Coder, data: Data, device: torch.device | str = "cpu", images: int = 500) -> dict[str, float]:
-    """All of it as numbers of a record, on the first ``images`` of the test split; trains a :func:`judge`.
+    """All of it as numbers of a record; trains a :func:`judge`. Strips are of ``images`` drawn from the test split.
 
-    consistency_i, i = 0, ..., 6: all coordinates moved by +-i/2 deviations; tenth_...: only those of the largest tenth;
-    each_...: one coordinate at a time, mean over the 16 of the largest mean deviation. movement_...: at the last step.
+    consistency_i, movement_i, i = 0, ..., 6: all coordinates moved by +-i/2 deviations; tenth_...: only those of the
+    largest tenth; each_...: one coordinate at a time, mean over the 16 of the largest mean deviation; noise_...: codes
+    mu + N(0, I), the author's baseline. judge_accuracy: consistency of the images themselves.
     """
     train, test = posterior(model, data.train.to(device)), posterior(model, data.test.to(device))
     kl = kl_by_coordinate(test)
@@ -224,19 +233,21 @@ def measures(model: Coder, data: Data, device: torch.device | str = "cpu", image
         "probe_accuracy": probe_accuracy(train, test, data.num_classes),
     }
     predict = judge(data, device)
-    few = data.test.take(slice(0, images)).to(device)
-    mean, deviation, target = (part[:images] for part in test)
-    found["judge_accuracy"] = accuracy(predict, data.test.to(device))
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randperm(len(data.test), generator=generator)[:images]  # a set may be in the order of its persons
+    few = data.test.take(rows).to(device)
+    mean, deviation, target = (part[rows.to(part.device)] for part in test)
+    found["judge_accuracy"] = float(consistency(predict, few.floats()[:, None], target)[0])
 
     def strips(direction: Codes, steps: int = STEPS) -> tuple[Tensor, Tensor]:
         strip = model.along(mean, direction, steps, target)
-        share = consistency(predict, strip, target)
-        return 0.5 * (share + share.flip(0))[steps:], 0.5 * (movement(strip) + movement(strip).flip(0))[steps:]
+        share, moved = consistency(predict, strip, target), movement(strip)
+        return 0.5 * (share + share.flip(0))[steps:], 0.5 * (moved + moved.flip(0))[steps:]
 
     for name, direction in (("", deviation), ("tenth_", deviation * kept(deviation, 0.1))):
         shares, moved = strips(direction)
         found |= {f"{name}consistency_{i}": float(share) for i, share in enumerate(shares)}
-        found[f"{name}movement_{STEPS}"] = float(moved[STEPS])
+        found |= {f"{name}movement_{i}": float(by) for i, by in enumerate(moved)}
     single = []
     for coordinate in deviation.mean(0).argsort(descending=True)[:16]:  # the ends of each strip alone
         direction = STEPS * deviation * F.one_hot(coordinate, deviation.shape[1]).to(deviation)
@@ -244,8 +255,11 @@ def measures(model: Coder, data: Data, device: torch.device | str = "cpu", image
     shares, moves = torch.tensor(single).T
     found |= {f"each_consistency_{STEPS}": float(shares.mean()), f"each_movement_{STEPS}": float(moves.mean())}
 
-    generator = torch.Generator().manual_seed(0)
-    wanted = torch.arange(images, device=few.images.device) % data.num_classes
+    away = torch.randn(mean.shape, generator=generator).to(mean)
+    noise = torch.stack([model.decode(mean + away, target), model.decode(mean, target)], 1)
+    found["noise_consistency"] = float(consistency(predict, noise, target)[0])
+    found["noise_movement"] = float(movement(noise)[0])
+    wanted = torch.arange(images, device=target.device) % data.num_classes
     drawn = samples(model, class_codes(train, data.num_classes), wanted, generator)
     found["sample_consistency"] = float(consistency(predict, drawn[:, None], wanted)[0])
     if shapes.RANGES.keys() <= few.factors.keys():
@@ -261,20 +275,21 @@ COLUMNS = (-6, -3, 0, 3, 6)
 def pictures(model: nn.Module, data: Data, rows: int = 6, codes: int = 500) -> dict[str, np.ndarray]:
     """What the figures of strips and codes need of a trained model, and the numbers of a record cannot hold.
 
-    Nothing for an objective that is no :class:`Coder`. All of it is of test images; R = min(rows, C) of them, the first
-    of each of the first classes. Images are uint8, their last axes (channels, H, W).
+    Nothing for an objective that is no :class:`Coder`. All of it is of test images; R <= ``rows`` of them, the first of
+    each of the first classes that are there. Images are uint8, their last axes (channels, H, W).
 
     images (R, ...), target (R,); tenth and all: strips (R, 5, ...) at ``COLUMNS``, of the tenth of the coordinates with
     the largest deviation, and of all. noise (R, ...): decoded codes mu + N(0, I), the author's baseline.
     directions (min(4, C), 5, ...): the first image moved along the mean deviations of one class and another.
     plane (N, 2) float32: mean codes of the first ``codes`` images in their first two principal components; share (2,):
-    what of their variance these hold; labels (N,): their classes.
+    what of their variance these hold; labels (N,): their classes. alignment (7, K), for the room ``shapes`` alone: (2)
+    on 300 images, and deviation (K,) the mean of its coordinates: which factor each direction moves.
     """
     if not isinstance(model, Coder):
         return {}
     device = next(model.parameters()).device
     test = data.test.to(device)
-    some = test.take([int((test.target == c).nonzero()[0]) for c in range(min(rows, data.num_classes))])
+    some = test.take([int((test.target == c).nonzero()[0]) for c in test.target.unique()[:rows]])
     mean, deviation, target = posterior(model, some)
     largest = kept(deviation, 0.1)
     step = COLUMNS[1] - COLUMNS[0]  # columns of ``along`` are half a direction apart
@@ -289,7 +304,12 @@ def pictures(model: nn.Module, data: Data, rows: int = 6, codes: int = 500) -> d
     centred = (seen.mean - seen.mean.mean(0)).double()
     _, singular, axes = torch.linalg.svd(centred, full_matrices=False)
     share = singular.square() / singular.square().sum()
-    return {
+    factors = {}
+    if shapes.RANGES.keys() <= test.factors.keys():
+        few = test.take(slice(0, 300))
+        table = torch.stack(list(alignment(model, few).values()))
+        factors = {"alignment": table.cpu().numpy(), "deviation": posterior(model, few).deviation.mean(0).cpu().numpy()}
+    return factors | {
         "images": some.images.cpu().numpy(),
         "target": target.cpu().numpy(),
         "tenth": strip(mean, deviation * largest, target),

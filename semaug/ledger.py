@@ -28,8 +28,9 @@ import torch
 from torch import nn
 
 from semaug import data, gvae_measures, mixup, networks, records
+from semaug.augmented import METHODS, Augmented
 from semaug.automix import AutoMix
-from semaug.gvae import GVAE, METHODS, VAE, Augmented, AutoEncoder, ConditionalVAE
+from semaug.gvae import GVAE, VAE, AutoEncoder, ConditionalVAE
 from semaug.imbalance import LongTailed
 from semaug.isda import ISDA
 from semaug.metasaug import MetaSAug

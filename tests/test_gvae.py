@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import throwaway
 from semaug import networks
-from semaug.gvae import GVAE, VAE, Augmented, AutoEncoder, ConditionalVAE
+from semaug.gvae import GVAE, VAE, AutoEncoder, ConditionalVAE
 from semaug.objective import Step
 from semaug.training import Recipe, fit
 
@@ -245,57 +245,6 @@ def test_it_learns(name):
     assert record.metrics["test_accuracy"] > (0.9 if name == "GVAE" else 0.3)
 
 
-# -- what it is for ----------------------------------------------------------------------------------------------------
-
-METHODS = ("none", "noise", "vae", "cvae", "gvae")
-
-
-def augmented(method="gvae", norm="batch", **settings):
-    torch.manual_seed(0)
-    return Augmented(networks.small(4, width=4, norm=norm), (1, 12, 12), method, latent=4, width=4, **settings)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_what_the_classifier_sees(method, monkeypatch):
-    objective, (images, target) = augmented(method, probability=0.5, start=0.3, strength=0.7), batch(40)
-    seen = []
-    monkeypatch.setattr(
-        objective.network, "forward", lambda x: seen.append(x) or torch.zeros(len(x), 4, requires_grad=True)
-    )
-    objective(images, target, step(progress=0.2))
-    objective(images, target, step(progress=0.4))
-    assert torch.equal(seen[0], images), "before start nothing is replaced"
-    replaced = (seen[1] != images).flatten(1).any(1)
-    assert 10 <= replaced.sum() <= 30 if method != "none" else not replaced.any()
-    assert (seen[1].min() >= 0) & (seen[1].max() <= 1)
-
-
-def test_strength_zero_is_the_reconstruction_and_residual_the_image():
-    images, target = batch(8)
-    for residual in (False, True):
-        objective = augmented(strength=0.0, residual=residual)
-        generator = objective.generator
-        mean, log_variance = (each.detach() for each in generator.encode(images))
-        moved = objective.moved(generator, images, mean, log_variance, target, step())
-        generator.eval()
-        torch.testing.assert_close(moved, images if residual else generator.decode(mean).detach())
-
-
-def test_classifier_and_generator_do_not_reach_each_other():
-    objective, (images, target) = augmented(start=0.0, probability=1.0), batch(8)
-    before = {name: b.clone() for name, b in objective.generator.network.decoder.named_buffers()}
-    loss, terms = objective(images, target, step())
-    slopes = torch.autograd.grad(loss, list(objective.generator.parameters()), retain_graph=True)
-    alone = augmented().generator
-    own = torch.autograd.grad(alone(images, target, step())[0], list(alone.parameters()))
-    assert all(torch.equal(a, b) for a, b in zip(slopes, own, strict=True))
-    for name, buffer in alone.network.decoder.named_buffers():
-        assert torch.equal(dict(objective.generator.network.decoder.named_buffers())[name], buffer)
-    assert any(not torch.equal(before[name], b) for name, b in objective.generator.network.decoder.named_buffers())
-    assert "classifier_loss" in terms
-    assert objective.generator.training
-
-
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 BAD = {
@@ -303,7 +252,7 @@ BAD = {
         lambda: AutoEncoder(4, 1, (30, 30), blocks=(1, 1)),
         r"size: got \(30, 30\) for 2 stages; .*multiples of 4",
     ),
-    "odd": (lambda: AutoEncoder(4, 1, (29, 29)), "size: got"),
+    "odd": (lambda: AutoEncoder(4, 1, (29, 29)), r"size: got \(29, 29\), .*takes \(H, W\), both even and from 8"),
     "latent": (lambda: AutoEncoder(4, 1, latent=0), "latent: got 0; takes a whole number from 1"),
     "blocks": (lambda: AutoEncoder(4, 1, blocks=(1, 0)), "blocks: got 0"),
     "norm": (lambda: AutoEncoder(4, 1, norm="layer"), "norm: got 'layer'"),
@@ -321,10 +270,11 @@ BAD = {
     "codes_shape": (lambda: model().decode(torch.zeros(2, 5)), r"codes: got shape \(2, 5\); takes \(N, 4\)"),
     "clip": (lambda: model().traverse(batch()[0], clip=0.0), r"clip: got 0.0; takes a fraction in \(0, 1\]"),
     "clip_high": (lambda: model().traverse_each(batch()[0], clip=1.5), "clip: got 1.5"),
+    "columns": (
+        lambda: model().interpolate(*[batch()[0]] * 2, columns=0),
+        "columns: got 0; takes a whole number from 1",
+    ),
     "steps": (lambda: model().traverse(batch()[0], steps=-1), "steps: got -1"),
-    "method": (lambda: augmented("gan"), "method: got 'gan'; takes none, noise, vae"),
-    "probability": (lambda: augmented(probability=1.5), "probability: got 1.5"),
-    "strength": (lambda: augmented(strength=-1.0), "strength: got -1.0"),
 }
 
 
@@ -341,5 +291,10 @@ def test_bad_types():
     with pytest.raises(TypeError, match="network: got a Network; takes an AutoEncoder"):
         GVAE(networks.small(4))
     images, _ = batch(4)
-    with pytest.raises(TypeError, match="target must be int64"):
-        model()(images, torch.rand(4, 4), step())
+    for name in MODELS:
+        with pytest.raises(TypeError, match="target must be int64"):
+            model(name)(images, torch.rand(4, 4), step())
+        with pytest.raises(ValueError, match=r"target must lie in \[0, 4\), got values from 4 to 4"):
+            model(name)(images, torch.full((4,), 4), step())
+    with pytest.raises(ValueError, match=r"target must be \(N,\) = \(4,\)"):
+        model("ConditionalVAE").decode(torch.zeros(4, 4), torch.zeros(1).long())

@@ -99,6 +99,15 @@ def test_class_codes_are_the_moments_of_draws():
         class_codes(of, 5)
 
 
+def test_samples_of_narrow_posteriors_far_apart():
+    """Means a thousand apart on a line and the least deviation there is: singular in float32."""
+    torch.manual_seed(0)
+    mean = 1000 * torch.randn(60, 1) * torch.randn(8)
+    of = class_codes(Posterior(mean, torch.full_like(mean, 0.0025), torch.zeros(60).long()), 1)
+    model = GVAE(AutoEncoder(4, 1, (12, 12), 8, 4)).eval()
+    assert samples(model, of, torch.zeros(5).long(), torch.Generator().manual_seed(0)).shape == (5, 1, 12, 12)
+
+
 def test_samples_have_the_moments_of_their_class():
     of = class_codes(codes(n=80), 4)
 
@@ -134,6 +143,9 @@ def test_consistency_and_movement_of_known_strips():
 
     assert consistency(predict, strips, target).tolist() == [1.0, 0.5, 0.0]
     assert movement(strips).tolist() == pytest.approx([0.5**0.5, 0.0, 0.5**0.5])
+    # Seven of class 0, one of class 1: strips that all end in class 0 keep half of the classes, not 7/8 of them.
+    most, black = (torch.arange(8) == 7).long(), torch.zeros(8, 1, 1, 2, 2)
+    assert consistency(predict, black, most).tolist() == [0.5]
 
 
 def test_reconstruction_error_is_by_pixel():
@@ -170,6 +182,15 @@ def test_the_judge_is_trained_once_on_real_images():
     assert accuracy(first, of.test) > 0.6
 
 
+def test_the_judge_of_a_large_set_passes_it_ten_times(monkeypatch):
+    recipes = []
+    monkeypatch.setattr("semaug.gvae_measures.fit", lambda objective, data, recipe, **_: recipes.append(recipe))
+    monkeypatch.setattr("semaug.gvae_measures._judges", {})
+    judge(load("embedded", train_size=6000, test_size=200))
+    judge(load("embedded", train_size=400, test_size=200), steps=60)
+    assert [recipe.epochs for recipe in recipes] == [10, 19]
+
+
 @pytest.mark.parametrize("kind", [GVAE, ConditionalVAE])
 def test_measures_are_numbers_of_a_record(kind):
     torch.manual_seed(0)
@@ -183,6 +204,7 @@ def test_measures_are_numbers_of_a_record(kind):
     )
     assert {f"alignment_{name}" for name in shapes.RANGES} <= set(found)
     assert found["consistency_0"] == found["tenth_consistency_0"]
+    assert found["movement_0"] == 0 < found["movement_3"] < found["movement_6"] > found["tenth_movement_6"]
     again = posterior(model, test)
     assert found["kl"] == pytest.approx(kl_by_coordinate(again).sum().item())
     assert found == measures(model, of)
@@ -220,3 +242,37 @@ def test_pictures_are_the_strips_of_the_first_images_of_each_class():
     np.testing.assert_allclose(np.abs(kept_of["plane"]), np.abs(expected), atol=1e-5)
     np.testing.assert_allclose(kept_of["share"], values[[-1, -2]] / values.sum(), rtol=1e-5)
     assert pictures(CrossEntropy(model.network), mine) == {}
+    lacking = Data("lacking", mine.train, mine.test.take(mine.test.target > 0))
+    assert pictures(model, lacking, rows=3)["target"].tolist() == [1, 2, 3]
+
+
+def test_pictures_of_shapes_say_which_factor_a_direction_moves():
+    of = Data("shapes", shapes.draw(40, 0, 16), shapes.draw(30, 1, 16))
+    model = GVAE(AutoEncoder(10, 3, (16, 16), latent=3, width=4)).eval()
+    found = pictures(model, of)
+    expected = alignment(model, of.test)
+    assert found["alignment"].shape == (7, 3)
+    np.testing.assert_array_equal(found["alignment"][2], expected["angle"].detach())
+    np.testing.assert_allclose(found["deviation"], posterior(model, of.test).deviation.mean(0))
+
+
+def test_the_images_of_the_measures_are_no_first_ones():
+    """A set in the order of its classes: the judge is right about class 0 alone, which makes up the first half."""
+
+    class Grey:
+        def posterior(self, images):
+            return images.mean((1, 2, 3))[:, None], torch.full((len(images), 1), 0.01)
+
+        def decode(self, codes, target=None):
+            return codes.clamp(0, 1)[:, :, None, None].expand(-1, -1, 12, 12)
+
+        def along(self, mean, direction, steps, target=None):
+            return torch.stack([self.decode(mean + 0.5 * i * direction) for i in range(-steps, steps + 1)], 1)
+
+    images = torch.zeros(40, 1, 12, 12)
+    images[20:] = 1.0
+    target = (torch.arange(40) >= 20).long()
+    of = Data("ordered", Split.from_float(images, target), Split.from_float(images, 0 * target))
+    found = measures(Grey(), of, images=20)
+    assert 0.2 < found["consistency_0"] < 0.8
+    assert found["judge_accuracy"] == found["consistency_0"], "of the same images, which this model draws as they are"

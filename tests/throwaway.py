@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from semaug import networks, training
+from semaug.augmented import Augmented
 from semaug.data import Data, Split
-from semaug.gvae import Augmented
 from semaug.imbalance import LongTailed
 from semaug.isda import ISDA
 from semaug.metasaug import MetaSAug
