@@ -40,10 +40,13 @@ def test_what_the_classifier_sees(method, monkeypatch):
     assert (seen[1].min() >= 0) & (seen[1].max() <= 1)
 
 
-@pytest.mark.parametrize("method", METHODS[1:])
-def test_what_is_drawn(method, monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "residual"), [("noise", False), ("vae", False), ("cvae", False), ("gvae", False), ("gvae", True)]
+)
+def test_what_is_drawn(method, residual, monkeypatch):
     """(1), or Gaussian noise, by hand: the draws of the generator in their order, every image replaced."""
-    objective, (images, target) = augmented(method, probability=1.0, start=0.0, strength=0.7), batch()
+    objective = augmented(method, probability=1.0, start=0.0, strength=0.7, residual=residual)
+    images, target = batch()
     seen = []
     monkeypatch.setattr(
         objective.network, "forward", lambda x: seen.append(x) or torch.zeros(len(x), 4, requires_grad=True)
@@ -57,7 +60,10 @@ def test_what_is_drawn(method, monkeypatch):
         objective(images, target, step(3))
         torch.randn(6, 4, generator=draws)  # of the generator's own loss
         codes = mean + 0.7 * log_variance.exp().sqrt() * torch.randn(6, 4, generator=draws)
-        expected = objective.generator.eval().decode(codes, target).detach()
+        decode = objective.generator.eval().decode
+        expected = decode(codes, target).detach()
+        if residual:
+            expected = (images + expected - decode(mean, target).detach()).clamp(0, 1)
     torch.testing.assert_close(seen[0], expected)
 
 
