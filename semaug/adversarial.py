@@ -81,7 +81,12 @@ def pgd(
 def attacked_accuracy(
     predict: Predict, split: Split, attack: Callable[[Tensor, Tensor], Tensor], batch_size: int = 500
 ) -> float:
-    """Accuracy on a split whose images go through ``attack(images, target)`` first, a batch at a time."""
+    """Accuracy on a split whose images go through ``attack(images, target)`` first, a batch at a time.
+
+    Raises ValueError for an empty split.
+    """
+    if len(split) == 0:
+        raise ValueError("split: got 0 images; takes at least one")
     right = 0
     for start in range(0, len(split), batch_size):
         rows = slice(start, start + batch_size)

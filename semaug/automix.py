@@ -42,7 +42,7 @@ from torch.nn import functional as F
 
 from semaug import mixing
 from semaug.data import Data
-from semaug.evaluation import accuracy
+from semaug.evaluation import accuracy, evaluating
 from semaug.gaussian import at_least_float32
 from semaug.mixing import Mixed, Ratio
 from semaug.mixup import draw_beta, draw_centre, draw_partners
@@ -101,7 +101,7 @@ class MixBlock(nn.Module):
         lam: one for all or one an image. Computed in float32 at least, also under autocast. Raises ValueError for maps
         of other channels, a lam outside [0, 1] and partners that are not (N,) int64 in [0, N).
         """
-        lam = mixing.check_draws(features, lam, permutation)
+        lam = mixing.check_draws(features, lam, permutation, "features")
         if features.shape[1] != self.channels:
             raise ValueError(f"features: got {features.shape[1]} channels; takes {self.channels}")
         N, _, h, w = features.shape
@@ -200,6 +200,7 @@ class AutoMix(Objective):
             ("momentum", momentum, 0 <= momentum < 1, "a fraction in [0, 1)"),
             ("policy", policy, policy in POLICIES, f"one of {', '.join(POLICIES)}"),
             ("every", every, isinstance(every, int) and every >= 1, "a whole number from 1"),
+            ("block_lr", block_lr, block_lr is None or (math.isfinite(block_lr) and block_lr > 0), "a number above 0"),
             ("inference", inference, inference in INFERENCES, f"one of {', '.join(INFERENCES)}"),
         ):
             if not good:
@@ -227,6 +228,8 @@ class AutoMix(Objective):
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch in nats; raises ValueError for targets that are no labels of these classes."""
+        if self.every > 1 and step.world > 1:
+            raise ValueError(f"every: got {self.every} in a data-parallel run; takes 1")
         soft, zero = mixing.soft_labels(target, self.num_classes), torch.zeros_like(step.progress)
         terms, parts = {"generation_loss": zero, "mask_loss": zero, "mask_spread": zero}, []
         if self.one_hot_head is not None:
@@ -352,15 +355,12 @@ def stage_maps(network: Any, images: Float[Tensor, "N channels H W"], stage: int
 
 
 def _channels(network: Any, stage: int) -> int:
-    """Of the maps after a stage, by a pass of one black image of 32 pixels; BatchNorm does not count it."""
+    """Of the maps after a stage, by a pass of one black image; BatchNorm does not count it."""
     first = next(module for module in network.stages.modules() if isinstance(module, nn.Conv2d))
-    modes = {part: part.training for part in network.modules()}
-    with torch.no_grad():
-        black = torch.zeros(1, first.in_channels, 32, 32, dtype=first.weight.dtype, device=first.weight.device)
-        channels = stage_maps(network.eval(), black, stage).shape[1]
-    for part, mode in modes.items():
-        part.training = mode
-    return channels
+    side = 16 * first.stride[0]  # as many whole patches where the stem makes patches
+    black = torch.zeros(1, first.in_channels, side, side, dtype=first.weight.dtype, device=first.weight.device)
+    with torch.no_grad(), evaluating(network):
+        return stage_maps(network, black, stage).shape[1]
 
 
 def _cross_entropy(logits: Tensor, soft: Tensor) -> Tensor:

@@ -60,8 +60,10 @@ def boxes(maps: Float[Tensor, "N H W"], threshold: float = 0.2) -> Int64[Tensor,
     """(y0, x0, y1, x1), half open, around the largest connected piece of what is at least ``threshold`` of [0, 1].
 
     Every map is scaled to [0, 1] by its own ends first; one that is the same everywhere gives the whole image. Pieces
-    hang together by their sides. Raises ValueError for a threshold outside (0, 1].
+    hang together by their sides. Raises ValueError for a threshold outside (0, 1] and maps that are not finite.
     """
+    if not bool(maps.isfinite().all()):
+        raise ValueError("maps: got numbers that are not finite")
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold: got {threshold!r}; takes a fraction in (0, 1]")
     from scipy import ndimage  # here, not at the top: the room has to load without scipy
@@ -80,8 +82,10 @@ def boxes(maps: Float[Tensor, "N H W"], threshold: float = 0.2) -> Int64[Tensor,
 def localisation(network: nn.Module, split: Split, threshold: float = 0.2, batch_size: int = 500) -> Localisation:
     """How well the maps of the true classes find the objects of a split, which has boxes and masks (set ``shapes``).
 
-    Maps are enlarged to the image by linear interpolation. Raises ValueError for a split without boxes or masks.
+    Maps are enlarged to the image by linear interpolation. Raises ValueError for an empty split, or one without boxes or masks.
     """
+    if len(split) == 0:
+        raise ValueError("split: got 0 images; takes at least one")
     if split.boxes is None or split.masks is None:
         raise ValueError("split: got one without boxes or masks; takes one that has them, as data.load('shapes')")
     from torchvision.ops import box_iou

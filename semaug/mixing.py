@@ -61,15 +61,14 @@ def mixup(
 
     target: class numbers, which take ``num_classes``, or labels that are soft already. lam: weight of the image itself,
     1 - lam that of ``images[permutation]``; one for all or one an image. Raises TypeError for images that are no
-    floats, ValueError for a lam outside [0, 1], partners that are not (N,) int64 in [0, N), and class numbers without
-    num_classes or outside of them. The checks of values are left out where values may not be looked at (under
-    torch.compile, torch.func and the capture of a CUDA graph).
+    floats, ValueError for a lam outside [0, 1], partners that are not (N,) int64 in [0, N), labels that are not one an
+    image, class numbers without num_classes or outside of them, and soft labels of other classes.
+    The checks of values are left out where values may not be looked at (under torch.compile, torch.func and the capture
+    of a CUDA graph).
     """
-    if not images.is_floating_point():
-        raise TypeError(f"images: got {images.dtype}; takes floats, bytes cannot be averaged")
+    check_floats(images)
     lam = check_draws(images, lam, permutation)
-    soft = soft_labels(target, num_classes)
-    return Mixed(blend(images, lam, permutation), blend(soft, lam, permutation), lam)
+    return Mixed(blend(images, lam, permutation), blend_labels(target, lam, permutation, num_classes), lam)
 
 
 def cutmix(
@@ -88,7 +87,7 @@ def cutmix(
     image is clipped. cy, cx: one for all or one an image. The lam that comes back is exactly 1 - the
     clipped area / (H W).
     """
-    lam = check_draws(images, lam, permutation)
+    lam = check_draws(images, lam, permutation, cy=cy, cx=cx)
     box = cut_box(lam, cy, cx, images.shape[2], images.shape[3])
     return _filled(images, images.index_select(0, permutation), target, lam, permutation, box, num_classes)
 
@@ -103,7 +102,7 @@ def resizemix(
     num_classes: int | None = None,
 ) -> Mixed:
     """The whole partner, shrunk by nearest pixels into the clipped box of :func:`cutmix`; its arguments and errors."""
-    lam = check_draws(images, lam, permutation)
+    lam = check_draws(images, lam, permutation, cy=cy, cx=cx)
     (N, channels, H, W), device = images.shape, images.device
     box = top, bottom, left, right = cut_box(lam, cy, cx, H, W)
     y, x = _nearest(top, bottom, H, device).expand(N, -1), _nearest(left, right, W, device).expand(N, -1)
@@ -161,7 +160,8 @@ def mixstyle(
 
     The variance is unbiased, with 1e-6 under the root, as released; so maps have to have two pixels at least.
     """
-    lam = check_draws(features, lam, permutation)
+    check_floats(features, "features")
+    lam = check_draws(features, lam, permutation, "features")
     if features.shape[2] * features.shape[3] < 2:
         raise ValueError(f"features: got maps of {features.shape[2]} x {features.shape[3]}; takes two pixels at least")
     maps = at_least_float32(features)
@@ -179,25 +179,47 @@ def by_mask(
     permutation: Int64[Tensor, " N"],
     num_classes: int | None = None,
 ) -> Mixed:
-    """Images by (30) with any mask, labels by lam, whatever the mask; arguments and errors of :func:`mixup`."""
+    """Images by (30) with any mask, labels by lam, whatever the mask; arguments and errors of :func:`mixup`.
+
+    Raises ValueError for a mask of another shape too.
+    """
+    check_floats(images)
     lam = check_draws(images, lam, permutation)
-    mixed = mask * images + (1 - mask) * images.index_select(0, permutation)
-    return Mixed(mixed, blend(soft_labels(target, num_classes), lam, permutation), lam)
+    if mask.ndim and mask.shape != (takes := (len(images), 1, *images.shape[2:])):
+        raise ValueError(f"mask: got shape {tuple(mask.shape)}; takes (N, 1, H, W) = {takes}, or one number")
+    return Mixed(blend(images, mask, permutation), blend_labels(target, lam, permutation, num_classes), lam)
 
 
 def blend(values: Tensor, lam: Tensor, permutation: Int64[Tensor, " N"]) -> Tensor:
-    """``lam * values + (1 - lam) * values[permutation]`` of anything (N, ...), computed in float32 at least."""
+    """``lam * values + (1 - lam) * values[permutation]`` of anything (N, ...), computed in float32 at least.
+
+    lam: one for all, one an image, or a mask of as many axes as values.
+    """
     wide = at_least_float32(values)
     lam = lam.to(wide.dtype).reshape(lam.shape + (1,) * (values.ndim - lam.ndim))
     return (lam * wide + (1 - lam) * wide.index_select(0, permutation)).to(values.dtype)
 
 
+def blend_labels(
+    target: Labels, lam: Tensor, permutation: Int64[Tensor, " N"], num_classes: int | None = None
+) -> Float[Tensor, "N C"]:
+    """Labels by (30), soft already or class numbers; raises ValueError as :func:`mixup`."""
+    soft = soft_labels(target, num_classes)
+    if len(soft) != len(permutation):
+        raise ValueError(f"target: got {len(soft)} labels; takes {len(permutation)}, one an image")
+    return blend(soft, lam, permutation)
+
+
 def soft_labels(target: Labels, num_classes: int | None = None) -> Float[Tensor, "N C"]:
     """One-hot float32 rows of class numbers; labels that are soft already stay. Raises ValueError as :func:`mixup`."""
     if target.is_floating_point():
-        if target.ndim != 2:
-            raise ValueError(f"target: got soft labels of shape {tuple(target.shape)}; takes (N, C)")
+        if target.ndim != 2 or num_classes not in (None, target.shape[1]):
+            takes = "(N, C)" if num_classes is None else f"(N, C) with C = {num_classes}"
+            raise ValueError(f"target: got soft labels of shape {tuple(target.shape)}; takes {takes}")
         return target
+    if target.dtype != torch.int64 or target.ndim != 1:
+        got = f"{target.dtype} {tuple(target.shape)}"
+        raise ValueError(f"target: got {got}; takes class numbers, int64 (N,), or soft labels, floats (N, C)")
     if num_classes is None:
         raise ValueError("num_classes: got None; takes the number of classes where target holds class numbers")
     if len(target) and not tracing(target) and not (0 <= int(target.min()) <= int(target.max()) < num_classes):
@@ -209,10 +231,7 @@ def soft_labels(target: Labels, num_classes: int | None = None) -> Float[Tensor,
 def cut_box(lam: Tensor, cy: Centre, cx: Centre, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Top, bottom, left and right of the box of :func:`cutmix`, int64, half open and clipped; see there."""
     root, ends = (1 - lam.double()).sqrt(), []
-    for name, centre, side in (("cy", cy, height), ("cx", cx, width)):
-        if isinstance(centre, Tensor) and (centre.dtype != torch.int64 or centre.ndim > 1):
-            got = f"{centre.dtype} {tuple(centre.shape)}"
-            raise ValueError(f"{name}: got {got}; takes a whole number or int64, 0-d or (N,)")
+    for centre, side in ((cy, height), (cx, width)):
         half = (side * root).long() // 2
         ends += [(centre - half).clamp(0, side), (centre + half).clamp(0, side)]
     top, bottom, left, right = torch.broadcast_tensors(*ends)
@@ -233,10 +252,16 @@ def fine_grained_saliency(images: Images) -> Float[Tensor, "N H W"]:
     return total[:, 0]
 
 
-def check_draws(images: Tensor, lam: Ratio, permutation: Tensor) -> Tensor:
-    """Lam as a tensor, after the checks that :func:`mixup` names."""
+def check_floats(images: Tensor, name: str = "images") -> None:
+    """Raise TypeError for what cannot be averaged."""
+    if not images.is_floating_point():
+        raise TypeError(f"{name}: got {images.dtype}; takes floats, bytes cannot be averaged")
+
+
+def check_draws(images: Tensor, lam: Ratio, permutation: Tensor, name: str = "images", **centres: Centre) -> Tensor:
+    """Lam as a tensor, after the checks that :func:`mixup` names; name: of the images where they are maps."""
     if images.ndim != 4:
-        raise ValueError(f"images: got shape {tuple(images.shape)}; takes (N, channels, H, W)")
+        raise ValueError(f"{name}: got shape {tuple(images.shape)}; takes (N, channels, H, W)")
     if permutation.shape != images.shape[:1] or permutation.dtype != torch.int64:
         got = f"{permutation.dtype} {tuple(permutation.shape)}"
         raise ValueError(f"permutation: got {got}; takes int64 ({len(images)},), a partner for each image")
@@ -244,6 +269,12 @@ def check_draws(images: Tensor, lam: Ratio, permutation: Tensor) -> Tensor:
         lam = torch.tensor(float(lam), dtype=torch.float64, device=images.device)
     if lam.shape not in (torch.Size(), images.shape[:1]) or not lam.is_floating_point():
         raise ValueError(f"lam: got {lam.dtype} {tuple(lam.shape)}; takes a number or floats ({len(images)},)")
+    for axis, centre in centres.items():
+        shapes = torch.Size(), images.shape[:1]
+        fits = isinstance(centre, Tensor) and centre.dtype == torch.int64 and centre.shape in shapes
+        if not (fits or isinstance(centre, int)):
+            got = f"{centre.dtype} {tuple(centre.shape)}" if isinstance(centre, Tensor) else repr(centre)
+            raise ValueError(f"{axis}: got {got}; takes a whole number or int64, 0-d or ({len(images)},)")
     if not tracing(images):
         if not bool(((lam >= 0) & (lam <= 1)).all()):
             raise ValueError(f"lam: got {lam.detach().tolist()}; takes numbers in [0, 1]")
@@ -264,9 +295,9 @@ def _filled(
     """Images with the box taken from partner; the ratio is what is left of the image."""
     top, bottom, left, right = box
     left_over = 1 - ((bottom - top) * (right - left)).double() / (images.shape[2] * images.shape[3])
-    lam = left_over.to(lam.dtype)
+    lam = left_over.to(torch.promote_types(lam.dtype, torch.float32))
     mixed = torch.where(_inside(box, images), partner, images)
-    return Mixed(mixed, blend(soft_labels(target, num_classes), lam, permutation), lam)
+    return Mixed(mixed, blend_labels(target, lam, permutation, num_classes), lam)
 
 
 def _inside(box: tuple[Tensor, Tensor, Tensor, Tensor], images: Tensor) -> Tensor:

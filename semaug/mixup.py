@@ -176,7 +176,7 @@ class ManifoldMixup(Mixing):
             if 1 <= number <= self.last:
                 maps = mixed(maps, number)
         logits = self.network.head(self.network.pool(maps))
-        loss = F.cross_entropy(at_least_float32(logits), mixing.blend(soft, lam, partners))
+        loss = F.cross_entropy(at_least_float32(logits), mixing.blend_labels(soft, lam, partners))
         return loss, {"lam": lam.detach()}
 
 

@@ -184,6 +184,17 @@ class Positions(nn.Module):
         return maps + torch.cat([row.sin(), row.cos(), column.sin(), column.cos()]).to(maps.dtype)
 
 
+class Patches(nn.Conv2d):
+    """Patches of ``kernel_size`` pixels, each to one place of the maps."""
+
+    def forward(self, images: Float[Tensor, "N channels H W"]) -> Float[Tensor, "N A h w"]:
+        """Raises ValueError for sides that are no multiples of the patch: a convolution leaves out what is over."""
+        side, (height, width) = self.kernel_size[0], images.shape[2:]
+        if height % side or width % side:
+            raise ValueError(f"images: got {height} x {width} pixels; takes multiples of the patch, {side}")
+        return super().forward(images)
+
+
 class Encoder(nn.Module):
     """Transformer layers of torch (norm first) on the places of maps: each attends to all of them."""
 
@@ -345,7 +356,8 @@ def vit(
     """A small Vision Transformer: patches of ``patch`` pixels, then ``depth`` layers in three stages; A = width.
 
     0.3 million parameters; for images of any size whose sides are multiples of ``patch``. It has no BatchNorm, and
-    trains by Adam. Raises ValueError for a width that is no multiple of 4 and of heads, or a depth none of 3.
+    trains by Adam. Raises ValueError for a width that is no multiple of 4 and of heads, a depth none of 3, and
+    later for images that are no whole patches.
     """
     for option, value in (("patch", patch), ("width", width), ("depth", depth), ("heads", heads)):
         check_count(option, value)
@@ -353,7 +365,7 @@ def vit(
         raise ValueError(f"width: got {width}; takes a multiple of 4 and of heads, {heads}")
     if depth % 3:
         raise ValueError(f"depth: got {depth}; takes a multiple of 3, the stages")
-    patches = nn.Conv2d(channels, width, patch, patch)
+    patches = Patches(channels, width, patch, patch)
     stages: list[nn.Module] = [nn.Sequential(Normalise(channels, mean, std), patches, Positions())]
     stages += [Encoder(width, depth // 3, heads, last=number == 2) for number in range(3)]
     name = _name(f"vit-{patch}-{width}-{depth}-{heads}", mean=(mean, 0.5), std=(std, 0.25))

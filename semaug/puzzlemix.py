@@ -53,7 +53,7 @@ from torch.nn import functional as F
 
 from semaug import mixing
 from semaug.gaussian import at_least_float32
-from semaug.mixing import Mixed, check_draws, soft_labels
+from semaug.mixing import Mixed, check_draws
 from semaug.mixup import Mixing, draw_partners
 from semaug.objective import Step
 
@@ -72,14 +72,14 @@ def saliency(
     with torch.enable_grad():
         loss = F.cross_entropy(at_least_float32(network(images)), target, reduction="sum")
         (slope,) = torch.autograd.grad(loss, images)
-    return slope.float().square().mean(1).sqrt()
+    return at_least_float32(slope).square().mean(1).sqrt()
 
 
 def cut(rises: np.ndarray, edges: np.ndarray, prices: np.ndarray) -> np.ndarray:
     r"""The x in {0, 1}^n that minimises $\sum_i r_i x_i + \sum_e p_e x_{a_e} (1 - x_{b_e})$, as booleans.
 
-    rises: (n,). edges: (e, 2), the nodes a and b; prices: (e,), not negative, or ValueError. Exact to a billionth of
-    the sum of all costs: scipy's flows are whole numbers of 32 bits.
+    rises: (n,). edges: (e, 2), the nodes a and b; prices: (e,), not negative, or ValueError. Exact but for
+    rounding every cost to a billionth of their sum: scipy's flows are whole numbers of 32 bits.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import breadth_first_order, maximum_flow
@@ -238,20 +238,24 @@ def puzzlemix(
 
     saliency: of every image (N, H, W). transport_cost: None leaves the blocks where they are. The lam that comes back
     is of every image, what its mask shows of it. Errors as :func:`mixing.mixup`; ValueError for a b that does not
-    divide the sides of the images, a saliency of another shape, and a gamma outside [0, 1].
+    divide the sides of the images, a saliency of another shape, fewer than 2 labels, and a gamma outside [0, 1].
     """
+    mixing.check_floats(images)
     lam = check_draws(images, lam, permutation)
     N, _, H, W = images.shape
     if b < 1 or H % b or W % b:
         raise ValueError(f"b: got {b}; takes a divisor of the sides of the images, {H} and {W}")
     if saliency.shape != (N, H, W):
         raise ValueError(f"saliency: got shape {tuple(saliency.shape)}; takes (N, H, W) = {(N, H, W)}")
+    if labels < 2:
+        raise ValueError(f"labels: got {labels!r}; takes a whole number from 2")
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma: got {gamma!r}; takes a fraction in [0, 1]")
     blocks, other = in_blocks(saliency, b).cpu().numpy(), images.index_select(0, permutation)
     pair = (other, images)
     differences = [_border(pair[a], pair[c], b) for a, c in ((0, 0), (0, 1), (1, 0), (1, 1))]
-    masks, mixed = [], []
+    masks = torch.empty(N, b, b, dtype=torch.float64)
+    mixed = torch.empty_like(images)
     for i, j in enumerate(permutation.tolist()):
         ratio = float(lam if lam.ndim == 0 else lam[i])
         met = tuple(each[i] for each in differences)
@@ -260,11 +264,11 @@ def puzzlemix(
         if transport_cost is not None:
             one = move_blocks(one, transport(blocks[i], mask, transport_cost), b)
             two = move_blocks(two, transport(blocks[j], 1 - mask, transport_cost), b)
-        masks.append(torch.from_numpy(mask).to(images))
-        large = masks[-1].repeat_interleave(H // b, 0).repeat_interleave(W // b, 1)
-        mixed.append(large * one + (1 - large) * two)
-    shown = torch.stack(masks).mean((1, 2))
-    return Mixed(torch.stack(mixed), mixing.blend(soft_labels(target, num_classes), shown, permutation), shown)
+        masks[i] = torch.from_numpy(mask)
+        large = masks[i].to(images).repeat_interleave(H // b, 0).repeat_interleave(W // b, 1)
+        mixed[i] = large * one + (1 - large) * two
+    shown = masks.mean((1, 2)).to(at_least_float32(images))
+    return Mixed(mixed, mixing.blend_labels(target, shown, permutation, num_classes), shown)
 
 
 def _border(first: Tensor, second: Tensor, b: int) -> np.ndarray:
@@ -394,24 +398,32 @@ class CoMixup(Mixing):
         if H % b or W % b:
             raise ValueError(f"blocks: got {b}; takes a divisor of the sides of the images, {H} and {W}")
         if self.probability < 1 and bool(self._or_one(torch.zeros(()), step) == 1):
-            return Mixed(images, target, torch.ones(N))
+            return Mixed(images, target, images.new_ones(N))
         found = in_blocks(saliency(self.network, images, target), b).cpu().numpy()
         shares, outputs = torch.zeros(N, N, dtype=target.dtype, device=images.device), []
-        for first in range(0, N, self.part):
+        drawn, priors = self._start_and_priors(N, step)
+        for first, prior in zip(range(0, N, self.part), priors, strict=True):
             rows = slice(first, min(first + self.part, N))
             count = rows.stop - first
-            prior = self._prior(count, step)
-            start = torch.randint(count, (count, b, b), generator=step.generator, device=step.generator.device)
-            labels = comixup_labels(found[rows], np.log(prior + 1e-8), start.cpu().numpy(), **self.options)
+            # a part with fewer images takes the first of alpha: a Dirichlet but for a factor, which decides nothing
+            log_prior, start = np.log(prior[:count] + 1e-8), (drawn[rows] * count).astype(np.int64)
+            labels = comixup_labels(found[rows], log_prior, start, **self.options)
             shown = F.one_hot(torch.from_numpy(labels), count).to(images)  # (outputs, b, b, images)
             shares[rows, rows] = shown.mean((1, 2))
             large = shown.repeat_interleave(H // b, 1).repeat_interleave(W // b, 2)
             outputs.append(torch.einsum("ohwn,nchw->ochw", large, images[rows]))
         return Mixed(torch.cat(outputs), shares @ target, shares.amax(1))
 
-    def _prior(self, count: int, step: Step) -> np.ndarray:
-        concentration = torch.full((count,), self.alpha, dtype=torch.float64, device=step.generator.device)
-        return torch._sample_dirichlet(concentration, step.generator).cpu().numpy()
+    def _start_and_priors(self, N: int, step: Step) -> tuple[np.ndarray, np.ndarray]:
+        """Uniform numbers (N, b, b), of which labels to begin with are made, and alpha of (42) for each part."""
+        options: dict[str, Any] = {"dtype": torch.float64, "device": step.generator.device}
+        b, parts = self.blocks, -(-N // self.part)
+        drawn = step.share(N, lambda n: torch.rand(n, b, b, generator=step.generator, **options))
+
+        def dirichlet(n: int) -> Tensor:
+            return torch._sample_dirichlet(torch.full((n, self.part), self.alpha, **options), step.generator)
+
+        return drawn.cpu().numpy(), step.share(parts, dirichlet).cpu().numpy()
 
 
 def _draw_blocks(images: Tensor, step: Step) -> int:

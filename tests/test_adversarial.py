@@ -120,6 +120,12 @@ def test_attacked_accuracy_falls_and_is_the_plain_one_at_nothing():
     assert shares[2] == pytest.approx(expected.item())
 
 
+def test_attacked_accuracy_of_nothing():
+    split = data.load("embedded", train_size=100, test_size=20).test
+    with pytest.raises(ValueError, match="split: got 0 images; takes at least one"):
+        attacked_accuracy(nn.Flatten(), split.take(slice(0, 0)), lambda images, target: images)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

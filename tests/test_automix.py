@@ -435,6 +435,13 @@ def test_construction_leaves_the_network_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+def test_a_transformer_of_patches_that_32_pixels_are_no_multiple_of():
+    torch.manual_seed(0)
+    objective = AutoMix(networks.vit(3, 1, patch=7, width=8, depth=3, heads=2), stage=2)
+    assert objective.block.channels == 8
+    assert objective(torch.rand(4, 1, 28, 14), TARGET[:4], step())[0].isfinite()
+
+
 @pytest.mark.usefixtures("unchecked")
 class TestBadInput:
     @pytest.mark.parametrize(
@@ -454,6 +461,7 @@ class TestBadInput:
             ),
             ({"inference": "momentum", "pipeline": False}, "inference: got 'momentum'"),
             ({"policy": "mixup", "pipeline": False}, "policy: got 'mixup' without the pipeline"),
+            ({"block_lr": -0.1}, "block_lr: got -0.1; takes a number above 0"),
             ({"inner": 0}, "inner: got 0; takes a whole number from 1"),
             ({"std": 0.0}, "std: got 0.0; takes a finite number above 0"),
         ],
@@ -469,6 +477,7 @@ class TestBadInput:
     def test_block(self):
         block, features, permutation = MixBlock(4), torch.rand(3, 4, 2, 2), torch.tensor([1, 2, 0])
         for changes, message in (
+            ({"features": torch.rand(3, 4, 2)}, r"features: got shape \(3, 4, 2\)"),
             ({"features": torch.rand(3, 5, 2, 2)}, "features: got 5 channels; takes 4"),
             ({"lam": 1.5}, "lam: got 1.5; takes numbers in"),
             ({"permutation": torch.tensor([1, 0])}, r"permutation: got torch.int64 \(2,\)"),
@@ -480,6 +489,10 @@ class TestBadInput:
     def test_labels_of_other_classes(self):
         with pytest.raises(ValueError, match="target: got classes 0 to 3; takes 0 to 2"):
             build()(IMAGES, torch.tensor([0, 1, 3, 0, 0]), step())
+
+    def test_cheaper_schedule_among_processes(self):
+        with pytest.raises(ValueError, match="every: got 2 in a data-parallel run; takes 1"):
+            build(every=2)(IMAGES, TARGET, step()._replace(world=2))
 
     def test_masks_of_a_fixed_policy(self):
         with pytest.raises(ValueError, match="policy: got 'cutmix'; masks are of the policy 'block'"):

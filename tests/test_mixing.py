@@ -286,6 +286,27 @@ def test_blend_is_in_float32_for_halves_and_differentiable():
     assert torch.autograd.gradcheck(lambda x, lam: mixing.blend(x, lam, permutation), (exact, lam))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_keeps_images_and_rounds_no_label(dtype):
+    """Images stay what they are, computed in float32; the ratio of a box is exact for a ratio in half precision too."""
+    images, permutation = torch.rand(3, 2, 7, 9).to(dtype), torch.tensor([1, 2, 0])
+    mask, wide = torch.rand(3, 1, 7, 9), images.float()
+    mixed = mixing.by_mask(images, torch.arange(3), mask, 0.3, permutation, 3)
+    assert torch.equal(mixed.images, (mask * wide + (1 - mask) * wide[permutation]).to(dtype))
+    assert mixing.mixup(images, torch.arange(3), 0.3, permutation, 3).images.dtype == dtype
+    lam = torch.tensor(0.5, dtype=dtype)
+    boxed = mixing.cutmix(images, torch.arange(3), lam, permutation, 3, 4, 3)
+    assert boxed.lam.item() == pytest.approx(39 / 63, abs=1e-7)  # four rows of six
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix", "resizemix", "saliencymix", "by_mask"])
+def test_empty_batch(name):
+    none = torch.zeros(0, dtype=torch.int64)
+    functions = FUNCTIONS | {"by_mask": partial(mixing.by_mask, mask=torch.rand(0, 1, 8, 6))}
+    mixed = functions[name](torch.rand(0, 3, 8, 6), target=none, lam=0.4, permutation=none, num_classes=3)
+    assert (mixed.images.shape, mixed.target.shape) == ((0, 3, 8, 6), (0, 3))
+
+
 # --- bad input -----------------------------------------------------------------------------------------------------
 
 FUNCTIONS = {
@@ -329,6 +350,11 @@ def test_batch_of_one_odd_batch_and_images_that_are_not_square(name, shape, lam)
         ({"num_classes": 2}, "target: got classes 0 to 2; takes 0 to 1"),
         ({"target": torch.tensor([0, -1, 1])}, "target: got classes -1 to 1"),
         ({"target": torch.rand(3)}, r"target: got soft labels of shape \(3,\); takes \(N, C\)"),
+        ({"target": torch.rand(3, 4)}, r"target: got soft labels of shape \(3, 4\); takes \(N, C\) with C = 3"),
+        ({"target": torch.eye(3).long()}, r"target: got torch.int64 \(3, 3\); takes class numbers"),
+        ({"target": torch.arange(3).int()}, r"target: got torch.int32 \(3,\); takes class numbers"),
+        ({"target": torch.tensor([1])}, "target: got 1 labels; takes 3, one an image"),
+        ({"target": torch.rand(4, 3)}, "target: got 4 labels; takes 3, one an image"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -346,6 +372,19 @@ def test_other_bad_input():
         mixing.mixup(images.byte(), target, 0.5, permutation, 2)
     with pytest.raises(ValueError, match=r"cx: got torch.float32 \(2,\); takes a whole number or int64"):
         mixing.cutmix(images, target, 0.5, permutation, 3, torch.rand(2), 2)
+    for function in (mixing.cutmix, mixing.resizemix):
+        with pytest.raises(ValueError, match=r"cy: got torch.int64 \(3,\); takes .* int64, 0-d or \(2,\)"):
+            function(images, target, 0.5, permutation, torch.arange(3), 3, 2)
+        with pytest.raises(ValueError, match=r"cx: got 3.5; takes a whole number"):
+            function(images, target, 0.5, permutation, 3, 3.5, 2)
+    with pytest.raises(TypeError, match=r"images: got torch.uint8; takes floats"):
+        mixing.by_mask(images.byte(), target, torch.rand(2, 1, 8, 8), 0.5, permutation, 2)
+    with pytest.raises(ValueError, match=r"mask: got shape \(2, 8, 8\); takes \(N, 1, H, W\) = \(2, 1, 8, 8\)"):
+        mixing.by_mask(images, target, torch.rand(2, 8, 8), 0.5, permutation, 2)
+    with pytest.raises(TypeError, match=r"features: got torch.uint8; takes floats"):
+        mixing.mixstyle(images.byte(), 0.5, permutation)
+    with pytest.raises(ValueError, match=r"features: got shape \(2, 8, 8\)"):
+        mixing.mixstyle(images[:, 0], 0.5, permutation)
     with pytest.raises(ValueError, match=r"saliency: got shape \(2, 8, 7\)"):
         mixing.saliencymix(images, target, 0.5, permutation, torch.rand(2, 8, 7), 2)
     with pytest.raises(ValueError, match="features: got maps of 1 x 1; takes two pixels at least"):

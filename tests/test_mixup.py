@@ -281,3 +281,9 @@ class TestBadInput:
     def test_labels_of_other_classes(self):
         with pytest.raises(ValueError, match="target: got classes 0 to 3; takes 0 to 2"):
             Mixup(Recorder())(torch.rand(2, 1, 4, 4), torch.tensor([0, 3]), step())
+        for make in (Mixup, ManifoldMixup):
+            network = networks.small(3, width=4)
+            with pytest.raises(ValueError, match=r"target: got soft labels of shape \(2, 4\); takes .* with C = 3"):
+                make(network)(torch.rand(2, 1, 8, 8), torch.rand(2, 4), step())
+            with pytest.raises(ValueError, match="target: got 1 labels; takes 2, one an image"):
+                make(network)(torch.rand(2, 1, 8, 8), torch.tensor([0]), step())

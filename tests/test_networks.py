@@ -137,6 +137,15 @@ def test_vit_composes_takes_any_size_and_trains():
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_vit_takes_whole_patches():
+    """A convolution would leave out what is over, without a word."""
+    network = networks.vit(5, 1, width=16, depth=3, heads=2)
+    for shape in ((18, 16), (16, 30)):
+        with pytest.raises(ValueError, match=f"images: got {shape[0]} x {shape[1]} pixels; takes multiples"):
+            network(torch.rand(2, 1, *shape))
+
+
 def test_names_of_resnext_and_vit_tell_them_apart():
     with torch.device("meta"):
         made = [networks.resnext(2), networks.resnext(2, blocks=(1, 1, 1), groups=8), networks.vit(2, width=32)]

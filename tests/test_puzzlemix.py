@@ -263,6 +263,32 @@ def test_comixup_shows_the_blocks_it_counts():
         torch.testing.assert_close(label, shares)
 
 
+def test_processes_begin_with_draws_of_their_own():
+    """What two processes draw is what one draws for the batch of both."""
+    torch.manual_seed(0)
+    objective = CoMixup(networks.small(3, width=4, norm="group"), part=5)
+    starts, priors = objective._start_and_priors(20, step())
+    assert (starts.shape, priors.shape) == ((20, 4, 4), (4, 5))
+    np.testing.assert_allclose(priors.sum(1), 1)
+    for rank in range(2):
+        mine = objective._start_and_priors(10, step()._replace(rank=rank, world=2))
+        assert np.array_equal(mine[0], starts[10 * rank : 10 * rank + 10])
+        # the priors come after the same numbers, as many of them
+        assert np.array_equal(mine[1], priors[2 * rank : 2 * rank + 2])
+
+
+def test_empty_batch_and_the_type_of_the_ratio():
+    none = torch.zeros(0, dtype=torch.int64)
+    mixed = puzzlemix.puzzlemix(torch.rand(0, 1, 8, 8), none, 0.5, none, torch.rand(0, 8, 8), 2, num_classes=3)
+    assert (mixed.images.shape, mixed.target.shape, mixed.lam.shape) == ((0, 1, 8, 8), (0, 3), (0,))
+    images, pair = torch.rand(2, 1, 8, 8), torch.tensor([1, 0])
+    half = puzzlemix.puzzlemix(images.bfloat16(), torch.eye(2), 0.3, pair, torch.rand(2, 8, 8), 8)
+    assert half.images.dtype == torch.bfloat16
+    assert half.lam.dtype == torch.float32
+    objective = CoMixup(networks.small(2, width=4), probability=0.0)
+    assert objective.mix(images.double(), torch.eye(2), step()).lam.dtype == torch.float64
+
+
 @pytest.mark.usefixtures("unchecked")
 class TestBadInput:
     @pytest.mark.parametrize(
@@ -288,10 +314,13 @@ class TestBadInput:
             ({"gamma": 2.0}, "gamma: got 2.0"),
             ({"lam": 1.2}, "lam: got 1.2"),
             ({"permutation": torch.tensor([0])}, "permutation: got"),
+            ({"labels": 1}, "labels: got 1; takes a whole number from 2"),
         ):
             good = {"lam": 0.5, "permutation": permutation, "saliency": torch.rand(2, 8, 8), "b": 2, "num_classes": 2}
             with pytest.raises(ValueError, match=message):
                 puzzlemix.puzzlemix(images, target, **(good | changes))
+        with pytest.raises(TypeError, match=r"images: got torch.uint8; takes floats"):
+            puzzlemix.puzzlemix(images.byte(), target, 0.5, permutation, torch.rand(2, 8, 8), 2, 2)
         network = networks.small(2, width=4)
         with pytest.raises(ValueError, match="images: got 17 x 13 pixels; takes sides with a common divisor"):
             PuzzleMix(network).mix(torch.rand(2, 1, 17, 13), torch.eye(2), step())
