@@ -569,6 +569,15 @@ for scale in scales:
     expected.append(losses.mean().item())
     bounded.append(gaussian.gaussian_cross_entropy(means, log_variance, labels, W, bias).item())
     print(f"σ = {scale:.1f}: expected cross-entropy {expected[-1]:6.2f}, bound (e) {bounded[-1]:6.2f} nats")
+d = W - W[labels[0]]
+alone = d @ means[0] + 0.5 * d.square() @ torch.full_like(means[0], 0.5**2)
+print(
+    "(2.4) without its sum, σ = 0.5, for j = 0, 1, ...:",
+    rounded(alone[:4], 1),
+    "the label's is",
+    alone[labels[0]].item(),
+)
+assert alone[labels[0]] == 0
 assert math.isclose(expected[0], bounded[0], rel_tol=1e-9)
 assert all(low <= high + 0.02 for low, high in zip(expected, bounded, strict=True))
 
@@ -922,8 +931,8 @@ if (profile, dataset, epochs, train_size) == ("quick", "embedded", 10, 1500):
 # %% [markdown]
 # The probe as expected, and by a lot. The squared error not: it is level, so that the classes came at no price in the picture, but
 # in nats of KL, of which G-VAE uses half as many again. Strips of G-VAE keep the class more often than those of the
-# VAE, at every distance; they also move less at 3σ. And the conditional VAE is no worse where little moves. Section 7
-# takes these apart.
+# VAE, at μ and at 3σ; they also move less. And the conditional VAE is no worse where little moves. Section 7 takes
+# these apart.
 #
 # ### Strips
 #
@@ -1063,17 +1072,18 @@ def drawn(draw, found, name):
 drawn(gvae_figures.consistency, live, "live_consistency")
 
 # %% [markdown]
-# Then one against the other. Each mark is one run: circles move all coordinates, triangles the largest tenth, squares
-# one coordinate at a time. A better method lies up *and* right.
+# Then one against the other. Each line is one run, from 0 to 3σ: solid where all coordinates are moved, dotted for the
+# largest tenth; squares are one coordinate at a time, crosses the author's unit noise. A better method lies up *and* right.
 
 # %% tags=["nbval-ignore-output"]
 drawn(gvae_figures.movement, live, "live_movement")
 
 # %% [markdown]
-# G-VAE's marks lie above the VAE's, and to their left: a part of what it keeps, it keeps by moving less. Where little moves
-# (triangles, squares) the conditional VAE is the one above, and not by moving less. It starts higher, because it
-# is *told* the class; far out it falls to the VAE's level, and G-VAE does not. So the claim holds against the VAE, and
-# its silence about the conditional one hides something.
+# G-VAE's lines lie above the VAE's *at equal movement*, so the claim holds against the VAE: by about nine points before anything
+# is moved and some fifteen at a movement of 0.1. They also end earlier: a part of what G-VAE keeps at 3σ it keeps by moving
+# less. The conditional VAE starts above both, since its decoder is told the class, and meets G-VAE's lines at about 0.1. The
+# source is silent about it. And look at the crosses, the author's baseline of unit noise on the code: they lie on or above the
+# lines of their own models. A random direction keeps the class no less, at equal movement, than the strip does.
 #
 # > G-VAE 相对于 VAE 的生成结果, 清晰度相对更高 · *What G-VAE generates is sharper than what the VAE does.*
 #
@@ -1123,7 +1133,7 @@ show(plots.sheet(torch.stack(lines), titles, [name.split("/")[0][:8] for name in
 
 # %% [markdown]
 # How often does the judge agree? *Samples of a class* in the table of section 6 says: for the VAE three times in five, for
-# the two that know classes three times in four, where it calls five of six real images correctly. *Cannot* is too
+# the two that know classes three times in four, where it calls four of five real images correctly. *Cannot* is too
 # strong. Row three is a warning about the conditional VAE: told to make a bag of a trouser's code, it makes a trouser. Its codes
 # still hold the class (the probe of section 6), so what the decoder is told is a hint and no command.
 #
@@ -1333,7 +1343,7 @@ show(plots.sheet(stack, list(swept), ["x", "−3", "−1.5", "0", "1.5", "3"] * 
 # | G-VAE is sharper than the VAE | a little, on clothing | section 7 |
 # | ISDA recomputes over the data set | running moments, exact | step 7 |
 # | `scan` of logaddexp is needed | it is logsumexp | step 6 |
-# | G-VAE keeps the class | more often than the VAE, in part by moving less; near μ the conditional VAE does better | sections 6, 7, below |
+# | G-VAE keeps the class | more often than the VAE at equal movement; near μ the conditional VAE does better; unit noise does no worse | sections 6, 7, below |
 # | KL weight not too small | frozen strips, narrow posteriors | step 8, section 8 |
 # | ℓ² better than ℓ¹ | not seen at equal s | section 8, below |
 # | PCA separates the classes | in the plane no more than the VAE's, within the noise; in all coordinates yes | below |
@@ -1477,6 +1487,13 @@ if not on_shapes:
     print("no records of the shapes yet")
 
 # %% [markdown]
+# And as a table for seed 0, the coordinates of largest σ first. Columns with one dark cell are directions that mean something; if
+# the left columns are pale, the directions that would be moved first move no factor that we know.
+
+# %% tags=["nbval-ignore-output"]
+drawn(gvae_figures.factors, committed, "factors")
+
+# %% [markdown]
 # ### Sweeps, with three seeds
 #
 # As in section 8. Red is the usual setting; below it, one thing is changed. The last rows are the weights of the
@@ -1598,7 +1615,8 @@ def negative():
 search.step(negative)
 print(f"most likely s {log_s.exp():.4f}, root of the mean squared error {(squares / (3 * D)).sqrt():.4f}")
 assert torch.isclose(log_s.exp(), (squares / (3 * D)).sqrt(), rtol=1e-4)
-assert trained["VAE", 0][1].metrics["reconstruction_error"] ** 0.5 < deviation
+if (dataset, epochs, train_size) == ("embedded", 10, 1500):
+    assert trained["VAE", 0][1].metrics["reconstruction_error"] ** 0.5 < deviation
 
 # %% [markdown]
 # **3. Directions that are free.** For which coordinates is the gradient of (e) with respect to $\log\sigma_k^2$ zero? Is there such a

@@ -18,6 +18,7 @@ from semaug.figures import NothingToDraw, experiments
 from semaug.gvae_measures import COLUMNS, STEPS
 from semaug.plots import BLUE, COLOURS, GREY, RED, Picture, band, caption, comparison, sheet, styled
 from semaug.records import Record, summary
+from semaug.shapes import RANGES
 
 NAMES = {"VAE": "VAE", "ConditionalVAE": "conditional VAE", "GVAE": "G-VAE"}
 COLOUR = dict(zip(NAMES.values(), ("black", COLOURS[2], RED), strict=True))
@@ -142,24 +143,33 @@ def consistency(found: Sequence[Record]) -> Picture:
 
 @styled
 def movement(found: Sequence[Record]) -> Picture:
-    """Class kept against how far the pixels moved, both at 3σ: a point a run; a strip that stands still keeps all."""
+    """Class kept against how far the pixels moved, from 0 to 3σ, a line a run; a strip that stands still keeps all."""
     blocks = _needed(studies(found))
     rows = (len(blocks) + 1) // 2
-    figure = Picture(figsize=(7.5, 0.6 + 2.7 * rows))
+    figure = Picture(figsize=(7.5, 0.7 + 2.8 * rows))
     grid = figure.subplots(rows, min(2, len(blocks)), squeeze=False).ravel()
     for unused in grid[len(blocks) :]:
         unused.remove()
     for axes, (title, study) in zip(grid, blocks.items(), strict=False):
         for name, runs in study.items():
-            for prefix, mark in (("", "o"), ("tenth_", "^"), ("each_", "s")):
-                x, y = ([r.metrics[f"{prefix}{what}_{STEPS}"] for r in runs] for what in ("movement", "consistency"))
-                label = {"label": f"{name} (n = {len(runs)})"} if not prefix else {}
-                axes.plot(x, 100 * np.array(y), mark, color=COLOUR[name], alpha=0.7, markersize=5, **label)
-        axes.set(xlabel="movement at 3σ (root mean square of a pixel)", title=title)
+            for number, run in enumerate(runs):
+                label = {"label": f"{name} (n = {len(runs)})"} if number == 0 else {}
+                for prefix, line in (("", "-"), ("tenth_", ":")):
+                    x, y = (
+                        [run.metrics[f"{prefix}{what}_{i}"] for i in range(STEPS + 1)]
+                        for what in ("movement", "consistency")
+                    )
+                    axes.plot(x, 100 * np.array(y), line, color=COLOUR[name], alpha=0.7, **({} if prefix else label))
+                for what, mark in ((f"each_{{}}_{STEPS}", "s"), ("noise_{}", "x")):
+                    at, share = (run.metrics[what.format(part)] for part in ("movement", "consistency"))
+                    axes.plot(at, 100 * share, mark, color=COLOUR[name], alpha=0.7, markersize=5)
+        axes.set(xlabel="movement (root mean square of a pixel)", title=title)
         axes.legend(fontsize=8)
-    grid[0].set_ylabel("class kept at 3σ (%)")
-    text = "Circles: all coordinates; triangles: the largest tenth; squares: one at a time, mean."
-    caption(figure, _all(blocks), f"A mark a run. {text}")
+    grid[0].set_ylabel("class kept (%)")
+    text = (
+        "Solid: all coordinates; dotted: the largest tenth; squares: one at a time, 3σ; crosses: unit noise on codes."
+    )
+    caption(figure, _all(blocks), f"A line a run, from 0 to 3σ. {text}")
     return figure
 
 
@@ -300,6 +310,27 @@ def plane(found: Sequence[Record], sets: Sequence[str] = ("lfw64", "celeba")) ->
     return figure
 
 
+@styled
+def factors(found: Sequence[Record]) -> Picture:
+    """Which known factor of the generated shapes each coordinate moves: mean cosine, the largest deviation first."""
+    shown = _of(found, ("shapes",))
+    if not all("alignment" in kept for _, kept in shown.values()):
+        raise NothingToDraw("the alignment of coordinates with the factors of shapes")
+    figure = Picture(figsize=(7.5, 0.8 + 1.7 * len(shown)))
+    grid = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
+    for axes, (name, (_, kept)) in zip(grid, shown.items(), strict=True):
+        order = np.argsort(-kept["deviation"])
+        drawn = axes.imshow(kept["alignment"][:, order], vmin=0, vmax=0.5, cmap="Blues", aspect="auto")
+        axes.set_yticks(range(len(RANGES)), [factor.replace("_", " ") for factor in RANGES], fontsize=7)
+        axes.set_xticks(range(len(order)), [f"{value:.2f}" for value in kept["deviation"][order]], fontsize=6)
+        axes.set_title(name, fontsize=9)
+        axes.grid(visible=False)
+    grid[-1].set_xlabel("coordinates, by mean σ")
+    figure.colorbar(drawn, ax=list(grid), label="mean cosine")
+    caption(figure, [record for record, _ in shown.values()], "300 unseen images, seed 0.")
+    return figure
+
+
 def sweep_strips(found: Sequence[Record], images: int = 2) -> Picture:
     """Two images moved along all coordinates under each setting of the sweep."""
     shown = _pictured(sweeps(found))
@@ -331,5 +362,6 @@ FIGURES: dict[str, dict[str, Callable[[Sequence[Record]], Picture]]] = {
         "directions": directions,
         "plane": plane,
         "sweep_strips": sweep_strips,
+        "factors": factors,
     },
 }

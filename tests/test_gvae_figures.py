@@ -23,7 +23,8 @@ def record(objective, seed, kept=0.5, name="embedded", profile="cpu", **settings
     metrics |= {"reconstruction_error": 0.02, "active_units": 16.0}
     for prefix in ("", "tenth_", "each_"):
         metrics |= {f"{prefix}consistency_{i}": 0.8 + (kept - 0.8) * i / 6 + NOISE[seed] for i in range(7)}
-        metrics[f"{prefix}movement_6"] = kept / 2
+        metrics |= {f"{prefix}movement_{i}": kept / 2 * i / 6 for i in range(7)}
+    metrics |= {"noise_movement": kept, "noise_consistency": 0.25}
     data, recipe = {"name": name, "train_size": 60}, {"epochs": 4}
     config = {"objective": objective, "network": "n", "data": data, "recipe": recipe, "settings": settings}
     where = {"profile": profile, "environment": {"device": "a CPU"}}
@@ -62,6 +63,8 @@ def kept(tmp_path, monkeypatch, found):
             far[:, -1] = 20
             arrays = {"images": strips[:, 0], "noise": strips[:, 0], "tenth": strips, "all": far, "directions": far}
             arrays |= {"plane": np.eye(8, 2), "share": np.array([0.5, 0.25]), "labels": np.arange(8) % 4}
+            if run.config["data"]["name"] == "shapes":
+                arrays |= {"alignment": np.arange(21).reshape(7, 3) / 42, "deviation": np.array([0.2, 0.9, 0.5])}
             buffer = io.BytesIO()
             np.savez_compressed(buffer, **arrays)
             path.with_suffix(".npz").write_bytes(buffer.getvalue())
@@ -108,9 +111,14 @@ def test_consistency_is_drawn_over_the_distance(found):
 def test_movement_stands_beside_consistency(found):
     figure = gvae_figures.movement(found)
     axes = next(axes for axes in figure.axes if axes.get_title("left") == "embedded, 60 images")
-    line = next(line for line in axes.lines if line.get_label() == "G-VAE (n = 3)")
-    np.testing.assert_allclose(line.get_xdata(), [0.25] * 3)
-    np.testing.assert_allclose(line.get_ydata(), 100 * (0.5 + np.array(NOISE)))
+    mine = [line for line in axes.lines if line.get_color() == gvae_figures.COLOUR["G-VAE"]]
+    assert [line.get_linestyle() for line in mine] == ["-", ":", "None", "None"] * 3
+    assert mine[0].get_label() == "G-VAE (n = 3)"
+    for noise, (strip, _, one, unit) in zip(NOISE, zip(*[iter(mine)] * 4, strict=True), strict=True):
+        np.testing.assert_allclose(strip.get_xdata(), np.arange(7) / 24)
+        np.testing.assert_allclose(strip.get_ydata(), 100 * (np.linspace(0.8, 0.5, 7) + noise))
+        np.testing.assert_allclose(np.squeeze(one.get_data()), [0.25, 100 * (0.5 + noise)])
+        np.testing.assert_allclose(np.squeeze(unit.get_data()), [0.5, 25])
 
 
 def test_probe_and_augmentation_are_paired_with_their_baselines(found):
@@ -155,6 +163,14 @@ def test_the_plane_is_coloured_by_attribute(found, kept):
     smiling = next(line for line in axes[1].lines if line.get_label() == "smiling")
     np.testing.assert_array_equal(np.transpose(smiling.get_data()), np.eye(8, 2)[1::2])
     assert "50% and 25%" in axes[0].get_xlabel()
+
+
+def test_factors_stand_in_order_of_the_deviations(found, kept):
+    top, bottom, _ = gvae_figures.factors(found).axes
+    assert [axes.get_title("left") for axes in (top, bottom)] == ["VAE", "G-VAE"]
+    np.testing.assert_allclose(top.images[0].get_array(), np.arange(21).reshape(7, 3)[:, [1, 2, 0]] / 42)
+    assert [label.get_text() for label in top.get_xticklabels()] == ["0.90", "0.50", "0.20"]
+    assert labels(top)[0] == "hue"
 
 
 def test_pictures_are_of_the_very_run(found, kept):
