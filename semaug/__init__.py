@@ -19,7 +19,7 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     sla automix puzzlemix adversarial localisation
     robustness
     training
-    gvae_measures
+    transfer gvae_measures
     gvae
     augmented
     ledger
@@ -73,6 +73,7 @@ __all__ = [
     "splits",
     "streams",
     "training",
+    "transfer",
 ]
 
 
