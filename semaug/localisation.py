@@ -82,7 +82,8 @@ def boxes(maps: Float[Tensor, "N H W"], threshold: float = 0.2) -> Int64[Tensor,
 def localisation(network: nn.Module, split: Split, threshold: float = 0.2, batch_size: int = 500) -> Localisation:
     """How well the maps of the true classes find the objects of a split, which has boxes and masks (set ``shapes``).
 
-    Maps are enlarged to the image by linear interpolation. Raises ValueError for an empty split, or one without boxes or masks.
+    Maps are enlarged to the image by linear interpolation. Raises ValueError for a split that is empty or lacks
+    boxes or masks.
     """
     if len(split) == 0:
         raise ValueError("split: got 0 images; takes at least one")

@@ -109,8 +109,8 @@ def test_bad_input():
         boxes(torch.rand(1, 3, 3), 0)
     with pytest.raises(ValueError, match="maps: got numbers that are not finite"):
         boxes(torch.full((1, 3, 3), float("nan")))
+    none = data.load("shapes", train_size=100, test_size=50).test.take(slice(0, 0))
     with pytest.raises(ValueError, match="split: got 0 images; takes at least one"):
-        none = data.load("shapes", train_size=100, test_size=50).test.take(slice(0, 0))
         localisation(networks.small(10, channels=3), none)
     with pytest.raises(ValueError, match="split: got one without boxes or masks"):
         localisation(networks.small(10), data.load("embedded", train_size=100, test_size=50).test)
