@@ -132,10 +132,12 @@ _judges: dict[str, nn.Module] = {}
 
 
 def judge(data: Data, device: torch.device | str = "cpu", steps: int = 400) -> nn.Module:
-    """A classifier of real images, trained apart on ``data.train`` with flips and crops off, from seed 0.
+    """A classifier of real images, trained apart on ``data.train`` with crops, from seed 0. No flips: not for digits.
 
     For so many steps, and ten passes at least. The same for the same images: it is trained once a process. So all
-    models of a set have one judge, and what another one would say is no part of their spread.
+    models of a set have one judge, and what another one would say is no part of their spread. Crops make it worth more:
+    of 3000 photographs .54 for .45, of 2000 shapes .93 for .78, of 1500 faces .72 for .58 by class; but of 2000 images
+    of clothing .83 for .85 (a seed each).
     """
     content = hashlib.sha256(data.train.images.cpu().numpy().tobytes())
     content.update(data.train.target.cpu().numpy().tobytes())
@@ -146,7 +148,7 @@ def judge(data: Data, device: torch.device | str = "cpu", steps: int = 400) -> n
             network = networks.small(data.num_classes, data.image_shape[0])
         batch = min(128, len(data.train))
         epochs = max(10, round(steps * batch / len(data.train)))
-        recipe = Recipe(epochs=epochs, batch_size=batch, weight_decay=5e-4)
+        recipe = Recipe(epochs=epochs, batch_size=batch, weight_decay=5e-4, augment="crop")
         with torch.enable_grad():  # measures are taken without
             fit(CrossEntropy(network.to(device)), data, recipe, progress=False)
         _judges[key] = network

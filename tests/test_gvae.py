@@ -22,7 +22,10 @@ EVERY = pytest.mark.parametrize("name", MODELS)
 
 def model(name="GVAE", size=(12, 12), channels=1, latent=4, norm="batch", **settings):
     torch.manual_seed(0)
-    return MODELS[name](AutoEncoder(4, channels, size, latent, 4, norm=norm), **settings)
+    network = AutoEncoder(4, channels, size, latent, 4, norm=norm)
+    nn.init.normal_(network.expand.weight)  # or all codes look alike
+    nn.init.constant_(network.decoder[-1].bias, 0.5)
+    return MODELS[name](network, **settings)
 
 
 def step(seed=0, progress=0.5):
@@ -215,6 +218,7 @@ def test_interpolation_ends_in_both_reconstructions():
     torch.testing.assert_close(row[:, -1], objective.decode(objective.encode(images[2:])[0]))
     middle = 0.5 * (objective.encode(images[:2])[0] + objective.encode(images[2:])[0])
     torch.testing.assert_close(row[:, 2], objective.decode(middle))
+    assert (row[:, 0] - row[:, -1]).abs().amax((1, 2, 3)).min() > 1e-3
 
 
 def test_a_conditional_decoder_is_one_of_code_and_class_joined():

@@ -256,23 +256,59 @@ def test_pictures_of_shapes_say_which_factor_a_direction_moves():
     np.testing.assert_allclose(found["deviation"], posterior(model, of.test).deviation.mean(0))
 
 
-def test_the_images_of_the_measures_are_no_first_ones():
-    """A set in the order of its classes: the judge is right about class 0 alone, which makes up the first half."""
+class Grey:
+    """Codes of constant images v: v and K - 1 zeros. They are decoded as the first two of K added up."""
 
-    class Grey:
-        def posterior(self, images):
-            return images.mean((1, 2, 3))[:, None], torch.full((len(images), 1), 0.01)
+    def __init__(self, latent=10):
+        self.deviation = torch.tensor([0.1, 0.2] + [0.01] * (latent - 2))
 
-        def decode(self, codes, target=None):
-            return codes.clamp(0, 1)[:, :, None, None].expand(-1, -1, 12, 12)
+    def posterior(self, images):
+        grey = images.mean((1, 2, 3))[:, None]
+        return F.pad(grey, (0, len(self.deviation) - 1)), self.deviation.expand(len(images), -1)
 
-        def along(self, mean, direction, steps, target=None):
-            return torch.stack([self.decode(mean + 0.5 * i * direction) for i in range(-steps, steps + 1)], 1)
+    def decode(self, codes, target=None):
+        return codes[:, :2].sum(1).clamp(0, 1)[:, None, None, None].expand(-1, 1, 4, 4)
 
-    images = torch.zeros(40, 1, 12, 12)
-    images[20:] = 1.0
-    target = (torch.arange(40) >= 20).long()
-    of = Data("ordered", Split.from_float(images, target), Split.from_float(images, 0 * target))
-    found = measures(Grey(), of, images=20)
+    def along(self, mean, direction, steps, target=None):
+        return torch.stack([self.decode(mean + 0.5 * i * direction) for i in range(-steps, steps + 1)], 1)
+
+
+def grey(train, test):
+    """Data of dark (.25) and light (.75) images, each split with targets of its own."""
+    splits = [Split((64 + 128 * light)[:, None, None, None].expand(-1, 1, 4, 4).byte(), target)
+              for light, target in (train, test)]  # fmt: skip
+    return Data("grey", *splits)
+
+
+def by_light(images):
+    return F.one_hot((images.mean((1, 2, 3)) > 0.5).long(), 2).float()
+
+
+def test_measures_of_a_model_that_is_known(monkeypatch):
+    """All numbers by hand. The classes of the training images are swapped: what is learned of them is always wrong."""
+    monkeypatch.setattr("semaug.gvae_measures.judge", lambda data, device: by_light)
+    light = torch.arange(400) % 2
+    found = measures(Grey(), grey((light, 1 - light), (light, light)), images=400)
+    assert found["judge_accuracy"] == 1.0
+    assert found["probe_accuracy"] == 0.0
+    # The grey moves by .15 i, or by .1 i in the second coordinate alone: past .5 on one side of two from then on.
+    assert [found[f"consistency_{i}"] for i in range(7)] == [1, 1, 0.5, 0.5, 0.5, 0.5, 0.5]
+    assert [found[f"tenth_consistency_{i}"] for i in range(7)] == [1, 1, 1, 0.5, 0.5, 0.5, 0.5]
+    assert [found[f"movement_{i}"] for i in range(2)] == pytest.approx([0, 0.15])
+    assert [found[f"tenth_movement_{i}"] for i in range(3)] == pytest.approx([0, 0.1, 0.2])
+    assert found["each_consistency_6"] == pytest.approx((2 * 0.5 + 8) / 10)
+    # Two unit normals on .25 and .75, cut to [0, 1]: the class stays with P(z < .25 / sqrt 2) = .570. 5 errors of 400.
+    assert found["noise_consistency"] == pytest.approx(0.570, abs=0.125)
+    assert 0.3 < found["noise_movement"] < 0.6
+    # Codes of the other class, of standard deviation sqrt(.1^2 + .2^2): P(z > .25 / .2236) = .132.
+    assert found["sample_consistency"] == pytest.approx(0.132, abs=0.085)
+    assert found["active_units"] == 1
+
+
+def test_the_images_of_the_measures_are_no_first_ones(monkeypatch):
+    """A set in order: the judge is right about the first half alone."""
+    monkeypatch.setattr("semaug.gvae_measures.judge", lambda data, device: by_light)
+    light = (torch.arange(40) >= 20).long()
+    found = measures(Grey(), grey((light, light), (light, 0 * light)), images=20)
     assert 0.2 < found["consistency_0"] < 0.8
     assert found["judge_accuracy"] == found["consistency_0"], "of the same images, which this model draws as they are"
