@@ -62,6 +62,15 @@ def test_fgsm_of_two_classes_is_the_worst_of_the_box():
     torch.testing.assert_close(found.flatten(1) @ weight, lowest)
 
 
+@pytest.mark.parametrize("margin", [1.0, 17.5, 25.0, 32.0])
+def test_being_sure_is_no_defence(margin):
+    """The gradient is (1 - p) (w_1 - w_0), whatever p; in float32 1 - p is 0 from a margin of about 17 on."""
+    weight, images = torch.randn(2, 6), torch.full((1, 1, 2, 3), 0.5)
+    bias = torch.tensor([margin + 0.5 * float(weight[1].sum() - weight[0].sum()), 0.0])
+    found = fgsm(lambda x: F.linear(x.flatten(1), weight, bias), images, torch.tensor([0]), 0.1)
+    torch.testing.assert_close((found - images).flatten(), 0.1 * (weight[1] - weight[0]).sign(), rtol=0, atol=1e-6)
+
+
 def test_pgd_step_by_step_and_inside_the_box():
     torch.manual_seed(0)
     network = networks.small(3, width=4, norm="group").double()
