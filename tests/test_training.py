@@ -40,7 +40,7 @@ def test_every_shape_of_objective_trains(name):
     record = training.fit(objective_, throwaway.data(), recipe, progress=False)
     moved = {key for key, value in objective_.state_dict().items() if not torch.equal(value, before[key])}
     constant = {
-        f"{part}.stages.0.0.{name}" for part in ("network", "copy") for name in ("mean", "std")
+        f"{part}.stages.0.0.{name}" for part in ("network", "copy", "momentum_network") for name in ("mean", "std")
     }  # normalisation
     constant |= {f"generator.network.encoder.0.{name}" for name in ("mean", "std")}
     assert not before.keys() - moved - constant, (
@@ -291,7 +291,8 @@ def test_two_processes_equal_one(tmp_path):
         assert alone.keys() == ranks[0][name].keys()
         for key, value in alone.items():
             assert torch.equal(ranks[0][name][key], ranks[1][name][key]), f"{name} {key}: the two ranks differ"
-            assert torch.allclose(ranks[0][name][key].double(), value.double(), rtol=0, atol=1e-12), f"{name} {key}"
+            one = torch.allclose(ranks[0][name][key].double(), value.double(), rtol=0, atol=1e-12)
+            assert one or name in throwaway.PAIRED, f"{name} {key}"
 
 
 # --- objectives and data that do not fit together -------------------------------------------------------------------

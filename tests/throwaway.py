@@ -16,10 +16,12 @@ from torch.nn import functional as F
 
 from semaug import networks, training
 from semaug.augmented import Augmented
+from semaug.automix import AutoMix
 from semaug.data import Data, Split
 from semaug.imbalance import LongTailed
 from semaug.isda import ISDA
 from semaug.metasaug import MetaSAug
+from semaug.mixup import Cutout, MixStyle, Mixup
 from semaug.objective import CrossEntropy, Objective
 from semaug.sla import SLA, LongTailedSLA
 
@@ -134,6 +136,13 @@ def _drawn(network):
 
 
 OBJECTIVES["Drawn"] = _drawn
+OBJECTIVES["Cutout"] = lambda network: Cutout(network, 4)
+PAIRED = {  # pairs lie inside a process's share of the batch: two processes agree, but are not one
+    "Mixup": Mixup,
+    "MixStyle": MixStyle,
+    "AutoMix": lambda network: AutoMix(network, stage=2, momentum=0.9),
+}
+OBJECTIVES |= PAIRED
 RECIPE = training.Recipe(epochs=2, batch_size=16, meta_batch_size=8, lr=0.05, augment="crop+flip", evaluate_every=1)
 
 
