@@ -1321,7 +1321,7 @@ show(picture, "few_shot")
 # |---|---|---|
 # | separable data may stop being so | yes, constructed and decided; on pixels of clothing the linear classifier loses | step 2 |
 # | MT has an additional constraint | exactly $w_{ij} = u_i + v_j$: class and turn independent given $z$ | step 4 |
-# | so MT is harder to optimise | does not follow, and its training loss is the lower one in all sets that ran | step 5, section 6, below |
+# | so MT is harder to optimise | does not follow; its training loss is the lower one on three sets, a little higher on photographs | step 5, section 6, below |
 # | MT usually does not improve accuracy | lowers it on clothing and digits, raises it on shapes; and nowhere is it below DA | below |
 # | parameters almost negligible | +0.4% to +32% of ResNet-32 | step 6 |
 # | a model is trained to aggregate | no: inference only, and a geometric mean | step 8 |
@@ -1392,17 +1392,19 @@ for title, study in studies.items():
             print(f"    {one} → {other}: {verdict(sla_figures.gains(study[other], study[one]))}")
 
 # %% [markdown]
-# Three sets, three answers, which is what makes them worth reading together.
+# Four sets, four answers, which is what makes them worth reading together. The first three have five seeds.
 #
 # *Clothing*: at equal inference SLA beats DA and MT, as the paper says. A training four times as long does nothing for
 # cross-entropy; SLA in one pass is below it, by less than a point, SLA+AG and SLA+SD are above it by a little more than
 # one. *Digits*, where a turned 6 is a 9: DA and MT lose more than ten points, and joint labels mend most of it. But most is
 # not all: against cross-entropy with as many passes SLA+AG still *loses*, and SLA+SD is not told apart from it. *Shapes*,
 # whose views cannot be told: now DA and MT gain ten points and SLA nothing, and at equal inference SLA is nine to eleven
-# points *below* DA.
+# points *below* DA. *Photographs*, three seeds: two thousand are too few for twenty epochs, since four times as many are
+# worth seven points to plain cross-entropy; everything on views is behind that by more, SLA+AG by some ten. What the paper
+# reports for the whole set is no question that these runs could answer.
 #
 # So the loss from a wrong invariance is real and joint labels avoid much of it; the gain over plain training is small where
-# there is one; and where the invariance is right, giving it up costs more than all the rest. On all three MT is not below
+# there is one; and where the invariance is right, giving it up costs more than all the rest. On the first three MT is not below
 # DA: on the same images the second task does no harm, and on two it helps.
 #
 # ### Single against aggregated
@@ -1449,10 +1451,12 @@ for title, study in studies.items():
             )
 
 # %% [markdown]
-# The loss that is optimised, the joint one, is *lower* for MT on all three sets, early and late. The class loss is higher
+# The loss that is optimised, the joint one, is *lower* for MT on the three sets with five seeds, early and late, and a
+# little *higher* at the end on photographs, with three (by .055 ± .015 nats). The class loss is higher
 # for MT in one place only, early on clothing, where it is for DA as well, which has no constraint of the kind; on digits
-# and shapes it is lower there. So with this network, learning rate and length *harder to optimise* is not seen. Nor would
-# it explain the accuracies: on clothing MT ends with the better fit and the lower accuracy.
+# and shapes it is lower there. On photographs both are higher, for MT and DA alike.
+# So *harder to optimise* is no rule: with this network, learning rate and length it is seen on one set of four. Nor would it
+# explain the accuracies: on clothing MT ends with the better fit and the lower accuracy.
 #
 # ### The distilled head over training
 #
@@ -1466,7 +1470,8 @@ drawn_from_records(sla_figures.distilled, "distilled")
 # The second head, in one pass, is at no time below the aggregate of the network without it, in M. So *one z is enough*.
 # But is it the distillation that does it? *No KL* is the same network without the last term of (24): its second head never
 # sees the aggregate and learns from the labels of upright images alone. Its divergence from the aggregate stays larger, as
-# it must. Its accuracy does not tell the two apart, on clothing within about a point (line *no KL → SLA+SD* above). What
+# it must. Its accuracy does not tell the two apart, on clothing, digits and shapes (lines *no KL → SLA+SD* above; by about a point
+# on the first two). What
 # helps is then not *distilling the knowledge of the aggregate*, as far as these runs can see, but a head for the
 # upright image on features that joint labels train as well: joint labels as a second task. No claim of the paper's is
 # contradicted by this, since it does not make this comparison as far as we know; but its reason is.
@@ -1572,7 +1577,7 @@ drawn_from_records(sla_figures.imbalance, "imbalance")
 report(sla_figures.studies(committed, long_tail=True))
 
 # %% [markdown]
-# And what SLA adds to the method of the tail, which is the question here:
+# SLA alone does not help here, and what it adds to the method of the tail is the question:
 
 # %% tags=["nbval-ignore-output"]
 for title, study in sla_figures.studies(committed, long_tail=True).items():
@@ -1582,6 +1587,10 @@ for title, study in sla_figures.studies(committed, long_tail=True).items():
                 print(f"{title}: {length} → {other}: {verdict(sla_figures.gains(study[other], study[length]))}")
 
 # %% [markdown]
+# With three seeds: in one pass a point at most is added, in four passes four or five over the same method of the tail. That is
+# the gain of an ensemble again, where features are scarce; *SLA does well under imbalance* holds in that sense, for the
+# aggregate on top of weights or margins. Four times the epochs were run for two of these methods and one seed.
+#
 # **What all this cannot say.** The networks are small, and each interval is over trainings on *one* subset and one test
 # set: it says how sure the mean is for these images, and not what other images would give. With a few hundred of two
 # thousand test images called differently, that alone is worth about a point. And there are far fewer steps than in the
@@ -1719,8 +1728,9 @@ assert made(*batch, at)[0] > sum(heads) > 1.5 * plain_loss
 stack = torch.stack([asked["SLA", seed] for seed in range(seeds)], 1)  # (N, seeds, M, C)
 assert torch.allclose(stack.mean(2).mean(1), stack.flatten(1, 2).mean(1), atol=1e-5)
 mixed = stack.mean(2).softmax(-1).mean(1)
-for pure in (stack.flatten(1, 2).mean(1).softmax(-1), stack.softmax(-1).flatten(1, 2).mean(1)):
-    assert (mixed - pure).abs().max() > 1e-3
+geometric, arithmetic = stack.flatten(1, 2).mean(1).softmax(-1), stack.softmax(-1).flatten(1, 2).mean(1)
+assert (mixed - arithmetic).abs().max() > 1e-3
+assert seeds == 1 or (mixed - geometric).abs().max() > 1e-3, "of one network it is the geometric mean"
 alone = np.mean([accuracy_of(asked["SLA", seed].mean(1), images.test) for seed in range(seeds)])
 everyone = accuracy_of(stack.flatten(1, 2).mean(1), images.test)
 print(
