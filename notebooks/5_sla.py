@@ -1562,6 +1562,11 @@ if told:
     show(figure_told(), "separability")._ipython_display_()
 
 # %% [markdown]
+# On the left the prediction holds: near chance SLA is below DA, where views can be told it is above, and the crossing lies
+# between a tenth and a quarter. On the right there is no order. Separability says which of the two should be preferred, and
+# not whether either beats plain training for as long. (Eight points, six of them from two sets: a regularity, no
+# law.)
+#
 # ### Imbalance
 #
 # > 在...类别不平衡问题上也有不错的表现 · *It also does well under class imbalance.*
