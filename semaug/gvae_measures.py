@@ -274,7 +274,7 @@ COLUMNS = (-6, -3, 0, 3, 6)
 
 
 @torch.no_grad()
-def pictures(model: nn.Module, data: Data, rows: int = 6, codes: int = 500) -> dict[str, np.ndarray]:
+def pictures(model: nn.Module, data: Data, rows: int = 4, codes: int = 500) -> dict[str, np.ndarray]:
     """What the figures of strips and codes need of a trained model, and the numbers of a record cannot hold.
 
     Nothing for an objective that is no :class:`Coder`. All of it is of test images; R <= ``rows`` of them, the first of

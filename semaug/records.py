@@ -93,7 +93,7 @@ class Record:
 
     config: everything that decides the result but the seed: objective and its settings, network, data, recipe.
     metrics: final values, the last epoch's and never the best's (accuracies in [0, 1], losses in nats).
-    curves: one value an epoch (or whatever the key says), by name.
+    curves: one value an epoch (or whatever the key says), by name; in the file to seven digits, which float32 holds.
     train_counts, class_accuracy: images in train, and accuracy on the test split (nan without an image, in the file
         null), of each class; empty in records of before they were kept.
     seconds: training alone, added up over resumed parts. peak_memory: bytes, on the CPU the most that the process held
@@ -119,19 +119,21 @@ class Record:
         return config_hash(self.config)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the record to ``folder/<objective>-<hash>-seed<seed>.json``, whole or not at all."""
+        """Write the record to ``folder/<objective>-<hash>-seed<seed>.json``, a line a field, whole or not at all."""
         name = f"{self.config.get('objective', 'run')}-{self.hash}-seed{self.seed}.json"
         content = {"hash": self.hash, **self._content()}
-        return write_whole(Path(folder) / name, json.dumps(content, indent=1, sort_keys=True, allow_nan=True) + "\n")
+        lines = (f"{json.dumps(key)}: {json.dumps(content[key], sort_keys=True)}" for key in sorted(content))
+        return write_whole(Path(folder) / name, "{\n" + ",\n".join(lines) + "\n}\n")
 
     def __eq__(self, other: object) -> bool:
         """Whether their files say the same: there a class without an image equals another one."""
         return isinstance(other, Record) and self._content() == other._content()
 
     def _content(self) -> dict[str, Any]:
-        """Its fields, null for nan in class_accuracy: JSON has no nan."""
+        """Its fields as the file has them: null for nan in class_accuracy, JSON having no nan; shorter curves."""
         accuracy = [None if math.isnan(value) else value for value in self.class_accuracy]
-        return {**dataclasses.asdict(self), "class_accuracy": accuracy}
+        curves = {name: [float(f"{value:.7g}") for value in values] for name, values in self.curves.items()}
+        return {**dataclasses.asdict(self), "class_accuracy": accuracy, "curves": curves}
 
 
 def read(path: str | Path) -> Record:
