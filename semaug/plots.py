@@ -221,6 +221,66 @@ def comparison(
     return figure
 
 
+@styled
+def forest(
+    lines: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]],
+    xlabel: str,
+    shown: Iterable[Record],
+    text: str = "",
+    colour: Callable[[str, str], str] = lambda name, title: BLUE,
+    filled: Callable[[str, str], bool] = lambda name, title: True,
+) -> Picture:
+    """Differences over paired seeds, a row a method: a dot a seed, the mean and its 95% interval.
+
+    lines: by line of panels and panel, the differences of every method; a line's panels share their rows. xlabel: what
+    is measured. shown: the records behind it, for the caption, with ``text``. colour, filled: of a mark, by its method
+    and the title of its panel.
+    """
+    rows = {
+        line: list(dict.fromkeys(n for values in columns.values() for n in values)) for line, columns in lines.items()
+    }
+    figure = Picture(figsize=(7.5, 0.5 + sum(0.75 + 0.27 * len(names) for names in rows.values())))
+    across = max(len(columns) for columns in lines.values())
+    heights = [len(names) + 1.5 for names in rows.values()]
+    grid = figure.subplots(len(lines), across, squeeze=False, sharey="row", height_ratios=heights)
+    for axes_of, (line, columns) in zip(grid, lines.items(), strict=True):
+        for unused in axes_of[len(columns) :]:
+            unused.remove()
+        for axes, (title, values) in zip(axes_of, columns.items(), strict=False):
+            of_panel = {name: (colour(name, title), filled(name, title)) for name in rows[line]}
+            differences(axes, values, of_panel)
+            axes.set_title("\n".join([*textwrap.wrap(title, 80 // across), counts(values)]), fontsize=8.5)
+            axes.set_xlabel(xlabel, fontsize=9)
+        axes_of[0].set_yticks(range(len(rows[line])), rows[line])
+        axes_of[0].set_ylabel("\n".join(textwrap.wrap(line, 24)), fontsize=8)
+    caption(figure, shown, f"Dots: seeds. Bars: 95% intervals of the mean difference. {text}".strip())
+    return figure
+
+
+def differences(axes: Axes, values: Mapping[str, Sequence[float]], rows: Mapping[str, tuple[str, bool]]) -> None:
+    """One panel of a :func:`forest`; up to two seeds have no interval.
+
+    rows: by method, from the top, the colour of its mark and whether it is filled; one without values stays empty.
+    """
+    for row, (name, (colour, filled)) in enumerate(rows.items()):
+        seeds = values.get(name)
+        if seeds:
+            result = summary(seeds)
+            axes.plot(seeds, [row + 0.3] * len(seeds), "o", color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
+            half, face = result.half_width if result.n > 2 else 0.0, colour if filled else "white"
+            mark = axes.errorbar(result.mean, row, xerr=half, fmt="D", color=colour, markersize=5, capsize=2.5)
+            mark[0].set_markerfacecolor(face)
+    axes.axvline(0, color=GREY, linewidth=1)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+
+
+def counts(values: Mapping[str, Sequence[float]]) -> str:
+    """Over how many seeds the rows of a panel are: 'n = 3', 'n = 2 to 3'."""
+    found = sorted({len(each) for each in values.values()})
+    return f"n = {found[0]}" + (f" to {found[-1]}" if len(found) > 1 else "")
+
+
 def _by_seed(name: str, found: Sequence[Record], metric: str, scale: float) -> dict[int, float]:
     values = {record.seed: scale * record.metrics[metric] for record in found}
     if not values or len(values) != len(found):

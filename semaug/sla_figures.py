@@ -16,12 +16,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from semaug import longtail_figures
+from semaug import longtail_figures, plots
 from semaug.figures import NothingToDraw
-from semaug.plots import COLOURS, GREY, Picture, band, caption, styled
+from semaug.plots import COLOURS, Picture, band, caption, styled
 from semaug.recipe import Recipe
 from semaug.records import PROFILES, Record, summary
 from semaug.sla import TRANSFORMS
@@ -39,7 +38,6 @@ WAYS = tuple(names[inference] for inference in ("single", "aggregated") for name
 COLOUR = {"cross-entropy": "black", "DA": COLOURS[0], "MT": COLOURS[2], "SLA": COLOURS[1], "SLA+SD": COLOURS[5]}
 """By the first word of a name."""
 
-Values = Mapping[str, Sequence[float]]
 Study = dict[str, list[Record]]
 
 
@@ -158,54 +156,28 @@ def _records(blocks: Mapping[str, Study]) -> list[Record]:
     return [record for study in blocks.values() for runs in study.values() for record in runs]
 
 
-@styled
-def forest(lines: Mapping[str, Mapping[str, Values]], xlabel: str, shown: Sequence[Record], text: str) -> Picture:
-    """Differences over paired seeds, a row a method: a dot a seed, the mean and its 95% interval; a line of panels for
-    each entry of ``lines``, a panel for each of its columns. A filled mark is of M passes at inference, an open one of
-    a single pass.
-    """
-    rows = {
-        line: list(dict.fromkeys(n for values in columns.values() for n in values)) for line, columns in lines.items()
-    }
-    figure = Picture(figsize=(7.5, 0.5 + sum(0.75 + 0.27 * len(names) for names in rows.values())))
-    across = max(len(columns) for columns in lines.values())
-    heights = [len(names) + 1.5 for names in rows.values()]
-    grid = figure.subplots(len(lines), across, squeeze=False, sharey="row", height_ratios=heights)
-    for axes_of, (line, columns) in zip(grid, lines.items(), strict=True):
-        for unused in axes_of[len(columns) :]:
-            unused.remove()
-        for axes, (title, values) in zip(axes_of, columns.items(), strict=False):
-            for row, name in enumerate(rows[line]):
-                if values.get(name):
-                    _row(axes, row, name if _first(name) in COLOUR else title, values[name])
-            counts = sorted({len(each) for each in values.values()})
-            n = f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
-            axes.axvline(0, color=GREY, linewidth=1)
-            axes.set_title("\n".join([*textwrap.wrap(title, 80 // across), n]), fontsize=8.5)
-            axes.set(ylim=(len(rows[line]) - 0.5, -0.5), xlabel=xlabel)
-            axes.xaxis.label.set_fontsize(9)
-            axes.grid(visible=False, axis="y")
-        axes_of[0].set_yticks(range(len(rows[line])), rows[line])
-        axes_of[0].set_ylabel("\n".join(textwrap.wrap(line, 24)), fontsize=8)
-    caption(figure, shown, f"Dots: seeds. Bars: 95% intervals of the mean difference. {text}".strip())
-    return figure
-
-
-def _row(axes: Axes, row: int, name: str, values: Sequence[float]) -> None:
-    result, colour = summary(values), COLOUR.get(_first(name), COLOURS[3])
-    axes.plot(values, [row + 0.3] * len(values), "o", color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
-    half, face = result.half_width if result.n > 2 else 0.0, colour if _many(name) else "white"
-    axes.errorbar(result.mean, row, xerr=half, fmt="D", color=colour, markerfacecolor=face, markersize=5, capsize=2.5)
-
-
 def _first(name: str) -> str:
     """What a name is coloured by: its first word, without its inference."""
     return name.split(",")[0].removesuffix("+AG")
 
 
-def _many(name: str) -> bool:
+def _named(name: str, title: str) -> str:
+    """What a mark is of: the row, or the panel where rows are sets of transformations or groups of classes."""
+    return name if _first(name) in COLOUR else title
+
+
+def _colour(name: str, title: str) -> str:
+    return COLOUR.get(_first(_named(name, title)), COLOURS[3])
+
+
+def _many(name: str, title: str = "") -> bool:
     """Whether it infers in M passes."""
-    return "+AG" in name or "averaged" in name
+    named = _named(name, title)
+    return "+AG" in named or "averaged" in named
+
+
+forest = partial(plots.forest, colour=_colour, filled=_many)
+"""Differences over paired seeds; a filled mark is of M passes at inference, an open one of a single pass."""
 
 
 def accuracy(found: Sequence[Record]) -> Picture:
