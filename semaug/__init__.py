@@ -14,7 +14,7 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     networks data records recipe
     objective
     imbalance streams
-    isda metasaug mixup
+    isda metasaug mixup diffaugment
     evaluation
     sla automix puzzlemix adversarial localisation
     robustness
@@ -42,6 +42,7 @@ __all__ = [
     "automix",
     "capture",
     "data",
+    "diffaugment",
     "evaluation",
     "figures",
     "gaussian",

@@ -1,7 +1,11 @@
-"""ISDA written straight from its formulae, as it is commonly published: what the package is measured against.
+"""ISDA and DiffAugment written straight from their formulae, as commonly published: what the package is measured
+against.
 
-Every sample carries its own copy: of the weights minus the row of its class (N, C, A), of its class's covariance
+ISDA: every sample carries its own copy: of the weights minus the row of its class (N, C, A), of its class's covariance
 (N, A, A), of the products (N, C, A) and (N, C, C). The statistics expand the features to (N, C, A) and mask them.
+
+DiffAugment: brightness, saturation and contrast in three passes; translation by a grid of clipped indices into the
+image padded by one pixel, channels last and back; cutout by a mask of ones with a window of zeros, multiplied in.
 """
 
 from __future__ import annotations
@@ -53,3 +57,34 @@ class Textbook:
             forms = (difference.square() * covariance[:, None]).sum(2)
         logits = features @ weight.T + bias + 0.5 * strength * forms
         return F.cross_entropy(logits, target)
+
+
+def color(images, brightness, saturation, contrast):
+    """Three passes, one draw (N,) of each an image."""
+    b, s, c = (draw[:, None, None, None].to(images.dtype) for draw in (brightness, saturation, contrast))
+    images = images + b
+    gray = images.mean(1, keepdim=True)
+    images = (images - gray) * s + gray
+    mean = images.mean((1, 2, 3), keepdim=True)
+    return (images - mean) * c + mean
+
+
+def translation(images, dy, dx):
+    """Out of the padded image, every pixel of every sample by its own three indices."""
+    n, _, height, width = images.shape
+    sample, y, x = torch.meshgrid(torch.arange(n), torch.arange(height), torch.arange(width), indexing="ij")
+    y = (y + dy[:, None, None] + 1).clamp(0, height + 1)
+    x = (x + dx[:, None, None] + 1).clamp(0, width + 1)
+    padded = F.pad(images, (1, 1, 1, 1)).permute(0, 2, 3, 1).contiguous()
+    return padded[sample, y, x].permute(0, 3, 1, 2)
+
+
+def cutout(images, cy, cx, size):
+    """A mask in which the window, clipped to the image, is overwritten."""
+    (n, _, height, width), (tall, wide) = images.shape, size
+    sample, y, x = torch.meshgrid(torch.arange(n), torch.arange(tall), torch.arange(wide), indexing="ij")
+    y = (y + cy[:, None, None] - tall // 2).clamp(0, height - 1)
+    x = (x + cx[:, None, None] - wide // 2).clamp(0, width - 1)
+    mask = torch.ones(n, height, width, dtype=images.dtype)
+    mask[sample, y, x] = 0
+    return images * mask[:, None]
