@@ -5,7 +5,7 @@
 #   PYTHON=python3.12 make env                         an environment with another Python
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab reproduce test notebooks figures bench lint clean
+.PHONY: help env lab reproduce test notebooks figures records records-run sweep bench lint clean
 
 # The environment's modules are compiled at their first import; where this is set they would be at every import.
 unexport PYTHONDONTWRITEBYTECODE
@@ -15,7 +15,7 @@ RUN := .venv/bin/python -m
 PYTHON3 := $(or $(PYTHON),python3)
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 13
 
 env:  ## make or update the environment in .venv
 	@$(PYTHON3) tools/environment.py
@@ -34,6 +34,15 @@ notebooks: env  ## run the notebooks and refresh the committed .ipynb (NOTEBOOK=
 
 figures: env  ## redraw figures/ from the committed records
 	$(RUN) semaug.figures $(ARGS)
+
+records: env  ## the ledger: which runs the figures stand on, and what of them is there (PROFILE=paper)
+	@$(RUN) semaug.ledger --profile $(or $(PROFILE),cpu) $(ARGS)
+
+records-run: env  ## run the next missing ones that fit into MINUTES; a stopped one goes on (PROFILE=paper MINUTES=30)
+	@OMP_NUM_THREADS=1 $(RUN) semaug.ledger --profile $(or $(PROFILE),cpu) --minutes $(or $(MINUTES),30) $(ARGS)
+
+sweep: env  ## run a notebook over a grid (CONFIG=workflow/strength.yaml, ARGS=--dry-run: plan and cost, SWEEP=slurm)
+	@$(RUN) semaug.sweep $(CONFIG) --on $(or $(SWEEP),local) $(ARGS)
 
 bench: env  ## benchmarks on one thread, as ratios to the fastest of each group
 	OMP_NUM_THREADS=1 $(RUN) pytest tests/benchmarks --benchmark-only --benchmark-group-by=group --benchmark-columns=median,iqr,rounds $(ARGS)

@@ -20,8 +20,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 PROFILES = ("quick", "cpu", "paper")
 
 
@@ -55,10 +53,11 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True, allow_nan=False).encode()).hexdigest()[:12]
 
 
-def environment(device: torch.device | str) -> dict[str, Any]:
+def environment(device: str) -> dict[str, Any]:
     """Device, versions, threads and commit of this process, as every record carries them."""
-    device = torch.device(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() + " CPU"
+    import torch  # here: what reads records, or plans runs, need not wait seconds for it
+
+    name = platform.machine() + " CPU" if torch.device(device).type == "cpu" else torch.cuda.get_device_name(device)
     versions = {"python": platform.python_version(), "torch": torch.__version__.split("+")[0]}
     return {"device": name, "threads": torch.get_num_threads(), "versions": versions, "commit": _commit()}
 

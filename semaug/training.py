@@ -75,7 +75,7 @@ def fit(
     if not any(parameter.requires_grad for parameter in objective.parameters()):
         raise ValueError(f"objective: {type(objective).__name__} has no parameter to train")
     device = next(objective.parameters()).device
-    record = Record(_config(objective, data, recipe), _whole_seed(seed), environment=environment(device))
+    record = Record(_config(objective, data, recipe), _whole_seed(seed), environment=environment(str(device)))
     with _prepared(device):
         for generator in _global_generators(device):
             generator.manual_seed(generator_for(seed, "global").initial_seed())

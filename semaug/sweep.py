@@ -1,0 +1,162 @@
+"""Sweeps: a notebook over a grid of parameters, each run a file target of Snakemake.
+
+    make sweep CONFIG=workflow/strength.yaml                     one run after another, on this machine
+    make sweep CONFIG=workflow/strength.yaml ARGS=--dry-run      plan and cost; nothing is run
+    make sweep CONFIG=workflow/strength.yaml SWEEP=slurm         every run a job of Slurm
+
+The configuration, in YAML: ``notebook``, its name; ``grid``, for each parameter a value or a list of them, of which all
+combinations are run; ``minutes``, about what one run takes (for the plan, until a run of the sweep has told);
+``limit``, the minutes after which a run is stopped as failed (by default those of its profile). ``folder``: where the
+notebook is, if not in the checkout's.
+
+A run's target is its executed notebook, ``build/sweep/<notebook>/<run>/<notebook>.ipynb``, which is written whole and
+only when all cells ran. So a run that was killed or failed is run again by the next ``make sweep``, and a finished one
+never, whatever other combinations the grid gains; to run it again, delete its folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from semaug import rerun
+from semaug.kernels import Limits, Value
+
+KEYS = ("notebook", "grid", "minutes", "limit", "folder")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep: the notebook's source, its parameters, seconds that a cell and the notebook may take."""
+
+    source: Path
+    values: Mapping[str, Value]
+    limits: Limits
+
+    @property
+    def name(self) -> str:
+        """Its folder: the parameters as far as they are short, and a hash of all of them."""
+        digest = hashlib.sha256(json.dumps(dict(self.values), sort_keys=True).encode()).hexdigest()[:8]
+        words = "_".join(f"{key}={value}" for key, value in sorted(self.values.items()))
+        return f"{re.sub(r'[^A-Za-z0-9.=_+-]', '-', words)[:80]}_{digest}"
+
+    @property
+    def target(self) -> Path:
+        """The executed notebook, there when the run is finished."""
+        return written(self.source.stem) / self.name / f"{self.source.stem}.ipynb"
+
+    @property
+    def arguments(self) -> list[str]:
+        """Arguments of ``python -m semaug.rerun`` for this run."""
+        given = [part for key, value in self.values.items() for part in ("-p", key, str(value))]
+        places = ["--folder", str(self.source.parent), "--output", str(self.target.parent)]
+        return ["reproduce", self.source.stem, *given, "--limits", *map(str, self.limits), *places]
+
+
+def written(notebook: str) -> Path:
+    """Where the runs of a notebook's sweeps are."""
+    return rerun.root() / "build" / "sweep" / notebook
+
+
+def plan(config: Mapping[str, Any]) -> list[Job]:
+    """All combinations of a configuration's grid, checked against the notebook's parameters.
+
+    Raises ValueError that names what is missing, unknown, empty or of the wrong type.
+    """
+    for key in config.keys() - set(KEYS):
+        raise ValueError(f"config: got {key!r}; takes {', '.join(KEYS)}")
+    notebook, grid = config.get("notebook"), config.get("grid")
+    if not isinstance(notebook, str):
+        raise ValueError(f"notebook: got {notebook!r}; takes the name of one, such as 1_isda")
+    if not isinstance(grid, Mapping) or not grid:
+        raise ValueError(f"grid: got {grid!r}; takes for each parameter a value or a list of them")
+    for key in ("minutes", "limit"):
+        number = config.get(key, 1)
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < float("inf"):
+            raise ValueError(f"{key}: got {number!r}; takes a number of minutes above 0")
+    folder = Path(config["folder"]) if "folder" in config else None
+    (source,) = rerun.discover([notebook], folder)
+    columns = {str(name): values if isinstance(values, list) else [values] for name, values in grid.items()}
+    for name, values in columns.items():
+        if not values:
+            raise ValueError(f"grid.{name}: got an empty list; takes a value or a list of them")
+    jobs: dict[str, Job] = {}
+    for combination in product(*columns.values()):
+        texts = {name: str(value) for name, value in zip(columns, combination, strict=True)}
+        values = rerun.override(source, texts)
+        profile = str((rerun.parameters(source) | values).get("profile", "quick"))
+        limits = (60 * config["limit"],) * 2 if "limit" in config else rerun.LIMITS[profile]
+        job = Job(source, values, limits)
+        jobs.setdefault(job.name, job)  # two spellings of one value are one run
+    return list(jobs.values())
+
+
+def costs(jobs: Sequence[Job], minutes: float | None) -> str:
+    """The plan in words: every run, whether it is there, and what the missing ones will take.
+
+    minutes: of one run, where none of these has finished yet; else their mean decides.
+    """
+    there = [job for job in jobs if job.target.exists()]
+    missing = [job for job in jobs if job not in there]
+    took = [json.loads((job.target.parent / "table.json").read_text())["runs"][0] for job in there]
+    one = sum(run["seconds"] for run in took) / len(took) / 60 if took else minutes
+    lines = [f"{'missing' if job in missing else 'there':8s} {job.source.stem} {dict(job.values)}" for job in jobs]
+    total = f"about {one * len(missing):.1f} minutes, one after another" if one else "of unknown length (minutes: none)"
+    source = "the mean of those there" if took else "the configuration"
+    lines.append(f"{len(jobs)} runs, {len(missing)} missing: {total}" + (f", by {source}" if one else ""))
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the plan, then let Snakemake run it; exit status 2 for a configuration that cannot be."""
+    import yaml
+
+    parser = argparse.ArgumentParser(prog="python -m semaug.sweep", description="Run a notebook over a grid.")
+    parser.add_argument("config", type=Path, help="such as workflow/strength.yaml")
+    parser.add_argument("--on", default="local", help="a profile of workflow/profiles (default: local)")
+    options, rest = parser.parse_known_args(arguments)
+    profile = rerun.root() / "workflow" / "profiles" / options.on
+    try:
+        config = yaml.safe_load(options.config.read_text())
+        if not isinstance(config, Mapping):
+            raise ValueError(f"{options.config}: got {type(config).__name__}; takes notebook, grid, ... in YAML")
+        if not profile.is_dir():
+            known = ", ".join(sorted(path.name for path in profile.parent.iterdir()))
+            raise ValueError(f"on: got {options.on!r}; takes one of {known}")
+        jobs = plan(config)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if importlib.util.find_spec("snakemake") is None:
+        print("error: sweeps need Snakemake 9 or later: pip install -e '.[workflow]'", file=sys.stderr)
+        return 2
+    print(costs(jobs, config.get("minutes")), flush=True)
+    folder = written(jobs[0].source.stem)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+    try:  # it ends with the process, however that ends; Snakemake's own lock outlives a kill
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"error: another sweep of {jobs[0].source.stem} is running", file=sys.stderr)
+        return 2
+    os.set_inheritable(lock, True)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(rerun.root() / "workflow" / "Snakefile")]
+    command += ["--workflow-profile", str(profile), "--directory", str(folder)]
+    command += ["--configfile", str(options.config.resolve()), *rest]
+    sys.stdout.flush()
+    os.execv(sys.executable, command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Sweeps: the plan by itself, and Snakemake running, killed, and running what is missing."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from semaug import rerun, sweep
+
+NOTEBOOK = """\
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% tags=["parameters"]
+profile = "quick"
+a = 1
+fast = False
+seconds = 0.0
+
+# %%
+import time
+from pathlib import Path
+
+assert a != 13, "an unlucky number"
+counter = Path("COUNTER")
+with counter.open("a") as file:
+    file.write(f"{a}\\n")
+time.sleep(seconds)
+"""
+
+
+@pytest.fixture
+def notebook(tmp_path, monkeypatch):
+    """A notebook that notes every one of its runs in a file; sweeps are written below tmp_path."""
+    (tmp_path / "9_sleeps.py").write_text(NOTEBOOK.replace("COUNTER", str(tmp_path / "counter")))
+    monkeypatch.setattr(sweep, "written", lambda name: tmp_path / "sweep" / name)
+    return {"notebook": "9_sleeps", "folder": str(tmp_path)}
+
+
+def test_the_plan_is_every_combination_with_a_place_of_its_own(notebook):
+    jobs = sweep.plan({**notebook, "grid": {"a": [1, 2, 2], "fast": ["true", False], "seconds": 1}})
+    values = [tuple(job.values.values()) for job in jobs]
+    assert values == [(1, True, 1.0), (1, False, 1.0), (2, True, 1.0), (2, False, 1.0)]
+    assert len({job.target for job in jobs}) == 4
+    assert jobs[0].limits == rerun.LIMITS["quick"]
+    again = sweep.plan({**notebook, "grid": {"seconds": [1.0], "fast": True, "a": [1, 7]}, "limit": 2})
+    assert again[0].target == jobs[0].target, "the same run, whatever else the grid holds and in which order"
+    assert again[0].limits == (120, 120)
+    arguments = rerun.override(jobs[0].source, {"a": "1", "fast": "True", "seconds": "1.0"})
+    assert arguments == jobs[0].values
+
+
+def test_names_of_folders_are_short_and_plain_and_tell_values_apart(notebook):
+    (Path(notebook["folder"]) / "9_sleeps.py").write_text(
+        NOTEBOOK.replace("a = 1", 'a = "x"').replace('assert a != 13, "an unlucky number"', "")
+    )
+    jobs = sweep.plan({**notebook, "grid": {"a": ["../b c", "../b/c", "y" * 300]}})
+    names = [job.name for job in jobs]
+    assert len(set(names)) == 3
+    assert all("/" not in name and " " not in name and len(name) < 100 for name in names)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"notebook": None}, "notebook: got None"),
+        ({"notebook": "9_other"}, "notebook: got '9_other', takes one of 9_sleeps"),
+        ({"grid": None}, "grid: got None"),
+        ({"grid": {}}, "grid: got {}"),
+        ({"grid": {"a": []}}, "grid.a: got an empty list"),
+        ({"grid": {"b": 1}}, "no parameter 'b'"),
+        ({"grid": {"a": [1, 1.5]}}, "a: got '1.5', takes a whole number"),
+        ({"minutes": 0}, "minutes: got 0"),
+        ({"limit": "long"}, "limit: got 'long'"),
+        ({"seeds": 3}, "config: got 'seeds'"),
+    ],
+)
+def test_bad_configurations_are_named(notebook, change, message):
+    with pytest.raises(ValueError, match=message):
+        sweep.plan({**notebook, "grid": {"a": [1]}, **change})
+
+
+def test_the_command_line_says_what_is_wrong_before_anything_runs(notebook, tmp_path, capsys):
+    config = tmp_path / "config.yaml"
+    for text, message in (("- 1", "got list"), ("a: [", "while parsing"), ("notebook: 1_isda\ngrid: {z: 1}", "'z'")):
+        config.write_text(text)
+        assert sweep.main([str(config)]) == 2
+        assert message in capsys.readouterr().err
+    config.write_text("notebook: 1_isda\ngrid: {seeds: 1}")
+    assert sweep.main([str(config), "--on", "nowhere"]) == 2
+    assert "takes one of local, slurm" in capsys.readouterr().err
+    assert sweep.main([str(tmp_path / "none.yaml")]) == 2
+
+
+def test_the_committed_example_is_a_plan():
+    import yaml
+
+    examples = sorted((rerun.root() / "workflow").glob("*.yaml"))
+    assert examples
+    for path in examples:
+        assert sweep.plan(yaml.safe_load(path.read_text()))
+
+
+def test_killed_and_failed_runs_are_redone_and_finished_ones_never(tmp_path):
+    """A sweep of four: killed with SIGKILL in the second; then to its end, with one that fails; then again."""
+    counter, config = tmp_path / "counter", tmp_path / "config.yaml"
+    name = f"9_sleeps{os.getpid()}"  # its folder is below the checkout's build
+    (tmp_path / f"{name}.py").write_text(NOTEBOOK.replace("COUNTER", str(counter)))
+    text = f"notebook: {name}\nfolder: {tmp_path}\nminutes: 0.1\ngrid:\n  a: [1, 2, 13]\n  seconds: SECONDS\n"
+    config.write_text(text.replace("SECONDS", "1.5"))
+    command = [sys.executable, "-m", "semaug.sweep", str(config), "--quiet"]
+
+    def runs():
+        return [int(line) for line in counter.read_text().split()] if counter.exists() else []
+
+    def finish(*more):
+        return subprocess.run([*command, *more], capture_output=True, text=True, timeout=200)
+
+    folder = sweep.written(name)
+    try:
+        dry = finish("--dry-run")
+        assert dry.returncode == 0, dry.stderr
+        assert "3 runs, 3 missing: about 0.3 minutes, one after another, by the configuration" in dry.stdout
+        assert runs() == []
+
+        first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        deadline = time.monotonic() + 150
+        while len(runs()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+        started = runs()
+        assert len(started) == 2, "one finished, one under way"
+        done = list(folder.glob(f"*/{name}.ipynb"))
+        assert len(done) == 1
+        stamp = done[0].stat().st_mtime_ns
+
+        second = finish()
+        assert second.returncode != 0, "one of them cannot succeed"
+        assert "1 missing" not in second.stdout
+        assert "2 missing: about" in second.stdout
+        assert "by the mean of those there" in second.stdout
+        (only_once,) = set(started[:1])
+        assert runs().count(only_once) == 1
+        others = {1, 2} - {only_once}
+        assert all(1 <= runs().count(value) <= 2 for value in others)
+        assert sorted(path.parent.name.split("_")[0] for path in folder.glob(f"*/{name}.ipynb")) == ["a=1", "a=2"]
+        assert done[0].stat().st_mtime_ns == stamp
+        assert list(folder.glob(f"a=13*/{name}.failed.ipynb")), "what it came to is there to be read"
+
+        config.write_text(config.read_text().replace("13", "3"))
+        before = runs()
+        third = finish()
+        assert third.returncode == 0, third.stdout + third.stderr
+        assert runs() == [*before, 3], "only what was missing"
+        assert "3 runs, 1 missing" in third.stdout
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
