@@ -94,10 +94,10 @@ def plan(config: Mapping[str, Any]) -> list[Job]:
     jobs: dict[str, Job] = {}
     for combination in product(*columns.values()):
         texts = {name: str(value) for name, value in zip(columns, combination, strict=True)}
-        values = rerun.override(source, texts)
-        profile = str((rerun.parameters(source) | values).get("profile", "quick"))
-        limits = (60 * config["limit"],) * 2 if "limit" in config else rerun.LIMITS[profile]
-        job = Job(source, values, limits)
+        given = rerun.override(source, texts)
+        profile = str((rerun.parameters(source) | given).get("profile", "quick"))
+        limits = (60.0 * config["limit"], 60.0 * config["limit"]) if "limit" in config else rerun.LIMITS[profile]
+        job = Job(source, given, limits)
         jobs.setdefault(job.name, job)  # two spellings of one value are one run
     return list(jobs.values())
 
