@@ -25,9 +25,11 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     ledger
     plots kernels
     figures rerun
+    sweep
     longtail_figures
     gvae_figures
     sla_figures
+    mixing_figures
 
 ``import semaug`` loads none of them: each is imported when it is first named, and the first costs torch alone.
 """
@@ -57,6 +59,7 @@ __all__ = [
     "longtail_figures",
     "metasaug",
     "mixing",
+    "mixing_figures",
     "mixup",
     "moments",
     "networks",
@@ -73,6 +76,7 @@ __all__ = [
     "sources",
     "splits",
     "streams",
+    "sweep",
     "training",
     "transfer",
 ]

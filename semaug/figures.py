@@ -57,6 +57,15 @@ def experiments(found: Sequence[Record], enough: Callable[[list[Record]], bool])
     return titled
 
 
+def budget(record: Record) -> str:
+    """All that runs share which are compared at equal and at more passes: of the recipe, not how long."""
+    config = record.config
+    recipe = dataclasses.asdict(Recipe(**config["recipe"]))
+    recipe = {name: value for name, value in recipe.items() if name not in ("epochs", "evaluate_every")}
+    where = [record.profile, record.environment.get("device")]
+    return json.dumps([_given(config["data"]), config["network"], recipe, where], sort_keys=True)
+
+
 SUBSETS = ("train_size", "per_class", "imbalance")
 WHOLE = {"embedded": 8000, "shapes": 8000, "mnist": 60000, "fashion": 60000, "cifar10": 50000, "cifar100": 50000}
 """Training images of the whole sets, before a validation split is taken out."""
@@ -361,7 +370,7 @@ FIGURES: dict[str, dict[str, Callable[[Sequence[Record]], Picture]]] = {
 }
 """The figures of each notebook that are drawn from records."""
 
-ROOMS = ("figures", "longtail_figures", "gvae_figures", "sla_figures")
+ROOMS = ("figures", "longtail_figures", "gvae_figures", "sla_figures", "mixing_figures")
 """Rooms with such a table; those after this one import it, so it knows them by name."""
 
 

@@ -8,7 +8,6 @@ rows, and cross-entropy stands there a second time, with M times the epochs.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,9 +18,8 @@ import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from semaug import longtail_figures, plots
-from semaug.figures import NothingToDraw
+from semaug.figures import NothingToDraw, budget
 from semaug.plots import COLOURS, Picture, band, caption, styled
-from semaug.recipe import Recipe
 from semaug.records import PROFILES, Record, summary
 from semaug.sla import TRANSFORMS
 
@@ -79,7 +77,7 @@ def studies(found: Iterable[Record], transforms: str = "rotation", long_tail: bo
         known = config["objective"] in (*NAMES, "CrossEntropy", "LongTailed", "LongTailedSLA")
         wanted = bool(config["data"].get("imbalance")) == long_tail
         if known and wanted and settings.get("transforms", transforms) == transforms:
-            groups.setdefault(_key(record), []).append(record)
+            groups.setdefault(budget(record), []).append(record)
     made = [_study(group, len(TRANSFORMS[transforms])) for _, group in sorted(groups.items())]
     viewed = [any("transforms" in run.config["settings"] for runs in study.values() for run in runs) for study in made]
     made = [study for study, seen in zip(made, viewed, strict=True) if BASELINE in study and seen]
@@ -116,16 +114,6 @@ def _study(group: list[Record], M: int) -> Study:
     places = {BASELINE: -1} | {name: at for at, name in enumerate(WAYS, start=1)}
     names = sorted(study, key=lambda name: (places.get(name, 99 if name.startswith("SLA") else 0), name))
     return {name: study[name] for name in names}
-
-
-def _key(record: Record) -> str:
-    """All that the runs of a study share: of the recipe, not how long."""
-    config = record.config
-    recipe = dataclasses.asdict(Recipe(**config["recipe"]))
-    recipe = {name: value for name, value in recipe.items() if name not in ("epochs", "evaluate_every")}
-    of = {name: value for name, value in config["data"].items() if value is not None}
-    where = [record.profile, record.environment.get("device")]
-    return json.dumps([of, config["network"], recipe, where], sort_keys=True)
 
 
 def test_points(record: Record) -> float:

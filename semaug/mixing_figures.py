@@ -1,0 +1,601 @@
+"""The figures of mixing (notebook 3), drawn from records as those of room ``figures``.
+
+Methods are trained with one recipe on one set, paired by seed with cross-entropy. Their records say more than accuracy
+(:func:`semaug.robustness.measures`): calibration, accuracy under FGSM and under corruptions. AutoMix takes about three
+passes over the network for one of the others, so cross-entropy and mixup stand there a second time, with three times
+the epochs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import multimode
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, MaxNLocator
+from scipy.optimize import isotonic_regression
+
+from semaug.figures import NothingToDraw, budget, on_common_seeds
+from semaug.ledger import OBJECTIVES
+from semaug.plots import COLOURS, GREY, Picture, band, caption, counts, differences, forest, styled
+from semaug.records import PROFILES, Record, summary
+from semaug.robustness import CORRUPTIONS
+from semaug.sla_figures import gains
+
+BLUE, RED, GREEN, YELLOW, CYAN, PURPLE = COLOURS
+BASELINE = "cross-entropy"
+NAMES = {
+    "CrossEntropy": BASELINE,
+    "Cutout": "Cutout",
+    "Mixup": "mixup",
+    "CutMix": "CutMix",
+    "ResizeMix": "ResizeMix",
+    "SaliencyMix": "SaliencyMix",
+    "PuzzleMix": "PuzzleMix",
+    "CoMixup": "Co-Mixup",
+    "ManifoldMixup": "Manifold Mixup",
+    "MixStyle": "MixStyle",
+    "AutoMix": "AutoMix",
+}
+"""The methods in the order they are drawn in: pixels erased, blended, cut, fitted; features; learned."""
+DEAR = ("PuzzleMix", "AutoMix")
+"""What takes more passes over the network, or more else, than one."""
+COLOUR = {BASELINE: "black", "Cutout": YELLOW, "mixup": BLUE, "CutMix": GREEN, "ResizeMix": GREEN, "SaliencyMix": GREEN}
+COLOUR |= {"PuzzleMix": PURPLE, "Co-Mixup": PURPLE, "Manifold Mixup": CYAN, "MixStyle": CYAN, "AutoMix": RED}
+"""By kind, as there are more methods than colours that all can tell apart: no figure tells them apart by this alone."""
+SHORT = {"stage": 2, "momentum": 0.9, "std": 0.3}
+"""AutoMix's settings in the ledger's short trainings; in profile paper they are the paper's, its defaults."""
+WORDS = {
+    ("policy", "mixup"): "mixup as policy",
+    ("policy", "cutmix"): "CutMix as policy",
+    ("pipeline", False): "no pipeline",
+    ("momentum", 0.0): "momentum 0",
+    ("one_hot", False): "no one-hot pass",
+    ("mask_weight", 0.0): "no mask loss",
+    ("lambda_channel", False): r"no $\lambda$ channel",
+    ("attention", False): "no attention",
+    ("std", 0.01): "std 0.01",
+    ("every", 4): "block every 4 steps",
+}
+"""What the changed settings of AutoMix are called, in the order of the ablation."""
+KINDS = {
+    "noise (4)": ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"),
+    "blur": ("gaussian_blur",),
+    "brightness": ("brightness",),
+    "contrast": ("contrast",),
+    "pixelate": ("pixelate",),
+    "JPEG": ("jpeg",),
+}
+"""The corruptions, the four kinds of noise together."""
+
+Study = dict[str, list[Record]]
+
+
+def usual(record: Record) -> dict[str, Any]:
+    """The usual settings of a run's method: its defaults; of AutoMix in a short training as of ``SHORT``."""
+    objective = record.config["objective"]
+    parameters = inspect.signature(OBJECTIVES[objective]).parameters.values()
+    values = {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
+    return values | (SHORT if objective == "AutoMix" and record.profile != "paper" else {})
+
+
+def changes(record: Record) -> dict[str, Any]:
+    """The settings of a run that are not as usual; the size of Cutout is none, which the paper has by data set."""
+    settings = record.config["settings"]
+    changed = {name: settings[name] for name, value in usual(record).items() if settings.get(name, value) != value}
+    return {name: value for name, value in changed.items() if name != "size"}
+
+
+def method(record: Record) -> str:
+    """What a run is called: its method, and what of it is not as usual."""
+    words = [WORDS.get(item, f"{item[0].replace('_', ' ')} {item[1]}") for item in changes(record).items()]
+    return ", ".join([NAMES[record.config["objective"]], *words])
+
+
+def studies(found: Iterable[Record], wanted: Callable[[Study], bool] | None = None) -> dict[str, Study]:
+    """Runs by method, a study a data set, network, recipe and device, titled; ``BASELINE`` is the first method.
+
+    A method that was given more epochs than most runs of the study is one of its own; one that shares no seed with
+    cross-entropy is left out. Of each data set the studies of the best profile that are ``wanted``: by default, that
+    have another method as it is. Raises ValueError where a method has two runs of one seed.
+    """
+    wanted = wanted or (lambda study: len(plain(study)) > 1)
+    groups: dict[str, list[Record]] = {}
+    for record in found:
+        if record.config["objective"] in NAMES and not record.config["data"].get("imbalance"):
+            groups.setdefault(budget(record), []).append(record)
+    made = [study for study in (_study(group) for _, group in sorted(groups.items())) if study and wanted(study)]
+    made.sort(key=lambda study: sum(study[BASELINE][0].train_counts))
+    best: dict[str, int] = {}
+    for study in made:
+        best[_set(study)] = max(best.get(_set(study), 0), _worth(study))
+    result: dict[str, Study] = {}
+    for study in made:
+        if _worth(study) == best[_set(study)]:
+            first = study[BASELINE][0]
+            title = f"{_set(study)}, {sum(first.train_counts)} images, {first.config['network']}"
+            result[title if title not in result else f"{title}, {first.hash}"] = study
+    return result
+
+
+def _study(group: list[Record]) -> Study:
+    """Its runs by method in the order of ``NAMES``, then of changes and epochs, by seed; empty without a baseline."""
+    usual, study = min(multimode(record.config["recipe"]["epochs"] for record in group)), Study()
+    names = list(NAMES)
+    for record in sorted(group, key=lambda r: (names.index(r.config["objective"]), r.config["recipe"]["epochs"])):
+        times = record.config["recipe"]["epochs"] / usual
+        if times >= 1:
+            study.setdefault(method(record) + (f", {times:g}x epochs" if times > 1 else ""), []).append(record)
+    for name, runs in study.items():
+        seeds = sorted(record.seed for record in runs)
+        if len(seeds) != len(set(seeds)):
+            raise ValueError(f"{name!r}: got seeds {seeds}; takes each seed once")
+        runs.sort(key=lambda record: record.seed)
+    base = {record.seed for record in study.get(BASELINE, [])}
+    study = {name: runs for name, runs in study.items() if base & {record.seed for record in runs}}
+    return dict(sorted(study.items(), key=lambda item: _place(item[1][0])))
+
+
+def _place(record: Record) -> tuple[int, bool, list[int]]:
+    """Where a method stands in its study: the ones as usual first, their changes in the order of ``WORDS``."""
+    changed = [list(WORDS).index(change) if change in WORDS else len(WORDS) for change in changes(record).items()]
+    return list(NAMES).index(record.config["objective"]), bool(changed), changed
+
+
+def _set(study: Study) -> str:
+    return str(study[BASELINE][0].config["data"]["name"])
+
+
+def _worth(study: Study) -> int:
+    return PROFILES.index(study[BASELINE][0].profile)
+
+
+def plain(study: Study) -> Study:
+    """The methods as they are: nothing changed, no more epochs."""
+    return {name: runs for name, runs in study.items() if name in COLOUR}
+
+
+def longer(study: Study) -> Study:
+    """Methods with more epochs than the others."""
+    return {name: runs for name, runs in study.items() if name.endswith("x epochs")}
+
+
+def widest(found: dict[str, Study]) -> dict[str, Study]:
+    """Of each data set the study with most methods."""
+    best: dict[str, str] = {}
+    for title, study in found.items():
+        if len(plain(study)) > len(plain(found.get(best.get(_set(study), ""), Study()))):
+            best[_set(study)] = title
+    return {title: found[title] for title in best.values()}
+
+
+def _needed(found: dict[str, Study], what: str) -> dict[str, Study]:
+    if not found:
+        raise NothingToDraw(what)
+    return found
+
+
+def _records(blocks: Iterable[Study]) -> list[Record]:
+    return [record for study in blocks for runs in study.values() for record in runs]
+
+
+def percent(metric: str) -> Callable[[Record], float]:
+    """A metric in [0, 1] as percent."""
+    return lambda record: 100 * record.metrics[metric]
+
+
+def times(runs: Sequence[Record], baseline: Sequence[Record]) -> list[float]:
+    """Seconds of training, over the baseline's, on the seeds that both have."""
+    base = {record.seed: record.seconds for record in baseline}
+    return [record.seconds / base[record.seed] for record in runs if record.seed in base]
+
+
+def _colour(name: str, title: str = "") -> str:
+    return COLOUR[name.split(",")[0]]
+
+
+def _measured(found: Sequence[Record], *needs: str) -> dict[str, Study]:
+    """The widest study of every set all whose runs of methods as they are hold these metrics and curves."""
+
+    def wanted(study: Study) -> bool:
+        runs = _records([plain(study), longer(study)])
+        return len(plain(study)) > 1 and all(need in {**run.metrics, **run.curves} for run in runs for need in needs)
+
+    blocks = widest(studies(found, wanted))
+    return _needed(blocks, f"cross-entropy and another method with {', '.join(needs)} in their records")
+
+
+def _common(blocks: Mapping[str, Study]) -> dict[str, Study]:
+    """Methods as they are, on the seeds that all of a study have."""
+    return {title: on_common_seeds(plain(study)) for title, study in blocks.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Accuracy, and what it costs
+
+
+def accuracy(found: Sequence[Record]) -> Picture:
+    """Every method's gain over cross-entropy, a panel a data set and network."""
+    blocks = _needed(studies(found), "cross-entropy and a method that mixes, of one set and recipe, on the same seeds")
+    return forest({"": _gained(blocks)}, "gain (points)", _records(map(plain, blocks.values())), TITLE, _colour)
+
+
+TITLE = "Over cross-entropy, whose accuracy the title has."
+
+
+def _gained(blocks: Mapping[str, Study]) -> dict[str, dict[str, list[float]]]:
+    """By titled panel, the gains of the methods as they are."""
+    columns = {}
+    for title, study in blocks.items():
+        reached = summary(map(percent("test_accuracy"), study[BASELINE])).mean
+        values = {name: gains(runs, study[BASELINE]) for name, runs in plain(study).items() if name != BASELINE}
+        columns[f"{title}: {reached:.1f}%"] = values
+    return columns
+
+
+def networks(found: Sequence[Record]) -> Picture:
+    """The gains of the methods that were run on several networks of one data set, a panel a network."""
+    by_set: dict[str, dict[str, Study]] = {}
+    for study in studies(found).values():
+        first = study[BASELINE][0]
+        recipe = first.config["recipe"]
+        line = f"{_set(study)}, {sum(first.train_counts)} images, {first.environment.get('device')}"
+        title = f"{first.config['network']}, {recipe.get('optimizer', 'sgd')}, {recipe['epochs']} epochs"
+        by_set.setdefault(line, {})[title] = plain(study)
+    lines, shown = {}, []
+    for line, by_network in by_set.items():
+        common = set.intersection(*(set(study) for study in by_network.values()))
+        if len(by_network) > 1 and len(common) > 1:
+            kept = {t: {n: runs for n, runs in study.items() if n in common} for t, study in by_network.items()}
+            lines[line.rpartition(", ")[0]] = _gained(kept)
+            shown += _records(kept.values())
+    if not lines:
+        raise NothingToDraw("cross-entropy and another method on two networks and one data set")
+    return forest(lines, "gain (points)", shown, TITLE, _colour)
+
+
+@styled
+def equal_passes(found: Sequence[Record]) -> Picture:
+    """What longer training of cross-entropy and mixup gains, and the dear methods over it; accuracy over seconds.
+
+    AutoMix takes about three passes over the network for one of theirs, PuzzleMix two and its solvers.
+    """
+    blocks = studies(found, lambda study: bool(longer(study)) and any(name in study for name in DEAR))
+    _needed(blocks, "cross-entropy with three times the epochs, beside PuzzleMix or AutoMix")
+    heights = [0.9 + 0.19 * max(len(plain(study)) + len(longer(study)), 10) for study in blocks.values()]
+    figure = Picture(figsize=(7.5, 0.4 + sum(heights)))
+    grid = figure.subplots(len(blocks), 2, squeeze=False, width_ratios=(1, 1.35), height_ratios=heights)
+    shown = []
+    for (left, right), (title, study) in zip(grid, blocks.items(), strict=True):
+        values: dict[str, list[float]] = {}
+        rows: dict[str, tuple[str, bool]] = {}
+        for name, runs in longer(study).items():
+            first, more = name.removesuffix(" epochs").split(", ")
+            for dear in (first, *(dear for dear in DEAR if dear in study)):
+                one, other = (runs, study[first]) if dear == first else (study[dear], runs)
+                label = f"{first}: {more} less 1x" if dear == first else f"{dear} less {more} {first}"
+                values[label], rows[label] = gains(one, other), (_colour(dear), dear != first)
+        differences(left, values, rows)
+        left.set_yticks(range(len(rows)), [textwrap.fill(row, 25, break_on_hyphens=False) for row in rows], fontsize=8)
+        left.set_title("\n".join([*textwrap.wrap(title, 34), counts(values)]), fontsize=8.5)
+        left.set_xlabel("difference (points)", fontsize=9)
+        drawn = {**plain(study), **longer(study)}
+        _over_seconds(right, drawn)
+        shown += _records([drawn])
+    text = (
+        "Left: dots are seeds, bars 95% intervals of the mean difference. Right: means with their 95% intervals; open:"
+    )
+    caption(figure, shown, f"{text} more epochs, joined to the same method with fewer.")
+    return figure
+
+
+def _over_seconds(axes: Axes, study: Study) -> None:
+    """Accuracy over seconds, every mark labelled at the right."""
+    points: dict[str, tuple[float, float]] = {}
+    for name, runs in study.items():
+        seconds, result = summary(r.seconds for r in runs), summary(map(percent("test_accuracy"), runs))
+        points[name] = (seconds.mean, result.mean)
+        more, half = name not in COLOUR, result.half_width if result.n > 2 else 0.0
+        mark = axes.errorbar(*points[name], yerr=half, fmt="o", color=_colour(name), markersize=5, elinewidth=0.8)
+        mark[0].set_markerfacecolor("white" if more else _colour(name))
+        if more and name.split(",")[0] in points:
+            ends = np.array([points[name.split(",")[0]], points[name]])
+            axes.plot(*ends.T, color=_colour(name), linewidth=1, linestyle="--", zorder=1)
+    axes.set(xscale="log", ylabel="test accuracy (%)")
+    axes.set_title(f"n = {counts_of(study)}", fontsize=8.5)
+    axes.set_xlabel("seconds of training", fontsize=9)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    names = sorted(points, key=lambda name: points[name][1])
+    gap = (high - low) / max(len(names), 10)
+    apart = gap * np.arange(len(names))
+    # the nearest heights that are a line apart: least squares under an order
+    heights = isotonic_regression(np.array([points[name][1] for name in names]) - apart).x + apart
+    heights += min(0.0, high - heights[-1])
+    for name, height in zip(names, heights, strict=True):
+        arrow = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
+        at = ("axes fraction", "data")
+        label = axes.annotate(name, points[name], (1.06, height), textcoords=at, va="center", arrowprops=arrow)
+        label.set(color=_colour(name), fontsize=8)
+
+
+def counts_of(study: Study) -> str:
+    """Over how many seeds a study's methods are: '3', '2 to 3'."""
+    return counts({name: [record.seconds for record in runs] for name, runs in study.items()}).removeprefix("n = ")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Calibration, attacks and corruptions
+
+
+def _multiples(blocks: Mapping[str, Study]) -> tuple[Picture, dict[str, list[Axes]]]:
+    """A picture with a panel for every method, five a line, a part for every study; and the panels by study."""
+    lines = {title: math.ceil(len(study) / 5) for title, study in blocks.items()}
+    heights = [0.35 + 1.65 * n for n in lines.values()]
+    figure = Picture(figsize=(7.5, 0.5 + sum(heights)))
+    parts = figure.subfigures(len(blocks), 1, squeeze=False, height_ratios=heights).ravel()
+    panels = {}
+    for part, (title, study) in zip(parts, blocks.items(), strict=True):
+        across = min(5, len(study))
+        grid = part.subplots(lines[title], across, squeeze=False, sharex=True, sharey=True)
+        for unused in grid.ravel()[len(study) :]:
+            unused.remove()
+        for axes in grid.ravel()[max(0, len(study) - across) : len(study)]:
+            axes.tick_params(labelbottom=True)
+        part.suptitle(f"{title} (n = {counts_of(study)})", x=0.01, ha="left", fontsize=9.5)
+        panels[title] = list(grid.ravel()[: len(study)])
+    return figure, panels
+
+
+def bins(runs: Sequence[Record]) -> Float[np.ndarray, "rows 3"]:
+    """Reliability of all seeds together: share of the predictions, confidence and accuracy of a bin that has any."""
+    columns = ("low", "count", "confidence", "accuracy")
+    low, count, *means = (np.concatenate([run.curves[f"reliability_{name}"] for run in runs]) for name in columns)
+    rows = []
+    for edge in np.unique(low.round(9)):
+        here = np.isclose(low, edge)
+        rows.append([count[here].sum() / count.sum(), *(np.average(mean[here], weights=count[here]) for mean in means)])
+    return np.array(rows)
+
+
+@styled
+def reliability(found: Sequence[Record]) -> Picture:
+    """Accuracy over confidence by bin, predictions of all seeds together, a panel a method.
+
+    The title of a panel has the expected calibration error, and the gap by which mean confidence exceeds accuracy.
+    """
+    blocks = _common(_measured(found, "ece", "mean_confidence", "reliability_low"))
+    figure, panels = _multiples(blocks)
+    for title, study in blocks.items():
+        for axes, (name, runs) in zip(panels[title], study.items(), strict=True):
+            share, confidence, right = bins(runs).T
+            axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
+            axes.plot(confidence, right, color=_colour(name), linewidth=1)
+            axes.scatter(confidence, right, s=4 + 120 * share, color=_colour(name), linewidths=0)
+            error = summary(map(percent("ece"), runs))
+            over = summary(100 * (run.metrics["mean_confidence"] - run.metrics["test_accuracy"]) for run in runs)
+            axes.set_title(f"{name}\nECE {_plus_minus(error)}\ngap {_plus_minus(over, '+.1f')}", fontsize=8)
+            axes.set_aspect("equal")
+            axes.set_xticks((0, 0.5, 1), ("0", "0.5", "1"))
+            axes.set_yticks((0, 0.5, 1), ("0", "0.5", "1"))
+        panels[title][0].set_ylabel("accuracy")
+        panels[title][0].figure.supxlabel("confidence", fontsize=9)
+    text = "Below the line: too sure. Area of a mark: share of the predictions. ECE in percent; gap: mean confidence"
+    caption(figure, _records(blocks.values()), f"{text} less accuracy, in points; both with 95% intervals of the mean.")
+    return figure
+
+
+def _plus_minus(result: Any, form: str = ".1f") -> str:
+    half = f" ± {result.half_width:.1f}" if result.n > 2 else ""
+    return f"{result.mean:{form}}{half}".replace("-", "\N{MINUS SIGN}")
+
+
+@styled
+def fgsm(found: Sequence[Record]) -> Picture:
+    """Accuracy under FGSM over its size, a panel a method; cross-entropy black in each, all others grey."""
+    blocks = _common(_measured(found, "fgsm_epsilon", "fgsm_accuracy"))
+    figure, panels = _multiples(blocks)
+    for title, study in blocks.items():
+        table = {
+            name: 100 * np.array([[run.metrics["test_accuracy"], *run.curves["fgsm_accuracy"]] for run in runs])
+            for name, runs in study.items()
+        }
+        sizes = [0, *(255 * epsilon for epsilon in study[BASELINE][0].curves["fgsm_epsilon"])]
+        for axes, name in zip(panels[title], study, strict=True):
+            for values in table.values():
+                axes.plot(values.mean(0), color="#CCCCCC", linewidth=0.8)
+            axes.plot(table[BASELINE].mean(0), color="black", linewidth=1.4)
+            band(axes, np.arange(len(sizes)), table[name], name, color=_colour(name), linewidth=1.4)
+            axes.set_ylim(bottom=0)
+            axes.set_title(name, fontsize=9)
+            axes.set_xticks(range(len(sizes)), [f"{size:.3g}" for size in sizes], fontsize=8)
+        panels[title][0].set_ylabel("accuracy (%)")
+        panels[title][0].figure.supxlabel(r"$\epsilon$ (1/255, not to scale)", fontsize=9)
+    text = "Black: mean of cross-entropy; grey: of the others. Bands: 95% intervals of the mean."
+    caption(figure, _records(blocks.values()), text)
+    return figure
+
+
+def corruption(found: Sequence[Record]) -> Picture:
+    """Gain over cross-entropy in accuracy under corruptions, mean over their severities."""
+    blocks = _measured(found, *(f"{name}_accuracy" for name in CORRUPTIONS))
+    lines: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for title, study in blocks.items():
+        for kind, names in {"all (9)": tuple(CORRUPTIONS), **KINDS}.items():
+
+            def score(record: Record, names: Sequence[str] = names) -> float:
+                return 100 * sum(record.metrics[f"{name}_accuracy"] for name in names) / len(names)
+
+            reached = summary(map(score, study[BASELINE])).mean
+            lines.setdefault(title, {})[f"{kind}: {reached:.0f}%"] = {
+                name: gains(runs, study[BASELINE], score) for name, runs in plain(study).items() if name != BASELINE
+            }
+    text = f"{TITLE} Each panel has its own scale."
+    figure = forest(lines, "points", _records(map(plain, blocks.values())), text, _colour)
+    for axes in figure.axes:
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.tick_params(axis="x", labelsize=8)
+    return figure
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# AutoMix with one thing changed
+
+
+def ablations(study: Study) -> Study:
+    """AutoMix and AutoMix with one thing changed, alpha and stage aside; empty without either."""
+    changed = {
+        name: runs
+        for name, runs in study.items()
+        if name.startswith("AutoMix, ")
+        and len(changes(runs[0])) == 1
+        and not {"alpha", "stage"} & set(changes(runs[0]))
+    }
+    changed = {name: runs for name, runs in changed.items() if name not in longer(study)}
+    return {"AutoMix": study["AutoMix"], **changed} if "AutoMix" in study and changed else {}
+
+
+@styled
+def ablation(found: Sequence[Record]) -> Picture:
+    """AutoMix with one thing changed: gain over AutoMix, seconds over cross-entropy's, spread of the masks at the end.
+
+    The spread is the standard deviation of the pixels of a mask. Without a block there is none; with a block trained at
+    some steps alone its mean over the steps says nothing of the masks.
+    """
+    blocks = {title: (study, ablations(study)) for title, study in studies(found, lambda s: bool(ablations(s))).items()}
+    if not blocks:
+        raise NothingToDraw("AutoMix, and AutoMix with one thing changed, on the same seeds as cross-entropy")
+    heights = [0.75 + 0.27 * len(varied) for _, varied in blocks.values()]
+    figure = Picture(figsize=(7.5, 0.5 + sum(heights)))
+    grid = figure.subplots(len(blocks), 3, squeeze=False, sharey="row", width_ratios=(1.4, 1, 1), height_ratios=heights)
+    shown = []
+    for line, (title, (study, varied)) in zip(grid, blocks.items(), strict=True):
+        spreads = {
+            name: [run.curves["mask_spread"][-1] for run in runs if run.curves.get("mask_spread")]
+            for name, runs in varied.items()
+            if not {"policy", "every"} & set(changes(runs[0]))
+        }
+        panels = {
+            "gain over AutoMix (points)": {n: gains(r, varied["AutoMix"]) for n, r in varied.items() if n != "AutoMix"},
+            "time over cross-entropy's": {name: times(runs, study[BASELINE]) for name, runs in varied.items()},
+            "spread of masks": spreads,
+        }
+        rows = {name: (RED if name == "AutoMix" else BLUE, True) for name in varied}
+        for axes, (label, values) in zip(line, panels.items(), strict=True):
+            differences(axes, values, rows)
+            axes.set_xlabel(label, fontsize=9)
+            axes.set_title(counts(values) if any(values.values()) else "", fontsize=8.5)
+        line[0].set_yticks(range(len(rows)), [name.removeprefix("AutoMix, ") for name in rows])
+        line[0].set_ylabel("\n".join(textwrap.wrap(title, 24)), fontsize=8)
+        shown += _records([varied])
+    caption(figure, shown, "Dots: seeds. Bars: 95% intervals of the mean (difference).")
+    return figure
+
+
+def _over(study: Study, setting: str) -> dict[Any, list[Record]]:
+    """AutoMix by the values of one setting, in their order, on the seeds that all have; empty with one value alone."""
+    runs: dict[Any, list[Record]] = {}
+    for name, group in study.items():
+        if name.split(",")[0] == "AutoMix" and name not in longer(study) and set(changes(group[0])) <= {setting}:
+            runs[{**usual(group[0]), **group[0].config["settings"]}[setting]] = group
+    seeds = set.intersection(*({run.seed for run in each} for each in runs.values())) if len(runs) > 1 else set()
+    return {value: [run for run in runs[value] if run.seed in seeds] for value in sorted(runs)} if seeds else {}
+
+
+@styled
+def alpha_and_stage(found: Sequence[Record]) -> Picture:
+    r"""Accuracy of AutoMix over alpha of its ratios' distribution, and over the stage that its block sees.
+
+    Thin lines are seeds; the dashed line is the mean of cross-entropy.
+    """
+    settings = {"alpha": r"$\alpha$", "stage": "stage"}
+    blocks = studies(found, lambda study: any(_over(study, setting) for setting in settings))
+    _needed(blocks, "AutoMix at two values of alpha or of stage, on the same seeds")
+    figure = Picture(figsize=(7.5, 0.4 + 2.7 * len(blocks)))
+    grid = figure.subplots(len(blocks), 2, squeeze=False, sharey="row")
+    shown = []
+    for line, (title, study) in zip(grid, blocks.items(), strict=True):
+        for axes, (setting, label) in zip(line, settings.items(), strict=True):
+            runs = _over(study, setting)
+            if not runs:
+                axes.remove()
+                continue
+            table = 100 * np.array([[run.metrics["test_accuracy"] for run in each] for each in runs.values()]).T
+            x = np.arange(len(runs))
+            axes.plot(x, table.T, color=RED, linewidth=0.8, alpha=0.4)
+            band(axes, x, table, "AutoMix", color=RED, marker="o")
+            axes.axhline(
+                summary(map(percent("test_accuracy"), study[BASELINE])).mean, color="black", linestyle="--", linewidth=1
+            )
+            axes.set_xticks(x, [f"{value:g}" for value in runs])
+            axes.set(xlabel=f"{label} (not to scale)" if setting == "alpha" else label)
+            axes.set_title("\n".join([*textwrap.wrap(title, 44), f"n = {len(table)}"]), fontsize=8.5)
+            axes.yaxis.set_tick_params(labelleft=True)
+            shown += [run for each in runs.values() for run in each]
+        line[0].set_ylabel("test accuracy (%)")
+        shown += study[BASELINE]
+    text = "Thin: seeds; band: 95% interval of the mean; dashed: mean of cross-entropy."
+    caption(figure, shown, text)
+    return figure
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The table
+
+
+def table(found: Sequence[Record]) -> str:
+    """The widest study of every data set as a table in Markdown, methods with more epochs below: accuracy, ECE,
+    accuracy under FGSM of 4/255 and under corruptions in percent, seconds of training over cross-entropy's.
+    """
+    needs = ("ece", "fgsm_epsilon", "fgsm_accuracy", "corruption_accuracy")
+    parts = []
+    blocks = _measured(found, *needs)
+    for title, study in _common(blocks).items():
+        seeds = {run.seed for run in study[BASELINE]}
+        more = {name: [r for r in runs if r.seed in seeds] for name, runs in longer(blocks[title]).items()}
+        more = {name: runs for name, runs in more.items() if len(runs) == len(seeds)}
+        first = study[BASELINE][0]
+        where = f"profile {first.profile}, {first.environment.get('device', 'unknown device')}"
+        spread = "mean ± 95% interval" if len(seeds) > 2 else "mean"
+        lines = [f"**{title}**: {spread}, n = {len(seeds)}; {where}.", ""]
+        lines += ["| method | accuracy (%) | ECE (%) | FGSM 4/255 (%) | corruptions (%) | seconds / cross-entropy's |"]
+        lines += ["|---|---|---|---|---|---|"]
+        for name, runs in {**study, **more}.items():
+            scores = (percent("test_accuracy"), percent("ece"), _attacked, percent("corruption_accuracy"))
+            cells = [_plus_minus(summary(map(score, runs))) for score in scores]
+            took = summary(times(runs, study[BASELINE]))
+            half = f" ± {took.half_width:.2f}" if took.n > 2 and name != BASELINE else ""
+            lines.append(f"| {' | '.join([name, *cells, f'{took.mean:.2f}{half}'])} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _attacked(record: Record) -> float:
+    """Accuracy under FGSM of 4/255 in percent; NothingToDraw where it was not measured."""
+    for epsilon, value in zip(record.curves["fgsm_epsilon"], record.curves["fgsm_accuracy"], strict=True):
+        if math.isclose(255 * epsilon, 4):
+            return 100 * value
+    raise NothingToDraw("accuracy under FGSM of 4/255")
+
+
+FIGURES: dict[str, dict[str, Callable[[Sequence[Record]], Picture]]] = {
+    "3_automix": {
+        "accuracy": accuracy,
+        "equal_passes": equal_passes,
+        "networks": networks,
+        "reliability": reliability,
+        "fgsm": fgsm,
+        "corruption": corruption,
+        "ablation": ablation,
+        "alpha_and_stage": alpha_and_stage,
+    },
+}
