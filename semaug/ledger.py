@@ -274,7 +274,8 @@ def isda_runs() -> Iterator[Run]:
 def long_tail_runs() -> Iterator[Run]:
     """Notebook 1, second part: the long tail, all methods on the same images, those of the meta set taken out.
 
-    The methods first, then MetaSAug with one thing changed, cheaper methods given as many passes, then its strength.
+    The methods first, then MetaSAug with one thing changed, cheaper methods given as many passes, its strength, then
+    what keeping, projecting and repeating do to a meta step long enough to show it.
     """
     margins: dict[str, Setting] = {"loss": "ldam", "beta": 0.9999}
     drw: dict[str, Setting] = {**margins, "defer": 0.8}
@@ -306,6 +307,9 @@ def long_tail_runs() -> Iterator[Run]:
     ablations: list[tuple[str, dict[str, Setting]]] = [("MetaSAug", {**meta, **change}) for change in changes]
     ablations.append(("LongTailed", {**drw, "defer": 0.4}))
     strengths: list[tuple[str, dict[str, Setting]]] = [("MetaSAug", {"strength": s}) for s in (0.25, 0.5, 1.0)]
+    far: dict[str, Setting] = {**meta, "meta_lr": 10000.0}  # where keeping and projecting can show: a step of 1e-6 not
+    options: list[dict[str, Setting]] = [{"psd": True, "keep": True}, {}, {"psd": True, "meta_steps": 3}]
+    large: list[tuple[str, dict[str, Setting]]] = [("MetaSAug", {**far, **option}) for option in options]
 
     paper = Recipe.preset("metasaug/resnet", evaluate_every=10)
     short = replace(paper, epochs=40, evaluate_every=4)
@@ -317,7 +321,7 @@ def long_tail_runs() -> Iterator[Run]:
     longer = embedded, replace(short, augment="none", epochs=62), 39.0  # MetaSAug's passes over the network in 40
     cheap: list[tuple[str, dict[str, Setting]]] = [("LongTailed", {"beta": 0.9999}), ("LongTailed", drw)]
     tiers = [(small, methods), (small, ablations), (steep, methods), (longer, cheap)]
-    tiers += [(small, strengths), (steep, ablations)]
+    tiers += [(small, strengths), (small, large), (steep, ablations)]
     for seeds in (range(3), range(3, 5)):  # three of everything first
         for (of, recipe, seconds), tier in [*tiers, (mild, methods)]:
             for seed, (objective, settings) in product(seeds, tier):
