@@ -95,8 +95,10 @@ class Record:
     curves: one value an epoch (or whatever the key says), by name; in the file to seven digits, which float32 holds.
     train_counts, class_accuracy: images in train, and accuracy on the test split (nan without an image, in the file
         null), of each class; empty in records of before they were kept.
-    seconds: training alone, added up over resumed parts. peak_memory: bytes, on the CPU the most that the process held
-        so far; on a GPU the most in this run, with what the process had there before (workspaces, other runs).
+    seconds: training alone, added up over resumed parts: of the processor on the CPU (by the clock in records of before
+        25 November 2026, where other work on the machine counts), by the clock on a GPU.
+    peak_memory: bytes, on the CPU the most that the process held so far; on a GPU the most in this run, with what the
+        process had there before (workspaces, other runs).
     profile: 'quick', 'cpu' or 'paper'.
     """
 
