@@ -264,7 +264,8 @@ def networks(found: Sequence[Record]) -> Picture:
 def equal_passes(found: Sequence[Record]) -> Picture:
     """What longer training of cross-entropy and mixup gains, and the dear methods over it; accuracy over seconds.
 
-    AutoMix takes about three passes over the network for one of theirs, PuzzleMix two and its solvers.
+    AutoMix takes about three passes over the network for one of theirs, PuzzleMix two and its solvers. Seconds are a
+    record's: the processor's on the CPU.
     """
     blocks = studies(found, lambda study: bool(longer(study)) and any(name in study for name in DEAR))
     _needed(blocks, "cross-entropy with three times the epochs, beside PuzzleMix or AutoMix")
@@ -360,9 +361,9 @@ def bins(runs: Sequence[Record]) -> Float[np.ndarray, "rows 3"]:
     """Reliability of all seeds together: share of the predictions, confidence and accuracy of a bin that has any."""
     columns = ("low", "count", "confidence", "accuracy")
     low, count, *means = (np.concatenate([run.curves[f"reliability_{name}"] for run in runs]) for name in columns)
-    rows = []
-    for edge in np.unique(low.round(9)):
-        here = np.isclose(low, edge)
+    rows, low = [], low.round(5)  # records hold seven digits
+    for edge in np.unique(low):
+        here = low == edge
         rows.append([count[here].sum() / count.sum(), *(np.average(mean[here], weights=count[here]) for mean in means)])
     return np.array(rows)
 
@@ -582,7 +583,7 @@ def table(found: Sequence[Record]) -> str:
 def _attacked(record: Record) -> float:
     """Accuracy under FGSM of 4/255 in percent; NothingToDraw where it was not measured."""
     for epsilon, value in zip(record.curves["fgsm_epsilon"], record.curves["fgsm_accuracy"], strict=True):
-        if math.isclose(255 * epsilon, 4):
+        if math.isclose(255 * epsilon, 4, rel_tol=1e-5):  # records hold seven digits
             return 100 * value
     raise NothingToDraw("accuracy under FGSM of 4/255")
 

@@ -13,7 +13,7 @@ from semaug.records import Record
 from semaug.robustness import CORRUPTIONS
 
 NOISE = [0.0, 0.02, -0.01]
-EPSILONS = [1 / 255, 4 / 255]
+EPSILONS = [0.003921569, 0.01568627]  # 1 and 4 of 255 as a record has them
 AUTOMIX = {"alpha": 2.0, "momentum": 0.9, "policy": "block", "one_hot": True, "pipeline": True, "inference": "mixed"}
 AUTOMIX |= {"stage": 2, "lambda_channel": True, "attention": True, "std": 0.3, "mask_weight": 0.1, "margin": 0.1}
 AUTOMIX |= {"every": 1}
@@ -208,7 +208,7 @@ def test_networks_show_what_ran_on_all_of_them(found):
 
 def test_bins_hold_the_predictions_of_all_seeds(found):
     runs = [run for run in found if run.config["objective"] == "PuzzleMix"]
-    runs[0].curves["reliability_low"] = [0.6, 12 / 15]  # the same edge after a division
+    runs[0].curves["reliability_low"] = [0.6, 0.8000001]  # the same edge with seven digits
     predictions = [(run.seed, 0, 0.7, 0.5) for run in runs for _ in range(10 + 10 * run.seed)]
     predictions += [(run.seed, 1, 0.9, 0.83 + NOISE[run.seed]) for run in runs for _ in range(70)]
     table = np.array(predictions)

@@ -168,6 +168,30 @@ class TestLines:
             plots.lines([0, 1], {"a": values}, "x", "y")
 
 
+class TestForest:
+    def test_rows_are_shared_and_paired_differences_have_student_intervals(self, found):
+        lines = {"set": {"one": {"a": [1.0, 2.0, 6.0], "b": [1.0, 2.0]}, "two": {"c": [-1.0, 0.0, 1.0]}}}
+        figure = plots.forest(
+            lines,
+            "gain",
+            found,
+            colour=lambda name, title: plots.RED if (name, title) == ("b", "one") else plots.BLUE,
+            filled=lambda name, title: title == "two",
+        )
+        one, two = figure.axes
+        assert [label.get_text() for label in one.get_yticklabels()] == ["a", "b", "c"]
+        assert one.get_ylim() == (2.5, -0.5), "from the top"
+        assert [axes.get_title("left") for axes in (one, two)] == ["one\nn = 2 to 3", "two\nn = 3"]
+        marks = [mark[0] for axes in (one, two) for mark in axes.containers]
+        assert [(mark.get_xdata()[0], mark.get_ydata()[0]) for mark in marks] == [(3, 0), (1.5, 1), (0, 2)]
+        assert [mark.get_color() for mark in marks] == [plots.BLUE, plots.RED, plots.BLUE]
+        assert [mark.get_markerfacecolor() for mark in marks] == ["white", "white", plots.BLUE]
+        ends = [mark[2][0].get_segments()[0][:, 0] for axes in (one, two) for mark in axes.containers]
+        expected = stats.t.interval(0.95, 2, loc=3, scale=stats.sem([1, 2, 6]))
+        np.testing.assert_allclose(ends[0], expected)
+        np.testing.assert_allclose(ends[1], [1.5, 1.5], err_msg="two seeds have no interval")
+
+
 class TestCurves:
     def test_epochs_and_percent(self, found):
         figure = plots.curves(
