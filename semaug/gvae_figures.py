@@ -17,7 +17,7 @@ from semaug import ledger
 from semaug.figures import NothingToDraw, experiments
 from semaug.gvae_measures import COLUMNS, STEPS
 from semaug.plots import BLUE, COLOURS, GREY, RED, Picture, band, caption, comparison, sheet, styled
-from semaug.records import Record, summary
+from semaug.records import Record, summary, unpack
 from semaug.shapes import RANGES
 
 NAMES = {"VAE": "VAE", "ConditionalVAE": "conditional VAE", "GVAE": "G-VAE"}
@@ -222,10 +222,7 @@ def pictures(record: Record) -> dict[str, np.ndarray]:
     """The arrays beside the committed record of this run; empty where there are none."""
     pattern = f"{record.config['objective']}-{record.hash}-seed{record.seed}.npz"
     path = ledger.records_folder("2_gvae") / pattern
-    if not path.exists():
-        return {}
-    with np.load(path) as kept:
-        return dict(kept)
+    return unpack(path) if path.exists() else {}
 
 
 def _pictured(study: Study) -> dict[str, tuple[Record, dict[str, np.ndarray]]]:

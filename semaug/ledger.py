@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import fcntl
 import inspect
-import io
 import os
 import sys
 import time
@@ -23,7 +22,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -156,9 +154,7 @@ class Run:
         arrays = PICTURES[self.notebook](objective, of) if self.seed == 0 and self.notebook in PICTURES else {}
         path = record.save(folder or records_folder(self.notebook))
         if arrays:
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub of **kwds
-            records.write_whole(path.with_suffix(".npz"), buffer.getvalue())
+            records.write_whole(path.with_suffix(".npz"), records.pack(arrays))
         checkpoint.unlink()
         return record
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
@@ -19,6 +20,8 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 PROFILES = ("quick", "cpu", "paper")
 
@@ -150,6 +153,45 @@ def read(path: str | Path) -> Record:
     if stated != record.hash:
         raise ValueError(f"{path}: its configuration hashes to {record.hash} but it says {stated}; run it again")
     return record
+
+
+def pack(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """An .npz file of arrays to lie beside a record. Images, uint8 with last axes (1 or 3, H, W), go in as WebP of
+    quality 90: to the eye the same, in a fifth of the bytes; all else as it is.
+    """
+    from PIL import Image
+
+    kept: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        if array.dtype == np.uint8 and array.ndim > 2 and array.shape[-3] in (1, 3):
+            channels, _, width = array.shape[-3:]
+            tall = array.reshape(-1, *array.shape[-3:]).transpose(0, 2, 3, 1).reshape(-1, width, channels)
+            file = io.BytesIO()
+            Image.fromarray(tall if channels == 3 else tall[..., 0]).save(file, "webp", quality=90, method=6)
+            kept[f"{name}.webp"], kept[f"{name}.shape"] = (
+                np.frombuffer(file.getvalue(), np.uint8),
+                np.array(array.shape),
+            )
+        else:
+            kept[name] = array
+    file = io.BytesIO()
+    np.savez_compressed(file, **kept)  # type: ignore[arg-type]  # numpy's stub of **kwds
+    return file.getvalue()
+
+
+def unpack(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a file that :func:`pack` made."""
+    from PIL import Image
+
+    with np.load(path) as file:
+        kept = dict(file)
+    arrays = {name: value for name, value in kept.items() if "." not in name}
+    for name in (key.removesuffix(".webp") for key in kept if key.endswith(".webp")):
+        *outer, channels, height, width = (int(size) for size in kept[f"{name}.shape"])
+        picture = Image.open(io.BytesIO(kept[f"{name}.webp"].tobytes())).convert("RGB" if channels == 3 else "L")
+        tiles = np.asarray(picture).reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
+        arrays[name] = tiles.reshape(*outer, channels, height, width)
+    return arrays
 
 
 def load(folder: str | Path, **conditions: Any) -> list[Record]:
