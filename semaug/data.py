@@ -145,7 +145,7 @@ def load(
         ("subset_seed", subset_seed, 0),
         ("size", size, 8),
     ):
-        if value is not None and (not isinstance(value, int) or value < least):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
             raise ValueError(f"{argument}: got {value!r}; takes an integer of at least {least}")
     for argument, fraction in (("validation", validation), ("imbalance", 1 if imbalance is None else imbalance)):
         if isinstance(fraction, bool) or not isinstance(fraction, numbers.Real):

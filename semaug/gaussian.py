@@ -238,23 +238,28 @@ def check_batch(
         raise TypeError(f"{name} and weight must have one dtype, got {features.dtype} and {weight.dtype}")
 
 
-def check_features(features: Tensor, target: Tensor, classes: int, width: int, name: str = "features") -> None:
-    """Raise ValueError or TypeError unless features are finite (N, A), N > 0, and target is (N,) int64 in [0, C)."""
+def check_features(
+    features: Tensor, target: Tensor, classes: int, width: int, name: str = "features", of: str = "target"
+) -> None:
+    """Raise ValueError or TypeError unless features are finite (N, A), N > 0, and target is (N,) int64 in [0, C).
+
+    name, of: what the message calls the two.
+    """
     if features.ndim != 2 or features.shape[1] != width or len(features) == 0:
         raise ValueError(f"{name} must be (N, A) with N > 0 and A = {width}, got {tuple(features.shape)}")
     if not features.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {features.dtype}")
     if target.dtype != torch.int64:
-        raise TypeError(f"target must be int64 class numbers, got {target.dtype}")
+        raise TypeError(f"{of} must be int64 class numbers, got {target.dtype}")
     if target.shape != features.shape[:1]:
-        raise ValueError(f"target must be (N,) = ({len(features)},) class numbers, got {tuple(target.shape)}")
+        raise ValueError(f"{of} must be (N,) = ({len(features)},) class numbers, got {tuple(target.shape)}")
     if target.device != features.device:
-        raise ValueError(f"target is on {target.device} but {name} on {features.device}; put both on one device")
+        raise ValueError(f"{of} is on {target.device} but {name} on {features.device}; put both on one device")
     if tracing(features):
         return
     low, high = (int(value) for value in target.aminmax())
     if low < 0 or high >= classes:
-        raise ValueError(f"target must lie in [0, {classes}), got values from {low} to {high}")
+        raise ValueError(f"{of} must lie in [0, {classes}), got values from {low} to {high}")
     # The sum is finite where all are, and ten times cheaper than asking each; only its overflow needs the second look.
     if not (math.isfinite(features.sum().item()) or bool(features.isfinite().all())):
         raise ValueError(f"{name} has values that are not finite")

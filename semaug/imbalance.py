@@ -36,7 +36,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semaug.gaussian import Reduction, at_least_float32, check_reduction
+from semaug.gaussian import Reduction, at_least_float32, check_features, check_reduction
 from semaug.objective import Objective, Setting, Step
 
 LOSSES = ("ce", "focal", "ldam")
@@ -45,10 +45,10 @@ LOSSES = ("ce", "focal", "ldam")
 def class_balanced_weights(counts: Int64[Tensor, " C"], beta: float) -> Float[Tensor, " C"]:
     """The weights (13) of the classes, float64, summing to C; ``counts``: training images of each class.
 
-    Raises ValueError for counts that are not (C,) whole numbers from 1 and a beta outside [0, 1).
+    Raises TypeError or ValueError for counts that are not (C,) whole numbers from 1 and a beta outside [0, 1).
     """
-    _check_counts(counts)
-    if not 0 <= beta < 1:
+    check_counts(counts)
+    if not (is_number(beta) and 0 <= beta < 1):
         raise ValueError(f"beta must lie in [0, 1), got {beta!r}")
     log_beta = math.log(beta) if beta > 0 else -math.inf
     inverse = -1 / torch.expm1(counts.double() * log_beta)  # expm1: 1 - beta^n of a beta near 1 keeps its digits
@@ -58,11 +58,11 @@ def class_balanced_weights(counts: Int64[Tensor, " C"], beta: float) -> Float[Te
 def ldam_margins(counts: Int64[Tensor, " C"], max_margin: float = 0.5) -> Float[Tensor, " C"]:
     """The margins (15) of the classes, float64, in units of the logits; the rarest class has ``max_margin``.
 
-    Raises ValueError for counts that are not (C,) whole numbers from 1 and a margin that is not finite and positive.
+    Raises TypeError or ValueError for counts that are not (C,) whole numbers from 1 and a margin that is not finite
+    and positive.
     """
-    _check_counts(counts)
-    if not (math.isfinite(max_margin) and max_margin > 0):
-        raise ValueError(f"max_margin must be a finite number above 0, got {max_margin!r}")
+    check_counts(counts)
+    check_positive("max_margin", max_margin)
     return max_margin * (counts.min() / counts.double()) ** 0.25
 
 
@@ -71,13 +71,13 @@ def ldam_logits(
 ) -> Float[Tensor, "N C"]:
     """The logits (15) whose cross-entropy is the LDAM loss: the own one less its class's margin, all times ``scale``.
 
-    Raises ValueError for shapes that do not fit and a scale that is not finite and positive.
+    Raises ValueError or TypeError for shapes that do not fit, logits that are not finite, targets that are not int64
+    in [0, C), and a scale that is not finite and positive.
     """
     _check_logits(logits, target)
     if margins.shape != logits.shape[1:]:
         raise ValueError(f"margins must be (C,) = ({logits.shape[1]},), got {tuple(margins.shape)}")
-    if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"scale must be a finite number above 0, got {scale!r}")
+    check_positive("scale", scale)
     own = margins.to(logits.dtype).index_select(0, target)
     return scale * logits.scatter_add(1, target[:, None], -own[:, None])
 
@@ -91,13 +91,12 @@ def focal_loss(
 ) -> Float[Tensor, ""] | Float[Tensor, " N"]:
     """The focal loss (14) in nats; ``class_weight`` as F.cross_entropy's weight: "mean" divides by the weights' sum.
 
-    gamma = 0 is the cross-entropy. Computed in float32 at least. Raises ValueError for shapes that do not fit, fewer
-    than two classes, a gamma that is negative or not finite, class weights that are not (C,), and another reduction.
+    gamma = 0 is the cross-entropy. Computed in float32 at least. Raises ValueError or TypeError as :func:`ldam_logits`,
+    for a gamma that is negative or not finite, class weights that are not (C,), and another reduction.
     """
     _check_logits(logits, target)
     check_reduction(reduction)
-    if not (math.isfinite(gamma) and gamma >= 0):
-        raise ValueError(f"gamma must be a finite number from 0, got {gamma!r}")
+    _check_gamma(gamma)
     if class_weight is not None and class_weight.shape != logits.shape[1:]:
         raise ValueError(f"class_weight must be (C,) = ({logits.shape[1]},), got {tuple(class_weight.shape)}")
     logits = at_least_float32(logits)
@@ -159,8 +158,10 @@ class LongTailed(Objective):
     ) -> None:
         if loss not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
-        if not 0 <= defer <= 1:
-            raise ValueError(f"defer must be a fraction in [0, 1], got {defer!r}")
+        check_fraction("defer", defer)
+        check_flag("normalised", normalised)
+        check_positive("scale", scale)
+        _check_gamma(gamma)
         settings: dict[str, Setting] = {"loss": loss, "beta": beta, "defer": defer, "normalised": normalised}
         settings |= {"focal": {"gamma": gamma}, "ldam": {"max_margin": max_margin, "scale": scale}}.get(loss, {})
         # Before the network changes: these raise for counts, beta and max_margin that are not good.
@@ -178,7 +179,8 @@ class LongTailed(Objective):
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted mean (13) of a batch, of the global one in a data-parallel run.
 
-        Raises ValueError for soft targets, and for a network of another number of classes than ``counts`` has.
+        Raises ValueError or TypeError for soft targets and other bad ones, logits that are not finite, and a network of
+        another number of classes than ``counts`` has.
         """
         if target.ndim != 1:
             raise ValueError(
@@ -187,11 +189,13 @@ class LongTailed(Objective):
         logits = at_least_float32(self.network(images))
         if logits.shape[1] != len(self.class_weight):
             raise ValueError(f"counts must be (C,) = ({logits.shape[1]},), got {tuple(self.class_weight.shape)}")
-        if self.loss == "focal":
+        if self.loss == "focal":  # it and ldam_logits look at the target
             losses = focal_loss(logits, target, self.gamma, reduction="none")
         else:
             if self.loss == "ldam":
                 logits = ldam_logits(logits, target, self.margins, self.scale)
+            else:
+                _check_logits(logits, target)
             losses = F.cross_entropy(logits, target, reduction="none")
         share = shares(deferred(self.class_weight, step.progress, self.defer), target, step).to(losses.dtype)
         return (share * losses).sum(), {}
@@ -208,17 +212,45 @@ def shares(class_weight: Float[Tensor, " C"], target: Int64[Tensor, " N"], step:
     return weight / total
 
 
-def _check_counts(counts: Tensor) -> None:
-    if counts.ndim != 1 or counts.is_floating_point() or len(counts) == 0:
+def check_counts(counts: Tensor) -> None:
+    """Raise TypeError or ValueError unless counts are (C,) whole numbers from 1."""
+    if not isinstance(counts, Tensor):
+        raise TypeError(f"counts must be a tensor (C,) of whole numbers, got a {type(counts).__name__}")
+    if counts.ndim != 1 or counts.is_floating_point() or counts.dtype == torch.bool or len(counts) == 0:
         raise ValueError(f"counts must be (C,) whole numbers, got {tuple(counts.shape)} of {counts.dtype}")
     if (least := int(counts.min())) < 1:
         raise ValueError(f"counts must be at least 1, got {least} for class {int(counts.argmin())}")
 
 
+def is_number(value: object) -> bool:
+    """Whether this is a finite number, True and False being none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise ValueError unless this is a finite number above 0."""
+    if not (is_number(value) and value > 0):
+        raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raise ValueError unless this is a number in [0, 1]."""
+    if not (is_number(value) and 0 <= value <= 1):
+        raise ValueError(f"{name} must be a fraction in [0, 1], got {value!r}")
+
+
+def check_flag(name: str, value: bool) -> None:
+    """Raise TypeError unless this is True or False: a "no" would count as True."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def _check_gamma(gamma: float) -> None:
+    if not (is_number(gamma) and gamma >= 0):
+        raise ValueError(f"gamma must be a finite number from 0, got {gamma!r}")
+
+
 def _check_logits(logits: Tensor, target: Tensor) -> None:
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise ValueError(f"logits must be (N, C) with C > 1, got {tuple(logits.shape)}")
-    if target.shape != logits.shape[:1] or target.dtype != torch.int64:
-        raise ValueError(
-            f"target must be (N,) = ({len(logits)},) int64 class numbers, got {tuple(target.shape)} of {target.dtype}"
-        )
+    check_features(logits, target, logits.shape[1], logits.shape[1], "logits")

@@ -34,7 +34,6 @@ https://arxiv.org/abs/2103.12579.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
@@ -47,9 +46,18 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from semaug.gaussian import check_features
-from semaug.imbalance import class_balanced_weights, ldam_logits, ldam_margins, shares
+from semaug.imbalance import (
+    check_counts,
+    check_flag,
+    check_fraction,
+    check_positive,
+    class_balanced_weights,
+    ldam_logits,
+    ldam_margins,
+    shares,
+)
 from semaug.isda import ISDA, _logits
-from semaug.objective import Batch, Step
+from semaug.objective import Batch, Step, linear_head
 
 ClassCovariance = Float[Tensor, "C A A"] | Float[Tensor, "C A"]
 LastLayer = Callable[[Tensor, Tensor, Tensor | None, Tensor], Tensor]
@@ -177,6 +185,7 @@ class MetaSAug(ISDA):
     psd: project $\Sigma'$ on the positive semi-definite matrices; the meta step can leave them.
     keep: write $\Sigma'$ back to the moments; as released, it serves its one step and is forgotten.
 
+    The meta loss is the plain mean over the meta batch: a class with more meta images than another counts for more.
     As in ISDA the batch's features enter the moments before its loss is taken; in the released code after it. With a
     frozen backbone (``network.stages.requires_grad_(False)``) only the last layer is differentiated at all.
     """
@@ -204,12 +213,17 @@ class MetaSAug(ISDA):
         for name, value, allowed in (("covariance", covariance, ("full", "diagonal")), ("loss", loss, ("ce", "ldam"))):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-        if not (math.isfinite(meta_lr) and meta_lr > 0):
-            raise ValueError(f"meta_lr must be a finite number above 0, got {meta_lr!r}")
+        check_positive("meta_lr", meta_lr)
         if not isinstance(meta_steps, int) or isinstance(meta_steps, bool) or meta_steps < 0:
             raise ValueError(f"meta_steps must be an integer from 0, got {meta_steps!r}")
-        if not 0 <= stage <= 1:
-            raise ValueError(f"stage must be a fraction in [0, 1], got {stage!r}")
+        check_fraction("stage", stage)
+        check_flag("psd", psd)
+        check_flag("keep", keep)
+        check_counts(counts)
+        if type(head := linear_head(network)).forward is not nn.Linear.forward:  # the loss below is F.linear's
+            raise TypeError(
+                f"network: got a head of type {type(head).__name__}; MetaSAug takes one that is nn.Linear's"
+            )
         super().__init__(network, strength, covariance)
         if len(counts) != self.moments.shape[0]:
             raise ValueError(f"counts must be (C,) = ({self.moments.shape[0]},), got {tuple(counts.shape)}")
@@ -231,7 +245,7 @@ class MetaSAug(ISDA):
         """The loss of a batch at the covariances that the meta step gives.
 
         Logs the strength and how far the meta step went, |Sigma' - Sigma| / |Sigma|. Raises as
-        :meth:`semaug.isda.ISDA.forward`, and ValueError without a meta batch.
+        :meth:`semaug.isda.ISDA.forward`, for the meta batch too, and ValueError without one.
         """
         if target.ndim != 1:
             raise ValueError(
@@ -240,12 +254,16 @@ class MetaSAug(ISDA):
         if step.meta is None:
             raise ValueError("step.meta: got None; MetaSAug takes a batch of the balanced meta set (Data.meta)")
         network, zero = self.network, torch.zeros_like(step.progress)
+        pixels = step.meta.images.flatten(1)
+        check_features(
+            pixels, step.meta.target, len(self.margins), pixels.shape[1], "step.meta.images", "step.meta.target"
+        )
         features = network.features(images)
+        check_features(features, target, *self.moments.shape)
         if step.phase == "plain" if step.phase else bool(step.progress < self.stage):
             logits = network.head(features)
             return F.cross_entropy(logits, target), {"strength": zero, "covariance_shift": zero}
 
-        check_features(features, target, *self.moments.shape)
         if self.training:
             self.moments._update(features.detach(), target)
         strength, share = step.progress * self.strength, shares(self.class_weight, target, step)

@@ -176,6 +176,7 @@ def test_proportional_amounts_add_up(sizes, fraction):
         ({"train_size": 0}, "train_size: got 0; takes an integer of at least 1"),
         ({"per_class": -3}, "per_class: got -3"),
         ({"meta": -1}, "meta: got -1; takes an integer of at least 0"),
+        ({"meta": True}, "meta: got True; takes an integer of at least 0"),
         ({"test_size": 2.5}, "test_size: got 2.5; takes an integer"),
         ({"subset_seed": -1}, "subset_seed: got -1"),
         ({"validation": 1.0}, "validation: got 1.0; takes a fraction in [0, 1)"),

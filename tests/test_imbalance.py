@@ -208,6 +208,13 @@ BAD = {
     "beta 1": (lambda: class_balanced_weights(COUNTS, 1.0), r"beta must lie in \[0, 1\), got 1.0"),
     "beta below": (lambda: class_balanced_weights(COUNTS, -0.1), "beta must lie"),
     "beta nan": (lambda: class_balanced_weights(COUNTS, math.nan), "beta must lie"),
+    "beta text": (lambda: class_balanced_weights(COUNTS, "x"), r"beta must lie in \[0, 1\), got 'x'"),
+    "list": (
+        lambda: class_balanced_weights([3, 2], 0.9),
+        r"counts must be a tensor \(C,\) of whole numbers, got a list",
+    ),
+    "one number": (lambda: class_balanced_weights(torch.tensor(3), 0.9), r"counts must be \(C,\) whole .* got \(\)"),
+    "flags": (lambda: ldam_margins(torch.ones(3, dtype=torch.bool)), "whole numbers, got .* of torch.bool"),
     "margin": (lambda: ldam_margins(COUNTS, 0.0), "max_margin must be a finite number above 0, got 0.0"),
     "margin inf": (lambda: ldam_margins(COUNTS, math.inf), "max_margin must be"),
     "margins": (lambda: ldam_logits(Z, Y, torch.ones(3)), r"margins must be \(C,\) = \(4,\), got \(3,\)"),
@@ -217,9 +224,22 @@ BAD = {
     "weight": (lambda: focal_loss(Z, Y, class_weight=torch.ones(3)), r"class_weight must be \(C,\) = \(4,\)"),
     "reduction": (lambda: focal_loss(Z, Y, reduction="median"), "reduction must be one of"),
     "one class": (lambda: focal_loss(Z[:, :1], Y), "C > 1"),
-    "target": (lambda: focal_loss(Z, Y[:2]), r"target must be \(N,\) = \(3,\) int64"),
-    "soft": (lambda: ldam_logits(Z, Z, torch.ones(4)), "target must be"),
+    "target": (lambda: focal_loss(Z, Y[:2]), r"target must be \(N,\) = \(3,\) class numbers"),
+    "soft": (lambda: ldam_logits(Z, Z, torch.ones(4)), "target must be int64 class numbers, got torch.float32"),
+    "target range": (
+        lambda: ldam_logits(Z, Y + 4, torch.ones(4)),
+        r"target must lie in \[0, 4\), got values from 4 to 4",
+    ),
+    "target below": (lambda: focal_loss(Z, Y - 1), r"target must lie in \[0, 4\), got values from -1 to -1"),
+    "nan": (lambda: focal_loss(Z * math.nan, Y), "logits has values that are not finite"),
     "loss": (lambda: LongTailed(networks.small(4), COUNTS, "hinge"), "loss must be one of ce, focal, ldam"),
+    "a scale": (
+        lambda: LongTailed(networks.small(4), COUNTS, "ldam", scale=-1.0),
+        "scale must be .* above 0, got -1.0",
+    ),
+    "a scale nan": (lambda: LongTailed(networks.small(4), COUNTS, "ldam", scale=math.nan), "scale must be a finite"),
+    "a gamma": (lambda: LongTailed(networks.small(4), COUNTS, "focal", gamma=-3.0), "gamma must be a finite number"),
+    "normalised": (lambda: LongTailed(networks.small(4), COUNTS, normalised="no"), "normalised must be True or False"),
     "defer": (lambda: LongTailed(networks.small(4), COUNTS, defer=80), "defer must be a fraction in .*, got 80"),
     "classes": (
         lambda: LongTailed(networks.small(3), COUNTS)(torch.rand(2, 1, 8, 8), Y[:2], step()),
@@ -236,8 +256,19 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input(name):
     call, message = BAD[name]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         call()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("loss", LOSS_OF)
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [(Y.int(), "target must be int64 class numbers, got torch.int32"), (Y + 4, r"target must lie in \[0, 4\)")],
+)
+def test_bad_targets_of_every_loss(loss, target, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        LongTailed(networks.small(4), COUNTS, loss)(torch.rand(3, 1, 8, 8), target, step())
 
 
 def test_normalised_without_a_head():

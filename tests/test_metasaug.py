@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from semaug import networks
-from semaug.imbalance import class_balanced_weights, ldam_margins
+from semaug.imbalance import CosineLinear, class_balanced_weights, ldam_margins
 from semaug.metasaug import MetaSAug, _BatchNorm, nearest_psd
 from semaug.moments import ClassMoments
 from semaug.objective import Batch, Step
@@ -399,6 +399,11 @@ BAD = {
     "margin": ({"max_margin": -0.5}, "max_margin must be"),
     "counts": ({"counts": COUNTS[:3]}, r"counts must be \(C,\) = \(4,\), got \(3,\)"),
     "zero": ({"counts": torch.tensor([3, 2, 0, 1])}, "counts must be at least 1, got 0 for class 2"),
+    "one number": ({"counts": torch.tensor(3)}, r"counts must be \(C,\) whole numbers, got \(\)"),
+    "list": ({"counts": [3, 2, 2, 1]}, "counts must be a tensor .* got a list"),
+    "beta text": ({"beta": "x"}, "beta must lie in .* got 'x'"),
+    "psd": ({"psd": "no"}, "psd must be True or False, got 'no'"),
+    "keep": ({"keep": 1}, "keep must be True or False, got 1"),
 }
 
 
@@ -406,23 +411,45 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_choice(name):
     choice, message = BAD[name]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         MetaSAug(networks.small(4), **{"counts": COUNTS, **choice})
 
 
+def test_a_head_of_cosines_is_refused():
+    """Its loss would be of F.linear and its predictions of cosines."""
+    network = networks.small(4)
+    network.head = CosineLinear(network.head)
+    with pytest.raises(TypeError, match="got a head of type CosineLinear; MetaSAug takes"):
+        MetaSAug(network, COUNTS)
+
+
 @pytest.mark.usefixtures("unchecked")
-def test_bad_batch_leaves_the_objective_as_it_was():
-    objective = entered(objective_of())
+@pytest.mark.parametrize("stage", [0.0, 0.9])
+def test_bad_batch_leaves_the_objective_as_it_was(stage):
+    objective = entered(objective_of(stage=stage))
     images, target = batch()
     before = copy.deepcopy(objective.state_dict())
-    without = step()._replace(meta=None)
+    without, meta = step()._replace(meta=None), batch(10, seed=1)
+
+    def bad_meta(**parts):
+        return step(meta._replace(**parts))
+
     for arguments, message in [
         ((images, F.one_hot(target, 4).double(), step()), "MetaSAug takes no soft ones"),
         ((images, target, without), "step.meta: got None; MetaSAug takes a batch of the balanced meta set"),
         ((images, target + 1, step()), r"target must lie in \[0, 4\)"),
         ((images * math.nan, target, step()), "features has values that are not finite"),
+        ((images, target, bad_meta(images=meta.images * math.nan)), "step.meta.images has values that are not finite"),
+        (
+            (images, target, bad_meta(images=meta.images[:0], target=meta.target[:0])),
+            "step.meta.images must be .* N > 0",
+        ),
+        ((images, target, bad_meta(target=meta.target + 4)), r"step.meta.target must lie in \[0, 4\)"),
+        ((images, target, bad_meta(target=meta.target.int())), "step.meta.target must be int64 class numbers"),
+        ((images, target, bad_meta(target=F.one_hot(meta.target).double())), "step.meta.target must be int64"),
+        ((images, target, bad_meta(target=meta.target[:3])), r"step.meta.target must be \(N,\) = \(10,\)"),
     ]:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, TypeError), match=message):
             objective(*arguments)
     for name, tensor in objective.moments.state_dict().items():
         assert torch.equal(tensor, before[f"moments.{name}"]), name
