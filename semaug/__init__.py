@@ -30,6 +30,7 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     gvae_figures
     sla_figures
     mixing_figures
+    leaderboard
 
 ``import semaug`` loads none of them: each is imported when it is first named, and the first costs torch alone.
 """
@@ -54,6 +55,7 @@ __all__ = [
     "imbalance",
     "isda",
     "kernels",
+    "leaderboard",
     "ledger",
     "localisation",
     "longtail_figures",

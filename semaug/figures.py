@@ -375,7 +375,7 @@ ROOMS = ("figures", "longtail_figures", "gvae_figures", "sla_figures", "mixing_f
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Redraw the committed figures, saying what has no records."""
+    """Redraw the committed figures and the leaderboard, saying what has no records."""
     parser = argparse.ArgumentParser(
         prog="python -m semaug.figures", description="Redraw figures/ from figures/records/."
     )
@@ -392,6 +392,11 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"drew     {notebook}/{name} from {len(found)} records")
             except NothingToDraw as missing:
                 print(f"skipped  {notebook}/{name}: needs {missing}; {len(found)} records there do not hold them")
+    try:
+        paths = import_module("semaug.leaderboard").write(folder)
+        print(f"wrote    {', '.join(str(path.relative_to(folder)) for path in paths)}")
+    except NothingToDraw as missing:
+        print(f"skipped  leaderboard: needs {missing}")
     return 0
 
 
