@@ -12,34 +12,58 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 
 from semaug.evaluation import class_groups, many_medium_few
 from semaug.figures import NothingToDraw, experiments, on_common_seeds
-from semaug.plots import COLOURS, GREY, Picture, band, caption, comparison, styled
+from semaug.plots import COLOURS, GREY, Picture, caption, comparison, styled
 from semaug.records import Record, Summary, summary
 
 ORDER = ("CrossEntropy", "LongTailed", "ISDA", "MetaSAug")
 RELEASED = {"loss": "ldam", "covariance": "full", "strength": 0.75}
 RELEASED |= {"meta_steps": 1, "meta_lr": 0.1, "psd": False, "keep": False, "stage": 0.8}
+RELEASED |= {"beta": 0.9999, "max_margin": 0.5}
 """MetaSAug as released; what differs from it is named in a legend."""
+USUAL: dict[str, dict[str, Any]] = {"MetaSAug": RELEASED, "ISDA": {"strength": 0.5, "covariance": "full"}}
+USUAL["ISDA"] |= dict.fromkeys(("control", "rank", "decay"))
+USUAL["LongTailed"] = {"beta": 0.9999, "gamma": 2.0, "max_margin": 0.5}
+NUMBERS = {"strength": r"$\lambda_0$ = {:g}", "meta_lr": r"$\alpha$ = {:g}", "stage": "from {:.0%}"}
+NUMBERS |= {"beta": r"$\beta$ = {:g}", "max_margin": r"$\Delta_{{\max}}$ = {:g}", "gamma": r"$\gamma$ = {:g}"}
+WORDS = {"loss": "CE", "psd": "projected", "keep": "kept"}  # for the one other value that each has
 
 
 def method(config: Mapping[str, Any]) -> str:
     """What a method of the long tail is called in a legend; DRW is deferred re-weighting, by class weights."""
     settings = config["settings"]
-    if config["objective"] == "LongTailed":
-        loss = {"ce": "CE", "focal": "focal loss", "ldam": "LDAM"}[settings["loss"]]
-        weights = ("-DRW" if settings["defer"] else ", class weights") if settings["beta"] else ""
-        early = f", from {settings['defer']:.0%}" if settings["defer"] not in (0, RELEASED["stage"]) else ""
-        return loss + weights + (f", s = {settings['scale']:g}" if settings["normalised"] else "") + early
-    if config["objective"] != "MetaSAug":
-        return {"CrossEntropy": "cross-entropy"}.get(config["objective"], config["objective"])
-    changed = {name: settings[name] for name, usual in RELEASED.items() if settings[name] != usual}
-    words = {"loss": "CE", "covariance": "diagonal", "psd": "projected", "keep": "kept"}
-    steps = {"meta_steps": f"{changed.get('meta_steps') or 'no'} meta step{'s' * (changed.get('meta_steps', 0) > 1)}"}
-    numbers = {"strength": r"$\lambda_0$ = {:g}", "meta_lr": r"$\alpha$ = {:g}", "stage": "from {:.0%}"}
-    words |= steps | {name: text.format(changed.get(name, 0)) for name, text in numbers.items()}
-    return ", ".join(["MetaSAug", *(words[name] for name in changed)])
+    usual, parts = USUAL.get(config["objective"], {}), [config["objective"]]
+    if config["objective"] == "CrossEntropy":
+        parts = ["cross-entropy"]
+    elif config["objective"] == "LongTailed":
+        parts = [{"ce": "CE", "focal": "focal loss", "ldam": "LDAM"}[settings["loss"]]]
+        if settings["beta"]:
+            parts[0] += "-DRW" if settings["defer"] else ", class weights"
+        # as released: cosines and scale 30 (Cao et al.), which is named, or neither; the other losses have no scale
+        cosines, scale = settings["normalised"], settings.get("scale", 1.0)
+        parts += [f"s = {scale:g}"] if scale != 1 or (cosines and "scale" in settings) else []
+        if cosines != (scale == 30):
+            parts.append("cosines" if cosines else "no cosines")
+        if settings["defer"] not in (0, RELEASED["stage"]):
+            parts.append(f"from {settings['defer']:.0%}")
+    changed = {name: settings[name] for name, value in usual.items() if settings.get(name, value) != value}
+    if config["objective"] == "LongTailed" and not settings["beta"]:
+        changed.pop("beta", None)  # no weights: said already, by no word
+    return ", ".join(parts + [_word(name, value) for name, value in changed.items()])
+
+
+def _word(name: str, value: Any) -> str:
+    """What a legend says of a setting that is not the usual one."""
+    if name == "meta_steps":
+        return f"{value or 'no'} meta step{'s' * (value > 1)}"
+    if name == "beta" and value == 0:
+        return "no class weights"
+    if name in ("covariance", "control"):
+        return str(value)
+    return WORDS[name] if name in WORDS else NUMBERS.get(name, f"{name} {{:g}}").format(value)
 
 
 def is_ablation(config: Mapping[str, Any]) -> bool:
@@ -48,7 +72,9 @@ def is_ablation(config: Mapping[str, Any]) -> bool:
     if config["objective"] == "LongTailed":
         return settings["defer"] not in (0, RELEASED["stage"])
     fixed = {name: usual for name, usual in RELEASED.items() if name not in ("loss", "covariance")}
-    return config["objective"] == "MetaSAug" and any(settings[name] != usual for name, usual in fixed.items())
+    return config["objective"] == "MetaSAug" and any(
+        settings.get(name, usual) != usual for name, usual in fixed.items()
+    )
 
 
 def methods(found: Iterable[Record]) -> dict[str, list[Record]]:
@@ -65,11 +91,13 @@ def long_tails(found: Sequence[Record], enough: Callable[[list[Record]], bool] =
     return experiments(known, enough)
 
 
-def _compared(found: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
-    """By experiment, the methods that share seeds with cross-entropy, which is the first."""
+def _compared(
+    found: Sequence[Record], wanted: Callable[[Mapping[str, Any]], bool] = lambda config: not is_ablation(config)
+) -> dict[str, dict[str, list[Record]]]:
+    """By experiment, the methods wanted that share seeds with cross-entropy, which is the first."""
     result = {}
     for title, group in long_tails(found).items():
-        named = methods(r for r in group if not is_ablation(r.config))
+        named = methods(r for r in group if wanted(r.config))
         baseline = {record.seed for record in named.get("cross-entropy", [])}
         named = {name: runs for name, runs in named.items() if baseline & {record.seed for record in runs}}
         if len(named) > 1:
@@ -105,11 +133,11 @@ def accuracy(found: Sequence[Record]) -> Picture:
 
 @styled
 def groups(found: Sequence[Record]) -> Picture:
-    """Gain over cross-entropy in the classes with many, medium and few training images."""
+    """Gain over cross-entropy in the classes with many, medium and few training images; a scale for each data set."""
     blocks = _compared(found)
     rows = [len(named) - 1 for named in blocks.values()]
     figure = Picture(figsize=(7.5, 0.6 + sum(0.6 + 0.28 * n for n in rows)))
-    grid = figure.subplots(len(rows), 3, squeeze=False, height_ratios=[n + 0.6 for n in rows], sharex="col")
+    grid = figure.subplots(len(rows), 3, squeeze=False, height_ratios=[n + 0.6 for n in rows], sharex="row")
     for line, (title, named) in zip(grid, blocks.items(), strict=True):
         (_, baseline), *others = named.items()
         members = class_groups(torch.tensor(baseline[0].train_counts))
@@ -134,36 +162,49 @@ def groups(found: Sequence[Record]) -> Picture:
 
 @styled
 def classes(found: Sequence[Record], shown: Sequence[str] = ("ISDA", "LDAM-DRW", "MetaSAug")) -> Picture:
-    """Accuracy of every class, the most frequent first, and its gain over cross-entropy; a row a data set."""
-    blocks = _compared(found)
+    """Accuracy of every class by cross-entropy, the most frequent first, and the gains of others over it.
+
+    A row a data set; shown: the others, by their names in :func:`methods`.
+    """
+    blocks = _compared(found, lambda config: method(config) in ("cross-entropy", *shown))
     figure = Picture(figsize=(7.5, 0.5 + 2.9 * len(blocks)))
-    grid = figure.subplots(len(blocks), 2, squeeze=False)
+    grid = figure.subplots(len(blocks), 2, squeeze=False, width_ratios=(1, 1.7))
     drawn = []
     for (left, right), (title, named) in zip(grid, blocks.items(), strict=True):
         picked = on_common_seeds({name: named[name] for name in ("cross-entropy", *shown) if name in named})
         counts = np.array(picked["cross-entropy"][0].train_counts)
         order = np.argsort(-counts, kind="stable")
         table = {name: 100 * np.array([r.class_accuracy for r in runs])[:, order] for name, runs in picked.items()}
-        for colour, (name, values) in zip(("black", *COLOURS), table.items(), strict=False):
-            band(left, np.arange(len(counts)), values, name, color=colour)
-            if name != "cross-entropy":
-                band(right, np.arange(len(counts)), values - table["cross-entropy"], name, color=colour)
-        ticks = np.unique(np.linspace(0, len(counts) - 1, 10).round().astype(int))
-        for axes, label in ((left, "test accuracy (%)"), (right, "gain over cross-entropy (points)")):
+        baseline = table.pop("cross-entropy")
+        _dots(left, baseline, f"cross-entropy (n = {len(baseline)})", "black", 0.0)
+        for row, (name, values) in enumerate(table.items()):
+            aside = 0.22 * (row - (len(table) - 1) / 2)
+            _dots(right, values - baseline, f"{name} (n = {len(values)})", COLOURS[row % len(COLOURS)], aside)
+        for axes, label, most in ((left, "test accuracy (%)", 6), (right, "gain over cross-entropy (points)", 10)):
+            ticks = np.unique(np.linspace(0, len(counts) - 1, most).round().astype(int))
             axes.set_xticks(ticks, [str(count) for count in counts[order][ticks]])
             axes.set(xlabel="training images of the class", ylabel=label)
+            axes.legend(fontsize=8)
         right.axhline(0, color=GREY, linewidth=1)
         left.set_ylim(0, 100)
         left.set_title(title, loc="left")
-        left.legend()
         drawn += [record for runs in picked.values() for record in runs]
-    caption(figure, drawn, "Bands: 95% intervals of the mean (difference).")
+    caption(figure, drawn, "Dots: seeds. Lines: their means.")
     return figure
+
+
+def _dots(axes: Axes, values: Any, label: str, colour: str, aside: float) -> None:
+    """A dot a seed (n) and class (C), and the line of the means: at three seeds an interval would hide all else."""
+    where = np.arange(values.shape[1]) + aside
+    axes.plot(where, values.mean(0), color=colour, label=label)
+    axes.plot(np.tile(where, len(values)), values.ravel(), "o", color=colour, alpha=0.35, markersize=3)
 
 
 def ablation(found: Sequence[Record]) -> Picture:
     """MetaSAug with one thing changed, for each of its losses, forms and beginnings of the second stage; and the DRW
     method of this loss and beginning.
+
+    A block has one set of seeds, so that its means can be compared: a variant stands in every block whose seeds it has.
     """
     blocks: dict[str, dict[str, list[Record]]] = {}
     for title, group in long_tails(found).items():
@@ -172,16 +213,17 @@ def ablation(found: Sequence[Record]) -> Picture:
         for own in (dict(pairs) for pairs in sorted({tuple(v.items()) for v in variants}, reverse=True)):
             named = methods(r for r, variant in zip(meta, variants, strict=True) if variant == own)
             released = method({"objective": "MetaSAug", "settings": RELEASED | own})
-            others = {name: runs for name, runs in named.items() if name != released}
-            if released in named and others:
-                drw = {"loss": own["loss"], "defer": own["stage"], "normalised": False}
-                weighted = methods(r for r in group if drw.items() <= r.config["settings"].items())
-                form = ", diagonal" if own["covariance"] == "diagonal" else ""
-                start = f", from {own['stage']:.0%}" if own["stage"] != RELEASED["stage"] else ""
-                blocks[f"{title}: {own['loss'].upper()}{form}{start}"] = {
-                    released: named[released],
-                    **others,
-                    **weighted,
+            base = {record.seed for record in named.get(released, [])}
+            drw = {"loss": own["loss"], "beta": RELEASED["beta"], "defer": own["stage"], "normalised": False}
+            named |= methods(r for r in group if drw.items() <= r.config["settings"].items())
+            seeds = {name: base & {record.seed for record in runs} for name, runs in named.items()}
+            form = ", diagonal" if own["covariance"] == "diagonal" else ""
+            start = f", from {own['stage']:.0%}" if own["stage"] != RELEASED["stage"] else ""
+            others = [name for name in named if name.startswith("MetaSAug") and name != released]
+            for common in sorted({frozenset(seeds[name]) for name in others} - {frozenset()}, key=sorted):
+                rows = [released, *(name for name in named if name != released and seeds[name] >= common)]
+                blocks[f"{title}: {own['loss'].upper()}{form}{start}, n = {len(common)}"] = {
+                    name: [record for record in named[name] if record.seed in common] for name in rows
                 }
     if not blocks:
         raise NothingToDraw("MetaSAug as released, and with something changed")
