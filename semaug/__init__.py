@@ -19,8 +19,8 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     sla automix puzzlemix adversarial localisation
     robustness
     training
-    transfer gvae_measures
-    gvae
+    transfer gvae_measures gan_measures
+    gvae gan
     augmented
     ledger
     plots kernels
@@ -48,6 +48,8 @@ __all__ = [
     "diffaugment",
     "evaluation",
     "figures",
+    "gan",
+    "gan_measures",
     "gaussian",
     "gvae",
     "gvae_figures",

@@ -26,7 +26,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -347,10 +347,23 @@ def _peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+@runtime_checkable
+class Resumable(Protocol):
+    """What a loop owns that has to go on where it stopped."""
+
+    optimizer: torch.optim.Optimizer
+    generators: dict[str, torch.Generator]
+    device: torch.device
+
+    @property
+    def objective(self) -> nn.Module:
+        """All that is trained."""
+
+
 class Checkpoint:
     """Everything a run needs to go on as if it had never stopped, in one file that is whole at any time."""
 
-    def __init__(self, path: Path, loop: _Loop, record: Record) -> None:
+    def __init__(self, path: Path, loop: Resumable, record: Record) -> None:
         self.path, self.record, self.device = path, record, loop.device
         self.objective, self.optimizer, self.generators = loop.objective, loop.optimizer, loop.generators
 
@@ -423,8 +436,8 @@ class Progress:
     it ever had. A display handle is updated in place: JupyterLab shows it move, a saved notebook shows its last state.
     """
 
-    def __init__(self, label: str, epochs: int, done: int, enabled: bool) -> None:
-        self.label, self.epochs, self.handle, self.bar = label, epochs, None, None
+    def __init__(self, label: str, epochs: int, done: int, enabled: bool, shows: str = "train_loss") -> None:
+        self.label, self.epochs, self.handle, self.bar, self.shows = label, epochs, None, None, shows
         if enabled and _in_kernel():
             from IPython.display import display
 
@@ -435,14 +448,14 @@ class Progress:
 
     def update(self, record: Record, done: int) -> None:
         """Show the state after an epoch, and the result after the last."""
-        loss = record.curves["train_loss"][-1] if record.curves.get("train_loss") else math.nan
+        loss = record.curves[self.shows][-1] if record.curves.get(self.shows) else math.nan
         if self.handle is not None:
             filled = round(20 * done / self.epochs)
             result = "".join(
                 f", {name.replace('_', ' ')} {value:.3f}" for name, value in record.metrics.items() if "acc" in name
             )
             bar = f"{'█' * filled}{'·' * (20 - filled)} epoch {done}/{self.epochs}"
-            text = f"{self.label}: {bar}, {record.seconds:.0f} s, train loss {loss:.3f}{result}"
+            text = f"{self.label}: {bar}, {record.seconds:.0f} s, {self.shows.replace('_', ' ')} {loss:.3f}{result}"
             self.handle.update({"text/plain": text}, raw=True)
         elif self.bar is not None:
             self.bar.set_postfix(

@@ -1,0 +1,150 @@
+r"""What a GAN is worth: how far its images are from real ones, and what its discriminator has learned by heart.
+
+Distances are between features $a = f(x)$ of real and of generated images. With their means and covariances
+
+$$\mathrm{FID} = |\mu_r - \mu_g|^2 + \mathrm{tr}\bigl(\Sigma_r + \Sigma_g - 2 (\Sigma_r \Sigma_g)^{1/2}\bigr), \tag{1}$$
+
+and the squared maximum mean discrepancy of the kernel $k(a, b) = (a^\top b / A + 1)^3$, unbiased, over subsets:
+
+$$\mathrm{KID} = \mathbb E\,k(r, r') + \mathbb E\,k(g, g') - 2\,\mathbb E\,k(r, g). \tag{2}$$
+
+The usual $f$ is an Inception network trained on ImageNet, whose weights are to be downloaded. Here it is a classifier
+trained on the images at hand (``gvae_measures.judge``): "FID on the features of a classifier trained here", comparable
+between runs of one set and with no number of a paper. FID is biased: compare it at equal numbers of images alone.
+
+Of a discriminator, by its logits of the images it was trained on and of others of the same kind: the share that it
+accepts of each, and $P(D(x_{train}) > D(x_{other}))$, the area under the ROC curve: 1/2 for one that tells them not
+apart.
+
+* FID: Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter, NeurIPS 2017, https://arxiv.org/abs/1706.08500
+* KID: Bińkowski, Sutherland, Arbel, Gretton, ICLR 2018, https://arxiv.org/abs/1801.01401
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semaug.evaluation import evaluating
+from semaug.networks import check_count
+
+Images = Float[Tensor, "N channels H W"]
+Features = Float[Tensor, "N A"]
+
+
+class Distance(NamedTuple):
+    """(1), and (2) as mean and standard deviation over subsets."""
+
+    fid: float
+    kid: float
+    kid_std: float
+
+
+def distance(real: Features, generated: Features, subsets: int = 50, subset_size: int = 100, seed: int = 0) -> Distance:
+    """FID and KID of torchmetrics, on features of at least two images each.
+
+    subsets, subset_size: of KID, drawn from ``seed``; the global generator is left alone. Raises ValueError for
+    features that are not (N, A) and (M, A), finite, with N and M at least 2 and ``subset_size``.
+    """
+    check_count("subsets", subsets)
+    if not (isinstance(subset_size, int) and subset_size >= 2):
+        raise ValueError(f"subset_size: got {subset_size!r}; takes a whole number from 2")
+    if real.ndim != 2 or generated.ndim != 2 or real.shape[1] != generated.shape[1]:
+        got = f"{tuple(real.shape)} and {tuple(generated.shape)}"
+        raise ValueError(f"real and generated: got shapes {got}; takes (N, A) and (M, A)")
+    for name, features in (("real", real), ("generated", generated)):
+        if len(features) < subset_size:
+            raise ValueError(f"{name}: got {len(features)} images; takes at least subset_size, {subset_size}")
+        if not bool(features.isfinite().all()):
+            raise ValueError(f"{name}: got features that are not finite")
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    given = nn.Identity()  # as extractor: the features are there
+    given.num_features = real.shape[1]  # type: ignore[assignment]  # what torchmetrics asks of an extractor
+    fid = FrechetInceptionDistance(feature=given).to(real.device)
+    with warnings.catch_warnings():  # that it keeps the features, which are here already
+        warnings.simplefilter("ignore", UserWarning)
+        kid = KernelInceptionDistance(feature=given, subsets=subsets, subset_size=subset_size).to(real.device)
+    for metric in (fid, kid):
+        metric.update(real, real=True)
+        metric.update(generated, real=False)
+    with torch.random.fork_rng(devices=[]):  # it draws from the global generator, on the CPU
+        torch.default_generator.manual_seed(seed)
+        mean, std = kid.compute()
+    return Distance(float(fid.compute()), float(mean), float(std))
+
+
+@torch.no_grad()
+def features_of(extract: Callable[[Tensor], Tensor], images: Images, batch_size: int = 500) -> Features:
+    """Features of images in [0, 1], a batch at a time: ``judge(data).features``, or any function to (n, A).
+
+    Inception, where torch-fidelity and its weights are there, is ``FrechetInceptionDistance(normalize=True).inception``
+    of torchmetrics, for colour images as bytes.
+    """
+    check_count("batch_size", batch_size)
+    with evaluating(extract):
+        return torch.cat([extract(part) for part in images.split(batch_size)])
+
+
+class Memory(NamedTuple):
+    """Shares of logits above 0 among training and held-out images, and the area under their ROC curve."""
+
+    accepted_train: float
+    accepted_held_out: float
+    auc: float
+
+
+def memory(train_logits: Float[Tensor, " N"], held_out_logits: Float[Tensor, " M"]) -> Memory:
+    """What a discriminator remembers of the images it was trained on; ties count a half.
+
+    Raises ValueError for logits that are not (N,) and (M,), at least one each.
+    """
+    for name, logits in (("train_logits", train_logits), ("held_out_logits", held_out_logits)):
+        if logits.ndim != 1 or len(logits) == 0:
+            raise ValueError(f"{name}: got shape {tuple(logits.shape)}; takes (N,), at least one")
+    held_out = held_out_logits.sort().values.contiguous()
+    ranks = [torch.searchsorted(held_out, train_logits.contiguous(), right=right) for right in (False, True)]
+    auc = (ranks[0] + ranks[1]).double().mean() / (2 * len(held_out))
+    accepted, others = (float((logits > 0).double().mean()) for logits in (train_logits, held_out_logits))
+    return Memory(accepted, others, float(auc))
+
+
+class Nearest(NamedTuple):
+    """Of each image the nearest training images: their row numbers, and how far they are, the nearest first."""
+
+    rows: Int64[Tensor, "N k"]
+    distance: Float[Tensor, "N k"]
+
+
+def nearest(images: Float[Tensor, "N ..."], train: Float[Tensor, "M ..."], count: int = 1) -> Nearest:
+    """The nearest of ``train`` by Euclidean distance of pixels or of features: whether a sample is a copy.
+
+    Raises ValueError for shapes that differ beyond their first axis, and a count that is not 1 to M.
+    """
+    if images.shape[1:] != train.shape[1:]:
+        raise ValueError(f"images: got shape {tuple(images.shape)}; takes (N, ...) with train's {tuple(train.shape)}")
+    if not 1 <= count <= len(train):
+        raise ValueError(f"count: got {count}; takes 1 to {len(train)}, the training images")
+    flat = train.flatten(1)
+    found = [torch.cdist(part.flatten(1), flat).topk(count, largest=False) for part in images.split(256)]
+    return Nearest(torch.cat([each.indices for each in found]), torch.cat([each.values for each in found]))
+
+
+def flattest_window(images: Images, size: tuple[int, int], level: float = 0.5) -> Float[Tensor, " N"]:
+    """Of each image the window of ``size`` that is nearest to one flat level: the root mean square distance from it.
+
+    Cutout's windows have the distance 0 from 0.5, the middle of [0, 1] (0 in [-1, 1]); where a generator has learned to
+    draw them, its images have windows that real images have not. Windows that hang over the edge are not looked at.
+    Raises ValueError for a window that does not fit into the image.
+    """
+    if not all(1 <= length <= side for length, side in zip(size, images.shape[2:], strict=True)):
+        raise ValueError(f"size: got {size}; takes 1 to {tuple(images.shape[2:])}, the sides of the images")
+    off = (images - level).square().mean(1, keepdim=True)
+    return F.avg_pool2d(off, size, 1).flatten(1).amin(1).sqrt()
