@@ -16,7 +16,7 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     imbalance streams
     isda metasaug mixup diffaugment
     evaluation
-    sla automix puzzlemix adversarial localisation
+    sla automix puzzlemix adversarial localisation learned
     robustness
     training
     transfer gvae_measures gan_measures
@@ -58,6 +58,7 @@ __all__ = [
     "isda",
     "kernels",
     "leaderboard",
+    "learned",
     "ledger",
     "localisation",
     "longtail_figures",
