@@ -235,7 +235,9 @@ def refresh(sources: Sequence[Path], written: Path, limits: Limits = LIMITS["qui
 
 
 def bare(notebook: NotebookNode) -> NotebookNode:
-    """The notebook without what differs from run to run: papermill's times, widget states, empty lists of tags."""
+    """The notebook without what differs from run to run: papermill's times, widget states, empty lists of tags, and
+    where a slow machine cut what one cell printed into pieces.
+    """
     for key in ("papermill", "widgets", "jupytext"):
         notebook.metadata.pop(key, None)
     for cell in notebook.cells:
@@ -243,6 +245,14 @@ def bare(notebook: NotebookNode) -> NotebookNode:
             cell.metadata.pop(key, None)
         if not cell.metadata.get("tags", True):
             del cell.metadata["tags"]
+        whole: list[Any] = []
+        for output in cell.get("outputs", []):
+            if whole and output.output_type == whole[-1].output_type == "stream" and output.name == whole[-1].name:
+                whole[-1].text += output.text
+            else:
+                whole.append(output)
+        if "outputs" in cell:
+            cell.outputs = whole
     return notebook
 
 

@@ -257,3 +257,13 @@ def test_refresh_keeps_ids_and_leaves_out_what_changes(tmp_path, monkeypatch):
     write(tmp_path, "1_a", "print(1 / 0)\n")
     assert rerun.refresh([source], tmp_path / "out")[0].error
     assert (tmp_path / "1_a.ipynb").read_bytes() == whole
+
+
+def test_what_a_slow_machine_printed_in_pieces_is_one_output():
+    new = nbformat.v4.new_output
+    pieces = [new("stream", name="stdout", text=text) for text in ("a\n", "b\n")]
+    others = [new("stream", name="stderr", text="c\n"), new("display_data", {"text/plain": "d"})]
+    cell = nbformat.v4.new_code_cell("pass", outputs=[*pieces, *others, new("stream", name="stdout", text="e\n")])
+    found = rerun.bare(nbformat.v4.new_notebook(cells=[cell])).cells[0].outputs
+    assert [output.get("text") for output in found] == ["a\nb\n", "c\n", None, "e\n"]
+    assert [output.get("name") for output in found] == ["stdout", "stderr", None, "stdout"]
