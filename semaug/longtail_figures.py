@@ -222,9 +222,12 @@ def ablation(found: Sequence[Record]) -> Picture:
             others = [name for name in named if name.startswith("MetaSAug") and name != released]
             for common in sorted({frozenset(seeds[name]) for name in others} - {frozenset()}, key=sorted):
                 rows = [released, *(name for name in named if name != released and seeds[name] >= common)]
-                blocks[f"{title}: {own['loss'].upper()}{form}{start}, n = {len(common)}"] = {
-                    name: [record for record in named[name] if record.seed in common] for name in rows
-                }
+                block = {name: [record for record in named[name] if record.seed in common] for name in rows}
+                heading = (
+                    f"{title}: {own['loss'].upper()}{form}{start}, n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{len(common)}"
+                )
+                blocks[heading] = {released: block.pop(released)}  # the others' names need not say whose they are
+                blocks[heading] |= {name.removeprefix("MetaSAug, "): runs for name, runs in block.items()}
     if not blocks:
         raise NothingToDraw("MetaSAug as released, and with something changed")
     return comparison(blocks)
