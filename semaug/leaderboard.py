@@ -8,6 +8,7 @@ setting, which is none of ours: they are no rows of one ranking.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -27,7 +28,8 @@ Study = Mapping[str, Sequence[Record]]
 
 class Row(NamedTuple):
     """A method on a data set. accuracy and gain in points, on the seeds shared with cross-entropy, whose own gain is
-    None; passes and seconds over cross-entropy's, these as the median over seeds; runs: its records.
+    None; passes and seconds over cross-entropy's, these as the median over seeds, nan where they were not measured;
+    runs: its records.
     """
 
     notebook: str
@@ -97,7 +99,8 @@ def rows(found: Mapping[str, Sequence[Record]]) -> list[Row]:
                 continue
             gained = [100 * (r.metrics["test_accuracy"] - base[r.seed].metrics["test_accuracy"]) for r in common]
             epochs = common[0].config["recipe"]["epochs"] / base[common[0].seed].config["recipe"]["epochs"]
-            seconds = median(record.seconds / base[record.seed].seconds for record in common)
+            took = [record.seconds / base[record.seed].seconds for record in common if base[record.seed].seconds > 0]
+            seconds = median(took) if took else math.nan
             accuracy = summary(100 * r.metrics["test_accuracy"] for r in common)
             gain = None if method == BASELINE else summary(gained)
             cost = epochs * passes(common[0])
@@ -128,7 +131,7 @@ def table(found: Mapping[str, Sequence[Record]], notebook: str | None = None) ->
         lines += ["| method | n | accuracy (%) | gain (points) | passes | seconds |", "|---|---|---|---|---|---|"]
         for row in of:
             gain = "" if row.gain is None else _half(row.gain, "+.1f")
-            cost = f"{row.passes:.3g} | {row.seconds:.2f}"
+            cost = f"{row.passes:.3g} | {'' if math.isnan(row.seconds) else f'{row.seconds:.2f}'}"
             lines.append(f"| {row.method} | {row.accuracy.n} | {_half(row.accuracy, '.1f')} | {gain} | {cost} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"

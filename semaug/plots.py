@@ -297,9 +297,13 @@ def _row(axes: Axes, row: int, values: Sequence[float], colour: str) -> Summary:
 
 
 def _metric(name: str) -> tuple[float, str]:
-    """Scale and axis label: accuracies in percent, losses in nats."""
+    """Scale and axis label: accuracies in percent, errors in thousandths, losses in nats."""
     words = name.replace("_", " ")
-    return (100.0, f"{words} (%)") if "accuracy" in name else (1.0, f"{words} (nats)" if "loss" in name else words)
+    if "accuracy" in name:
+        return 100.0, f"{words} (%)"
+    return (
+        (1000.0, f"{words} (thousandths)") if "error" in name else (1.0, f"{words} (nats)" if "loss" in name else words)
+    )
 
 
 def caption(figure: Figure, found: Iterable[Record], text: str) -> None:
