@@ -298,7 +298,8 @@ def plane(found: Sequence[Record], sets: Sequence[str] = ("lfw64", "celeba")) ->
             label = of(kept["labels"])
             for value, word in enumerate(words):
                 points = kept["plane"][label == value]
-                axes.plot(*points.T, "o", color=COLOURS[value], markersize=2.5, alpha=0.5, label=word)
+                style = {"color": COLOURS[value], "markersize": 2.5, "alpha": 0.5, "label": word, "rasterized": True}
+                axes.plot(*points.T, "o", **style)  # three thousand marks would be half a megabyte of SVG
             axes.set_title(f"{name}, {title}", fontsize=9)
             axes.legend(fontsize=6.5, markerscale=1.5)
         line[0].set_ylabel("second component")

@@ -72,12 +72,11 @@ def styled(draw: Callable[P, Picture]) -> Callable[P, Picture]:
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file: the same bytes for the same figure (and versions of matplotlib and Pillow).
 
-    A drawing is stored in 256 colours, in which none can be told apart from the original, at 40% of the size; a figure
-    that shows images keeps all of theirs.
+    It is stored in 256 colours, at 40% of the size: a drawing cannot be told apart from the original, and of sheets of
+    colour images the shades become coarser.
     """
     picture = Image.open(io.BytesIO(_render(figure, "png", {"Software": None}))).convert("RGB")
-    if not any(axes.images for axes in figure.axes):
-        picture = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    picture = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
     picture.save(buffer, "png", optimize=True)
     return buffer.getvalue()
@@ -101,8 +100,13 @@ def _render(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
 
 
 def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
-    """Write ``folder/name.png`` and ``folder/name.svg``; a file there is replaced by a whole one or stays."""
-    content = {"png": png(figure), "svg": svg(figure)}  # both drawn before the first is written
+    """Write ``folder/name.png`` and ``folder/name.svg``; a file there is replaced by a whole one or stays.
+
+    A figure that shows images has no SVG: it would hold the same pixels, at several times the size.
+    """
+    content = {"png": png(figure)}
+    if not any(axes.images for axes in figure.axes):
+        content["svg"] = svg(figure)  # both drawn before the first is written
     return [rec.write_whole(Path(folder) / f"{name}.{kind}", data) for kind, data in content.items()]
 
 

@@ -117,6 +117,11 @@ class TestFiles:
             plots.save(plots.lines([0, 1], {"b": [1, 0]}, "x", "y"), tmp_path / "new", "it")
         assert {path: path.read_bytes() for path in (tmp_path / "new").iterdir()} == before
 
+    def test_a_sheet_of_images_has_no_svg(self, tmp_path):
+        figure = plots.sheet(torch.rand(2, 3, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+        assert [path.name for path in plots.save(figure, tmp_path, "it")] == ["it.png"]
+        assert [path.name for path in tmp_path.iterdir()] == ["it.png"]
+
     def test_a_failing_drawing_writes_nothing(self, tmp_path):
         figure = plots.lines([0, 1], {"a": [0, 1]}, "x", "y")
         figure.axes[0].set_title("$\\broken$")
