@@ -299,7 +299,7 @@ def plane(found: Sequence[Record], sets: Sequence[str] = ("lfw64", "celeba")) ->
             for value, word in enumerate(words):
                 points = kept["plane"][label == value]
                 style = {"color": COLOURS[value], "markersize": 2.5, "alpha": 0.5, "label": word, "rasterized": True}
-                axes.plot(*points.T, "o", **style)  # three thousand marks would be half a megabyte of SVG
+                axes.plot(*points.T, "o", **style)
             axes.set_title(f"{name}, {title}", fontsize=9)
             axes.legend(fontsize=6.5, markerscale=1.5)
         line[0].set_ylabel("second component")
