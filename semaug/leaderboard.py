@@ -232,8 +232,8 @@ def _of(row: Row) -> str:
 
 
 def everything(folder: Path) -> dict[str, list[Record]]:
-    """The records below a folder by notebook, the name of the subfolder they lie in."""
-    return {path.name: records.load(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    """The records below a folder by notebook, the name of the subfolder they lie in; none where there is no folder."""
+    return {path.name: records.load(path) for path in sorted(folder.glob("*")) if path.is_dir()}
 
 
 def write(folder: Path) -> list[Path]:
