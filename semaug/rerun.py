@@ -1,12 +1,13 @@
 """Rerun the notebooks: checked parameters, time-outs, progress, and what each run took.
 
     python -m semaug.rerun reproduce 1_isda -p seeds 5     executed copies, figures and a table in build/reproduce
-    python -m semaug.rerun check                           the same with the parameters of ``reduced``, in build/check
+    python -m semaug.rerun check                           the same with the parameters of ``reduced``, in build/check,
+                                                           a notebook a core at the same time
     python -m semaug.rerun refresh                         the committed notebooks/*.ipynb, from their .py
 
-A notebook's source is its py:percent ``.py``; papermill runs it in a kernel of its own, one notebook after another. A
-notebook that fails is reported with its cell and error, the others still run, and the exit status is 1. Parameters
-are checked against the notebook's ``parameters`` cell before anything runs; a bad one ends with exit status 2.
+A notebook's source is its py:percent ``.py``; papermill runs it in a kernel of its own. A notebook that fails is
+reported with its cell and error, the others still run, and the exit status is 1. Parameters are checked against the
+notebook's ``parameters`` cell before anything runs; a bad one ends with exit status 2.
 
 A notebook takes all its paths from here: ``root()`` and ``output()`` are the same folders whether it runs by papermill,
 under nbval or in JupyterLab.
@@ -19,9 +20,12 @@ import ast
 import dataclasses
 import json
 import math
+import multiprocessing
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,26 +177,37 @@ def reduced(source: Path) -> dict[str, Value]:
 # All of them
 
 
-def reproduce(jobs: Sequence[tuple[Path, Mapping[str, Value], Limits]], written: Path) -> list[Run]:
-    """Run notebooks one after another; executed copies, what they write and a table of what it took go to ``written``.
+Job = tuple[Path, Mapping[str, Value], Limits]
+"""A notebook's source, its parameters and its limits."""
 
-    jobs: source, parameters and limits of each. A failed run leaves ``<notebook>.failed.ipynb`` and the whole copy of
-    an earlier run.
+
+def reproduce(jobs: Sequence[Job], written: Path, at_once: int = 1) -> list[Run]:
+    """Run notebooks; executed copies, what they write and a table of what it took go to ``written``.
+
+    at_once: how many run at the same time; one, where the time it took is to mean something. A failed run leaves
+    ``<notebook>.failed.ipynb`` and the whole copy of an earlier run.
     """
-    import nbformat
-
-    done = []
-    for source, values, limits in jobs:
-        result, notebook = run(source.stem, read(source), values, written, written / source.stem, limits)
-        failed, whole = (written / f"{source.stem}{end}.ipynb" for end in (".failed", ""))
-        if not result.error:
-            failed.unlink(missing_ok=True)
-        write_whole(failed if result.error else whole, nbformat.writes(notebook) + "\n")
-        done.append(result)
+    if at_once == 1:
+        done = [_one(job, written) for job in jobs]
+    else:
+        with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn")) as pool:
+            done = list(pool.map(partial(_one, written=written), jobs))
     write_whole(written / "table.txt", table(done))
     entries = [{**dataclasses.asdict(one), "seconds": round(one.seconds, 2)} for one in done]
     write_whole(written / "table.json", json.dumps({"runs": entries, "environment": _environment()}, indent=1) + "\n")
     return done
+
+
+def _one(job: Job, written: Path) -> Run:
+    import nbformat
+
+    source, values, limits = job
+    result, notebook = run(source.stem, read(source), values, written, written / source.stem, limits)
+    failed, whole = (written / f"{source.stem}{end}.ipynb" for end in (".failed", ""))
+    if not result.error:
+        failed.unlink(missing_ok=True)
+    write_whole(failed if result.error else whole, nbformat.writes(notebook) + "\n")
+    return result
 
 
 def _environment() -> dict[str, Any]:
@@ -287,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "refresh":
             done = refresh(sources, written, given or LIMITS["quick"])
         else:
-            done = reproduce(jobs, written)
+            done = reproduce(jobs, written, min(os.cpu_count() or 1, 4) if options.command == "check" else 1)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130

@@ -240,6 +240,22 @@ def test_a_run_repaired_replaces_the_failed_copy(tmp_path):
         assert [path.name for path in (tmp_path / "out").glob("*.ipynb")] == [left]
 
 
+def test_notebooks_at_the_same_time(tmp_path):
+    """Each waits for what the other writes: one after another, the first would wait in vain."""
+    jobs = []
+    for mine, other in (("1_a", "2_b"), ("2_b", "1_a")):
+        wait = f"""import pathlib, time
+pathlib.Path(r"{tmp_path}", "{mine}.here").touch()
+while not pathlib.Path(r"{tmp_path}", "{other}.here").exists():
+    time.sleep(0.1)
+print("{mine}")"""
+        jobs.append((write(tmp_path, mine, wait), {}, (60.0, 60.0)))
+    done = rerun.reproduce(jobs, tmp_path / "out", at_once=2)
+    assert [(run.notebook, run.error) for run in done] == [("1_a", ""), ("2_b", "")]
+    for name in ("1_a", "2_b"):
+        assert nbformat.read(tmp_path / "out" / f"{name}.ipynb", as_version=4).cells[-1].outputs[0].text == f"{name}\n"
+
+
 def test_refresh_keeps_ids_and_leaves_out_what_changes(tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")  # would keep figures out of the notebook
     source = write(tmp_path, "1_a", "import os\nprint(os.path.basename(os.getcwd()), os.environ.get('MPLBACKEND'))\n")
