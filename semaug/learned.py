@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from semaug.diffaugment import DiffAugment, Draws
 from semaug.gaussian import at_least_float32, kl_standard_normal
 from semaug.networks import check_count
 from semaug.objective import Objective, Step, linear_head
@@ -166,6 +167,28 @@ def _groups(network: nn.Module, beside: nn.Module, lr: float | None) -> list[dic
 def _check_lr(name: str, lr: float | None) -> None:
     if lr is not None and not 0 < lr < math.inf:
         raise ValueError(f"{name}: got {lr!r}; takes a number above 0")
+
+
+class FixedAugmentation(Objective):
+    """What the learned ones are held against: cross-entropy of images under DiffAugment's $T$, nothing of it learned.
+
+    policy: of :class:`DiffAugment`, at its defaults; what leaves [0, 1] is cut, as a camera does. Cutout's windows are
+    grey, as where $T$ comes from. Only in training; predict leaves images alone.
+    """
+
+    def __init__(self, network: nn.Module, policy: str = "color,translation,cutout") -> None:
+        augment = DiffAugment(policy)
+        super().__init__(network, policy=",".join(augment.names))
+        self.augment = augment
+
+    def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy, mean over the batch, in nats."""
+        whole = images[:1].expand(len(images) * step.world, -1, -1, -1)  # draws are those of the global batch
+        own = slice(step.rank * len(images), (step.rank + 1) * len(images))
+        drawn = self.augment.draw(whole, step.generator)
+        draws = Draws(*(None if each is None else each[own] for each in drawn))
+        changed = (self.augment.apply_draws(2 * images - 1, draws) + 1) / 2
+        return F.cross_entropy(at_least_float32(self.network(changed.clamp(0, 1))), target), {}
 
 
 class ImageAugmentation(nn.Module):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import inspect
+import math
 import os
 import sys
 import time
@@ -22,10 +23,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from semaug import data, gvae_measures, mixup, networks, records
+from semaug import data, gan, gan_measures, gvae_measures, learned, mixup, networks, records
 from semaug.augmented import METHODS, Augmented
 from semaug.automix import AutoMix
 from semaug.gvae import GVAE, VAE, AutoEncoder, ConditionalVAE
@@ -61,6 +63,9 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "PuzzleMix": PuzzleMix,
     "CoMixup": CoMixup,
     "AutoMix": AutoMix,
+    "FixedAugmentation": learned.FixedAugmentation,
+    "FeatureAugmentation": learned.FeatureAugmentation,
+    "TeachAugment": learned.TeachAugment,
 }
 
 MEASURES = {"3_automix": measures}
@@ -86,6 +91,9 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "autoencoder2048": partial(AutoEncoder, latent=2048, width=32, size=(32, 32), blocks=(3, 4, 6, 3)),
     "autoencoder2048-faces": partial(AutoEncoder, latent=2048, width=32, size=(64, 64), blocks=(1, 2, 4, 4, 2)),
 }
+
+PLAYERS: dict[str, tuple[int, int, bool]] = {"dcgan": (8, 24, False), "dcgan-wide": (64, 96, True)}
+"""Widths of generator and discriminator, and whether the latter's layers are spectrally normalised."""
 
 
 def build(objective: str, network: str, of: data.Data, seed: int, **settings: Setting) -> Objective:
@@ -143,20 +151,29 @@ class Run:
     def execute(self, device: str = "auto", folder: Path | None = None, root: str | None = None) -> records.Record:
         """Train (or go on training) and write the record; the checkpoint is removed once the record is there."""
         checkpoint = state_folder() / f"{self.key}.pt"
-        of = data.load(**self.of, root=root)
-        objective = build(self.objective, self.network, of, self.seed, **self.settings).to(resolve_device(device))
-        record = fit(objective, of, self.recipe, seed=self.seed, resume=checkpoint)
+        record, arrays = self._trained(resolve_device(device), checkpoint, root)
         record.profile = self.profile
-        if self.notebook in MEASURES:
-            test = of.test.to(next(objective.parameters()).device)
-            metrics, curves = MEASURES[self.notebook](objective.predict, test)
-            record.metrics, record.curves = record.metrics | metrics, record.curves | curves
-        arrays = PICTURES[self.notebook](objective, of) if self.seed == 0 and self.notebook in PICTURES else {}
         path = record.save(folder or records_folder(self.notebook))
         if arrays:
             records.write_whole(path.with_suffix(".npz"), records.pack(arrays))
         checkpoint.unlink()
         return record
+
+    def build(self, of: data.Data) -> nn.Module:
+        """What is trained, as it starts."""
+        return build(self.objective, self.network, of, self.seed, **self.settings)
+
+    def _trained(
+        self, device: torch.device, checkpoint: Path, root: str | None
+    ) -> tuple[records.Record, dict[str, np.ndarray]]:
+        """The record, and the pictures for seed 0."""
+        of = data.load(**self.of, root=root)
+        objective: Any = self.build(of).to(device)
+        record = fit(objective, of, self.recipe, seed=self.seed, resume=checkpoint)
+        if self.notebook in MEASURES:
+            metrics, curves = MEASURES[self.notebook](objective.predict, of.test.to(device))
+            record.metrics, record.curves = record.metrics | metrics, record.curves | curves
+        return record, PICTURES[self.notebook](objective, of) if self.seed == 0 and self.notebook in PICTURES else {}
 
     def done(self, folder: Path | None = None) -> bool:
         """Whether its record is there: of the same configuration throughout, with today's defaults filled in."""
@@ -172,16 +189,60 @@ class Run:
             {
                 "objective": self.objective,
                 "settings": self.settings,
-                "network": _network_name(self.network),
+                "network": self._network_name(),
                 "data": self.of,
                 "recipe": vars(self.recipe),
             }
         )
 
+    def _network_name(self) -> str:
+        return _network_name(self.network)
+
+
+@dataclass(frozen=True)
+class GANRun(Run):
+    """One training of two players; ``network`` is one of ``PLAYERS``, ``settings`` are those of :class:`gan.GAN`.
+
+    judged: the set, as arguments of ``data.load``, whose classifier's features FID and KID are of: larger than the set
+    that is learned, of which a hundred images make no classifier.
+    """
+
+    judged: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, of: data.Data) -> gan.GAN:
+        """The players, initialised from the seed."""
+        channels, side, _ = of.image_shape
+        width, against, spectral = PLAYERS[self.network]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed)
+            players = gan.Generator(side, channels, width=width), gan.Discriminator(side, channels, against, spectral)
+            return gan.GAN(*players, **dict[str, Any](self.settings))
+
+    def _trained(
+        self, device: torch.device, checkpoint: Path, root: str | None
+    ) -> tuple[records.Record, dict[str, np.ndarray]]:
+        of, judged = data.load(**self.of, root=root), data.load(**self.judged, root=root)
+        players = self.build(of).to(device)
+        judge: Any = gvae_measures.judge(judged, device)
+        extract = judge.features
+        quality = gan_measures.Quality(of, extract, device=device)
+        record = gan.fit_gan(players, of, self.recipe, seed=self.seed, resume=checkpoint, measure=quality)
+        if of.validation is not None and len(of.validation) >= len(quality.test):  # what real images would have
+            real = of.validation.take(slice(0, len(quality.test))).to(device).floats()
+            found = gan_measures.distance(quality.real, gan_measures.features_of(extract, real))
+            record.metrics |= {"real_fid": found.fid, "real_kid": found.kid}
+        return record, quality.pictures(players) if self.seed == 0 else {}
+
+    def _network_name(self) -> str:
+        width, against, spectral = PLAYERS[self.network]
+        with torch.device("meta"):
+            return f"{gan.Generator(width=width).name} against {gan.Discriminator(32, 1, against, spectral).name}"
+
 
 def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with every default written out, so that an old record and a new run can be compared."""
-    settings = _defaults(OBJECTIVES[config["objective"]]) if config["objective"] in OBJECTIVES else {}
+    makes = OBJECTIVES | {"GAN": gan.GAN}
+    settings = _defaults(makes[config["objective"]]) if config["objective"] in makes else {}
     settings = {name: value for name, value in (settings | config["settings"]).items() if value is not None}
     of = _defaults(data.load) | config["data"]
     of = {name: value for name, value in of.items() if name not in ("root", "download")}
@@ -216,6 +277,7 @@ def runs() -> Iterator[Run]:
     yield from gvae_runs()
     yield from sla_runs()
     yield from mixing_runs()
+    yield from gan_runs()
 
 
 POLICIES = ("cutout16", "randaugment", "autoaugment")
@@ -558,6 +620,96 @@ def mixing_runs() -> Iterator[Run]:
         yield Run("3_automix", "paper", objective, "resnext50", {"name": "cifar100"}, paper, cost, settings, seed)
 
 
+PLACES: dict[str, dict[str, Setting]] = {
+    "none": {"where": "nowhere"},
+    "reals only": {"where": "reals"},
+    "discriminator only": {"where": "discriminator"},
+    "DiffAugment": {"where": "everywhere"},
+}
+"""Where T stands, as the figures call it."""
+
+
+def gan_runs() -> Iterator[Run]:
+    """Notebook 4: where the transformation stands, over the number of images; learned, fixed and no augmentation of a
+    classifier's images; styles across domains.
+
+    A GAN's steps are as many for all sizes of a set. One seed of everything first.
+    """
+    adam = Recipe(batch_size=32, optimizer="adam", lr=1e-3, momentum=0.5, schedule="constant", weight_decay=0.0)
+    slower: dict[str, Setting] = {"generator_lr": 5e-4}
+    clothes: dict[str, Any] = {"name": "embedded", "validation": 0.1}
+    faces: dict[str, Any] = {"name": "portraits", "size": 32, "train_size": 100}
+    photos: dict[str, Any] = {"name": "cifar10", "validation": 0.1, "train_size": 1000, "test_size": 2000}
+    judges = {"embedded": clothes, "portraits": {"name": "lfw64", "size": 32, "train_size": 3000}}
+    judges["cifar10"] = photos | {"train_size": 10000}
+
+    def players(of: dict[str, Any], images: int, seed: int, settings: dict[str, Setting]) -> Iterator[Run]:
+        """1350 steps, measured nine times (six, where they are six epochs)."""
+        epochs = round(1350 / (images // adam.batch_size))
+        recipe = replace(adam, epochs=epochs, evaluate_every=max(1, epochs // 9))
+        seconds = 80.0 if of["name"] == "embedded" else 110.0
+        settings = slower | settings
+        yield GANRun("4_diffaugment", "cpu", "GAN", "dcgan", of, recipe, seconds, settings, seed, judges[of["name"]])
+
+    plain = Recipe(epochs=40, weight_decay=5e-4, evaluate_every=4)
+    both = Recipe(epochs=40, optimizer="adam", lr=2e-3, weight_decay=0.0, evaluate_every=4)  # the generators need Adam
+    few: dict[str, Any] = {"name": "embedded", "validation": 0.1, "train_size": 2000}
+    domains: dict[str, Any] = {"name": "hues", "validation": 0.1, "train_size": 1000}
+    taught: dict[str, Setting] = {"ema": 0.99, "augmentation_lr": 1e-3}
+    methods: list[tuple[str, str, dict[str, Setting]]] = [
+        ("none", "CrossEntropy", {}),
+        ("crop", "CrossEntropy", {}),
+        ("crop+flip", "CrossEntropy", {}),
+        ("none", "FixedAugmentation", {"policy": "translation,cutout"}),
+        ("none", "FixedAugmentation", {"policy": "color,translation,cutout"}),
+        ("none", "ISDA", {"strength": 0.5, "covariance": "full"}),
+        ("none", "TeachAugment", taught),
+        ("none", "TeachAugment", {**taught, "reach": 0.2}),
+    ]
+    methods += [("none", "FeatureAugmentation", {"scale": scale}) for scale in (0.0, 1e-4, 0.01, 0.1, 1.0, 10.0)]
+
+    def classifiers(seed: int) -> Iterator[Run]:
+        for augment, objective, settings in methods:
+            recipe, cost = replace(both, augment=augment), 45.0 if objective == "TeachAugment" else 30.0
+            yield Run("4_diffaugment", "cpu", objective, "small", few, recipe, cost, settings, seed)
+
+    def across(seed: int) -> Iterator[Run]:
+        styles: list[tuple[str, dict[str, Setting]]] = [
+            ("CrossEntropy", {}),
+            ("MixStyle", {}),
+            ("MixStyle", {"last": 1}),
+        ]
+        for objective, settings in styles:
+            yield Run("4_diffaugment", "cpu", objective, "small", domains, plain, 20.0, settings, seed)
+
+    for seed in range(3):
+        for images, where in product((100, 1000, 200, 7200), PLACES.values()):
+            size = {} if images == 7200 else {"train_size": images}
+            yield from players(clothes | size, images, seed, where)
+        yield from classifiers(seed)
+        yield from across(seed)
+        for of, where in product((faces, photos), PLACES.values()):
+            yield from players(of, of["train_size"], seed, where)
+    for seed in range(3, 5):
+        yield from across(seed)
+        yield from classifiers(seed)
+    for seed in range(3):
+        yield from players(clothes | {"train_size": 100}, 100, seed, {"ada_span": 10000.0})
+        yield from players(clothes | {"train_size": 100}, 100, seed, {"where": "nowhere", "r1": 1.0})
+
+    big = Recipe(batch_size=64, optimizer="adam", lr=2e-4, momentum=0.0, schedule="constant", weight_decay=0.0)
+    sizes = {5000: "translation,cutout", 10000: "translation,cutout", 45000: "cutout"}
+    for seed, (images, policy) in product(range(3), sizes.items()):
+        part = photos | {"train_size": images, "test_size": None}
+        epochs = 200000 // (images // big.batch_size)
+        recipe = replace(big, epochs=epochs, evaluate_every=epochs // 20)
+        for where in PLACES.values():
+            settings: dict[str, Setting] = {**where, "ratio": 4, "ema": 0.999}
+            settings |= {} if where["where"] == "nowhere" else {"policy": policy}
+            judge = part | {"train_size": 45000}
+            yield GANRun("4_diffaugment", "paper", "GAN", "dcgan-wide", part, recipe, 2400.0, settings, seed, judge)
+
+
 @contextmanager
 def claimed(run: Run) -> Iterator[bool]:
     """True for the one process that may execute this run now; the claim ends with the process, however it ends."""
@@ -600,7 +752,8 @@ def main(arguments: list[str] | None = None) -> int:
         with claimed(run) as mine:
             if mine and not run.done():
                 record = run.execute(options.device, root=options.root)
-                print(f"{record.seconds:6.0f} s  {record.metrics['test_accuracy']:.4f}  {run.name}", flush=True)
+                score = record.metrics.get("test_accuracy", record.metrics.get("fid", math.nan))
+                print(f"{record.seconds:6.0f} s  {score:.4f}  {run.name}", flush=True)
     return 0
 
 

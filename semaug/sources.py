@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from semaug import shapes
 from semaug.splits import Split
@@ -69,6 +70,12 @@ def generated(root: Path, size: int | None = None, download: bool = False) -> Sp
     """8000 + 2000 images of the room ``shapes``, seeds 0 and 1."""
     side = size or 32
     return shapes.draw(8000, 0, side), shapes.draw(2000, 1, side), shapes.CLASSES
+
+
+def hues(root: Path, size: int | None = None, download: bool = False) -> Splits:
+    """As ``shapes``, in two domains: to train on, shapes from red by green to cyan; to test on, the other hues."""
+    side = size or 32
+    return shapes.draw(8000, 0, side, hue=(0.0, 0.5)), shapes.draw(2000, 1, side, hue=(0.5, 1.0)), shapes.CLASSES
 
 
 # -- torchvision's sets ------------------------------------------------------------------------------------------------
@@ -176,7 +183,7 @@ FACES = ("woman, not smiling", "woman, smiling", "man, not smiling", "man, smili
 
 
 def lfw64(root: Path, size: int | None = None, download: bool = True) -> Splits:
-    """Faces of LFW (Huang et al., 2007), cropped, 64 x 64 colour; classes: gender x smile.
+    """Faces of LFW (Huang et al., 2007), cropped, 64 x 64 colour or ``size``, 32 or 16; classes: gender x smile.
 
     Reads lfw64/images.npy, (N, 64, 64, 3) uint8, and lfw64/labels.csv, whose columns ``image`` (name of the person, _
     and a number), ``male`` and ``smiling`` are 0 or 1, or -1 where unknown: those images are left out. Nobody stands in
@@ -202,6 +209,11 @@ def lfw64(root: Path, size: int | None = None, download: bool = True) -> Splits:
         raise ValueError(
             f"lfw64: {folder} is damaged or of another form ({error!r}): copy its two files again"
         ) from error
+    if size is not None:
+        if size not in (64, 32, 16):
+            raise ValueError(f"size: got {size} for lfw64; takes 64, or 32 or 16: means of its pixels")
+        pooled = (F.avg_pool2d(part.float(), 64 // size).round().byte() for part in images.split(1000))
+        images = torch.cat(list(pooled))
     persons = {person: number for number, person in enumerate(sorted({name.rsplit("_", 1)[0] for name in names}))}
     person = torch.tensor([persons[name.rsplit("_", 1)[0]] for name in names])
     known = (male >= 0) & (smiling >= 0)
@@ -215,6 +227,20 @@ def lfw64(root: Path, size: int | None = None, download: bool = True) -> Splits:
         return Split(images[rows].contiguous(), 2 * male[rows] + smiling[rows], factors)
 
     return split(known & ~in_test[person]), split(known & in_test[person]), FACES
+
+
+def portraits(root: Path, size: int | None = None, download: bool = True) -> Splits:
+    """Faces of the one person whom ``lfw64`` shows most often, in a fixed random order: half to train on, half to test.
+
+    For GANs of a hundred images. Classes: smiling or not.
+    """
+    parts = [part for part in lfw64(root, size)[:2] if isinstance(part, Split)]
+    faces, target = torch.cat([part.images for part in parts]), torch.cat([part.target for part in parts])
+    person = torch.cat([part.factors["person"] for part in parts])
+    rows = (person == person.mode().values).nonzero().squeeze(1)
+    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
+    train, test = (Split(faces[half], target[half] % 2) for half in rows.tensor_split(2))
+    return train, test, ("not smiling", "smiling")
 
 
 def folder(root: Path, size: int | None = None, download: bool = True) -> Splits:
@@ -289,6 +315,8 @@ READERS: dict[str, Callable[..., Splits]] = {
     "cifar10": cifar,
     "cifar100": partial(cifar, name="cifar100"),
     "lfw64": lfw64,
+    "portraits": portraits,
+    "hues": hues,
     "celeba": celeba,
     "folder": folder,
 }

@@ -6,8 +6,9 @@ import torch
 from scipy.linalg import sqrtm
 from sklearn.metrics import roc_auc_score
 
-from semaug import mixing
-from semaug.gan_measures import distance, features_of, flattest_window, memory, nearest
+import throwaway
+from semaug import data, mixing
+from semaug.gan_measures import Quality, distance, features_of, flattest_window, memory, nearest
 
 
 def test_fid_and_kid_by_their_formulas():
@@ -69,8 +70,47 @@ def test_features_in_batches_and_in_evaluation_mode():
     assert layer.training
 
 
+class Copier(torch.nn.Module):
+    """A "GAN" whose samples are the images it was given."""
+
+    def __init__(self, images):
+        super().__init__()
+        self.images, self.discriminator = images, lambda images: images.mean((1, 2, 3))
+
+    def codes(self, n, draws):
+        return torch.randn(n, 2, generator=draws, device=draws.device)
+
+    def sample(self, codes):
+        return self.images[: len(codes)]
+
+    def logits(self, split):
+        return self.discriminator(2 * split.floats() - 1)
+
+
+def test_quality_of_copies_of_test_images_and_of_cut_ones():
+    torch.manual_seed(1)
+    images = torch.randint(0, 256, (300, 1, 12, 12), dtype=torch.uint8)
+    target = torch.zeros(300, dtype=torch.int64)
+    train, test = data.Split(images[:100], target[:100]), data.Split(images[100:], target[100:])
+    quality = Quality(data.Data("noise", train, test), torch.nn.Flatten(), 100)
+    found = quality(Copier(test.floats()))
+    assert found["fid"] == pytest.approx(0, abs=0.05)  # of 144 features, to the rounding of a square root
+    assert found["leak"] == pytest.approx(0.01, abs=0.009)
+    assert found["copied"] == 0
+    assert found["logit_fake"] == pytest.approx(float(2 * test.take(slice(0, 100)).floats().mean() - 1), abs=1e-5)
+    assert found["logit_train"] == pytest.approx(float(2 * train.floats().mean() - 1), abs=1e-5)
+    copied = quality(Copier(mixing.cutout(2 * train.floats() - 1, *[torch.full((100,), 6)] * 2, 8) / 2 + 0.5))
+    assert copied["leak"] == 1
+    assert copied["copied"] == 1
+    assert copied["fid"] > found["fid"]
+    pictures = quality.pictures(Copier(train.floats()), 5)
+    assert np.array_equal(pictures["samples"], train.images[:5].numpy())
+    assert np.array_equal(pictures["nearest"], train.images[:5].numpy())
+
+
 X = torch.rand(4, 3)
 BAD = [
+    (lambda: Quality(throwaway.data(), torch.nn.Flatten(), 0), "count: got 0; takes a whole number from 1"),
     (lambda: distance(X, X[:, :2]), r"real and generated: got shapes \(4, 3\) and \(4, 2\)"),
     (lambda: distance(X, X), "real: got 4 images; takes at least subset_size, 100"),
     (lambda: distance(X, X / 0, subset_size=4), "generated: got features that are not finite"),

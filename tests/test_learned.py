@@ -8,8 +8,10 @@ from torch.nn import functional as F
 
 import throwaway
 from semaug import networks, training
+from semaug.diffaugment import DiffAugment
 from semaug.learned import (
     FeatureAugmentation,
+    FixedAugmentation,
     ImageAugmentation,
     TeachAugment,
     nonsaturating,
@@ -196,9 +198,21 @@ def test_teach_augment_trains_and_leaves_the_identity():
     assert record.metrics["test_accuracy"] > 0.5  # four classes: chance is .25
 
 
+def test_fixed_augmentation_is_the_transformation_and_nothing_else():
+    objective = build(FixedAugmentation, policy="translation,cutout")
+    loss, terms = objective(IMAGES, TARGET, step())
+    changed = (DiffAugment("translation,cutout")(2 * IMAGES - 1, step().generator) + 1) / 2
+    objective.network.load_state_dict(build(FixedAugmentation).network.state_dict())  # running statistics too
+    torch.testing.assert_close(loss, F.cross_entropy(objective.network(changed), TARGET))
+    assert terms == {}
+    assert objective.settings == {"policy": "translation,cutout"}
+    assert torch.equal(objective.eval().predict(IMAGES), objective.network(IMAGES))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: build(FixedAugmentation, policy="rotation"), "policy: got 'rotation'; takes one or more of color"),
         (lambda: reverse_gradient(IMAGES, -1.0), "scale: got -1.0; takes a finite number from 0"),
         (lambda: build(FeatureAugmentation, scale=math.inf), "scale: got inf; takes a finite number from 0"),
         (lambda: build(FeatureAugmentation, latent=0), "latent: got 0; takes a whole number from 1"),

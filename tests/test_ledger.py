@@ -54,6 +54,33 @@ def test_runs_of_notebook_3_are_measured_beside_accuracy(tmp_path):
     assert records.load(tmp_path, objective="Mixup") == [record]
 
 
+GAN = ledger.GANRun(
+    "4_diffaugment", "cpu", "GAN", "dcgan", {"name": "embedded", "train_size": 100, "test_size": 200},
+    Recipe(epochs=4, batch_size=32, optimizer="adam", lr=1e-3, momentum=0.5, weight_decay=0.0, evaluate_every=2),
+    1.0, {"where": "nowhere", "generator_lr": 5e-4}, 0, {"name": "embedded", "train_size": 300},
+)  # fmt: skip
+
+
+def test_two_players_are_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ledger, "runs", lambda: iter([GAN]))
+    assert not GAN.done()
+    assert ledger.main(["--minutes", "1", "--device", "cpu"]) == 0
+    (record,) = records.load(tmp_path, objective="GAN")
+    assert f"{record.metrics['fid']:.4f}  {GAN.name}" in capsys.readouterr().out
+    assert record.curves["epoch"] == [2, 4]
+    assert GAN.done()
+    assert replace(GAN, settings={**GAN.settings, "policy": "color,translation,cutout"}).done(), "a default"
+    for settings in ({"where": "reals"}, {"r1": 1.0}):
+        assert not replace(GAN, settings={**GAN.settings, **settings}).done()
+    assert not replace(GAN, network="dcgan-wide").done()
+    arrays = records.unpack(next((tmp_path / "records").rglob("*.npz")))
+    assert arrays["samples"].shape == arrays["nearest"].shape == (8, 1, 28, 28)
+    first, second = (GAN.build(data.load(**GAN.of)) for _ in range(2))
+    other = replace(GAN, settings={"where": "everywhere"}).build(data.load(**GAN.of))
+    for one in (second, other):
+        assert all(torch.equal(a, b) for a, b in zip(first.parameters(), one.parameters(), strict=True))
+
+
 def test_minutes_run_what_is_missing_and_fits(capsys):
     RUN.execute("cpu")
     ledger.main(["--minutes", "0.001", "--device", "cpu"])
@@ -89,7 +116,7 @@ def test_an_objective_that_takes_counts_gets_those_of_the_set():
 
 def test_every_run_can_be_built(monkeypatch):
     monkeypatch.undo()
-    shapes = dict.fromkeys(("cifar10", "cifar100", "shapes"), (3, 32, 32))
+    shapes = dict.fromkeys(("cifar10", "cifar100", "shapes", "hues", "portraits"), (3, 32, 32))
     shapes |= dict.fromkeys(("embedded", "mnist", "fashion"), (1, 28, 28))
     shapes |= dict.fromkeys(("lfw64", "celeba"), (3, 64, 64))
     grey = {name: data.Split(torch.zeros(20, *shape).byte(), torch.arange(20) % 10) for name, shape in shapes.items()}
@@ -100,7 +127,8 @@ def test_every_run_can_be_built(monkeypatch):
         if names not in seen:
             seen.add(names)
             of = data.Data("grey", grey[run.of["name"]], grey[run.of["name"]])
-            ledger.build(run.objective, run.network, of, 0, **run.settings)
+            run.build(of)
+            assert not isinstance(run, ledger.GANRun) or run.judged
     assert len(keys) == sum(1 for _ in ledger.runs()), "two runs of the ledger are the same"
     assert {run.profile for run in ledger.runs()} == {"cpu", "paper"}
 

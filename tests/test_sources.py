@@ -317,6 +317,37 @@ def test_forged_lfw64(tmp_path):
     assert {image.numpy().tobytes() for split in (train, test) for image in split.images} == expected
 
 
+def test_smaller_faces_are_means_of_pixels(tmp_path):
+    images = write_faces(tmp_path, [(f"Person_{p:02d}_0001", 0, 1) for p in range(10)])
+    train, test, _ = sources.lfw64(tmp_path, 16)
+    means = images.reshape(10, 16, 4, 16, 4, 3).mean((2, 4)).round().transpose(0, 3, 1, 2)
+    found = torch.cat([train.images, test.images])
+    assert {each.numpy().tobytes() for each in found} == {each.astype(np.uint8).tobytes() for each in means}
+    with pytest.raises(ValueError, match="size: got 48 for lfw64; takes 64, or 32 or 16"):
+        sources.lfw64(tmp_path, 48)
+
+
+def test_portraits_are_of_one_person(tmp_path):
+    rows = [(f"Person_{p}_{k:04d}", 1, k % 2) for p in range(6) for k in range(9 if p == 4 else 5)]
+    images = write_faces(tmp_path, rows)
+    train, test, classes = sources.portraits(tmp_path)
+    assert (len(train), len(test), classes[1]) == (5, 4, "smiling")
+    hers = {
+        images[n].transpose(2, 0, 1).tobytes(): row[2] for n, row in enumerate(rows) if row[0].startswith("Person_4")
+    }
+    for split in (train, test):
+        for image, label in zip(split.images, split.target.tolist(), strict=True):
+            assert hers.pop(image.numpy().tobytes()) == label
+    assert not hers, "each of them once"
+
+
+def test_hues_are_two_domains():
+    train, test, _ = sources.hues(Path(), 16)
+    assert (len(train), len(test)) == (8000, 2000)
+    assert train.factors["hue"].max() < 0.5 <= test.factors["hue"].min()
+    assert train.factors["background_hue"].max() > 0.9, "nothing else differs"
+
+
 def test_damaged_lfw64(tmp_path):
     rows = [(f"Person_{p:02d}_0001", 0, 1) for p in range(10)]
     with pytest.raises(FileNotFoundError, match=r"lfw64: .*images\.npy is missing"):
