@@ -126,6 +126,32 @@ def samples(model: Coder, of: ClassCodes, target: Int64[Tensor, " N"], generator
     return model.decode(codes, target)
 
 
+def plane(codes: Posterior) -> tuple[Float[Tensor, "N 2"], Float[Tensor, " K"]]:
+    """Mean codes in their first two principal components, and what share of their variance each holds; float64."""
+    mean = codes.mean.double()
+    centred = mean - mean.mean(0)
+    _, singular, axes = torch.linalg.svd(centred, full_matrices=False)
+    return centred @ axes[:2].T, singular.square() / singular.square().sum()
+
+
+def separation(points: Float[Tensor, "N d"], labels: Int64[Tensor, " N"]) -> float:
+    """Share of points whose nearest class mean, their own left out of it, is their class's; mean over the classes.
+
+    1 for classes that lie apart, 1 / (number of classes) for ones that cannot be told. Classes of one point, which have
+    no mean without it, are left out.
+    """
+    counts = labels.bincount()
+    several = counts[labels] > 1
+    points, labels = points[several].double(), labels[several]
+    counts = counts.clamp_min(1)
+    sums = points.new_zeros(len(counts), points.shape[1]).index_add_(0, labels, points)
+    distances = torch.cdist(points, sums / counts[:, None]).where(counts > 1, torch.inf)
+    without = (sums[labels] - points) / (counts[labels] - 1)[:, None]
+    distances.scatter_(1, labels[:, None], (points - without).norm(dim=1, keepdim=True))
+    right = (distances.argmin(1) == labels).double()
+    return float(torch.stack([right[labels == label].mean() for label in labels.unique()]).mean())
+
+
 # -- of decoded images -------------------------------------------------------------------------------------------------
 
 _judges: dict[str, nn.Module] = {}
@@ -212,6 +238,9 @@ def alignment(model: Coder, split: Split, share: float = 0.02) -> dict[str, Floa
     return found
 
 
+PLANE = 500
+"""Test images whose codes are looked at in a plane, the first ones."""
+
 STEPS = 6
 """Columns on each side of a strip: 3 standard deviations, as the author draws them."""
 
@@ -222,7 +251,10 @@ def measures(model: Coder, data: Data, device: torch.device | str = "cpu", image
 
     consistency_i, movement_i, i = 0, ..., 6: all coordinates moved by +-i/2 deviations; tenth_...: only those of the
     largest tenth; each_...: one coordinate at a time, mean over the 16 of the largest mean deviation; noise_...: codes
-    mu + N(0, I), the author's baseline. judge_accuracy: consistency of the images themselves.
+    mu + N(0, I), the author's baseline. judge_accuracy: consistency of the images themselves. sample_consistency: of
+    :func:`samples`; prior_consistency: of codes N(0, I) decoded, for a model that is told the class the way to sample
+    it. plane_separation: of the codes of the first images as ``pictures`` keeps them, by class, and, where the images
+    tell gender and smile, by each (plane_male_separation, plane_smiling_separation).
     """
     train, test = posterior(model, data.train.to(device)), posterior(model, data.test.to(device))
     kl = kl_by_coordinate(test)
@@ -234,6 +266,14 @@ def measures(model: Coder, data: Data, device: torch.device | str = "cpu", image
         "posterior_deviation": float(test.deviation.mean()),
         "probe_accuracy": probe_accuracy(train, test, data.num_classes),
     }
+    seen = posterior(model, data.test.take(slice(0, PLANE)).to(device))
+    points, _ = plane(seen)
+    groups = {"": seen.target} | {
+        f"{name}_": data.test.factors[name][:PLANE].to(device)
+        for name in ("male", "smiling")
+        if name in data.test.factors
+    }
+    found |= {f"plane_{name}separation": separation(points, labels) for name, labels in groups.items()}
     predict = judge(data, device)
     generator = torch.Generator().manual_seed(0)
     rows = torch.randperm(len(data.test), generator=generator)[:images]  # a set may be in the order of its persons
@@ -264,6 +304,8 @@ def measures(model: Coder, data: Data, device: torch.device | str = "cpu", image
     wanted = torch.arange(images, device=target.device) % data.num_classes
     drawn = samples(model, class_codes(train, data.num_classes), wanted, generator)
     found["sample_consistency"] = float(consistency(predict, drawn[:, None], wanted)[0])
+    normal = torch.randn(len(wanted), mean.shape[1], generator=generator).to(mean)
+    found["prior_consistency"] = float(consistency(predict, model.decode(normal, wanted)[:, None], wanted)[0])
     if shapes.RANGES.keys() <= few.factors.keys():
         found |= {f"alignment_{name}": float(a.max()) for name, a in alignment(model, few.take(slice(0, 300))).items()}
     return found
@@ -274,7 +316,7 @@ COLUMNS = (-6, -3, 0, 3, 6)
 
 
 @torch.no_grad()
-def pictures(model: nn.Module, data: Data, rows: int = 4, codes: int = 500) -> dict[str, np.ndarray]:
+def pictures(model: nn.Module, data: Data, rows: int = 4, codes: int = PLANE) -> dict[str, np.ndarray]:
     """What the figures of strips and codes need of a trained model, and the numbers of a record cannot hold.
 
     Nothing for an objective that is no :class:`Coder`. All of it is of test images; R <= ``rows`` of them, the first of
@@ -303,9 +345,7 @@ def pictures(model: nn.Module, data: Data, rows: int = 4, codes: int = 500) -> d
     by_class = class_codes(posterior(model, data.train.to(device)), data.num_classes).deviation[:4]
     first = mean[:1].expand_as(by_class), by_class, target[:1].expand(len(by_class))
     seen = posterior(model, test.take(slice(0, codes)))
-    centred = (seen.mean - seen.mean.mean(0)).double()
-    _, singular, axes = torch.linalg.svd(centred, full_matrices=False)
-    share = singular.square() / singular.square().sum()
+    points, share = plane(seen)
     factors = {}
     if shapes.RANGES.keys() <= test.factors.keys():
         few = test.take(slice(0, 300))
@@ -318,7 +358,7 @@ def pictures(model: nn.Module, data: Data, rows: int = 4, codes: int = 500) -> d
         "all": strip(mean, deviation, target),
         "noise": _bytes(model.decode(mean + normal, target)),
         "directions": strip(*first),
-        "plane": (centred @ axes[:2].T).float().cpu().numpy(),
+        "plane": points.float().cpu().numpy(),
         "share": share[:2].float().cpu().numpy(),
         "labels": seen.target.cpu().numpy(),
     }

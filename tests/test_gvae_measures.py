@@ -25,10 +25,12 @@ from semaug.gvae_measures import (
     measures,
     movement,
     pictures,
+    plane,
     posterior,
     probe_accuracy,
     reconstruction_error,
     samples,
+    separation,
 )
 from semaug.objective import CrossEntropy
 
@@ -282,6 +284,37 @@ def grey(train, test):
 
 def by_light(images):
     return F.one_hot((images.mean((1, 2, 3)) > 0.5).long(), 2).float()
+
+
+def test_the_plane_is_that_of_scikit_learn_and_separation_that_of_a_loop():
+    from sklearn.decomposition import PCA
+
+    generator = torch.Generator().manual_seed(3)
+    target = torch.randint(4, (60,), generator=generator)
+    mean = torch.randn(60, 5, generator=generator) + 1.5 * torch.eye(5)[target]
+    points, share = plane(Posterior(mean, torch.ones(60, 5), target))
+    reference = PCA(2).fit(mean.double().numpy())
+    expected = torch.as_tensor(reference.transform(mean.double().numpy()))
+    torch.testing.assert_close(points.abs(), expected.abs())  # the sign of a component is free
+    torch.testing.assert_close(share[:2], torch.as_tensor(reference.explained_variance_ratio_))
+
+    target[0] = 7  # alone in its class
+    right: dict[int, list[float]] = {label: [] for label in range(4)}
+    for i in range(1, 60):
+        away = {}
+        for label in range(4):
+            others = [j for j in range(60) if j != i and target[j] == label]
+            away[label] = float((points[i] - points[others].mean(0)).norm())
+        right[int(target[i])].append(float(min(away, key=away.get) == int(target[i])))
+    assert separation(points, target) == pytest.approx(np.mean([np.mean(r) for r in right.values()]))
+
+
+def test_separation_at_its_ends():
+    apart = torch.tensor([[0.0], [0.1], [5.0], [5.1], [9.0]])
+    assert separation(apart, torch.tensor([0, 0, 3, 3, 1])) == 1
+    same = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(4000) % 4
+    assert separation(same, labels) == pytest.approx(0.25, abs=0.03)  # three standard errors: .02
 
 
 def test_measures_of_a_model_that_is_known(monkeypatch):
