@@ -266,9 +266,14 @@ class GVAE(Objective):
     def along(
         self, mean: Codes, direction: Codes, steps: int, target: Int64[Tensor, " N"] | None = None
     ) -> Float[Tensor, "N columns channels H W"]:
-        """Strips of codes mean + i/2 direction, i = -steps, ..., steps, in 2 steps + 1 columns."""
-        if not isinstance(steps, int) or steps < 0:
+        """Strips of codes mean + i/2 direction, i = -steps, ..., steps, in 2 steps + 1 columns.
+
+        Raises ValueError for other steps than a whole number from 0 and for a direction of another shape than mean.
+        """
+        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
             raise ValueError(f"steps: got {steps!r}; takes a whole number from 0")
+        if direction.shape != mean.shape:
+            raise ValueError(f"direction: got {tuple(direction.shape)}; takes one for each code, {tuple(mean.shape)}")
         columns = [self.decode(mean + STRIDE * i * direction, target) for i in range(-steps, steps + 1)]
         return torch.stack(columns, 1)
 
@@ -277,9 +282,13 @@ class GVAE(Objective):
     ) -> Float[Tensor, "N columns channels H W"]:
         """Decoded codes on the line between the mean codes of two images, both ends included.
 
-        Raises ValueError for columns below 1.
+        Raises ValueError for columns below 1 and for images of two shapes.
         """
         check_count("columns", columns)
+        if first.shape != second.shape:
+            raise ValueError(
+                f"second: got {tuple(second.shape)}; takes images of the shape of first, {tuple(first.shape)}"
+            )
         start, end = self.encode(first)[0], self.encode(second)[0]
         fractions = torch.linspace(0, 1, columns).tolist()
         return torch.stack([self.decode(start.lerp(end, fraction), target) for fraction in fractions], 1)

@@ -279,6 +279,15 @@ BAD = {
         "columns: got 0; takes a whole number from 1",
     ),
     "steps": (lambda: model().traverse(batch()[0], steps=-1), "steps: got -1"),
+    "steps_bool": (lambda: model().traverse(batch()[0], steps=True), "steps: got True"),
+    "direction": (
+        lambda: model().along(torch.zeros(2, 4), torch.ones(1, 4), 1),
+        r"direction: got \(1, 4\); takes one for each code, \(2, 4\)",
+    ),
+    "second": (
+        lambda: model().interpolate(batch()[0][:1], batch()[0][:2]),
+        "second: got .*; takes images of the shape of first",
+    ),
 }
 
 
