@@ -267,6 +267,7 @@ class TeachAugment(Objective):
         def draw(n: int) -> Tensor:
             return torch.randn(n, self.augmentation.noise, generator=step.generator, device=images.device)
 
+        images = images.to(next(self.augmentation.parameters()).dtype)
         noise = step.share(len(images), draw).to(images.dtype)
         turn = int(self.steps) % self.every == self.every - 1
         with torch.set_grad_enabled(turn and torch.is_grad_enabled()):

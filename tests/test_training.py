@@ -39,9 +39,9 @@ def test_every_shape_of_objective_trains(name):
     recipe = replace(RECIPE, epochs=8, augment="none")  # a flip would turn one class into another
     record = training.fit(objective_, throwaway.data(), recipe, progress=False)
     moved = {key for key, value in objective_.state_dict().items() if not torch.equal(value, before[key])}
-    constant = {
-        f"{part}.stages.0.0.{name}" for part in ("network", "copy", "momentum_network") for name in ("mean", "std")
-    }  # normalisation
+    networks = "network", "copy", "momentum_network", "teacher"
+    constant = {f"{part}.stages.0.0.{name}" for part in networks for name in ("mean", "std")}  # normalisation
+    constant |= {"augment.probability"}  # moved by ADA alone
     constant |= {f"generator.network.encoder.0.{name}" for name in ("mean", "std")}
     assert not before.keys() - moved - constant, (
         "everything the objective owns takes part: weights, EMA copy, block, moments, class weights"

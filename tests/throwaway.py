@@ -20,6 +20,7 @@ from semaug.automix import AutoMix
 from semaug.data import Data, Split
 from semaug.imbalance import LongTailed
 from semaug.isda import ISDA
+from semaug.learned import FeatureAugmentation, FixedAugmentation, TeachAugment
 from semaug.metasaug import MetaSAug
 from semaug.mixup import Cutout, MixStyle, Mixup
 from semaug.objective import CrossEntropy, Objective
@@ -136,6 +137,9 @@ def _drawn(network):
 
 
 OBJECTIVES["Drawn"] = _drawn
+OBJECTIVES["FixedAugmentation"] = lambda network: FixedAugmentation(network, "translation")
+OBJECTIVES["FeatureAugmentation"] = lambda network: FeatureAugmentation(network, scale=0.1)
+OBJECTIVES["TeachAugment"] = lambda network: TeachAugment(network, (1, 12, 12), every=1, ema=0.9)
 OBJECTIVES["Cutout"] = lambda network: Cutout(network, 4)
 PAIRED = {  # pairs lie inside a process's share of the batch: two processes agree, but are not one
     "Mixup": Mixup,
