@@ -30,6 +30,7 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     gvae_figures
     sla_figures
     mixing_figures
+    gan_figures
     leaderboard
 
 ``import semaug`` loads none of them: each is imported when it is first named, and the first costs torch alone.
@@ -49,6 +50,7 @@ __all__ = [
     "evaluation",
     "figures",
     "gan",
+    "gan_figures",
     "gan_measures",
     "gaussian",
     "gvae",

@@ -370,7 +370,7 @@ FIGURES: dict[str, dict[str, Callable[[Sequence[Record]], Picture]]] = {
 }
 """The figures of each notebook that are drawn from records."""
 
-ROOMS = ("figures", "longtail_figures", "gvae_figures", "sla_figures", "mixing_figures")
+ROOMS = ("figures", "longtail_figures", "gvae_figures", "sla_figures", "mixing_figures", "gan_figures")
 """Rooms with such a table; those after this one import it, so it knows them by name."""
 
 

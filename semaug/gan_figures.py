@@ -1,0 +1,382 @@
+"""The figures of notebook 4, drawn from records as those of room ``figures``: GANs by where the transformation stands,
+learned, fixed and no augmentation of a classifier's images, styles across domains.
+
+GANs of one set and number of images are trained for as many steps, paired by seed; their records say more than their
+losses (:class:`semaug.gan_measures.Quality`), at several steps. Pictures of seed 0 lie beside the records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from semaug import ledger, plots
+from semaug.figures import NothingToDraw, budget, on_common_seeds
+from semaug.plots import COLOURS, GREY, Picture, band, caption, comparison, sheet, styled
+from semaug.records import PROFILES, Record, Summary, summary, unpack
+from semaug.sla_figures import gains
+
+BLUE, RED, GREEN, YELLOW, CYAN, PURPLE = COLOURS
+PLACES = {settings["where"]: name for name, settings in ledger.PLACES.items()}
+COLOUR = {"none": "black", "reals only": RED, "discriminator only": YELLOW, "DiffAugment": BLUE}
+BASELINE = "none"
+GREY_SETS, COLOUR_SETS = ("embedded",), ("portraits", "cifar10")
+WORDS = {"portraits": "one person's faces", "hues": "shapes"}
+"""What sets are called here; others by their name."""
+SCALED = "FeatureAugmentation"
+
+Study = dict[str, list[Record]]
+Values = Mapping[str, Mapping[str, Sequence[float]]]
+
+
+def method(record: Record) -> str:
+    """What a GAN is called: where T stands, and what of it is not as usual."""
+    settings = record.config["settings"]
+    words = [PLACES[settings["where"]]]
+    words += ["adaptive"] if settings.get("ada_span") else []
+    words += [f"R1 {settings['r1']:g}"] if settings.get("r1") else []
+    return ", ".join(words)
+
+
+def players(found: Iterable[Record], sets: Sequence[str] = (*GREY_SETS, *COLOUR_SETS)) -> dict[str, Study]:
+    """GANs by method, a study a set and number of images, titled, in order of these; the places of T first.
+
+    Of each set the studies of the best profile. Those are left out that have not both ``BASELINE`` and DiffAugment.
+    Raises ValueError where a method has two runs of one seed.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in found:
+        if record.config["objective"] == "GAN" and record.config["data"]["name"] in sets:
+            groups.setdefault(budget(record), []).append(record)
+    made = [_by_method(group) for group in groups.values()]
+    made = [study for study in made if {BASELINE, "DiffAugment"} <= study.keys()]
+    best = {_set(study): max(_worth(other) for other in made if _set(other) == _set(study)) for study in made}
+    made = [study for study in made if _worth(study) == best[_set(study)]]
+    made.sort(key=lambda study: (sets.index(_set(study)), images(study)))
+    return {f"{WORDS.get(_set(study), _set(study))}, {images(study)} images": study for study in made}
+
+
+def _by_method(group: Iterable[Record]) -> Study:
+    study: Study = {}
+    for record in sorted(group, key=lambda record: record.seed):
+        study.setdefault(method(record), []).append(record)
+    for name, runs in study.items():
+        seeds = [record.seed for record in runs]
+        if len(seeds) != len(set(seeds)):
+            raise ValueError(f"{name!r}: got seeds {seeds}; takes each seed once")
+    places = list(PLACES.values())
+    return {name: study[name] for name in sorted(study, key=lambda n: (places.index(n) if n in places else 9, n))}
+
+
+def _first(study: Study) -> Record:
+    return next(iter(study.values()))[0]
+
+
+def _set(study: Study) -> str:
+    return str(_first(study).config["data"]["name"])
+
+
+def _worth(study: Study) -> int:
+    return PROFILES.index(_first(study).profile)
+
+
+def images(study: Study) -> int:
+    """How many training images the runs of a study have."""
+    return sum(_first(study).train_counts)
+
+
+def steps(record: Record) -> Float[np.ndarray, " measured"]:
+    """The discriminator's steps at which the curves of a GAN have their values."""
+    per_epoch = sum(record.train_counts) // record.config["recipe"]["batch_size"]
+    return per_epoch * np.array(record.curves["epoch"], dtype=float)
+
+
+def _needed(blocks: dict[str, Study], what: str = "GANs without T and with DiffAugment") -> dict[str, Study]:
+    if not blocks:
+        raise NothingToDraw(what)
+    return blocks
+
+
+def _records(blocks: Mapping[str, Study]) -> list[Record]:
+    return [record for study in blocks.values() for runs in study.values() for record in runs]
+
+
+def _metric(name: str, scale: float = 1.0) -> Callable[[Record], float]:
+    return lambda record: scale * record.metrics[name]
+
+
+def _colour(name: str, title: str = "") -> str:
+    return COLOUR.get(name, CYAN if "adaptive" in name else PURPLE)
+
+
+# -- GANs over their steps ---------------------------------------------------------------------------------------------
+
+CURVES = {
+    "fid": "FID",
+    "kid": "KID",
+    "auc": "train over\nheld out (AUC)",
+    "copied": "nearer to a\ntraining image",
+    "leak": "with a flat\ngrey window",
+}
+CHANCE = {"auc": 0.5, "copied": 0.5, "leak": 0.01}
+"""What these would be if nothing were remembered and nothing leaked."""
+
+
+@styled
+def over_steps(
+    found: Sequence[Record], names: Sequence[str], sets: Sequence[str] = GREY_SETS, text: str = ""
+) -> Picture:
+    """Curves of GANs over their steps: a row a measure of ``CURVES``, a column a study, a line a place of T."""
+    blocks = {title: on_common_seeds(_places(study)) for title, study in _needed(players(found, sets)).items()}
+    figure = Picture(figsize=(7.5, 1.0 + 1.55 * len(names)))
+    grid = figure.subplots(len(names), len(blocks), squeeze=False, sharex=True, sharey="row")
+    labels: dict[str, Any] = {}
+    for line, name in zip(grid, names, strict=True):
+        for axes, study in zip(line, blocks.values(), strict=True):
+            for label, runs in study.items():
+                values = np.array([record.curves[name] for record in runs])
+                band(axes, steps(runs[0]), values, label, color=_colour(label))
+                labels.setdefault(label, axes.lines[-1])
+            if name in CHANCE:
+                axes.axhline(CHANCE[name], color=GREY, linewidth=1, linestyle=":")
+            if name in ("fid", "kid"):
+                axes.set_yscale("log")
+                real = [record.metrics[f"real_{name}"] for record in _records({"": study}) if _real(record, name)]
+                if real:
+                    axes.axhline(sum(real) / len(real), color=GREY, linewidth=1, linestyle=":")
+        line[0].set_ylabel(CURVES[name], fontsize=9)
+    for axes, (title, study) in zip(grid[0], blocks.items(), strict=True):
+        n = len(next(iter(study.values())))
+        axes.set_title(f"{title.replace(', ', chr(10), 1)}\nn = {n}", fontsize=9)
+    for axes in grid[-1]:
+        axes.set_xlabel("steps", fontsize=9)
+    figure.legend(labels.values(), labels, loc="outside upper center", ncols=len(labels), fontsize=9)
+    caption(figure, _records(blocks), f"Bands: 95% intervals of the mean. {text}".strip())
+    return figure
+
+
+def _real(record: Record, name: str) -> bool:
+    return record.metrics.get(f"real_{name}", 0.0) > 0  # KID is unbiased: of real images it may be below 0
+
+
+def _places(study: Study) -> Study:
+    """The runs that differ in where T stands, and in nothing else."""
+    return {name: runs for name, runs in study.items() if name in COLOUR}
+
+
+FLOOR = "Features of a classifier trained here. Dotted: other real images."
+distances = partial(over_steps, names=("fid", "kid"), text=FLOOR)
+overfitting = partial(over_steps, names=("auc", "copied", "leak"), text="Dotted: nothing remembered, nothing leaked.")
+
+
+@styled
+def discriminator(found: Sequence[Record], sets: Sequence[str] = GREY_SETS) -> Picture:
+    """Mean logits of training, held-out and generated images over the steps: a row a study, a column a place of T."""
+    blocks = {title: _places(study) for title, study in _needed(players(found, sets)).items()}
+    names = [name for name in COLOUR if any(name in study for study in blocks.values())]
+    figure = Picture(figsize=(7.5, 0.9 + 1.4 * len(blocks)))
+    grid = figure.subplots(len(blocks), len(names), squeeze=False, sharex="row", sharey="row")
+    kinds = {"logit_train": ("training", BLUE), "logit_held_out": ("held out", RED), "logit_fake": ("generated", GREY)}
+    labels: dict[str, Any] = {}
+    for line, (title, study) in zip(grid, blocks.items(), strict=True):
+        for axes, name in zip(line, names, strict=True):
+            runs = study.get(name, [])
+            for curve, (kind, colour) in kinds.items() if runs else ():
+                values = np.array([record.curves[curve] for record in runs])
+                band(axes, steps(runs[0]), values, kind, color=colour)
+                labels.setdefault(kind, axes.lines[-1])
+            axes.set_title(f"{name}, n = {len(runs)}" if line is grid[0] else "", fontsize=8.5)
+        line[0].set_ylabel(title.replace(", ", "\n", 1), fontsize=8)
+    for axes in grid[-1]:
+        axes.set_xlabel("steps", fontsize=9)
+    figure.legend(labels.values(), labels, loc="outside upper center", ncols=3, fontsize=9)
+    caption(figure, _records(blocks), "Mean logits, of images as they are. Bands: 95% intervals of the mean.")
+    return figure
+
+
+# -- GANs at their end -------------------------------------------------------------------------------------------------
+
+ENDS: dict[str, tuple[float, str]] = {
+    "FID": (1.0, "fid"),
+    "KID": (1.0, "kid"),
+    "train over held out (AUC, points)": (100.0, "auc"),
+    "flat grey windows (points)": (100.0, "leak"),
+}
+
+
+def ends(found: Sequence[Record], sets: Sequence[str] = GREY_SETS) -> Picture:
+    """Differences from the GAN without T at the end of training, paired by seed: a line of panels a measure."""
+    blocks = _needed(players(found, sets))
+    lines = {
+        label: {
+            title: {
+                name: gains(runs, study[BASELINE], _metric(of, scale))
+                for name, runs in study.items()
+                if name != BASELINE
+            }
+            for title, study in blocks.items()
+        }
+        for label, (scale, of) in ENDS.items()
+    }
+    return plots.forest(lines, "less is better", _records(blocks), "Less the GAN without T.", colour=_colour)
+
+
+def table(found: Sequence[Record], sets: Sequence[str] = (*GREY_SETS, *COLOUR_SETS)) -> str:
+    """All GANs at their end, as tables in Markdown: mean ± 95% interval over seeds, of n seeds."""
+    parts = []
+    for title, study in _needed(players(found, sets)).items():
+        first = _first(study)
+        where = f"profile {first.profile}, {first.environment.get('device', 'unknown device')}"
+        heads = "FID", "KID", "accepted: train (%)", "held out (%)", "AUC", "nearer to train (%)", "grey windows (%)"
+        lines = [f"**{title}**; {where}", "", f"| T | n | {' | '.join(heads)} |", "|---" * 9 + "|"]
+        for name, runs in study.items():
+            shown = {"fid": 1, "kid": 1, "accepted_train": 100, "accepted_held_out": 100, "auc": 1, "copied": 100}
+            cells = [
+                _plus_minus(summary(scale * record.metrics[of] for record in runs), 0 if scale == 100 else 2)
+                for of, scale in (shown | {"leak": 100}).items()
+            ]
+            lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
+        if "real_fid" in first.metrics:
+            lines.append(f"| other real images | | {first.metrics['real_fid']:.2f} | {first.metrics['real_kid']:.2f} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _plus_minus(result: Summary, digits: int) -> str:
+    half = f" ± {result.half_width:.{digits}f}" if result.n > 2 else ""
+    return f"{result.mean:.{digits}f}{half}"
+
+
+def pictures(record: Record) -> dict[str, np.ndarray]:
+    """The arrays beside the committed record of this run; empty where there are none."""
+    name = f"{record.config['objective']}-{record.hash}-seed{record.seed}.npz"
+    path = ledger.records_folder("4_diffaugment") / name
+    return unpack(path) if path.exists() else {}
+
+
+def samples(found: Sequence[Record], sets: Sequence[str] = GREY_SETS, each: int = 4) -> Picture:
+    """Samples of every place of T, and below each its nearest training image: so many columns a study."""
+    columns: list[str] = []
+    lines: dict[str, list[np.ndarray]] = {}
+    shown = []
+    for study in _needed(players(found, sets)).values():
+        kept = {name: (runs[0], pictures(runs[0])) for name, runs in _places(study).items()}
+        if len(kept) < len(COLOUR) or not all(arrays for _, arrays in kept.values()):
+            continue
+        columns += [f"{WORDS.get(_set(study), _set(study))}, {images(study)}", *[""] * (each - 1)]
+        for name, (record, arrays) in kept.items():
+            shown.append(record)
+            lines.setdefault(name, []).append(arrays["samples"][:each])
+            lines.setdefault(f"{name}: nearest", []).append(arrays["nearest"][:each])
+    if not lines:
+        raise NothingToDraw("pictures of seed 0 of GANs with T in every place")
+    mosaic = torch.from_numpy(np.stack([np.concatenate(row) for row in lines.values()]))
+    titles = ["nearest" if "nearest" in name else name for name in lines]
+    figure = sheet(mosaic, titles, columns)
+    figure.axes[0].tick_params(labelsize=7)
+    caption(figure, shown, "Averaged generator, first codes of seed 0; above: number of training images.")
+    return figure
+
+
+# -- classifiers -------------------------------------------------------------------------------------------------------
+
+
+def classifier(record: Record) -> str:
+    """What augments the images, or features, of a classifier."""
+    config, settings = record.config, record.config["settings"]
+    augment = config["recipe"].get("augment", "none")
+    return {
+        "CrossEntropy": augment,
+        "FixedAugmentation": f"T: {str(settings.get('policy', '')).replace(',', ', ')}",
+        "ISDA": f"ISDA {settings.get('strength', 0):g}",
+        SCALED: f"features, scale {settings.get('scale', 0):g}",
+        "TeachAugment": f"TeachAugment, reach {settings.get('reach', 0):g}",
+        "MixStyle": f"MixStyle, stages 1 to {settings.get('last', 0)}".replace("s 1 to 1", " 1"),
+    }[config["objective"]]
+
+
+def classifiers(found: Iterable[Record], sets: Sequence[str]) -> Study:
+    """The classifiers on the first of these sets that has them, by what augments; no augmentation first."""
+    runs = [record for record in found if record.config["objective"] != "GAN"]
+    for name in sets:
+        study: Study = {}
+        for record in sorted((r for r in runs if r.config["data"]["name"] == name), key=lambda r: r.seed):
+            study.setdefault(classifier(record), []).append(record)
+        if BASELINE in study and len(study) > 1:
+            return {BASELINE: study.pop(BASELINE), **dict(sorted(study.items(), key=_order))}
+    raise NothingToDraw(f"cross-entropy and an augmentation on {' or '.join(sets)}")
+
+
+def _order(item: tuple[str, list[Record]]) -> tuple[int, float, str]:
+    """Recipes, fixed T, ISDA, features by their scale, TeachAugment."""
+    config = item[1][0].config
+    kinds = ("CrossEntropy", "FixedAugmentation", "ISDA", SCALED, "TeachAugment")
+    kind = kinds.index(config["objective"]) if config["objective"] in kinds else 9
+    return kind, config["settings"].get("scale", 0.0), item[0]
+
+
+def learned(found: Sequence[Record]) -> Picture:
+    """Test accuracy of a classifier under learned, fixed and no augmentation, paired by seed."""
+    study = classifiers(found, GREY_SETS)
+    title = f"{_set(study)}, {images(study)} images, {_first(study).config['recipe']['epochs']} epochs"
+    kinds = {"CrossEntropy": GREY, "FixedAugmentation": GREEN, "ISDA": PURPLE, SCALED: BLUE, "TeachAugment": RED}
+    colours = {name: kinds[runs[0].config["objective"]] for name, runs in study.items()}
+    return comparison({title: study}, colours=colours)
+
+
+@styled
+def scale(found: Sequence[Record]) -> Picture:
+    """The scale of the reversed gradient: how far G moves features from where they were, and the accuracy."""
+    study = classifiers(found, GREY_SETS)
+    study = {name: runs for name, runs in study.items() if runs[0].config["objective"] == SCALED}
+    if len(study) < 2:
+        raise NothingToDraw(f"{SCALED} at two scales")
+    study = on_common_seeds(study)
+    figure = Picture(figsize=(7.5, 3.0))
+    left, right = figure.subplots(1, 2)
+    at = range(len(study))  # at equal steps, as a logarithm has no 0
+    moved = np.array([[record.curves["moved"][-1] for record in runs] for runs in study.values()]).T
+    accuracy = np.array([[100 * record.metrics["test_accuracy"] for record in runs] for runs in study.values()]).T
+    band(left, list(at), np.maximum(moved, 1e-12), "moved", color=BLUE, marker="o")
+    band(right, list(at), accuracy, "accuracy", color=BLUE, marker="o")
+    left.set(yscale="log", ylabel="|G(z) - z| over |z|")
+    right.set(ylabel="test accuracy (%)")
+    for axes in (left, right):
+        axes.set_xticks(list(at), [f"{runs[0].config['settings']['scale']:g}" for runs in study.values()])
+        axes.set_xlabel(f"scale of the reversed gradient (not to scale), n = {len(moved)}")
+    caption(figure, _records({"": study}), "Bands: 95% intervals of the mean.")
+    return figure
+
+
+def domains(found: Sequence[Record]) -> Picture:
+    """MixStyle against cross-entropy on the hues that were trained on (validation images) and on the others (test)."""
+    study = classifiers(found, ("hues",))
+    columns = {
+        f"{label}: {summary(100 * record.metrics[metric] for record in study[BASELINE]).mean:.1f}%": {
+            name: gains(runs, study[BASELINE], _metric(metric, 100)) for name, runs in study.items() if name != BASELINE
+        }
+        for label, metric in (("hues trained on", "validation_accuracy"), ("other hues", "test_accuracy"))
+    }
+    return plots.forest({"": columns}, "gain (points)", _records({"": study}), "Titles: cross-entropy.")
+
+
+FIGURES: dict[str, dict[str, Callable[[Sequence[Record]], Picture]]] = {
+    "4_diffaugment": {
+        "distances": distances,
+        "discriminator": discriminator,
+        "overfitting": overfitting,
+        "ends": ends,
+        "ends_colour": partial(ends, sets=COLOUR_SETS),
+        "samples": samples,
+        "samples_colour": partial(samples, sets=COLOUR_SETS),
+        "learned": learned,
+        "scale": scale,
+        "domains": domains,
+    },
+}
+"""The figures of this notebook that are drawn from records."""
