@@ -45,10 +45,9 @@ class Row(NamedTuple):
 def passes(record: Record) -> float:
     """Passes over the network, forward and back, for each image and epoch; cross-entropy's are 1.
 
-    SLA, DA and MT: one for each of M views. AutoMix: of the images, of the mixtures, and, at every k-th step, of the
-    mixtures that the block learns from. MetaSAug: in its second stage 8/3 more for each meta step (room ``metasaug``).
-    PuzzleMix and Co-Mixup: one more, for the saliency. Not counted: AutoMix's maps, forward through its first stages,
-    and the decoder of G-VAE, which is another network.
+    SLA, DA and MT: one for each of M views. MetaSAug: in its second stage 8/3 more for each meta step (room
+    ``metasaug``). AutoMix, PuzzleMix and Co-Mixup: see :func:`semaug.mixing_figures.passes`. Not counted: the decoder
+    of G-VAE, which is another network.
     """
     objective, settings = record.config["objective"], record.config["settings"]
     if "transforms" in settings:
@@ -56,10 +55,7 @@ def passes(record: Record) -> float:
     if objective == "MetaSAug":
         begins, steps = settings.get("stage") or 0.0, settings.get("meta_steps", 1)
         return begins + (1 - begins) * (1 + steps * 8 / 3)
-    if objective == "AutoMix":
-        trained = 1 / settings.get("every", 1) if settings.get("policy", "block") == "block" else 0.0
-        return 1.0 + settings.get("one_hot", True) + (trained if settings.get("pipeline", True) else 0.0)
-    return {"PuzzleMix": 2.0, "CoMixup": 2.0}.get(objective, 1.0)
+    return mixing_figures.passes(record)
 
 
 def studies(found: Mapping[str, Sequence[Record]]) -> dict[tuple[str, str], Study]:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, MaxNLocator
-from scipy.optimize import isotonic_regression
+from matplotlib.ticker import MaxNLocator
+from scipy.stats import binom
 
 from semaug.figures import NothingToDraw, budget, on_common_seeds
 from semaug.ledger import OBJECTIVES
@@ -49,7 +49,7 @@ DEAR = ("PuzzleMix", "AutoMix")
 COLOUR = {BASELINE: "black", "Cutout": YELLOW, "mixup": BLUE, "CutMix": GREEN, "ResizeMix": GREEN, "SaliencyMix": GREEN}
 COLOUR |= {"PuzzleMix": PURPLE, "Co-Mixup": PURPLE, "Manifold Mixup": CYAN, "MixStyle": CYAN, "AutoMix": RED}
 """By kind, as there are more methods than colours that all can tell apart: no figure tells them apart by this alone."""
-SHORT = {"stage": 2, "momentum": 0.9, "std": 0.3}
+SHORT = {"momentum": 0.9, "std": 0.3}
 """AutoMix's settings in the ledger's short trainings; in profile paper they are the paper's, its defaults."""
 WORDS = {
     ("policy", "mixup"): "mixup as policy",
@@ -190,10 +190,22 @@ def percent(metric: str) -> Callable[[Record], float]:
     return lambda record: 100 * record.metrics[metric]
 
 
-def times(runs: Sequence[Record], baseline: Sequence[Record]) -> list[float]:
-    """Seconds of training, over the baseline's, on the seeds that both have."""
-    base = {record.seed: record.seconds for record in baseline}
-    return [record.seconds / base[record.seed] for record in runs if record.seed in base]
+def passes(record: Record) -> float:
+    """Passes over the network, forward and back, for each image and epoch; cross-entropy's are 1.
+
+    AutoMix: of the images, of the mixtures, and, at every k-th step, of the mixtures that the block learns from; its
+    maps, forward through the first stages, are not counted. PuzzleMix and Co-Mixup: one more, for the saliency.
+    """
+    objective, settings = record.config["objective"], record.config["settings"]
+    if objective == "AutoMix":
+        trained = 1 / settings.get("every", 1) if settings.get("policy", "block") == "block" else 0.0
+        return 1.0 + settings.get("one_hot", True) + (trained if settings.get("pipeline", True) else 0.0)
+    return {"PuzzleMix": 2.0, "CoMixup": 2.0}.get(objective, 1.0)
+
+
+def cost(record: Record, baseline: Sequence[Record]) -> float:
+    """Passes of a whole training over those of cross-entropy's."""
+    return passes(record) * record.config["recipe"]["epochs"] / baseline[0].config["recipe"]["epochs"]
 
 
 def _colour(name: str, title: str = "") -> str:
@@ -262,10 +274,9 @@ def networks(found: Sequence[Record]) -> Picture:
 
 @styled
 def equal_passes(found: Sequence[Record]) -> Picture:
-    """What longer training of cross-entropy and mixup gains, and the dear methods over it; accuracy over seconds.
+    """What longer training of cross-entropy and mixup gains, and the dear methods over it; and learning over passes.
 
-    AutoMix takes about three passes over the network for one of theirs, PuzzleMix two and its solvers. Seconds are a
-    record's: the processor's on the CPU.
+    Passes, not seconds: runs that share their cores with others take as long as those let them.
     """
     blocks = studies(found, lambda study: bool(longer(study)) and any(name in study for name in DEAR))
     _needed(blocks, "cross-entropy with three times the epochs, beside PuzzleMix or AutoMix")
@@ -286,52 +297,26 @@ def equal_passes(found: Sequence[Record]) -> Picture:
         left.set_yticks(range(len(rows)), [textwrap.fill(row, 25, break_on_hyphens=False) for row in rows], fontsize=8)
         left.set_title("\n".join([*textwrap.wrap(title, 34), counts(values)]), fontsize=8.5)
         left.set_xlabel("difference (points)", fontsize=9)
-        drawn = {**plain(study), **longer(study)}
-        _over_seconds(right, drawn)
+        held_out = "validation_accuracy" if "validation_accuracy" in study[BASELINE][0].curves else "test_accuracy"
+        drawn = {name: runs for name, runs in study.items() if name in (BASELINE, "mixup", *DEAR, *longer(study))}
+        for name, runs in drawn.items():
+            table = 100 * np.array([run.curves[held_out] for run in runs])
+            epochs, style = runs[0].config["recipe"]["epochs"], "-" if name in COLOUR else "--"
+            x = passes(runs[0]) * epochs * np.arange(1, table.shape[1] + 1) / table.shape[1]
+            right.plot(x, table.mean(0), style, color=_colour(name), label=name)
+        right.set_title(f"n = {counts_of(drawn)}", fontsize=8.5)
+        right.set_xlabel("passes over the training images", fontsize=9)
+        right.set_ylabel(f"{held_out.replace('_', ' ')} (%)", fontsize=9)
+        right.legend(fontsize=7.5, loc="lower right")
         shown += _records([drawn])
-    text = (
-        "Left: dots are seeds, bars 95% intervals of the mean difference. Right: means with their 95% intervals; open:"
-    )
-    caption(figure, shown, f"{text} more epochs, joined to the same method with fewer.")
+    text = "Left: dots are seeds, bars 95% intervals of the mean difference. Right: means over seeds, during training;"
+    caption(figure, shown, f"{text} dashed: with more epochs.")
     return figure
-
-
-def _over_seconds(axes: Axes, study: Study) -> None:
-    """Accuracy over seconds, every mark labelled at the right."""
-    points: dict[str, tuple[float, float]] = {}
-    for name, runs in study.items():
-        seconds, result = summary(r.seconds for r in runs), summary(map(percent("test_accuracy"), runs))
-        points[name] = (seconds.mean, result.mean)
-        more, half = name not in COLOUR, result.half_width if result.n > 2 else 0.0
-        mark = axes.errorbar(*points[name], yerr=half, fmt="o", color=_colour(name), markersize=5, elinewidth=0.8)
-        mark[0].set_markerfacecolor("white" if more else _colour(name))
-        if more and name.split(",")[0] in points:
-            ends = np.array([points[name.split(",")[0]], points[name]])
-            axes.plot(*ends.T, color=_colour(name), linewidth=1, linestyle="--", zorder=1)
-    axes.set(xscale="log", ylabel="test accuracy (%)")
-    axes.set_title(f"n = {counts_of(study)}", fontsize=8.5)
-    axes.set_xlabel("seconds of training", fontsize=9)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.minorticks_off()
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high)
-    names = sorted(points, key=lambda name: points[name][1])
-    gap = (high - low) / max(len(names), 10)
-    apart = gap * np.arange(len(names))
-    # the nearest heights that are a line apart: least squares under an order
-    heights = isotonic_regression(np.array([points[name][1] for name in names]) - apart).x + apart
-    heights += min(0.0, high - heights[-1])
-    for name, height in zip(names, heights, strict=True):
-        arrow = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
-        at = ("axes fraction", "data")
-        label = axes.annotate(name, points[name], (1.06, height), textcoords=at, va="center", arrowprops=arrow)
-        label.set(color=_colour(name), fontsize=8)
 
 
 def counts_of(study: Study) -> str:
     """Over how many seeds a study's methods are: '3', '2 to 3'."""
-    return counts({name: [record.seconds for record in runs] for name, runs in study.items()}).removeprefix("n = ")
+    return counts({name: [record.seed for record in runs] for name, runs in study.items()}).removeprefix("n = ")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -366,6 +351,17 @@ def bins(runs: Sequence[Record]) -> Float[np.ndarray, "rows 3"]:
         here = low == edge
         rows.append([count[here].sum() / count.sum(), *(np.average(mean[here], weights=count[here]) for mean in means)])
     return np.array(rows)
+
+
+def floor(record: Record) -> float:
+    r"""The expected calibration error, in [0, 1], of a network that is as often right as it is sure.
+
+    It is not 0: of $n$ predictions of confidence $p$ a share is right that is off $p$ by chance, on average by
+    $2 v (1 - p)\, b(v; n, p) / n$ with $v = \lfloor n p \rfloor + 1$ and $b$ the binomial probability (de Moivre).
+    """
+    n, p = (np.array(record.curves[f"reliability_{name}"]) for name in ("count", "confidence"))
+    v = np.floor(n * p) + 1
+    return float((2 * v * (1 - p) * binom.pmf(v, n, p)).sum() / n.sum())
 
 
 @styled
@@ -431,11 +427,8 @@ def corruption(found: Sequence[Record]) -> Picture:
     blocks = _measured(found, *(f"{name}_accuracy" for name in CORRUPTIONS))
     lines: dict[str, dict[str, dict[str, list[float]]]] = {}
     for title, study in blocks.items():
-        for kind, names in {"all (9)": tuple(CORRUPTIONS), **KINDS}.items():
-
-            def score(record: Record, names: Sequence[str] = names) -> float:
-                return 100 * sum(record.metrics[f"{name}_accuracy"] for name in names) / len(names)
-
+        for kind, names in KINDS.items():
+            score = _corrupted(names)
             reached = summary(map(score, study[BASELINE])).mean
             lines.setdefault(title, {})[f"{kind}: {reached:.0f}%"] = {
                 name: gains(runs, study[BASELINE], score) for name, runs in plain(study).items() if name != BASELINE
@@ -465,40 +458,48 @@ def ablations(study: Study) -> Study:
     return {"AutoMix": study["AutoMix"], **changed} if "AutoMix" in study and changed else {}
 
 
-@styled
 def ablation(found: Sequence[Record]) -> Picture:
-    """AutoMix with one thing changed: gain over AutoMix, seconds over cross-entropy's, spread of the masks at the end.
-
-    The spread is the standard deviation of the pixels of a mask. Without a block there is none; with a block trained at
-    some steps alone its mean over the steps says nothing of the masks.
-    """
-    blocks = {title: (study, ablations(study)) for title, study in studies(found, lambda s: bool(ablations(s))).items()}
+    """AutoMix with one thing changed: gain over AutoMix, a row a change, with its passes for one of cross-entropy's."""
+    blocks = {
+        title: varied
+        for title, study in studies(found, lambda s: bool(ablations(s))).items()
+        if (varied := ablations(study))
+    }
     if not blocks:
         raise NothingToDraw("AutoMix, and AutoMix with one thing changed, on the same seeds as cross-entropy")
-    heights = [0.75 + 0.27 * len(varied) for _, varied in blocks.values()]
-    figure = Picture(figsize=(7.5, 0.5 + sum(heights)))
-    grid = figure.subplots(len(blocks), 3, squeeze=False, sharey="row", width_ratios=(1.4, 1, 1), height_ratios=heights)
+    lines = {}
+    for title, varied in blocks.items():
+        usual = varied["AutoMix"]
+        words = {name: f"{name.removeprefix('AutoMix, ')} ({passes(runs[0]):.3g})" for name, runs in varied.items()}
+        values = {words[name]: gains(runs, usual) for name, runs in varied.items() if name != "AutoMix"}
+        lines[title] = {
+            f"AutoMix: {summary(map(percent('test_accuracy'), usual)).mean:.1f}%, {passes(usual[0]):.3g} passes": values
+        }
+    text = "In brackets: passes for one of cross-entropy's; those of fewer passes are cheaper, not equal."
+    return forest(lines, "gain over AutoMix (points)", _records(blocks.values()), text)
+
+
+SPREADS = {"AutoMix": RED, "AutoMix, stage 2": BLUE, "AutoMix, no pipeline": GREEN, "AutoMix, std 0.01": YELLOW}
+"""Whose masks are followed over training, and in which colour."""
+
+
+@styled
+def mask_spread(found: Sequence[Record]) -> Picture:
+    """Spread of the masks over epochs: the standard deviation of the pixels of a mask, a line a seed; 0 is mixup."""
+    blocks = studies(found, lambda study: sum(name in study for name in SPREADS) > 1)
+    _needed(blocks, f"AutoMix and one of {', '.join(list(SPREADS)[1:])}, on the same seeds as cross-entropy")
+    figure = Picture(figsize=(7.5, 0.4 + 2.6 * len(blocks)))
     shown = []
-    for line, (title, (study, varied)) in zip(grid, blocks.items(), strict=True):
-        spreads = {
-            name: [run.curves["mask_spread"][-1] for run in runs if run.curves.get("mask_spread")]
-            for name, runs in varied.items()
-            if not {"policy", "every"} & set(changes(runs[0]))
-        }
-        panels = {
-            "gain over AutoMix (points)": {n: gains(r, varied["AutoMix"]) for n, r in varied.items() if n != "AutoMix"},
-            "time over cross-entropy's": {name: times(runs, study[BASELINE]) for name, runs in varied.items()},
-            "spread of masks": spreads,
-        }
-        rows = {name: (RED if name == "AutoMix" else BLUE, True) for name in varied}
-        for axes, (label, values) in zip(line, panels.items(), strict=True):
-            differences(axes, values, rows)
-            axes.set_xlabel(label, fontsize=9)
-            axes.set_title(counts(values) if any(values.values()) else "", fontsize=8.5)
-        line[0].set_yticks(range(len(rows)), [name.removeprefix("AutoMix, ") for name in rows])
-        line[0].set_ylabel("\n".join(textwrap.wrap(title, 24)), fontsize=8)
-        shown += _records([varied])
-    caption(figure, shown, "Dots: seeds. Bars: 95% intervals of the mean (difference).")
+    for axes, (title, study) in zip(figure.subplots(len(blocks), 1, squeeze=False)[:, 0], blocks.items(), strict=True):
+        for name in filter(study.get, SPREADS):
+            for number, run in enumerate(study[name]):
+                values, label = run.curves["mask_spread"], None if number else f"{name} (n = {len(study[name])})"
+                axes.plot(range(1, len(values) + 1), values, color=SPREADS[name], linewidth=1.2, label=label)
+            shown += study[name]
+        axes.set(ylim=(0, None), xlabel="epoch", ylabel="spread of the masks")
+        axes.set_title(title, fontsize=8.5)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+    caption(figure, shown, "A line a seed. Mean over an epoch's steps; 0: one gray, which is mixup.")
     return figure
 
 
@@ -516,7 +517,8 @@ def _over(study: Study, setting: str) -> dict[Any, list[Record]]:
 def alpha_and_stage(found: Sequence[Record]) -> Picture:
     r"""Accuracy of AutoMix over alpha of its ratios' distribution, and over the stage that its block sees.
 
-    Thin lines are seeds; the dashed line is the mean of cross-entropy.
+    On the validation images: settings are chosen there, if anywhere. Thin lines are seeds; the dashed line is the mean
+    of cross-entropy.
     """
     settings = {"alpha": r"$\alpha$", "stage": "stage"}
     blocks = studies(found, lambda study: any(_over(study, setting) for setting in settings))
@@ -530,19 +532,18 @@ def alpha_and_stage(found: Sequence[Record]) -> Picture:
             if not runs:
                 axes.remove()
                 continue
-            table = 100 * np.array([[run.metrics["test_accuracy"] for run in each] for each in runs.values()]).T
+            table = 100 * np.array([[run.metrics["validation_accuracy"] for run in each] for each in runs.values()]).T
             x = np.arange(len(runs))
             axes.plot(x, table.T, color=RED, linewidth=0.8, alpha=0.4)
             band(axes, x, table, "AutoMix", color=RED, marker="o")
-            axes.axhline(
-                summary(map(percent("test_accuracy"), study[BASELINE])).mean, color="black", linestyle="--", linewidth=1
-            )
+            level = summary(map(percent("validation_accuracy"), study[BASELINE])).mean
+            axes.axhline(level, color="black", linestyle="--", linewidth=1)
             axes.set_xticks(x, [f"{value:g}" for value in runs])
             axes.set(xlabel=f"{label} (not to scale)" if setting == "alpha" else label)
             axes.set_title("\n".join([*textwrap.wrap(title, 44), f"n = {len(table)}"]), fontsize=8.5)
             axes.yaxis.set_tick_params(labelleft=True)
             shown += [run for each in runs.values() for run in each]
-        line[0].set_ylabel("test accuracy (%)")
+        line[0].set_ylabel("validation accuracy (%)")
         shown += study[BASELINE]
     text = "Thin: seeds; band: 95% interval of the mean; dashed: mean of cross-entropy."
     caption(figure, shown, text)
@@ -555,9 +556,11 @@ def alpha_and_stage(found: Sequence[Record]) -> Picture:
 
 def table(found: Sequence[Record]) -> str:
     """The widest study of every data set as a table in Markdown, methods with more epochs below: accuracy, ECE,
-    accuracy under FGSM of 4/255 and under corruptions in percent, seconds of training over cross-entropy's.
+    accuracy under FGSM of 4/255 and under corruptions in percent, passes over cross-entropy's.
+
+    Brightness and contrast stand apart from the other corruptions: mixing with a dark image changes both.
     """
-    needs = ("ece", "fgsm_epsilon", "fgsm_accuracy", "corruption_accuracy")
+    needs = ("ece", "fgsm_epsilon", "fgsm_accuracy", *(f"{name}_accuracy" for name in CORRUPTIONS))
     parts = []
     blocks = _measured(found, *needs)
     for title, study in _common(blocks).items():
@@ -568,16 +571,21 @@ def table(found: Sequence[Record]) -> str:
         where = f"profile {first.profile}, {first.environment.get('device', 'unknown device')}"
         spread = "mean ± 95% interval" if len(seeds) > 2 else "mean"
         lines = [f"**{title}**: {spread}, n = {len(seeds)}; {where}.", ""]
-        lines += ["| method | accuracy (%) | ECE (%) | FGSM 4/255 (%) | corruptions (%) | seconds / cross-entropy's |"]
-        lines += ["|---|---|---|---|---|---|"]
+        columns = ("accuracy", "ECE", "FGSM 4/255", "noise, blur, pixels, JPEG (7)", "brightness, contrast (2)")
+        lines += [f"| method | {' | '.join(f'{column} (%)' for column in columns)} | passes |", "|---" * 7 + "|"]
+        light = ("brightness", "contrast")
+        rest = [name for name in CORRUPTIONS if name not in light]
+        scores = (percent("test_accuracy"), percent("ece"), _attacked, _corrupted(rest), _corrupted(light))
         for name, runs in {**study, **more}.items():
-            scores = (percent("test_accuracy"), percent("ece"), _attacked, percent("corruption_accuracy"))
             cells = [_plus_minus(summary(map(score, runs))) for score in scores]
-            took = summary(times(runs, study[BASELINE]))
-            half = f" ± {took.half_width:.2f}" if took.n > 2 and name != BASELINE else ""
-            lines.append(f"| {' | '.join([name, *cells, f'{took.mean:.2f}{half}'])} |")
+            lines.append(f"| {' | '.join([name, *cells])} | {cost(runs[0], study[BASELINE]):.3g} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
+
+
+def _corrupted(names: Sequence[str]) -> Callable[[Record], float]:
+    """Accuracy in percent, mean over these corruptions."""
+    return lambda record: 100 * sum(record.metrics[f"{name}_accuracy"] for name in names) / len(names)
 
 
 def _attacked(record: Record) -> float:
@@ -597,6 +605,7 @@ FIGURES: dict[str, dict[str, Callable[[Sequence[Record]], Picture]]] = {
         "fgsm": fgsm,
         "corruption": corruption,
         "ablation": ablation,
+        "mask_spread": mask_spread,
         "alpha_and_stage": alpha_and_stage,
     },
 }

@@ -45,12 +45,14 @@ OVERLAPS = tuple(0.5 + 0.05 * k for k in range(10))
 """The overlaps of COCO's mean."""
 
 
-def fine_tune(network: nn.Module, origin: str, of: Data, recipe: Recipe, seed: int = 0) -> tuple[Record, CrossEntropy]:
+def fine_tune(
+    network: nn.Module, origin: str, of: Data, recipe: Recipe, seed: int = 0, progress: bool = True
+) -> tuple[Record, CrossEntropy]:
     """The record and the objective of a copy of a network, trained on with a new head by cross-entropy on a set.
 
     origin: how records say where the network comes from (``"CIFAR-10, AutoMix, seed 0"``); it becomes part of the
-    network's name there. The head starts from ``seed``. Raises TypeError for a network without a linear head,
-    ValueError for an empty origin, and what :func:`training.fit` raises.
+    network's name there. The head starts from ``seed``. progress: of :func:`training.fit`. Raises TypeError for a
+    network without a linear head, ValueError for an empty origin, and what :func:`training.fit` raises.
     """
     head = linear_head(network)
     if not origin:
@@ -61,7 +63,7 @@ def fine_tune(network: nn.Module, origin: str, of: Data, recipe: Recipe, seed: i
         torch.default_generator.manual_seed(seed)
         body.head = nn.Linear(head.in_features, of.num_classes).to(head.weight)
     objective = CrossEntropy(body)
-    return fit(objective, of, recipe, seed), objective
+    return fit(objective, of, recipe, seed, progress=progress), objective
 
 
 class Scenes(NamedTuple):

@@ -15,12 +15,11 @@ from semaug.robustness import CORRUPTIONS
 NOISE = [0.0, 0.02, -0.01]
 EPSILONS = [0.003921569, 0.01568627]  # 1 and 4 of 255 as a record has them
 AUTOMIX = {"alpha": 2.0, "momentum": 0.9, "policy": "block", "one_hot": True, "pipeline": True, "inference": "mixed"}
-AUTOMIX |= {"stage": 2, "lambda_channel": True, "attention": True, "std": 0.3, "mask_weight": 0.1, "margin": 0.1}
+AUTOMIX |= {"stage": 3, "lambda_channel": True, "attention": True, "std": 0.3, "mask_weight": 0.1, "margin": 0.1}
 AUTOMIX |= {"every": 1}
 FIXED = {"alpha": 2.0, "momentum": 0.9, "one_hot": True, "pipeline": True, "inference": "mixed"}
 SETTINGS = {"Mixup": {"alpha": 1.0, "probability": 1.0}, "Cutout": {"size": 8}, "AutoMix": AUTOMIX}
 METHODS = {"CrossEntropy": 0.8, "Cutout": 0.81, "Mixup": 0.82, "PuzzleMix": 0.83, "AutoMix": 0.84}
-SECONDS = {"CrossEntropy": 10.0, "PuzzleMix": 50.0, "AutoMix": 30.0}
 
 
 def record(objective, seed, accuracy, name="embedded", network="small", epochs=4, profile="cpu", **settings):
@@ -30,16 +29,22 @@ def record(objective, seed, accuracy, name="embedded", network="small", epochs=4
     recipe = {"epochs": epochs, "evaluate_every": epochs // 2}
     data = {"name": name, "validation": 0.1, "train_size": 60, "imbalance": None}
     config = {"objective": objective, "network": network, "data": data, "recipe": recipe, "settings": settings}
-    metrics = {"test_accuracy": reached, "ece": (1 - reached) / 2, "mean_confidence": reached + 0.01 * (seed + 1)}
+    metrics = {
+        "test_accuracy": reached,
+        "validation_accuracy": reached - 0.1,
+        "ece": (1 - reached) / 2,
+        "mean_confidence": reached + 0.01 * (seed + 1),
+    }
     metrics |= {f"{of}_accuracy": reached - 0.01 * k for k, of in enumerate(CORRUPTIONS)}
     metrics["corruption_accuracy"] = reached - 0.04
     curves = {"fgsm_epsilon": EPSILONS, "fgsm_accuracy": [reached - 0.2, reached - 0.5]}
     curves |= {"reliability_low": [0.6, 0.8], "reliability_high": [0.8, 1.0], "reliability_count": [10 + 10 * seed, 70]}
     curves |= {"reliability_accuracy": [0.5, reached], "reliability_confidence": [0.7, 0.9]}
+    curves["validation_accuracy"] = [reached - 0.3, reached - 0.1]
     if objective == "AutoMix":
         curves["mask_spread"] = [0.1, 0.1, 0.1, 0.3 - 0.01 * seed]
-    seconds = SECONDS.get(objective, 12.0) * epochs / 4 * (1 + 0.1 * seed)
-    return Record(config, seed, metrics, curves, [10] * 6, [], seconds, 0, profile, {"device": "a CPU"})
+
+    return Record(config, seed, metrics, curves, [10] * 6, [], 1.0, 0, profile, {"device": "a CPU"})
 
 
 @pytest.fixture
@@ -52,7 +57,7 @@ def found():
     runs += [record("AutoMix", seed, 0.8, **AUTOMIX | {"every": 4}) for seed in range(3)]
     runs += [record("AutoMix", seed, 0.82, **FIXED, policy="mixup") for seed in (0, 1)]
     runs += [record("AutoMix", seed, 0.81, **AUTOMIX | {"alpha": 1.0}) for seed in range(3)]
-    runs += [record("AutoMix", seed, 0.86, **AUTOMIX | {"stage": 3}) for seed in (1, 2)]
+    runs += [record("AutoMix", seed, 0.86, **AUTOMIX | {"stage": 2}) for seed in (1, 2)]
     runs += [record(name, seed, 0.7, network="vit") for name in ("CrossEntropy", "Mixup") for seed in range(3)]
     runs += [record("ISDA", 0, 0.9)]  # no method of this notebook
     return runs
@@ -87,8 +92,9 @@ def student(values):
         ("Cutout", {"size": 8}, "cpu", "Cutout"),
         ("Mixup", {"alpha": 0.2, "probability": 1.0}, "cpu", "mixup, alpha 0.2"),
         ("AutoMix", AUTOMIX, "cpu", "AutoMix"),
-        ("AutoMix", AUTOMIX, "paper", "AutoMix, stage 2, momentum 0.9, std 0.3"),
-        ("AutoMix", AUTOMIX | {"stage": 3, "momentum": 0.999, "std": 0.01}, "paper", "AutoMix"),
+        ("AutoMix", AUTOMIX | {"stage": 2}, "cpu", "AutoMix, stage 2"),
+        ("AutoMix", AUTOMIX, "paper", "AutoMix, momentum 0.9, std 0.3"),
+        ("AutoMix", AUTOMIX | {"momentum": 0.999, "std": 0.01}, "paper", "AutoMix"),
         ("AutoMix", {"policy": "cutmix", "momentum": 0.9}, "cpu", "AutoMix, CutMix as policy"),
         ("AutoMix", AUTOMIX | {"momentum": 0.0}, "cpu", "AutoMix, momentum 0"),
         ("AutoMix", AUTOMIX | {"std": 0.01}, "cpu", "AutoMix, std 0.01"),
@@ -114,7 +120,7 @@ def test_the_ledger_has_every_method_as_usual_and_every_change_by_a_name(found):
         "AutoMix, alpha 1.0",
         "AutoMix, alpha 4.0",
         "AutoMix, stage 1",
-        "AutoMix, stage 3",
+        "AutoMix, stage 2",
     }
     assert words <= made["cpu"]
     assert made["paper"] - names <= words
@@ -136,7 +142,7 @@ def test_a_study_is_of_one_network_and_in_order(found):
         "PuzzleMix",
         "AutoMix",
     ]
-    changed = ["mixup as policy", "no attention", "block every 4 steps", "alpha 1.0", "stage 3"]
+    changed = ["mixup as policy", "no attention", "block every 4 steps", "alpha 1.0", "stage 2"]
     assert list(small[1]) == [*longer, *(f"AutoMix, {word}" for word in changed)]
     assert vit[0] == "embedded, 60 images, vit"
     assert list(vit[1]) == ["cross-entropy", "mixup"]
@@ -188,15 +194,24 @@ def test_equal_passes_sets_the_dear_methods_against_longer_training(found):
     assert labels(left) == list(expected)
     np.testing.assert_allclose(points(left), [np.mean(values) for values in expected.values()], atol=1e-9)
     np.testing.assert_allclose(half_widths(left), [student(values) for values in expected.values()], atol=1e-9)
-    where = {text.get_text(): text.xy for text in right.texts}
-    assert set(where) == {"cross-entropy", "cross-entropy, 3x epochs", *ROWS, "mixup, 3x epochs"}
+    lines = {line.get_label(): line for line in right.lines}
+    assert set(lines) == {
+        "cross-entropy",
+        "mixup",
+        "PuzzleMix",
+        "AutoMix",
+        "cross-entropy, 3x epochs",
+        "mixup, 3x epochs",
+    }
     noise = 100 * np.mean(NOISE)
-    np.testing.assert_allclose(where["AutoMix"], (33, 84 + noise))
-    np.testing.assert_allclose(where["cross-entropy, 3x epochs"], (33, 81.1 + noise))
-    np.testing.assert_allclose(where["Cutout"], (12 * 1.15, 81 + 50 * (NOISE[1] + NOISE[2])))
-    heights = sorted(text.xyann[1] for text in right.texts)
-    low, high = right.get_ylim()
-    assert np.diff(heights).min() > 0.99 * (high - low) / 10, "labels are lines apart"
+    for name, passes, reached in (
+        ("AutoMix", [6, 12], 84),
+        ("PuzzleMix", [4, 8], 83),
+        ("mixup, 3x epochs", [6, 12], 85),
+    ):
+        np.testing.assert_allclose(lines[name].get_xdata(), passes)
+        np.testing.assert_allclose(lines[name].get_ydata(), [reached - 30 + noise, reached - 10 + noise])
+    assert right.get_ylabel() == "validation accuracy (%)"
 
 
 def test_networks_show_what_ran_on_all_of_them(found):
@@ -252,34 +267,48 @@ def test_corruption_is_by_kind(found):
             run.metrics["contrast_accuracy"] -= 0.09
     panels = mixing_figures.corruption(found).axes
     titles = [axes.get_title("left").replace("\n", " ") for axes in panels]
-    assert [title.split(":")[0] for title in titles] == ["all (9)", *mixing_figures.KINDS]
+    assert [title.split(":")[0] for title in titles] == list(mixing_figures.KINDS)
     assert labels(panels[0]) == ROWS
     for axes, title in zip(panels, titles, strict=True):
-        lost = {"all (9)": 1, "contrast": 9}.get(title.split(":")[0], 0)
+        lost = 9 * title.startswith("contrast")
         np.testing.assert_allclose(points(axes), [1, 2 - lost, 3, 4], atol=1e-9)
     places = [list(CORRUPTIONS).index(name) for name in mixing_figures.KINDS["noise (4)"]]
-    assert titles[1].startswith(f"noise (4): {80 + 100 * np.mean(NOISE) - np.mean(places):.0f}%")
+    assert titles[0].startswith(f"noise (4): {80 + 100 * np.mean(NOISE) - np.mean(places):.0f}%")
 
 
-def test_ablation_is_over_automix_with_its_cost_and_masks(found):
-    gain, cost, spread = mixing_figures.ablation(found).axes
-    assert labels(gain) == ["AutoMix", "mixup as policy", "no attention", "block every 4 steps"]
-    np.testing.assert_allclose(points(gain), [-2, -1.2, -4], atol=1e-9)
-    np.testing.assert_allclose(points(cost), [3, 3, 3, 3])
-    np.testing.assert_allclose(points(spread), [0.29, 0.29])
-    assert [round(float(mark[0].get_ydata()[0])) for mark in spread.containers] == [0, 2], "AutoMix and no attention"
-    assert gain.get_title("left") == "n = 2 to 3"
+def test_ablation_is_over_automix_with_passes_in_its_rows(found):
+    (axes,) = mixing_figures.ablation(found).axes
+    assert labels(axes) == ["mixup as policy (2)", "no attention (3)", "block every 4 steps (2.25)"]
+    np.testing.assert_allclose(points(axes), [-2, -1.2, -4], atol=1e-9)
+    title = axes.get_title("left").replace("\n", " ")
+    assert title == f"AutoMix: {84 + 100 * np.mean(NOISE):.1f}%, 3 passes n = 2 to 3"
+
+
+def test_spread_of_the_masks_has_a_line_a_seed(found):
+    (axes,) = mixing_figures.mask_spread(found).axes
+    ends = {line.get_label(): line.get_ydata()[-1] for line in axes.lines}
+    assert [name for name in ends if not name.startswith("_")] == ["AutoMix (n = 3)", "AutoMix, stage 2 (n = 2)"]
+    np.testing.assert_allclose(sorted(ends.values()), [0.28, 0.28, 0.29, 0.29, 0.3])
+    np.testing.assert_allclose(axes.lines[0].get_xdata(), [1, 2, 3, 4])
+
+
+def test_a_perfectly_calibrated_network_has_an_error_above_zero(found):
+    run = next(run for run in found if run.config["objective"] == "PuzzleMix")
+    count, confidence = (np.array(run.curves[f"reliability_{name}"]) for name in ("count", "confidence"))
+    hits = np.random.default_rng(0).binomial(count.astype(int), confidence, (20_000, 2))
+    errors = (np.abs(hits / count - confidence) * count / count.sum()).sum(1)
+    assert abs(mixing_figures.floor(run) - errors.mean()) < 4 * errors.std() / 20_000**0.5
 
 
 def test_alpha_and_stage_are_on_the_seeds_of_all_their_values(found):
     alpha, stage = mixing_figures.alpha_and_stage(found).axes
     noise = 100 * np.mean(NOISE)
     means = [axes.lines[-2].get_ydata() for axes in (alpha, stage)]
-    np.testing.assert_allclose(means[0], [81 + noise, 84 + noise])
-    np.testing.assert_allclose(means[1], [84.5, 86.5])
+    np.testing.assert_allclose(means[0], [71 + noise, 74 + noise])
+    np.testing.assert_allclose(means[1], [76.5, 74.5])
     assert [label.get_text() for label in stage.get_xticklabels()] == ["2", "3"]
-    assert alpha.lines[-1].get_ydata()[0] == pytest.approx(80 + noise)
-    only = mixing_figures.alpha_and_stage([run for run in found if run.config["settings"].get("stage") != 3]).axes
+    assert alpha.lines[-1].get_ydata()[0] == pytest.approx(70 + noise)
+    only = mixing_figures.alpha_and_stage([run for run in found if run.config["settings"].get("stage") != 2]).axes
     assert [axes.get_xlabel() for axes in only] == [alpha.get_xlabel()]
 
 
@@ -292,9 +321,11 @@ def test_table_has_means_and_intervals(found):
     assert list(cells) == names
     reached, half = 84 + 100 * np.mean(NOISE), student(100 * np.array(NOISE))
     expected = [f"{reached:.1f} ± {half:.1f}", f"{(100 - reached) / 2:.1f} ± {half / 2:.1f}"]
-    expected += [f"{reached - 50:.1f} ± {half:.1f}", f"{reached - 4:.1f} ± {half:.1f}", "3.00 ± 0.00"]
+    lost = {name: k for k, name in enumerate(CORRUPTIONS)}  # points, see record
+    light = (lost.pop("brightness") + lost.pop("contrast")) / 2
+    expected += [f"{reached - off:.1f} ± {half:.1f}" for off in (50, sum(lost.values()) / 7, light)] + ["3"]
     assert cells["AutoMix"] == expected
-    assert cells["cross-entropy"][-1] == "1.00"
+    assert [cells[name][-1] for name in names] == ["1", "1", "2", "3", "3", "3"]
     fewer = mixing_figures.table(found).splitlines()
     assert fewer[0] == "**embedded, 60 images, small**: mean, n = 2; profile cpu, a CPU."
     assert "±" not in "".join(fewer[4:])
@@ -304,7 +335,7 @@ def test_table_has_means_and_intervals(found):
         mixing_figures.table(found)
 
 
-@pytest.mark.parametrize("metric", ["ece", "corruption_accuracy"])
+@pytest.mark.parametrize("metric", ["ece", "jpeg_accuracy"])
 def test_a_record_without_a_measure_is_not_in_the_table(found, metric):
     del found[0].metrics[metric]
     with pytest.raises(figures.NothingToDraw, match=metric):
