@@ -485,7 +485,7 @@ SPREADS = {"AutoMix": RED, "AutoMix, stage 2": BLUE, "AutoMix, no pipeline": GRE
 
 @styled
 def mask_spread(found: Sequence[Record]) -> Picture:
-    """Spread of the masks over epochs: the standard deviation of the pixels of a mask, a line a seed; 0 is mixup."""
+    """Spread of the masks over epochs: the standard deviation of the pixels of a mask, a line a seed; 0: no shape."""
     blocks = studies(found, lambda study: sum(name in study for name in SPREADS) > 1)
     _needed(blocks, f"AutoMix and one of {', '.join(list(SPREADS)[1:])}, on the same seeds as cross-entropy")
     figure = Picture(figsize=(7.5, 0.4 + 2.6 * len(blocks)))
@@ -499,7 +499,7 @@ def mask_spread(found: Sequence[Record]) -> Picture:
         axes.set(ylim=(0, None), xlabel="epoch", ylabel="spread of the masks")
         axes.set_title(title, fontsize=8.5)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
-    caption(figure, shown, "A line a seed. Mean over an epoch's steps; 0: one gray, which is mixup.")
+    caption(figure, shown, "A line a seed. Mean over an epoch's steps. 0: one gray, as mixup's, or one image alone.")
     return figure
 
 
@@ -536,15 +536,16 @@ def alpha_and_stage(found: Sequence[Record]) -> Picture:
             x = np.arange(len(runs))
             axes.plot(x, table.T, color=RED, linewidth=0.8, alpha=0.4)
             band(axes, x, table, "AutoMix", color=RED, marker="o")
-            level = summary(map(percent("validation_accuracy"), study[BASELINE])).mean
+            seeds = {run.seed for each in runs.values() for run in each}
+            base = [run for run in study[BASELINE] if run.seed in seeds]
+            level = summary(map(percent("validation_accuracy"), base)).mean
             axes.axhline(level, color="black", linestyle="--", linewidth=1)
             axes.set_xticks(x, [f"{value:g}" for value in runs])
             axes.set(xlabel=f"{label} (not to scale)" if setting == "alpha" else label)
             axes.set_title("\n".join([*textwrap.wrap(title, 44), f"n = {len(table)}"]), fontsize=8.5)
             axes.yaxis.set_tick_params(labelleft=True)
-            shown += [run for each in runs.values() for run in each]
-        line[0].set_ylabel("validation accuracy (%)")
-        shown += study[BASELINE]
+            axes.set_ylabel("validation accuracy (%)", fontsize=9)
+            shown += [*base, *(run for each in runs.values() for run in each)]
     text = "Thin: seeds; band: 95% interval of the mean; dashed: mean of cross-entropy."
     caption(figure, shown, text)
     return figure
