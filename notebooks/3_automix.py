@@ -91,7 +91,8 @@
 # You will come away with three tools: how to read an augmentation as a change of the risk that is minimised; how to
 # train one network through another one that must not move; and why a method has to be compared at equal passes.
 #
-# The notebook runs in about three minutes on a laptop's processor. All settings stand in the next cell.
+# The notebook took seven minutes of processor time on the shared machine that made this page; a machine with a core to
+# itself is quicker. All settings stand in the next cell.
 
 # %% tags=["parameters"]
 profile = "quick"  # what section 6 trains: "quick" (live, here), "cpu" or "paper" (hours; see section 6)
@@ -1230,7 +1231,7 @@ assert torch.allclose(alone.images, some[:1])
 # the ledger's: ten methods on clothing and photographs, ablations, a Transformer. **paper** is ResNet-18 on the whole
 # of CIFAR by the recipe of the authors' benchmark.
 #
-# Every method has its paper's settings for CIFAR, and none was tuned: mixup α = 1, every batch mixed; CutMix and
+# Every method has its paper's settings, those for CIFAR where it has them, and none was tuned: mixup α = 1, every batch mixed; CutMix and
 # SaliencyMix α = 1, half of the batches; ResizeMix a side of .1 to .8; PuzzleMix α = 1; Manifold Mixup α = 2, stages 0 to
 # 2; MixStyle α = .1; Cutout 8 pixels. AutoMix has α = 2 and the third stage of the paper, and a momentum and first
 # weights of our own, chosen by whether its masks have a shape, not by accuracy.
@@ -1438,8 +1439,8 @@ show(figure_spread(), "spread")
 #
 # ## 7 · One pair, every method
 #
-# Now with the trained networks: PuzzleMix asks cross-entropy's network what is salient, AutoMix uses its block. Rows
-# are methods, columns ratios. Look at AutoMix beside the others: does it cut around objects?
+# Now with the trained networks: PuzzleMix asks cross-entropy's network what is salient, AutoMix uses its block. (The
+# methods that need no network stand in section 1; all are in the sliders below.) Does AutoMix cut around objects?
 
 
 # %% tags=["nbval-ignore-output"]
@@ -1461,11 +1462,11 @@ def mix_of(name, which, lam):
 
 
 METHODS = (*PLAIN, "PuzzleMix", "AutoMix")
-made = {name: [mix_of(name, 0, lam) for lam in columns] for name in METHODS}
+made = {name: [mix_of(name, 0, lam) for lam in columns] for name in ("mixup", "PuzzleMix", "AutoMix")}
 for name, row in made.items():
     print(f"{name:11s} weight of the image in the label, λ′:", *(f"{of_first(mixed):.2f}" for mixed in row))
 tiles = torch.stack([torch.stack([mixed.images[0] for mixed in row]) for row in made.values()])
-show(plots.sheet(tiles.clamp(0, 1), METHODS, [f"λ = {lam:g}" for lam in columns]), "methods")
+show(plots.sheet(tiles.clamp(0, 1), list(made), [f"λ = {lam:g}" for lam in columns]), "methods")
 
 # %% [markdown]
 # (Manifold Mixup and MixStyle mix maps, of which there is no picture; Cutout has no partner.) PuzzleMix cuts along the
@@ -1637,8 +1638,8 @@ if epochs <= 6:
 
 # %% tags=["nbval-ignore-output"]
 @plots.styled
-def figure_maps(count=6):
-    figure = plots.Picture(figsize=(6.2, 5.3))
+def figure_maps(count=4):
+    figure = plots.Picture(figsize=(4.2, 5.3))
     grid = figure.subplots(1 + len(compared), count)
     shown = upright.test.take(slice(0, count))
     rows = {"image": shown.floats().permute(0, 2, 3, 1)}
@@ -1730,8 +1731,8 @@ for name, network in ({"from nothing": fresh} | {name: lookers[name, 0][0].netwo
     print(f"{name:14s} loss {curve[0]:.2f} to {curve[-1]:.2f}, average precision (overlap 0.5) {found['ap50']:.2f}")
 
 # %% [markdown]
-# One run of each, and runs differ by more than what is wanted of them: nothing follows, neither whether what the shapes
-# taught helps the detector nor which method taught it best. Nor could shapes say what COCO would.
+# One run of each: nothing follows, neither whether what the shapes taught helps the detector nor which method taught it
+# best. Nor could shapes say what COCO would.
 
 # %% [markdown]
 # ## 9 · What held, and what the records say
@@ -1824,8 +1825,8 @@ compare(studies, lambda study: [("CutMix", "AutoMix"), ("PuzzleMix", "AutoMix")]
 # %% [markdown]
 # Of the two that were asked for before, AutoMix less mixup is zero, with the narrow interval of −.7 to +.7: to within
 # seven tenths of a point AutoMix is mixup here, at three times the passes. Its masks will say the same (below).
-# Exploratory: all that mix two images are one to two and a half points above cross-entropy, in every seed; of the
-# differences between them none is claimed.
+# Exploratory: what mixes two images is one to two points above cross-entropy, in every seed; of the differences between
+# these methods none is claimed.
 #
 # ### At equal passes
 #
