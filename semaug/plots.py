@@ -183,12 +183,15 @@ def curves(groups: Mapping[str, Sequence[Record]], *names: str) -> Picture:
 
 @styled
 def comparison(
-    panels: Mapping[str, Mapping[str, Sequence[Record]]], metric: str = "test_accuracy", note: str = ""
+    panels: Mapping[str, Mapping[str, Sequence[Record]]],
+    metric: str = "test_accuracy",
+    note: str = "",
+    colours: Mapping[str, str] | None = None,
 ) -> Picture:
     """Methods over paired seeds, one block a data set, one row a method; the first row of a block is its baseline.
 
     Left: a dot a seed, the mean and its 95% interval. Right: the difference from the baseline seed by seed, on the
-    seeds that both have. note: a sentence for the caption.
+    seeds that both have. note: a sentence for the caption. colours: of methods; else one after the other, by row.
 
     Raises ValueError where a method has no record, or two of one seed.
     """
@@ -200,21 +203,22 @@ def comparison(
     figure = Picture(figsize=(7.5, 0.55 + sum(heights)))
     blocks = figure.subplots(len(rows), 2, squeeze=False, width_ratios=(1.15, 1), height_ratios=[n + 0.6 for n in rows])
     scale, label = _metric(metric)
+    costs = "error" in metric or "loss" in metric
     baselines = {next(iter(methods)) for methods in panels.values()}
     for (left, right), title, methods in zip(blocks, titles, panels.values(), strict=True):
         if right is not blocks[0][1]:
             right.sharex(blocks[0][1])
         values = {name: _by_seed(name, found, metric, scale) for name, found in methods.items()}
         first = next(iter(values.values()))
-        for row, seeds in enumerate(values.values()):
-            colour = COLOURS[row % len(COLOURS)]
+        for row, (name, seeds) in enumerate(values.items()):
+            colour = (colours or {}).get(name, COLOURS[row % len(COLOURS)])
             _row(left, row, list(seeds.values()), colour)
             common = sorted(seeds.keys() & first.keys())
             if row and common:
                 result = _row(right, row, [seeds[seed] - first[seed] for seed in common], colour)
                 half = f" ± {result.half_width:.2f}" if result.n > 1 else ""
                 where = ("axes fraction", "data")
-                text = f"{result.mean:+.2f}{half}".replace("-", "\N{MINUS SIGN}")
+                text = f"{round(result.mean, 2) + 0:+.2f}{half}".replace("-", "\N{MINUS SIGN}")  # + 0: no minus zero
                 right.annotate(text, (1.03, row), xycoords=where, va="center", fontsize=9)
         left.set_yticks(range(len(values)), [f"{name} (n = {len(seeds)})" for name, seeds in values.items()])
         right.set_yticks(range(len(values)), [])
@@ -223,10 +227,14 @@ def comparison(
         for axes in (left, right):
             axes.set_ylim(len(values) - 0.5, -0.5)
             axes.grid(visible=False, axis="y")
+            if costs:  # figures of many digits
+                axes.locator_params(axis="x", nbins=3)
     blocks[-1][0].set_xlabel(label)
     only = baselines.pop() if len(baselines) == 1 else ""
     against = only if 0 < len(only) < 20 else "the first row"
-    blocks[-1][1].set_xlabel(f"gain over {against} ({'points' if scale == 100 else label})")
+    unit = "points" if scale == 100 else "thousandths" if "thousandths" in label else label
+    difference = f"difference from {against}\n({unit}; less is better)" if costs else f"gain over {against} ({unit})"
+    blocks[-1][1].set_xlabel(difference)
     found = [record for methods in panels.values() for group in methods.values() for record in group]
     caption(figure, found, f"Dots: seeds. Bars: 95% intervals of the mean. {note}".strip())
     return figure

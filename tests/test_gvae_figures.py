@@ -19,7 +19,7 @@ def record(objective, seed, kept=0.5, name="embedded", profile="cpu", **settings
     """A run whose strips keep their class in so many cases at 3 sigma, and move by half of that."""
     settings = USUAL | ({"class_weight": 30.0} if objective == "GVAE" else {}) | settings
     metrics = {"test_accuracy": kept + NOISE[seed], "probe_accuracy": kept + NOISE[seed], "judge_accuracy": 0.9}
-    metrics |= {"reconstruction_error": 0.02, "active_units": 16.0}
+    metrics |= {"reconstruction_error": 0.02, "posterior_deviation": 0.3}
     for prefix in ("", "tenth_", "each_"):
         metrics |= {f"{prefix}consistency_{i}": 0.8 + (kept - 0.8) * i / 6 + NOISE[seed] for i in range(7)}
         metrics |= {f"{prefix}movement_{i}": kept / 2 * i / 6 for i in range(7)}
@@ -61,6 +61,7 @@ def kept(tmp_path, monkeypatch, found):
             far = strips.copy()
             far[:, -1] = 20
             arrays = {"images": strips[:, 0], "noise": strips[:, 0], "tenth": strips, "all": far, "directions": far}
+            arrays |= {"target": np.arange(4)}
             arrays |= {"plane": np.eye(8, 2), "share": np.array([0.5, 0.25]), "labels": np.arange(8) % 4}
             if run.config["data"]["name"] == "shapes":
                 arrays |= {"alignment": np.arange(21).reshape(7, 3) / 42, "deviation": np.array([0.2, 0.9, 0.5])}
@@ -103,6 +104,7 @@ def test_consistency_is_drawn_over_the_distance(found):
     np.testing.assert_allclose(axes.lines[2].get_xdata(), [0, 0.5, 1, 1.5, 2, 2.5, 3])
     np.testing.assert_allclose(axes.lines[2].get_ydata()[[0, 6]], 100 * (np.array([0.8, 0.5]) + np.mean(NOISE)))
     np.testing.assert_allclose(axes.lines[3].get_ydata(), [90, 90])
+    np.testing.assert_allclose(axes.lines[4].get_ydata(), [25, 25])  # chance, of four classes
 
 
 def test_movement_stands_beside_consistency(found):
@@ -122,6 +124,8 @@ def test_probe_and_augmentation_are_paired_with_their_baselines(found):
     left, right = gvae_figures.probe([run for run in found if run.config["data"]["name"] == "embedded"]).axes
     assert labels(left) == ["VAE (n = 3)", "conditional VAE (n = 2)", "G-VAE (n = 3)"]
     assert [text.get_text().split(" ")[0] for text in right.texts] == ["+10.00", "+20.00"]
+    of_method = dict(zip(labels(left), (line.get_color() for line in left.lines[::4]), strict=True))
+    assert of_method["G-VAE (n = 3)"] == gvae_figures.COLOUR["G-VAE"]
     left, right = gvae_figures.augmented(found).axes
     assert labels(left) == ["none (n = 3)", "Gaussian noise (n = 3)", "G-VAE (n = 3)", "G-VAE, difference (n = 1)"]
     assert [text.get_text().split(" ")[0] for text in right.texts] == ["\N{MINUS SIGN}10.00", "+5.00", "+10.00"]
@@ -135,6 +139,65 @@ def test_the_sweep_shows_each_measure(found):
     )
 
 
+def test_strips_are_compared_where_they_moved_equally_far(found):
+    study = gvae_figures.studies(found)["embedded, 60 images"]
+    assert gvae_figures.reach(study) == pytest.approx(0.9 * 0.15)  # the VAE's move by half of 0.3
+    vae, gvae = study["VAE"][0], study["G-VAE"][0]
+    # lines in two points: from .8 at no movement to .3 at .15, and to .5 at .25
+    assert gvae_figures.kept_at(vae, 0.135) == pytest.approx(0.8 - 0.5 * 0.9)
+    assert gvae_figures.kept_at(gvae, 0.135) == pytest.approx(0.8 - 0.3 * 0.135 / 0.25)
+    differences = gvae_figures.compared(study, "VAE", "G-VAE")
+    assert differences["linear probe (points)"] == pytest.approx([20] * 3)
+    assert differences["class kept at 3σ"] == pytest.approx([20] * 3)
+    assert differences["movement at 3σ (thousandths)"] == pytest.approx([100] * 3)
+    assert differences["class kept at equal movement"] == pytest.approx([100 * (0.45 - 0.3 * 0.54)] * 3)
+    assert len(gvae_figures.compared(study, "conditional VAE", "G-VAE")["class kept at μ (points)"]) == 2
+    with pytest.raises(ValueError, match=r"movement: got 0\.2; takes 0 to 0\.15"):
+        gvae_figures.kept_at(vae, 0.2)
+
+
+def test_the_table_tells_nothing_kept_of_what_is_not_recognised(found):
+    for run in found:
+        if run.config["data"]["name"] == "shapes":
+            run.metrics["consistency_0"] = 0.4  # of 0.9 of the real images
+    first, second = gvae_figures.table(found).split("\n\n")
+    rows = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in first.splitlines()}
+    columns = [head.split(",")[0] for head in rows["G-VAE less VAE"]]
+    assert columns == ["cifar10", "embedded", "lfw64", "mnist", "shapes"]
+    assert rows["linear probe (points)"] == ["+5.0", "**+20.0 ± 0.0**", "+5.0", "+5.0", "+5.0"]
+    assert rows["class kept at μ (points)"][:4] == ["+0.0", "+0.0 ± 0.0", "+0.0", "+0.0"]
+    assert all(cells[4:] in ([], [""]) for name, cells in rows.items() if name.startswith("class kept"))
+    assert "embedded, 60 images (n = 2)" in second
+
+
+def test_separations_are_of_the_record_or_of_what_lies_beside_it(found, kept):
+    told = gvae_figures.separations(found)
+    runs = {run.config["objective"]: run for run in found if run.config["data"]["name"] == "lfw64"}
+    assert list(told) == ["gender", "smile", "all four"]
+    beside = gvae_figures.pictures(runs["VAE"])
+    points, man = beside["plane"], beside["labels"] >= 2
+    right = []  # by hand: nearest mean of the others
+    for i in range(len(points)):
+        others = np.arange(len(points)) != i
+        away = [np.linalg.norm(points[i] - points[others & (man == value)].mean(0)) for value in (False, True)]
+        right.append((away[1] < away[0]) == man[i])
+    assert told["gender"]["VAE"] == {0: pytest.approx(np.mean([np.mean(np.array(right)[man == v]) for v in (0, 1)]))}
+    runs["GVAE"].metrics |= {f"plane_{key}separation": 0.7 for key in ("", "male_", "smiling_")}
+    assert gvae_figures.separations(found)["smile"]["G-VAE"] == {0: 0.7}
+
+
+def test_rows_of_directions_apart(found, kept):
+    moved, between = gvae_figures.rows_apart(found)["G-VAE"]
+    assert moved == pytest.approx(10 / 255 / 2**0.5)  # of two ends one moved by ten levels
+    assert between == 0
+    path = next(p for p in (kept / "records").rglob("GVAE*.npz") if "lfw64" in p.with_suffix(".json").read_text())
+    arrays = records.unpack(path)
+    arrays["directions"] = arrays["directions"] + np.array([0, 2, 4, 6], dtype=np.uint8)[:, None, None, None, None]
+    path.write_bytes(records.pack(arrays))
+    pairs = [(i - j) ** 2 for i in (0, 2, 4, 6) for j in (0, 2, 4, 6) if i != j]
+    assert gvae_figures.rows_apart(found)["G-VAE"][1] == pytest.approx(np.sqrt(np.mean(pairs)) / 255)
+
+
 def mosaic(picture):
     """Values of a sheet's tiles by row and column."""
     image = picture.axes[0].images[0].get_array()[..., 0]
@@ -143,13 +206,14 @@ def mosaic(picture):
 
 def test_strips_are_those_beside_the_records(found, kept):
     drawn = gvae_figures.strips(found, ("mnist",))
-    expected = [10] * 10 + [20, 10]  # the far end of all coordinates stands before the column of noise
-    np.testing.assert_array_equal(mosaic(drawn), [expected] * 8)
-    assert labels(drawn.axes[0])[::4] == ["G-VAE", "VAE"]
-    np.testing.assert_array_equal(mosaic(gvae_figures.directions(found)), [[10] * 5 + [20]] * 8)
+    expected = [10] * 7 + [20, 10]  # the far end of all coordinates stands before the column of noise
+    np.testing.assert_array_equal(mosaic(drawn), [expected] * 4)
+    assert labels(drawn.axes[0])[1:3] == ["G-VAE: class 1", "VAE: class 0"]
+    assert labels(gvae_figures.strips(found, ("lfw64",)).axes[0])[0] == "G-VAE: woman, not smiling"
+    np.testing.assert_array_equal(mosaic(gvae_figures.directions(found)), [[10] * 3 + [20]] * 8)
     rows = gvae_figures.sweep_strips(found)
     assert labels(rows.axes[0]) == list(gvae_figures.sweeps(found))
-    np.testing.assert_array_equal(mosaic(rows), [([10] * 5 + [20]) * 2] * 6)
+    np.testing.assert_array_equal(mosaic(rows), [[10] * 5 + [20]] * 6)
 
 
 def test_the_plane_is_coloured_by_attribute(found, kept):

@@ -248,6 +248,18 @@ class TestComparison:
         kept = [r for r in kept if not (r.config["objective"] == "ISDA" and r.seed == 2)]
         assert "+2.06" in words(plots.comparison({"": figures.methods(kept)}))
 
+    def test_errors_are_differences_in_few_ticks(self, found):
+        methods = dict(list(figures.methods(found).items())[:2])
+        for offset, runs in zip((0.0135, 0.0135006), methods.values(), strict=True):
+            for run in runs:
+                run.metrics["reconstruction_error"] = offset - 0.0000031 * (offset > 0.0135) + 0.00002 * run.seed
+        first, second = methods
+        left, right = plots.comparison({"": methods}, "reconstruction_error", colours={second: plots.GREEN}).axes
+        assert right.get_xlabel() == f"difference from {first}\n(thousandths; less is better)"
+        assert [text.get_text().split()[0] for text in right.texts] == ["+0.00"], "not minus zero"
+        assert max(len(axes.get_xticks()) for axes in (left, right)) <= 6  # two of them outside
+        assert {line.get_color() for line in right.lines if line.get_marker() == "o"} == {plots.GREEN}
+
     @pytest.mark.usefixtures("unchecked")
     def test_bad_input(self, found):
         with pytest.raises(ValueError, match="takes at least one method in each"):
