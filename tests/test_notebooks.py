@@ -17,7 +17,7 @@ import pytest
 
 from semaug import rerun
 
-NAMES = ["1_isda", "1_metasaug", "2_gvae", "3_automix", "5_sla"]
+NAMES = ["1_isda", "1_metasaug", "2_gvae", "3_automix", "4_diffaugment", "5_sla"]
 FOLDER = rerun.root() / "notebooks"
 SANITIZE = Path(__file__).parent / "sanitize.cfg"
 MARKERS = ("NBVAL_IGNORE_OUTPUT", "NBVAL_SKIP", "PYTEST_VALIDATE_IGNORE_OUTPUT")
