@@ -43,17 +43,26 @@ def method(record: Record) -> str:
     return ", ".join(words)
 
 
-def players(found: Iterable[Record], sets: Sequence[str] = (*GREY_SETS, *COLOUR_SETS)) -> dict[str, Study]:
+def players(
+    found: Iterable[Record], sets: Sequence[str] = (*GREY_SETS, *COLOUR_SETS), longer: bool = False
+) -> dict[str, Study]:
     """GANs by method, a study a set and number of images, titled, in order of these; the places of T first.
 
-    Of each set the studies of the best profile. Those are left out that have not both ``BASELINE`` and DiffAugment.
-    Raises ValueError where a method has two runs of one seed.
+    longer: those trained for more epochs than others of their budget, instead of these. Of each set the studies of the
+    best profile. Those are left out that have not both ``BASELINE`` and DiffAugment. Raises ValueError where a method
+    has two runs of one seed.
     """
-    groups: dict[str, list[Record]] = {}
+    groups: dict[str, dict[int, list[Record]]] = {}
     for record in found:
         if record.config["objective"] == "GAN" and record.config["data"]["name"] in sets:
-            groups.setdefault(budget(record), []).append(record)
-    made = [_by_method(group) for group in groups.values()]
+            lengths = groups.setdefault(budget(record), {})
+            lengths.setdefault(record.config["recipe"]["epochs"], []).append(record)
+    made = [
+        _by_method(runs)
+        for lengths in groups.values()
+        for epochs, runs in sorted(lengths.items())
+        if (epochs > min(lengths)) == longer
+    ]
     made = [study for study in made if {BASELINE, "DiffAugment"} <= study.keys()]
     best = {_set(study): max(_worth(other) for other in made if _set(other) == _set(study)) for study in made}
     made = [study for study in made if _worth(study) == best[_set(study)]]
@@ -129,10 +138,14 @@ CHANCE = {"auc": 0.5, "copied": 0.5, "leak": 0.01}
 
 @styled
 def over_steps(
-    found: Sequence[Record], names: Sequence[str], sets: Sequence[str] = GREY_SETS, text: str = ""
+    found: Sequence[Record],
+    names: Sequence[str],
+    sets: Sequence[str] = GREY_SETS,
+    text: str = "",
+    longer: bool = False,
 ) -> Picture:
     """Curves of GANs over their steps: a row a measure of ``CURVES``, a column a study, a line a place of T."""
-    blocks = {title: on_common_seeds(_places(study)) for title, study in _needed(players(found, sets)).items()}
+    blocks = {t: on_common_seeds(_places(study)) for t, study in _needed(players(found, sets, longer)).items()}
     figure = Picture(figsize=(7.5, 1.0 + 1.55 * len(names)))
     grid = figure.subplots(len(names), len(blocks), squeeze=False, sharex=True, sharey="row")
     labels: dict[str, Any] = {}
@@ -171,6 +184,7 @@ def _places(study: Study) -> Study:
 
 FLOOR = "Features of a classifier trained here. Dotted: other real images."
 distances = partial(over_steps, names=("fid", "kid"), text=FLOOR)
+longer = partial(over_steps, names=("fid", "auc", "copied"), longer=True, text=FLOOR)
 overfitting = partial(over_steps, names=("auc", "copied", "leak"), text="Dotted: nothing remembered, nothing leaked.")
 
 
@@ -370,6 +384,7 @@ FIGURES: dict[str, dict[str, Callable[[Sequence[Record]], Picture]]] = {
         "distances": distances,
         "discriminator": discriminator,
         "overfitting": overfitting,
+        "longer": longer,
         "ends": ends,
         "ends_colour": partial(ends, sets=COLOUR_SETS),
         "samples": samples,

@@ -645,11 +645,13 @@ def gan_runs() -> Iterator[Run]:
     judges = {"embedded": clothes, "portraits": {"name": "lfw64", "size": 32, "train_size": 3000}}
     judges["cifar10"] = photos | {"train_size": 10000}
 
-    def players(of: dict[str, Any], images: int, seed: int, settings: dict[str, Setting]) -> Iterator[Run]:
-        """1350 steps, measured nine times (six, where they are six epochs)."""
-        epochs = round(1350 / (images // adam.batch_size))
+    def players(
+        of: dict[str, Any], images: int, seed: int, settings: dict[str, Setting], times: int = 1
+    ) -> Iterator[Run]:
+        """1350 steps, or times as many, measured nine times (six, where they are six epochs)."""
+        epochs = round(times * 1350 / (images // adam.batch_size))
         recipe = replace(adam, epochs=epochs, evaluate_every=max(1, epochs // 9))
-        seconds = 80.0 if of["name"] == "embedded" else 110.0
+        seconds = times * (80.0 if of["name"] == "embedded" else 110.0)
         settings = slower | settings
         yield GANRun("4_diffaugment", "cpu", "GAN", "dcgan", of, recipe, seconds, settings, seed, judges[of["name"]])
 
@@ -692,6 +694,8 @@ def gan_runs() -> Iterator[Run]:
         yield from across(seed)
         for of, where in product((faces, photos), PLACES.values()):
             yield from players(of, of["train_size"], seed, where)
+        for name in ("none", "DiffAugment"):
+            yield from players(clothes | {"train_size": 100}, 100, seed, PLACES[name], times=4)
     for seed in range(3, 5):
         yield from across(seed)
         yield from classifiers(seed)

@@ -92,6 +92,20 @@ def test_curves_are_over_the_steps(found):
     assert [axes.lines[-1].get_ydata()[0] for axes in figure.axes] == [0.5, 0.5, 0.01]
 
 
+def test_longer_trainings_stand_apart(found):
+    long = [gan(where, 0, fid=2.0) for where in ("nowhere", "everywhere")]
+    for run in long:
+        run.config["recipe"]["epochs"] = 120
+    assert list(gan_figures.players(found + long)) == list(gan_figures.players(found))
+    assert [len(runs) for runs in gan_figures.players(found + long, longer=True)["embedded, 100 images"].values()] == [
+        1,
+        1,
+    ]
+    assert len(gan_figures.longer(found + long).axes) == 3
+    with pytest.raises(figures.NothingToDraw):
+        gan_figures.longer(found)
+
+
 def test_logits_of_training_held_out_and_generated_images(found):
     figure = gan_figures.discriminator(found)
     assert len(figure.axes) == 8
