@@ -77,7 +77,7 @@ train_size = 1500  # training images of the live runs
 epochs = 10  # of the live runs
 seeds = 3  # paired runs of each method
 deviation = 0.27  # s, standard deviation of the decoder, in units of the pixels' range
-class_weight = 30.0  # c, nats a nat
+class_weight = 7.5  # c, nats a nat; about 30 at 784 pixels, and in proportion to the pixels
 device = "auto"  # "cpu", "cuda", or whichever there is
 
 # %% [markdown]
@@ -85,12 +85,14 @@ device = "auto"  # "cpu", "cuda", or whichever there is
 
 # %%
 import copy
+import dataclasses
 import functools
 import inspect
 import math
 
 import numpy as np
 import torch
+from IPython.display import Markdown, display
 from matplotlib.patches import Rectangle
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
@@ -103,18 +105,21 @@ from semaug import (
     gvae,
     gvae_figures,
     gvae_measures,
+    leaderboard,
     ledger,
     moments,
     objective,
     plots,
     records,
     rerun,
+    shapes,
     training,
 )
 from semaug.recipe import Recipe
 
 # %% [markdown]
-# And three small helpers, the same as in the other notebooks.
+# And three small helpers, the same as in the other notebooks; `decided` keeps, for the table of errata at the end, what the
+# cells below find.
 
 
 # %%
@@ -133,6 +138,8 @@ def rounded(values, digits=2):
     """Numbers for printing, as plain lists; adding 0 turns -0.0 into 0.0."""
     return (torch.round(values.detach(), decimals=digits) + 0).tolist()
 
+
+decided = {}
 
 # %% [markdown]
 # ## 1 · Where it acts
@@ -180,21 +187,21 @@ with torch.no_grad():
     network.decoder(network.expand(code)), network.head(code)
 for hook in hooks:
     hook.remove()
-shapes = [images.image_shape, *(shape for _, shape in passed)]
-print(" → ".join("x".join(map(str, shape)) for shape in shapes))
-assert shapes[-2] == images.image_shape
-assert shapes[-1] == (C,)
+sizes = [images.image_shape, *(shape for _, shape in passed)]
+print(" → ".join("x".join(map(str, shape)) for shape in sizes))
+assert sizes[-2] == images.image_shape
+assert sizes[-1] == (C,)
 
 
 # %%
 @plots.styled
 def figure_network():
     figure = plots.Picture(figsize=(7.5, 2.9))
-    axes = figure.add_subplot(xlim=(-0.8, 1.36 * len(shapes) - 1.9), ylim=(-1.75, 1.6))
+    axes = figure.add_subplot(xlim=(-0.8, 1.36 * len(sizes) - 1.9), ylim=(-1.75, 1.6))
     axes.axis("off")
-    side, latent = images.image_shape[1], shapes.index((2 * K,))
-    for number, shape in enumerate(shapes):
-        last = number == len(shapes) - 1
+    side, latent = images.image_shape[1], sizes.index((2 * K,))
+    for number, shape in enumerate(sizes):
+        last = number == len(sizes) - 1
         x = 1.36 * (latent + 1.2 if last else number)
         maps = len(shape) == 3
         height = 2.2 * shape[1] / side if maps else 1.0
@@ -218,7 +225,8 @@ def figure_network():
 show(figure_network(), "network")
 
 # %% [markdown]
-# (Height: side of the maps; width: channels, by their logarithm. The author's has a mean over the pixels before the
+# (Height: side of the maps; width: channels, by their logarithm. Not drawn: a residual block after each halving in the
+# encoder, and before each doubling in the decoder. The author's has a mean over the pixels before the
 # code, four times the channels, and K up to 2048; the `paper` runs of the ledger have the latter two.)
 #
 # ## 2 · Notation
@@ -250,14 +258,17 @@ show(figure_network(), "network")
 # > *Encoder: the distribution of codes of an image. Decoder: the distribution of images of a code z, N(μ(x), Σ(x)).*
 #
 # **Erratum 1**: a distribution given $z$ has a mean $m(z)$, not $\mu(x)$. Now take any density $q(z)$ and
-# write $p(x) = p(x, z) / p(z \mid x)$, which holds for every $z$:
+# write $p(x) = p(x, z) / p(z \mid x)$, which holds for every $z$, so that its logarithm may be averaged over $q$; then
+# expand by $q(z) / q(z)$ and split $p(x, z) = p(x \mid z)\, p(z)$:
 #
 # $$\log p(x) = \mathbb E_q \log \frac{p(x, z)}{q(z)} \cdot \frac{q(z)}{p(z \mid x)}
 #   = \underbrace{\mathbb E_q \log p(x \mid z) - \mathrm{KL}(q \,\|\, p(z))}_{\text{ELBO}}
 #   + \underbrace{\mathrm{KL}(q \,\|\, p(z \mid x))}_{\text{dropped}\ \ge\ 0}. \tag{1}$$
 #
 # To *check* this we need a model whose $p(x)$ and $p(z \mid x)$ are known: a linear decoder, $m(z) = Az + a$, with two
-# coordinates and three pixels. There everything is Gaussian.
+# coordinates and three pixels. There everything is Gaussian: $x = Az + a + s\varepsilon$ has covariance $A A^\top + s^2 I$;
+# $\log p(x \mid z) + \log p(z)$ is quadratic in $z$ with the matrix $I + A^\top A / s^2$, the precision of the posterior; and under
+# $q$ the squared error is that of the mean code plus $\mathrm{tr}(A\, \mathrm{Cov}_q A^\top)$.
 
 # %%
 A = torch.tensor([[1.0, 0.9], [0.2, 0.8], [0.7, 0.1]], dtype=torch.float64)
@@ -344,7 +355,8 @@ for value in grid.tolist():
     log_p.append(MultivariateNormal(a, A @ A.T + value**2 * torch.eye(3, dtype=torch.float64)).log_prob(x))
 best_p, best_bound = (grid[torch.stack(curve).argmax()].item() for curve in (log_p, bound))
 print(f"log p(x) is largest at s = {best_p:.2f}, the bound at s = {best_bound:.2f}")
-assert best_p != best_bound
+decided[2] = f"largest at s = {best_p:.2f} and {best_bound:.2f}"
+assert best_p < best_bound
 
 # %% [markdown]
 # ### Step 3 · Reparameterisation
@@ -380,7 +392,9 @@ assert (by_path.std(0) < by_score.std(0)).all()
 #
 # ### Step 4 · KL of Gaussians: both terms of note 1
 #
-# The source's note 1 writes $\log \frac qp$ as a difference of two quadratic forms. Their expectations under $q$ are
+# The source's note 1 writes $\log \frac qp$ as a difference of two quadratic forms: in
+# $-\frac12 \log|\Sigma| + \frac12 x^\top x - \frac12 (x - \mu)^\top \Sigma^{-1} (x - \mu)$ the factors $2\pi$ have cancelled. By
+# $\mathbb E\, x_k^2 = \sigma_k^2 + \mu_k^2$, summed over $k$, and $\mathbb E (x_k - \mu_k)^2 / \sigma_k^2 = 1$, their expectations under $q$ are
 #
 # $$\mathbb E_q\, x^\top x = \mathrm{tr}\,\Sigma + \mu^\top\mu, \qquad
 #   \mathbb E_q\, (x - \mu)^\top \Sigma^{-1} (x - \mu) = K, \tag{c}$$
@@ -409,6 +423,8 @@ print(f"torch.distributions {reference:.3f}, the package {package:.3f}")
 print(f"(4.1) with its minus {-logs - 0.5 * (var.sum() + squares - 3):.3f}")
 print(f"(2.2) as it stands   {logs + 0.5 * (var.square().sum() + squares - 3):.3f}")
 print(f"(2.2), sign mended   {-logs + 0.5 * (var.square().sum() + squares - 3):.3f}")
+decided[5] = f"{logs + 0.5 * (var.square().sum() + squares - 3):.3f} nats as it stands"
+decided[8] = f"{-logs - 0.5 * (var.sum() + squares - 3):.3f} nats in place of {reference:.3f}"
 assert torch.isclose(reference, package, rtol=1e-12)
 assert abs(second.mean() - var.sum() - squares) < 0.02
 assert abs(third.mean() - 3) < 0.03
@@ -423,10 +439,13 @@ assert abs(third.mean() - 3) < 0.03
 # norm:
 
 # %%
+found = []
 for variances in ((1.0, 1.0), (1.4, 0.2)):
     v = torch.tensor([variances], dtype=torch.float64)
     value = gaussian.kl_standard_normal(torch.zeros_like(v), v.log())[0]
     print(f"σ² = {variances}, norm {v.norm():.3f}: KL = {value:.3f} nats")
+    found.append(f"{value:.3f}")
+decided[6] = f"{' and '.join(found)} nats at one norm"
 assert value > 0.4
 
 # %% [markdown]
@@ -470,6 +489,7 @@ assert apart < 1e-6 * error.item()
 # loss has weight 1. The last column is the class weight of (4) below, in nats a nat: the weight over $c_1$.
 
 # %%
+levels = {}
 for name, c_kl, c_img, c_class in (
     ("the note", 2.5e-3, 20, 1),
     ("the code, MNIST", 2.5e-3, 1, 1),
@@ -478,9 +498,11 @@ for name, c_kl, c_img, c_class in (
 ):
     variance = c_kl / (2 * c_img)
     s_implied = variance**0.5
+    levels[name] = 255 * s_implied
     print(f"{name:19s} s² = {variance:.2e}, s = {s_implied:.4f} = {255 * s_implied:5.1f} of 255 levels", end="")
-    print(f", c = {c_class / c_kl:5.0f}")
-assert math.isclose(2.5e-3 / 2, 1.25e-3)
+    print(f", c = {c_class / c_kl:6.1f}")
+decided[3] = f"s = {levels['the note'] / 255:.4f}; code: {levels['the code, MNIST'] / 255:.4f}"
+assert [round(levels[name]) for name in ("the note", "the code, MNIST")] == [2, 9]
 
 # %% [markdown]
 # So the note's decoder claims to be right to two levels of grey, the code's to nine. Step 8 shows what follows for
@@ -535,10 +557,11 @@ def square(centre):
 left, constant = square(m2) + z @ d, d @ m2 + 0.5 * d @ S2 @ d
 for name, centre in (("μ + Σ d", m2 + S2 @ d), ("as the note has it", m2 + d @ S2 @ d)):
     off = (left - square(centre) - constant).abs().max()
-    print(f"completed square about {name:18s}: off by at most {off:.2f}")
+    print(f"completed square about {name:19s}: off by at most {off:.2f}")
 density = square(m2).exp() / ((2 * math.pi) ** 2 * S2.det()).sqrt()
 wrong = square(m2).exp() / (2 * math.pi * S2.det()).sqrt()
 print(f"integral of the density {density.sum() * area:.4f}, of the note's {wrong.sum() * area:.4f} = √(2π)")
+decided[9] = f"off by {off:.2f}; integral {wrong.sum() * area:.2f}"
 moment = (density * (z @ d).exp()).sum() * area
 print(f"E exp(d z) on the grid {moment:.4f}, by (d) {constant.exp():.4f}")
 assert (left - square(m2 + S2 @ d) - constant).abs().max() < 1e-9
@@ -552,8 +575,9 @@ assert torch.isclose(moment, constant.exp(), rtol=1e-6)
 #
 # **Erratum 7**: the source's Jensen line has no sum over $j$ (left out, $j = y$ alone would give 0 for every network); the
 # index of its last sum is $j$ and not $i$; *iid* should be *independent*, the coordinates have different variances; φ is
-# missing under min, which stands on one side only (**erratum 13**). We hold (e) against many draws, for sixteen codes of
-# ten classes, at one deviation after the other.
+# missing under min, which stands on one side only (**erratum 13**). We hold both steps against many draws, for sixteen
+# codes of ten classes, at one deviation after the other: the inequality, and the equality by (d), for which the middle
+# column draws $\log\sum_j \mathbb E\, e^{v_j}$ itself.
 
 # %%
 generator = seeded(5)
@@ -568,7 +592,12 @@ for scale in scales:
     log_variance = torch.full_like(means, 2 * math.log(max(scale, 1e-9)))
     expected.append(losses.mean().item())
     bounded.append(gaussian.gaussian_cross_entropy(means, log_variance, labels, W, bias).item())
-    print(f"σ = {scale:.1f}: expected cross-entropy {expected[-1]:6.2f}, bound (e) {bounded[-1]:6.2f} nats")
+    v = logits - logits.gather(2, labels.expand(4000, 16)[..., None])
+    inside = v.exp().sum(2).mean(0).log().mean().item()
+    print(
+        f"σ = {scale:.1f}: expected {expected[-1]:6.2f}, mean inside the log {inside:6.2f}, (e) {bounded[-1]:6.2f} nats"
+    )
+    assert scale > 0.3 or abs(inside - bounded[-1]) < 0.02  # wider ones: few draws make the mean of exp(v)
 d = W - W[labels[0]]
 alone = d @ means[0] + 0.5 * d.square() @ torch.full_like(means[0], 0.5**2)
 print(
@@ -611,9 +640,10 @@ assert torch.allclose(scanned, extreme.logsumexp(1), rtol=1e-14)
 # $$\frac1{\sigma_k^2} = 1 + \frac{|A_k|^2}{s^2} + c \sum_j \tilde p_j\, (w_{jk} - w_{yk})^2. \tag{f}$$
 #
 # An optimiser has to arrive there. We let one minimise (4) over the variances of three codes of the classifier of
-# step 6, with a random linear decoder.
+# step 6, with a random linear decoder and $c = 2$, at which all three terms of (f) count.
 
 # %%
+c = 2.0  # of this example; the networks' is class_weight
 columns = torch.randn(60, K, generator=seeded(8), dtype=torch.float64) * torch.linspace(0, 0.4, K)
 code_mean, of = means[:3], labels[:3]
 cost = columns.square().sum(0) / (2 * deviation**2)
@@ -624,7 +654,7 @@ search = torch.optim.LBFGS([free], max_iter=500, line_search_fn="strong_wolfe", 
 def closure():
     search.zero_grad()
     of_class = gaussian.gaussian_cross_entropy(code_mean, free, of, W, bias, reduction="sum")
-    value = gaussian.kl_standard_normal(code_mean, free).sum() + (free.exp() @ cost).sum() + 2.0 * of_class
+    value = gaussian.kl_standard_normal(code_mean, free).sum() + (free.exp() @ cost).sum() + c * of_class
     value.backward()
     return value
 
@@ -633,21 +663,21 @@ search.step(closure)
 variance = free.detach().exp()
 difference = (W - W[of][:, None]).square()  # (3, C, K)
 tilted = ((W - W[of][:, None]) @ code_mean[..., None])[..., 0] + 0.5 * (difference @ variance[..., None])[..., 0]
-by_f = 1 / (1 + 2 * cost + 2.0 * torch.einsum("nc,nck->nk", tilted.softmax(1), difference))
+by_f = 1 / (1 + 2 * cost + c * torch.einsum("nc,nck->nk", tilted.softmax(1), difference))
 print("σ² of the first code, minimised", rounded(variance[0, :5], 3), " by (f)", rounded(by_f[0, :5], 3))
 assert torch.allclose(variance, by_f, rtol=1e-4)
 
 # %% [markdown]
-# Read (f) slowly; it says more than the source. **All three terms only ever shrink** a variance from the prior's 1.
-# The class term never *widens* a direction that keeps the class: it narrows those that do not. So a coordinate has a
+# Read (f) slowly; it says more than the source. The 1 is the prior, and **the other two terms only ever shrink** a variance
+# from it. The class term never *widens* a direction that keeps the class: it narrows those that do not. So a coordinate has a
 # large σ if neither the class *nor the picture* depends on it. This is the reason for
 #
 # > 由于直接使用图像方差作为特征变化方向会导致特征变化不明显，所以我们引入一个方差最大裁剪比例 $\lambda_{clip}$ ·
 # > *Since using the variances directly as the direction leads to inconspicuous changes, we introduce a clipping ratio: only
 # > the largest λ_clip of the variances are kept, the others set to 0.*
 #
-# But keeping fewer coordinates moves the picture *less*, and those that are kept are the ones that it depends on
-# least. Section 7 measures it. (**Erratum 6, the rest**: sorted 从小到大, *from small to large*, has to be from large to small, as the
+# But keeping fewer coordinates moves the picture *less*, and those that are kept are ones on which it depends little.
+# Section 7 measures it. (**Erratum 6, the rest**: sorted 从小到大, *from small to large*, has to be from large to small, as the
 # inequalities beside it say; and the moved code is $\mu \pm \lambda\sigma_r e_r$ with a unit vector, not a vector plus a
 # number.)
 #
@@ -676,31 +706,46 @@ assert torch.allclose(online.covariance, whole, rtol=1e-10)
 #
 # in Euclidean length over *all D pixels*. However strong a direction is, its σ shrinks so that the decoder's standard
 # deviation is not exceeded: by moving along a posterior one can do no more than what the decoder regards as noise. All K
-# coordinates at once: less than $s\sqrt K$, if their changes are orthogonal. The class term does the same for the logits:
+# coordinates at once: less than $s\sqrt K$, if their changes are orthogonal.
 #
-# $$\sigma_k^2 \sum_j \tilde p_j (w_{jk} - w_{yk})^2 < \frac1c. \tag{h}$$
+# What (g) is to the picture, something else is to the logits. Multiply (f) by $\sigma_k^2$:
 #
-# Measured in its own σ, *every* direction is about as harmless to the class as any other: those to which the class is sensitive
-# have been shortened for it. There is no reason why the directions of large σ should keep the class better.
+# $$\sigma_k^2 + \frac{\sigma_k^2 |A_k|^2}{s^2} + c\, \sigma_k^2 \sum_j \tilde p_j (w_{jk} - w_{yk})^2 = 1. \tag{h}$$
+#
+# **Each direction has one unit to split**: between its own variance, the squared change of the picture by one σ (in units
+# of $s^2$), and the mean squared change of the logits (in units of $1/c$). A direction of large σ has little left for
+# *both*, since they share $1 - \sigma_k^2$; so its class changes little, and so does its picture. But what counts for an
+# augmentation is the class *at equal movement*, the ratio of the two, and (h) fixes their sum. Nothing in it says that a
+# large σ has the better ratio.
 
 # %%
 for value, name in ((0.0079, "the note"), (0.035, "the code"), (deviation, "here"), (1.0, "s = 1")):
     sigmas = (1 + columns.square().sum(0) / value**2).rsqrt()
-    moves = columns.norm(dim=0) * sigmas
-    print(
-        f"{name:9s} s = {value:.4f}: strongest move by one σ {moves.max():.4f}, all {K} at once below {value * K**0.5:.3f}"
-    )
+    moves, together = columns.norm(dim=0) * sigmas, (columns @ sigmas).norm()
+    print(f"{name:9s} s = {value:.4f}: strongest move by one σ {moves.max():.4f}", end="; ")
+    print(f"all {K} at once {together:.3f}, s √K = {value * K**0.5:.3f}")
     assert moves.max() < value
-length = full.train.floats(slice(None)).flatten(1).norm(dim=1).mean()
-in_logits = variance * torch.einsum("nc,nck->nk", tilted.softmax(1), difference)
-print(f"mean square change of the logits by one σ: at most {in_logits.max():.3f} < 1/c = 0.5")
-assert in_logits.max() < 0.5
-print(f"for comparison, mean length of an image as it is: {length:.1f}")
 
 # %% [markdown]
-# With the weights of the note, three deviations along a tenth of 512 coordinates come to at most
-# $3 \cdot 0.0079 \cdot \sqrt{51} = 0.17$, against an image's length of twelve: a frozen strip. With those of the code, 0.75. Section 8
-# measures how well (g) describes networks, which are not linear.
+# And (h), for the variances that the optimiser of step 7 found: three codes, 16 directions each. The sum is 1, and the
+# share of the logits is anything.
+
+# %%
+in_logits = variance * torch.einsum("nc,nck->nk", tilted.softmax(1), difference)
+total = variance + 2 * cost * variance + c * in_logits
+print(f"the three parts of (h) add up to {total.min():.5f} to {total.max():.5f}")
+print(
+    f"mean squared change of the logits by one σ: {in_logits.min():.3f} to {in_logits.max():.3f}, below 1/c = {1 / c}"
+)
+length = full.train.floats(slice(None)).flatten(1).norm(dim=1).mean()
+print(f"for comparison with the moves above, mean length of an image as it is: {length:.1f}")
+assert (total - 1).abs().max() < 1e-4
+
+# %% [markdown]
+# With the weights and the $K = 512$ of the note, three deviations along a tenth of the coordinates come to at most
+# $3 \cdot 0.0079 \cdot \sqrt{51} = 0.17$; with those of the code, whose K on MNIST is 128, to $3 \cdot 0.035 \cdot \sqrt{13} = 0.38$. A digit's
+# length is about nine, a garment's twelve: frozen strips. Section 8 measures how well (g) describes networks, which are
+# not linear.
 
 # %% [markdown]
 # ## 4 · Four faults of the author's code, and the mended form
@@ -709,7 +754,7 @@ print(f"for comparison, mean length of an image as it is: {length:.1f}")
 # differentiated; its random key is never split; its weights are not those of the note; and its pictures are stretched.
 # Each fault is a few lines here, so that it can be looked at beside the mended form.
 #
-# ### (a) A classifier that is never trained
+# ### Fault 1: a classifier that is never trained
 #
 # In effect `head.requires_grad_(False)`. Three steps of Adam, as it is and as it should be:
 
@@ -744,7 +789,7 @@ for frozen in (True, False):
 # A classifier that stays random can still be obeyed: the encoder learns to put the codes where the random weights want
 # them. Section 6 trains both.
 #
-# ### (b) The same noise at every step
+# ### Fault 2: the same noise at every step
 #
 # The key of the reparameterisation is stored with the state and never renewed: the image in row $i$ of every batch gets
 # the same ε for ever. (b) of step 3 needs fresh draws; with fixed ones the expectation is over a single point.
@@ -766,24 +811,30 @@ for method in (SameNoise, gvae.GVAE):
     assert same == (method is SameNoise)
 
 # %% [markdown]
-# ### (c) Weights
+# ### Fault 3: weights
 #
 # Errata 3 and 10: the table of step 5. In the package they are the settings `deviation` and `class_weight`, so both the
 # note's and the code's can be run: `GVAE(network, deviation=0.0079, class_weight=400)` and `0.035`. The ledger has both.
 #
-# ### (d) Stretched pictures
+# ### Fault 4: stretched pictures
 #
 # Decoded batches are shown as $(v - \min) / (\max - \min)$ over the batch. Every batch then uses the full range,
-# whatever its contrast was. Take a decoder that makes nearly nothing, the untrained one:
+# whatever its contrast was. Take a decoder that makes nearly nothing, the untrained one, and one of a tenth of that:
 
 # %%
 with torch.no_grad():
     raw = network.decoder(network.expand(torch.randn(5, K, generator=seeded(10)))).detach()
-stretched = (raw - raw.min()) / (raw.max() - raw.min())
-print(f"as decoded: from {raw.min():.2f} to {raw.max():.2f}, contrast {raw.std():.2f}")
-print(f"stretched:  from {stretched.min():.2f} to {stretched.max():.2f}, contrast {stretched.std():.2f}")
-assert stretched.min() == 0
-assert stretched.max() == 1
+faint = 0.1 * raw
+
+
+def stretch(tiles):
+    """As the author shows a batch."""
+    return (tiles - tiles.min()) / (tiles.max() - tiles.min())
+
+
+print(f"contrast as decoded: {raw.std():.3f} and {faint.std():.3f}")
+print(f"stretched:           {stretch(raw).std():.3f} and {stretch(faint).std():.3f}")
+assert torch.allclose(stretch(raw), stretch(faint), atol=1e-6)
 
 # %% [markdown]
 # A faint strip and a strong one look alike after this, so a comparison of strips between models means nothing. Here
@@ -838,16 +889,23 @@ print(inspect.getsource(gvae.GVAE.losses))
 # Three profiles. **quick** trains what you see, live: VAE, conditional VAE and G-VAE from the same first weights on the
 # same batches. **cpu** and **paper** are the ledger's runs: clothing, digits, faces, generated shapes and photographs; a
 # sweep; and classifiers trained on augmented images. A VAE has no classifier; the package gives it a linear one that
-# learns from its codes and cannot change them, so that its accuracy is that of a probe.
+# learns from its codes and cannot change them, so that its accuracy is that of a probe. The conditional VAE is told the
+# class in the decoder alone: its encoder is $q(z \mid x)$, and not $q(z \mid x, y)$ as in its paper; where it decodes test images, it
+# gets their true class, which the others do not.
+#
+# How the settings were chosen: K = 16, the rate, $s = 0.27$ and a class weight of about 30 at 784 pixels by a handful of
+# looks at class kept and at pictures, with 2000 images of clothing, one seed, and three values of $s$; not by a validation split.
+# Nothing was tuned after that. VAE and conditional VAE share $s$, which was chosen with G-VAE among the three. The class
+# weight is in proportion to the number of pixels, since the reconstruction sums over them: 7.5 at a quarter of them.
 
 # %%
 METHODS = {"VAE": gvae.VAE, "conditional VAE": gvae.ConditionalVAE, "G-VAE": gvae.GVAE}
 recipe = Recipe(epochs=epochs, batch_size=64, optimizer="adam", lr=3e-3, schedule="linear", weight_decay=0.0)
 
 
-def fit(model, seed=0):
+def fit(model, seed=0, length=epochs):
     """The trained model, on the CPU, and its record."""
-    record = training.fit(model, images, recipe, seed=seed, progress=False)
+    record = training.fit(model, images, dataclasses.replace(recipe, epochs=length), seed=seed, progress=False)
     return model.cpu().eval(), record
 
 
@@ -862,14 +920,17 @@ def run_experiment(profile):
 
 # %% [markdown]
 # The record of a run holds more than an accuracy: `gvae_measures` takes the squared error, KL, a linear probe that is the
-# same for all (a ridge regression of mean codes), and how often decoded images keep their class by a *judge*, a
-# classifier of real images that was trained apart and never saw a decoded one. What to expect: G-VAE ahead in the probe,
-# since its encoder is told the classes; a little behind in the squared error, since it does more with the same code.
+# same for all (a ridge regression of mean codes), and **class kept**: the share of decoded images that a *judge* calls by
+# the class of the image they started from, as a mean over the classes. The judge is a classifier of real images that was
+# trained apart and never saw a decoded one. What to expect: G-VAE ahead in the probe, since its encoder is told the
+# classes; a little behind in the squared error, since it does more with the same code.
 
 # %% tags=["nbval-ignore-output"]
 trained = run_experiment(profile)
 live = [record for _, record in trained.values()]
-print(f"judge: {live[0].metrics['judge_accuracy']:.1%} of unseen real images, {live[0].environment['device']}")
+own = np.mean([trained["G-VAE", seed][1].metrics["test_accuracy"] for seed in range(seeds)])
+print(f"real unseen images: judge {live[0].metrics['judge_accuracy']:.1%}, G-VAE's own classifier {own:.1%}", end="; ")
+print(live[0].environment["device"])
 for metric, label in (
     ("probe_accuracy", "linear probe"),
     ("reconstruction_error", "squared error"),
@@ -884,61 +945,112 @@ for metric, label in (
 seconds = records.summary(record.seconds for record in live).mean
 print(f"n = {seeds} of each, {seconds:.1f} s a run, {seconds / epochs:.2f} s an epoch")
 
-
 # %% [markdown]
-# In pairs, seed by seed: G-VAE less VAE. (Movement is the root mean square of what a step changes in a pixel.)
+# Two yardsticks that cost nothing: the same ridge regression on the pixels themselves, and on as many principal components
+# of them as the codes have coordinates.
 
 
 # %%
-def verdict(values, unit="points", digits=1):
-    """What paired differences allow one to say."""
-    effect = records.summary(values)
-    if effect.n < 3:
-        return f"{effect.mean:+.{digits}f} {unit} (n = {effect.n}: nothing can be said)"
-    word = "within the noise" if abs(effect.mean) <= effect.half_width else "above" if effect.mean > 0 else "below"
-    return f"{effect.mean:+.{digits}f} ± {effect.half_width:.{digits}f} {unit}, {word} (n = {effect.n})"
-
-
-COMPARED = {
-    "probe_accuracy": ("linear probe", 100, "points"),
-    "consistency_0": ("class kept at μ", 100, "points"),
-    "consistency_6": ("class kept at 3σ", 100, "points"),
-    "tenth_consistency_6": ("class kept at 3σ, largest tenth", 100, "points"),
-    "movement_6": ("movement at 3σ", 1000, "thousandths"),
-    "tenth_movement_6": ("movement at 3σ, largest tenth", 1000, "thousandths"),
-    "reconstruction_error": ("squared error", 1000, "thousandths"),
-}
-
-
-def report(first, second):
-    """Differences second less first in what is compared, on the seeds that both have."""
-    sides = [{record.seed: record.metrics for record in side} for side in (first, second)]
-    common = sorted(sides[0].keys() & sides[1].keys())
-    for metric, (label, scale, unit) in COMPARED.items():
-        print(f"    {label:32s} {verdict([scale * (sides[1][k][metric] - sides[0][k][metric]) for k in common], unit)}")
+def yardsticks():
+    """Accuracy of the probe of pixels and of K principal components, in per cent, and the squared error of these."""
+    x, unseen = (part.floats(slice(None)).flatten(1).double() for part in (images.train, images.test))
+    axes = torch.linalg.svd(x - x.mean(0), full_matrices=False)[2][:K]
+    scores = []
+    for basis in (torch.eye(D, dtype=torch.float64), axes):
+        codes = [(part - x.mean(0)) @ basis.T for part in (x, unseen)]
+        train, test = (
+            gvae_measures.Posterior(z, torch.ones_like(z), part.target)
+            for z, part in zip(codes, (images.train, images.test), strict=True)
+        )
+        scores.append(100 * gvae_measures.probe_accuracy(train, test, C))
+    return *scores, (unseen - x.mean(0) - codes[1] @ axes).square().mean().item()
 
 
 # %% tags=["nbval-ignore-output"]
-for name in ("G-VAE", "conditional VAE"):
-    print(f"{name} less VAE")
-    report(*([trained[which, seed][1] for seed in range(seeds)] for which in ("VAE", name)))
-if (profile, dataset, epochs, train_size) == ("quick", "embedded", 10, 1500):
-    scores = {
-        name: np.mean([trained[name, seed][1].metrics["probe_accuracy"] for seed in range(seeds)]) for name in METHODS
-    }
-    assert scores["VAE"] < scores["G-VAE"]
+of_pixels, of_components, lost = yardsticks()
+print(f"linear probe of {D} pixels {of_pixels:.1f}%, of {K} principal components {of_components:.1f}%", end="; ")
+print(f"squared error of the components {lost:.4f}")
 
 # %% [markdown]
-# The probe as expected, and by a lot. The squared error not: it is level, so that the classes came at no price in the picture, but
-# in nats of KL, of which G-VAE uses half as many again. Strips of G-VAE keep the class more often than those of the
-# VAE, at μ, and at 3σ by an interval that still reaches zero; they also move less. And the conditional VAE is no worse where little moves. Section 7 takes
-# these apart.
+# Sobering: the pixels themselves are a better code for a linear classifier than that of any of the three, and sixteen principal
+# components are as good as the VAE's sixteen and keep *more* of the picture. A VAE trained for so short a time, with so
+# large an $s$, is no compressor; what it has and they have not is a Gaussian for every image.
+#
+# In pairs, seed by seed: G-VAE less VAE. Here and below, ± is a 95% t interval over the seeds that are told, with one and
+# the same judge. (Movement is the root mean square of what a step changes in a pixel; equal movement: that which all lines
+# of section 7 reach.)
+
+
+# %%
+def verdict(values):
+    """What paired differences allow one to say."""
+    effect = records.summary(values)
+    if effect.n < 3:
+        return f"{effect.mean:+.1f} (n = {effect.n}: nothing can be said)"
+    word = "within the noise" if abs(effect.mean) <= effect.half_width else "above" if effect.mean > 0 else "below"
+    return f"{effect.mean:+.1f} ± {effect.half_width:.1f}, {word} (n = {effect.n})"
+
+
+def report(study, first, second):
+    """Differences, second less first, in what is compared."""
+    print(f"{second} less {first}")
+    for label, values in gvae_figures.compared(study, first, second).items():
+        print(f"    {label:45s} {verdict(values)}")
+
+
+# %% tags=["nbval-ignore-output"]
+study = {name: [trained[name, seed][1] for seed in range(seeds)] for name in METHODS}
+for pair_of in (("VAE", "G-VAE"), ("conditional VAE", "G-VAE"), ("VAE", "conditional VAE")):
+    report(study, *pair_of)
+if (profile, dataset, epochs, train_size) == ("quick", "embedded", 10, 1500):
+    probes = {name: np.mean([record.metrics["probe_accuracy"] for record in runs]) for name, runs in study.items()}
+    assert probes["VAE"] < probes["G-VAE"]
+
+# %% [markdown]
+# The probe is ahead, by four points; nothing was paid in the picture, whose squared error is even lower by .0005; and the KL is
+# two nats higher. (Neither the judge, right on 77% of real images, nor G-VAE's own classifier, on 71%, is an oracle.) Strips of G-VAE
+# keep the class more often at 3σ, by an interval that just leaves zero. But *at equal movement*, where it counts, the
+# difference is within the noise, which is ten points wide here. The conditional VAE, told the class,
+# starts eight to ten points higher at μ; where the strips have moved, half of its lead over the VAE is gone, and of that over
+# G-VAE nothing is seen. The records of section 9, of
+# the images as they are and trained three times as long, are less noisy.
+#
+# ### Coordinates in use
+#
+# The KL of each coordinate, averaged over unseen images and sorted: a coordinate at zero is asleep. With so large an $s$
+# one might expect some.
+
+
+# %% tags=["nbval-ignore-output"]
+@plots.styled
+def figure_kl():
+    figure = plots.Picture(figsize=(7.5, 2.4))
+    axes = figure.add_subplot(xlabel="coordinate, by KL", ylabel="KL (nats)")
+    for name in METHODS:
+        kl = [
+            gvae_measures.kl_by_coordinate(gvae_measures.posterior(trained[name, seed][0], images.test))
+            for seed in range(seeds)
+        ]
+        values = torch.stack(kl).sort(1, descending=True)[0].detach()
+        plots.band(axes, range(1, K + 1), values, name, color=gvae_figures.COLOUR[name], marker="o")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    return figure
+
+
+with torch.no_grad():
+    show(figure_kl(), "kl")._ipython_display_()
+
+# %% [markdown]
+# None is asleep: the last coordinate still holds a few tenths of a nat. G-VAE spreads its KL more evenly over the
+# coordinates; what it has more than the VAE is in those that the VAE uses least.
 #
 # ### Strips
 #
-# Figure 2 of the source, live: the white tile it puts in the middle is the image here; left and right of it the
-# code is moved by $\pm \frac i2 \sigma$ along all coordinates. For this one pair the images are as they are (and the class
-# weight grows with the number of pixels, as the reconstruction does). Look for two things: does the garment at both ends
+# Figure 2 of the source, live, in a smaller selection: left of the image the tenth of the coordinates with the largest σ
+# ($\lambda_{clip} = 0.1$, two of sixteen, as in the source's figures), right of it all of them, moved by $\pm \frac i2 \sigma$. All at once is *one* diagonal of the
+# $2^K$ that there are: the signs of coordinates are arbitrary, and another choice would give another strip. For this one pair
+# the images are as they are, and $c$ four times as large. Look for two things: does the garment at the ends
 # still belong to its class, and has it changed at all?
 
 # %%
@@ -953,58 +1065,60 @@ for name, settings in (("G-VAE", {"class_weight": 4 * class_weight}), ("VAE", {}
     pair[name] = large.cpu().eval()
 
 
-def strip(model, clip=1.0, steps=6):
-    """The strips of the chosen images with the image itself in the middle, (N, 14, channels, H, W)."""
+def strip(model, images_of=3):
+    """Of the first images: ends of the largest tenth, the image, all coordinates from -3 to 3 deviations."""
+    x, label = original[:images_of], its_class[:images_of]
     with torch.no_grad():
-        tiles = model.traverse(original, steps, clip, its_class)
-    return torch.cat([tiles[:, : steps + 1], original[:, None], tiles[:, steps + 1 :]], 1)
+        tenth, every = (model.traverse(x, 6, clip, label)[:, ::3] for clip in (0.1, 1.0))
+    return torch.cat([tenth[:, [0, -1]], x[:, None], every], 1)
 
 
 # %% tags=["nbval-ignore-output"]
 stack = torch.cat([strip(pair[name]) for name in ("G-VAE", "VAE")])
-titles = [f"{name}, {images.classes[int(k)]}" for name in ("G-VAE", "VAE") for k in its_class]
-columns = [f"{i / 2:g}" for i in range(-6, 1)] + ["x"] + [f"+{i / 2:g}" for i in range(1, 7)]
-show(plots.sheet(stack, titles, columns), "live_strips")
+titles = [f"{name}, {images.classes[int(k)]}" for name in ("G-VAE", "VAE") for k in its_class[:3]]
+columns = ["−3\ntenth", "+3\ntenth", "image", *(f"{i}\nall" for i in ("−3", "−1.5", "μ", "+1.5", "+3"))]
+show(plots.sheet(stack, titles, columns, size=gvae_figures.TILE), "live_strips")
 
 # %% [markdown]
-# Both models change the garments, and at three deviations along *all* coordinates at once both leave the classes of some:
-# all K together is a long way, $3\sqrt K$ deviations of one. With $\lambda_{clip} = 0.1$, one or two of sixteen coordinates, as in the source's
-# figures:
-
-# %% tags=["nbval-ignore-output"]
-stack = torch.cat([strip(pair[name], clip=0.1) for name in ("G-VAE", "VAE")])
-show(plots.sheet(stack, titles, columns), "live_strips_clipped")
-
-# %% [markdown]
-# Now classes are kept, by both; and little moves. Whether the first is more than the second is what section 7 asks.
+# The tenth hardly moves anything. All coordinates do: the dress loses its shape at one end, the sandal grows a leg at the other. By eye
+# the two models cannot be told apart; so section 7 counts.
 #
 # ### Move one yourself
 #
-# Image, direction and distance. In a live session this picture has three sliders; on this page it stands at the first
-# image and all coordinates. Above each tile is what the judge calls it, in green if that is right.
+# Image, direction and distance. In a live session this picture has three sliders; on this page it stands at all coordinates
+# and at the first image that G-VAE moves out of its class. Above each tile is what the judge calls it, in green if that is
+# right. (It was trained at half the resolution.)
 
 # %%
 DIRECTIONS = ["all", "largest tenth", *(f"{rank}. largest" for rank in range(1, 5)), "smallest"]
 judge = gvae_measures.judge(images)
 
 
+def moved(name, image, direction="all", distance=3.0):
+    """One image moved in nine tiles, and what the judge calls each."""
+    with torch.no_grad():
+        mean, sigma = pair[name].posterior(original[image : image + 1])
+        order = sigma[0].argsort(descending=True)
+        count = {"all": K, "largest tenth": max(1, round(0.1 * K))}.get(direction)
+        chosen = order[:count] if count else order[-1:] if direction == "smallest" else order[[int(direction[0]) - 1]]
+        step = sigma * torch.zeros(K).index_fill(0, chosen, 1.0) * distance / 2
+        tiles = pair[name].along(mean, step, 4)[0]
+        return tiles, judge(F.avg_pool2d(tiles, 2)).argmax(1)
+
+
+called = [moved("G-VAE", image)[1] == its_class[image] for image in range(len(rows))]
+leaves = next((image for image, right in enumerate(called) if right[4] and not right.all()), 0)
+
+# %% [markdown]
+# The picture is a function of what the sliders set.
+
+
+# %%
 @plots.styled
-def figure_moved(image=0, direction="all", distance=3.0):
-    figure = plots.Picture(figsize=(7.5, 2.6))
-    grid = figure.subplots(2, 9)
-    for line, name in zip(grid, ("G-VAE", "VAE"), strict=True):
-        model = pair[name]
-        with torch.no_grad():
-            mean, sigma = model.posterior(original[image : image + 1])
-            order = sigma[0].argsort(descending=True)
-            count = {"all": K, "largest tenth": max(1, round(0.1 * K))}.get(direction)
-            chosen = (
-                order[:count] if count else order[-1:] if direction == "smallest" else order[[int(direction[0]) - 1]]
-            )
-            step = sigma * torch.zeros(K).index_fill(0, chosen, 1.0) * distance / 2
-            tiles = model.along(mean, step, 4)[0]
-            called = judge(F.avg_pool2d(tiles, 2)).argmax(1)  # it was trained at half the resolution
-        for axes, tile, k in zip(line, tiles, called, strict=True):
+def figure_moved(image=leaves, direction="all", distance=3.0):
+    figure = plots.Picture(figsize=(7.5, 2.3))
+    for line, name in zip(figure.subplots(2, 9), ("G-VAE", "VAE"), strict=True):
+        for axes, tile, k in zip(line, *moved(name, image, direction, distance), strict=True):
             axes.imshow(tile.permute(1, 2, 0).expand(-1, -1, 3), vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
             colour = plots.GREEN if k == its_class[image] else plots.RED
@@ -1020,35 +1134,57 @@ plots.slider(figure_moved, image=list(range(len(rows))), direction=DIRECTIONS, d
 # %% [markdown]
 # ### What the faults cost
 #
-# Section 4's first two faults, trained. With a frozen classifier the encoder has to place its codes where random weights
+# Section 4's faults, trained. With a frozen classifier the encoder has to place its codes where random weights
 # want them; with the same noise at every step the decoder can learn *that* noise: its reconstruction should be better
-# with it than with fresh draws, and for the mended form there is no such difference.
+# with it than with fresh draws, and for the mended form there is no such difference. With the code's $s$ the strips should
+# freeze; the stretch needs no training.
 
 
 # %% tags=["nbval-ignore-output"]
 def error_under(model, noise):
     """Squared error of a pixel on 64 training images, decoded with this noise."""
     x = images.train.floats(slice(0, 64))
-    with torch.no_grad():
-        mean, sigma = model.posterior(x)
-        return (model.decode(mean + sigma * noise) - x).square().mean().item()
+    mean, sigma = model.posterior(x)
+    return (model.decode(mean + sigma * noise) - x).square().mean().item()
+
+
+def unmeasured(model, length=epochs):
+    """The trained model, without the measures of a record."""
+    model.metrics = lambda of: {}
+    return fit(model, length=length)
 
 
 repeated, fresh = (torch.randn(64, K, generator=seeded(k)) for k in (0, 123))
-for name, (model, record) in {
+faulty = {
     "mended": trained["G-VAE", 0],
-    "frozen classifier": fit(made(frozen=True)),
-    "same noise": fit(made(method=SameNoise)),
-}.items():
-    scores = f"own classifier {record.metrics['test_accuracy']:.1%}, probe {record.metrics['probe_accuracy']:.1%}"
-    ratio = error_under(model, fresh) / error_under(model, repeated)
-    print(f"{name:18s} {scores}; squared error, fresh noise over repeated {ratio:.2f}")
+    "Fault 1: frozen w": unmeasured(made(frozen=True)),
+    "Fault 2: same noise": unmeasured(made(method=SameNoise)),
+    f"Fault 3: s = {levels['the code, MNIST'] / 255:.3f}": fit(made(deviation=0.035)),
+}
+with torch.no_grad():
+    for name, (model, record) in faulty.items():
+        coded = [gvae_measures.posterior(model, split) for split in (images.train, images.test)]
+        ratio = error_under(model, fresh) / error_under(model, repeated)
+        print(f"{name:20s} own classifier {record.metrics['test_accuracy']:.1%}", end=", ")
+        print(f"probe {gvae_measures.probe_accuracy(*coded, C):.1%}; squared error, fresh over repeated {ratio:.2f}")
 
 # %% [markdown]
-# One seed each: an illustration and no measurement. The repeated noise is learned, a little: fresh draws cost it ten per
-# cent where the mended form loses one. (Rows of a batch are other images in every epoch, so it cannot be learned image by
-# image.) And the frozen classifier is obeyed quite well, as section 4 foresaw: the author's figures could look right in
-# spite of both.
+# As strips, all coordinates from −3σ to +3σ; in the last row the mended ones, stretched.
+
+# %% tags=["nbval-ignore-output"]
+halved = images.test.floats(rows[:2])
+with torch.no_grad():
+    tiles = {name: model.traverse(halved)[:, ::3] for name, (model, _) in faulty.items()}
+tiles["Fault 4: stretched"] = stretch(tiles["mended"])
+stack = torch.stack([torch.cat([torch.cat([halved[i : i + 1], tile[i]]) for i in range(2)]) for tile in tiles.values()])
+show(plots.sheet(stack, list(tiles), ["x", "−3", "−1.5", "μ", "1.5", "3"] * 2, size=0.36), "faults")
+
+# %% [markdown]
+# One seed each: an illustration and no measurement. A frozen classifier reads the codes worse, but the encoder obeys it: the probe is as
+# good as with the trained one. The repeated noise is learned, a little: fresh draws cost it 12% where the mended form
+# loses 4%. (Rows of a batch are other images in every epoch, so it cannot be learned image by image.) The code's $s$ freezes the strips. And the
+# stretch does little to these pictures, which use the range already; it is in faint ones that it matters. The author's figures could
+# look right in spite of the first two.
 
 # %% [markdown]
 # ## 7 · Class kept, and how far
@@ -1057,7 +1193,9 @@ for name, (model, record) in {
 #
 # Three things have to be kept apart. At distance 0 the judge already calls some decoded images wrongly, because they are
 # blurred; a model that decodes μ better *starts* higher. Then the line falls, more or less quickly. And a strip that does
-# not move keeps everything: consistency has to be read beside movement. First over the distance:
+# not move keeps everything: class kept has to be read beside movement. Each line is one run, from 0 to 3σ: solid where all
+# coordinates are moved, dotted for the largest tenth; squares are one coordinate at a time, crosses the author's unit noise.
+# A better method lies up *and* right. Compare lines along a vertical: *at equal movement* in the report of section 6.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -1069,45 +1207,43 @@ def drawn(draw, found, name):
         print(f"no figure yet: it needs {missing} (python -m semaug.ledger lists the runs)")
 
 
-drawn(gvae_figures.consistency, live, "live_consistency")
-
-# %% [markdown]
-# Then one against the other. Each line is one run, from 0 to 3σ: solid where all coordinates are moved, dotted for the
-# largest tenth; squares are one coordinate at a time, crosses the author's unit noise. A better method lies up *and* right.
-
-# %% tags=["nbval-ignore-output"]
 drawn(gvae_figures.movement, live, "live_movement")
 
 # %% [markdown]
-# G-VAE's lines lie above the VAE's *at equal movement*, so the claim holds against the VAE: by about five points before anything
-# is moved and about ten at a movement of 0.1. They also end earlier: a part of what G-VAE keeps at 3σ it keeps by moving
-# less. The conditional VAE starts above both, since its decoder is told the class, and meets G-VAE's lines at about 0.1. The
-# source is silent about it. And look at the crosses, the author's baseline of unit noise on the code: they lie on or above the
-# lines of their own models. A random direction keeps the class no less, at equal movement, than the strip does.
+# Lines of G-VAE lie among the VAE's or a little above, and the report of section 6 says what that is worth: at equal movement
+# a difference within the noise. The conditional VAE starts above both, since its decoder is told the class, and joins them at
+# a movement of about 0.15. The source is silent about it. And look at the crosses, the author's baseline of unit noise on the code: here
+# they are within the range of the strips, and lie on or above the lines of their own models. A random direction
+# keeps the class no less, at equal movement, than the strip does.
 #
 # > G-VAE 相对于 VAE 的生成结果, 清晰度相对更高 · *What G-VAE generates is sharper than what the VAE does.*
 #
 # Sharpness as a number: the mean difference of neighbouring pixels in decoded images, over that of the images themselves.
+# Speckle is sharp in this number; so beside it the *image's own* part of it, the projection of the decoded differences on
+# the true ones, $\nabla m \cdot \nabla x / |\nabla x|^2$, to which speckle adds nothing.
 
 
 # %% tags=["nbval-ignore-output"]
 def sharpness(model):
-    """Mean difference of neighbouring pixels of m(μ), in per cent of that of the 500 unseen images."""
+    """Mean difference of neighbouring pixels of m(μ), and its part along the true ones; per cent, 500 unseen images."""
     x, label = images.test.floats(slice(0, 500)), images.test.target[:500]
     with torch.no_grad():
         decoded = model.decode(model.posterior(x)[0], label)
-    steepness = [(v.diff(dim=2).abs().mean() + v.diff(dim=3).abs().mean()).item() for v in (decoded, x)]
-    return 100 * steepness[0] / steepness[1]
+    steep, true = (torch.cat([v.diff(dim=2).flatten(), v.diff(dim=3).flatten()]) for v in (decoded, x))
+    return 100 * (steep.abs().mean() / true.abs().mean()).item(), 100 * (steep @ true / (true @ true)).item()
 
 
-sharp = {name: [sharpness(trained[name, seed][0]) for seed in range(seeds)] for name in METHODS}
-print(", ".join(f"{name} {np.mean(values):.1f}%" for name, values in sharp.items()))
-print("G-VAE less VAE:", verdict(np.subtract(sharp["G-VAE"], sharp["VAE"])))
+sharp = {name: np.array([sharpness(trained[name, seed][0]) for seed in range(seeds)]) for name in METHODS}
+for column, what in enumerate(("all differences", "the image's own")):
+    print(
+        f"{what}: " + ", ".join(f"{name} {values[:, column].mean():.1f}%" for name, values in sharp.items()), end="; "
+    )
+    print("G-VAE less VAE", verdict(sharp["G-VAE"][:, column] - sharp["VAE"][:, column]))
 
 # %% [markdown]
-# Sharper, by a little; and all are blurred. (Speckle counts as sharp in this number.) It was not to be expected from the
-# loss, which asks G-VAE for more with the same code: what the class term widens is the use of the code, its KL is half as
-# large again.
+# Sharper, by less than two points of a hundred, and the image's own part of it by as much: so it is no speckle. All are blurred: more than half of
+# the true differences are lost. It was not to be expected from the loss, which asks G-VAE for more with the same code; its
+# squared error, a little lower, says the same.
 #
 # ### Is a class out of a VAE's reach?
 #
@@ -1129,14 +1265,31 @@ with torch.no_grad():
     lines.append(conditional.decode(conditional.posterior(start)[0].expand(C, -1), wanted))
     lines.append(trained["G-VAE", 0][0].interpolate(start, images.test.floats(rows[-1:]), columns=C)[0])
 titles = ["VAE, drawn", "G-VAE, drawn", "CVAE, one code", "G-VAE, between"]
-show(plots.sheet(torch.stack(lines), titles, [name.split("/")[0][:8] for name in images.classes]), "classes")
+sheet = plots.sheet(torch.stack(lines), titles, [name.split("/")[0][:8] for name in images.classes], size=0.5)
+sheet.axes[0].tick_params(axis="x", labelsize=7)
+show(sheet, "classes")
 
 # %% [markdown]
-# How often does the judge agree? *Samples of a class* in the table of section 6 says: for the VAE in a little less than
-# three of five cases, for the two that know classes in seven of ten, where it calls nearly eight of ten real images
-# correctly. *Cannot* is too
-# strong. Row three is a warning about the conditional VAE: told to make a bag of a trouser's code, it makes a trouser. Its codes
-# still hold the class (the probe of section 6), so what the decoder is told is a hint and no command.
+# How often does the judge agree? For these draws, and for the conditional VAE also sampled its own way, codes
+# $\mathcal N(0, I)$ and the wanted class:
+
+# %% tags=["nbval-ignore-output"]
+for name, runs in study.items():
+    values = [records.summary(100 * run.metrics["sample_consistency"] for run in runs).mean]
+    print(f"{name:16s} by class moments {values[0]:.1f}%", end="\n" if name != "conditional VAE" else "")
+    if name == "conditional VAE":
+        own = records.summary(100 * run.metrics["prior_consistency"] for run in runs)
+        print(f", by its own prior {own.mean:.1f}%")
+sampled = {name: np.array([100 * run.metrics["sample_consistency"] for run in runs]) for name, runs in study.items()}
+print("G-VAE less VAE", verdict(sampled["G-VAE"] - sampled["VAE"]))
+print("G-VAE less conditional VAE", verdict(sampled["G-VAE"] - sampled["conditional VAE"]))
+
+# %% [markdown]
+# For the VAE in three of five cases, for G-VAE four points more, for the conditional VAE ten more, where the judge calls 77% of the real images
+# correctly. *Cannot* is too strong. By its own prior the conditional VAE is right in one case of four only: its posteriors together are not
+# the prior, and the class it is told does not outweigh a code from a gap. Row three says the same: told to make a bag of a
+# trouser's code, it makes a trouser. Its codes still hold the class (the probe of section 6), so what the decoder is told is a
+# hint and no command.
 #
 # ### The sweep of λ_clip
 #
@@ -1173,16 +1326,18 @@ for (name, rule), values in clipped.items():
     print("  movement", np.round(values[..., 1].mean(0), 3).tolist())
 
 # %% [markdown]
-# And as a picture: each line from one coordinate (left) to all of them (right).
+# And as a picture: each line from one coordinate (left) to all of them (right), bold the mean and thin a seed.
 
 
 # %% tags=["nbval-ignore-output"]
 @plots.styled
 def figure_clip():
-    figure = plots.Picture(figsize=(7.5, 3.2))
+    figure = plots.Picture(figsize=(7.5, 2.7))
     panels = figure.subplots(1, 2, sharey=True, sharex=True)
     for axes, name in zip(panels, ("VAE", "G-VAE"), strict=True):
         for rule, colour in (("largest", plots.RED), ("random", plots.GREY), ("smallest", plots.BLUE)):
+            for curve in clipped[name, rule]:
+                axes.plot(*curve.T[::-1], color=colour, linewidth=0.7, alpha=0.5)
             shares, moves = clipped[name, rule].mean(0).T
             axes.plot(moves, shares, "o-", color=colour, label=f"{rule} σ (n = {seeds})")
         axes.set(title=f"{name}: 1 to {counts[-1]} coordinates", xlabel="movement at 3σ")
@@ -1194,20 +1349,21 @@ def figure_clip():
 show(figure_clip(), "clip")
 
 # %% [markdown]
-# Read it along a vertical line: at equal movement, is red above grey, and grey above blue? It is not, for neither model; if anything
-# blue is on top, the *smallest* σ. In pairs, at four coordinates:
+# Read it along a vertical line: at equal movement, is red above blue? With three rules that end at the same point, the
+# middle decides. So each seed's lines are read at half of the smallest movement of all coordinates, and compared in pairs:
 
 # %% tags=["nbval-ignore-output"]
+halfway = 0.5 * min(values[:, -1, 1].min() for values in clipped.values())
 for name in ("VAE", "G-VAE"):
-    at_four = counts.index(min(4, counts[-1]))
-    difference = clipped[name, "largest"][:, at_four] - clipped[name, "smallest"][:, at_four]
-    print(f"{name:6s} largest less smallest: class kept {verdict(difference[:, 0])}")
-    print(f"{'':7s}{'':23s}movement {verdict(1000 * difference[:, 1], 'thousandths')}")
+    at = {
+        rule: [np.interp(halfway, *curve.T[::-1]) for curve in clipped[name, rule]] for rule in ("largest", "smallest")
+    }
+    print(f"{name:6s} at a movement of {halfway:.3f}, largest less smallest: {verdict(np.subtract(*at.values()))}")
 
 # %% [markdown]
-# So the idea that λ_clip rests on, *the class stays in the directions of largest variance*, is not seen here, also with the class
-# term; and (h) said why not to expect it. λ_clip is another name for distance. (Three seeds, one set of small images;
-# and the three rules share their end points, so these are not many independent comparisons.)
+# Not shown: within the noise, and if anything the other way round. So the idea that λ_clip rests on, *the class stays in the
+# directions of largest variance*, is not seen here, also with the class term; and (h) said why not to expect it. λ_clip is another
+# name for distance. (Three seeds, one set of small images.)
 #
 # ### How far one deviation goes
 #
@@ -1238,9 +1394,10 @@ for name in METHODS:
         assert max(each) < 1.2 * deviation
 
 # %% [markdown]
-# All are below $s$, as (g) says, and not far below: it is mostly $s$ that decides how far a posterior reaches.
+# Here they are below $s$, but (g) is of a linear decoder at its optimum, and the next section has a case where they are
+# not. What it gives is the order: it is mostly $s$ that decides how far a posterior reaches.
 #
-# ## 8 · Three sweeps
+# ## 8 · Weights of the loss
 #
 # > KL 损失作为正则项其系数不能过小，否则方差的分布会接近均匀分布，导致重建后的图像具有大量的空缺像素 ·
 # > *The coefficient of KL must not be too small, or the distribution of the variances comes close to uniform, and the
@@ -1262,19 +1419,16 @@ def round_trip(model):
         return [(model.posterior(model.decode(z, label))[0] - z).square().mean().item() for z in both]
 
 
-swept = {"usual": trained["G-VAE", 0]}
-for name, settings in {
-    "s = 0.035": {"deviation": 0.035},
-    "s = 1": {"deviation": 1.0},
-    "c = 1": {"class_weight": 1.0},
-    "c = 300": {"class_weight": 300.0},
-    "L1": {"reconstruction": "l1"},
-    "learned s, c": {"balance": "learned"},
-}.items():
-    swept[name] = fit(made(**settings))
+swept = {
+    "s = 0.27": trained["G-VAE", 0],
+    "s = 0.035": list(faulty.values())[-1],
+    "s = 1": fit(made(deviation=1.0)),
+    "learned s, c": fit(made(balance="learned")),
+}
 
 # %% [markdown]
-# One column of the table is a prediction: *one σ* should follow $s$. The columns after it say what that does.
+# One column of the table is a prediction: *one σ*, mean and most over the coordinates, should follow $s$. The columns after it
+# say what that does.
 
 # %% tags=["nbval-ignore-output"]
 reached = {}
@@ -1282,53 +1436,72 @@ for name, (model, record) in swept.items():
     scores, (each, _), (gap, at_codes) = record.metrics, one_deviation(model), round_trip(model)
     reached[name] = np.mean(each), scores["posterior_deviation"]
     s_now, c_now = model.log_deviation.detach().exp(), (-2 * model.log_temperature.detach()).exp()
-    print(f"{name:13s} s {s_now:.3f}, c {c_now:4.0f}: one σ {np.mean(each):.3f}, mean σ {reached[name][1]:.2f}", end="")
+    print(f"{name:12s} s {s_now:.3f}, c {c_now:4.1f}: one σ {np.mean(each):.3f}, most {max(each):.3f}", end="")
     print(
-        f", kept {scores['consistency_6']:.0%}, moved {scores['movement_6']:.3f}, probe {scores['probe_accuracy']:.0%}",
-        end="",
+        f", mean σ {reached[name][1]:.2f}, kept {scores['consistency_6']:.0%}, moved {scores['movement_6']:.3f}", end=""
     )
-    print(f", error {1000 * scores['reconstruction_error']:.0f}e-3, round trip {gap:.2f} ({at_codes:.2f})")
+    print(f", probe {scores['probe_accuracy']:.0%}, error {scores['reconstruction_error']:.4f}", end="")
+    print(f", round trip {gap:.2f} ({at_codes:.2f})")
 if (dataset, epochs, train_size) == ("embedded", 10, 1500):
-    assert reached["s = 0.035"][0] < reached["usual"][0] < reached["s = 1"][0]
-    assert reached["s = 0.035"][1] < reached["usual"][1] < reached["s = 1"][1]
+    for column in (0, 1):
+        assert reached["s = 0.035"][column] < reached["s = 0.27"][column] < reached["s = 1"][column]
 
 # %% [markdown]
-# The same as strips: a row a setting, two images, all coordinates from −3σ to +3σ.
+# Eight draws of the prior, the same codes under each $s$, decoded. If the source is right, the first row has pixels missing.
 
 # %% tags=["nbval-ignore-output"]
-halved = images.test.floats(rows[:2])
+codes = torch.randn(8, K, generator=seeded(23))
 with torch.no_grad():
-    tiles = [
-        model.along(*(part[:2] for part in (mean, 3 * sigma)), 2)
-        for model, _ in swept.values()
-        for mean, sigma in [model.posterior(halved)]
-    ]
-stack = torch.stack([torch.cat([torch.cat([halved[i : i + 1], tile[i]]) for i in range(2)]) for tile in tiles])
-show(plots.sheet(stack, list(swept), ["x", "−3", "−1.5", "0", "1.5", "3"] * 2), "live_sweep")
+    stack = torch.stack([swept[name][0].decode(codes) for name in ("s = 0.035", "s = 0.27", "s = 1")])
+show(plots.sheet(stack, ["s = 0.035", "s = 0.27", "s = 1"], size=gvae_figures.TILE), "prior_draws")
 
 # %% [markdown]
-# One seed, so read only what is large:
-#
-# - **KL weight.** With the code's $s = 0.035$ the strips are frozen: they move a fourth as far, and the class is kept *because of
-#   that*. At $s = 1$ they move most and keep least. The source says that at a small $c_1$ the variances become nearly uniform;
-#   what we see is that they shrink, by (f). Draws of the prior then come back with an error of 1, as if zero had been guessed: that is
-#   what holes are. (At $s = 1$ they hardly come back either, so this measure has more than one cause.) Missing
-#   pixels we found none; stretched pictures (fault d) may have had a part in those.
-# - **Class weight.** At $c = 1$ the model is nearly the VAE. A larger $c$ keeps more classes, moves less, and at 300 pays in
-#   the squared error and in the round trip: its codes lie far out, where the prior has nothing.
-# - **L1.** At the same standard deviation its posteriors are narrower, its strips move less and keep more, and its *squared*
-#   error is no higher.
+# One seed, so read only what is large. With the code's $s = 0.035$ the strips are frozen: they move a fifth as far, and the class is
+# kept *because of that*. At $s = 1$ they move most and keep least. One σ follows $s$ in order only: (g) is of a linear decoder at its
+# optimum, and at $s = 0.035$ the networks exceed it (.043 in the mean), while at $s = 1$ they stay far below. The source says that at a small $c_1$ the
+# variances become nearly uniform; what we see is that they shrink, by (f). Draws of the prior then come back with an error of 1,
+# as if zero had been guessed: that is what holes are. (At $s = 1$ they hardly come back either, so this measure has more than one
+# cause.) And the pictures have the missing pixels: under
+# a small $s$ the same draws decode to patches and speckle on black, where a larger $s$ shows garments, if blurred ones. Class weights and L1 are
+# in the sweep of section 9, with all their seeds.
 #
 # > 图像损失使用 ℓ² 比 ℓ¹ 要好，收敛速度更快，生成的图像能够更连续 · *ℓ² is better than ℓ¹: faster, more continuous.*
 #
-# One seed does not contradict that; the records (section 9) have three. L1's slope does not vanish with the error, so at equal
-# $s$ it weighs small errors more: as in (g), a smaller effective $s$. A fair comparison would give each its own best $s$.
+# *Faster* can be measured: the squared error of unseen images, L2 and L1 at the same $s$, trained for a fifth, a half and all of the
+# epochs (each a run of its own, with the whole of the schedule).
+
+# %% tags=["nbval-ignore-output"]
+for kind in ("l2", "l1"):
+    for length in (max(1, epochs // 5), max(1, epochs // 2), epochs):
+        usual = kind == "l2" and length == epochs
+        model = trained["G-VAE", 0][0] if usual else unmeasured(made(reconstruction=kind), length)[0]
+        with torch.no_grad():
+            coded = gvae_measures.posterior(model, images.test)
+            error = gvae_measures.reconstruction_error(model, images.test, coded)
+        print(f"{kind.upper()}, {length:2d} epochs: squared error {error:.4f}, mean σ {coded.deviation.mean():.2f}")
+
+# %% [markdown]
+# At every length L1 is *lower* in the squared error that L2 trains, by a tenth (one seed): not slower, in this setting. At the same $s$ L1
+# weighs small errors more, since its slope does not vanish with the error; like a smaller effective $s$, that narrows the
+# posteriors, as the last column shows. A fair comparison would give each its own best $s$. How *continuous* the images are we did not measure.
 #
 # > 当前有些算法能够对梯度进行标准化 ... 但是较为复杂，我们直接通过人工调试 ·
 # > *There are algorithms that normalise gradients [by changing the weights] ..., but they are complicated; we tuned by hand.*
 #
-# *Learned s, c* is one: both weights are trained as variances (Kendall, Gal and Cipolla, CVPR 2018). For $s$ it is
-# maximum likelihood: exercise 2.
+# *Learned s, c* in the table is one: both weights are trained as variances (Kendall, Gal and Cipolla, CVPR 2018). For $s$ it is
+# maximum likelihood: exercise 2. For $c$ the loss has $c\, \mathcal L_{class} - \frac12 \log c$, least at $c^* = 1 / (2 \mathcal L_{class})$: with a class loss of
+# one nat that is half, and the model nearly a VAE.
+
+# %% tags=["nbval-ignore-output"]
+model, record = swept["learned s, c"]
+c_now, class_loss = (-2 * model.log_temperature.detach()).exp().item(), record.curves["class_loss"][-1]
+print(
+    f"after {epochs} epochs c = {c_now:.2f}, class loss {class_loss:.2f} nats: c L = {c_now * class_loss:.2f}; 1/2 at the optimum"
+)
+
+# %% [markdown]
+# Ten epochs are far from it: $c$ has come down from 7.5, towards a tenth of where it is. At the optimum this recipe would all but switch
+# the class term off. Kept, moved and error in the table are those of a smaller $s$.
 
 # %% [markdown]
 # ## 9 · What held, and what the records say
@@ -1339,15 +1512,16 @@ show(plots.sheet(stack, list(swept), ["x", "−3", "−1.5", "0", "1.5", "3"] * 
 # | KL restrains only norms | each coordinate for itself | step 4 |
 # | KL updates the decoder | the encoder alone | step 5 |
 # | the class term sets the directions of the variance | it only narrows; the picture narrows as well | step 7 |
-# | the directions of largest variance keep the class | not better than others at equal movement | step 8 (h), section 7 |
-# | a VAE cannot target a class | its class moments do, less well; a conditional VAE does | section 7 |
-# | G-VAE is sharper than the VAE | a little, on clothing | section 7 |
+# | the directions of largest variance keep the class | not shown: at equal movement largest less smallest −8.3 ± 8.5 points (VAE) and −4.7 ± 10.2 (G-VAE) (n = 3, live); (h) does not decide it | step 8, section 7 |
+# | a VAE cannot target a class | its class moments do, in three of five cases; G-VAE's in a few more | section 7 |
+# | G-VAE is sharper than the VAE | by two points of a hundred, on clothing (n = 3, live) | section 7 |
 # | ISDA recomputes over the data set | running moments, exact | step 7 |
 # | `scan` of logaddexp is needed | it is logsumexp | step 6 |
-# | G-VAE keeps the class | more often than the VAE at equal movement; near μ the conditional VAE does better; unit noise does no worse | sections 6, 7, below |
-# | KL weight not too small | frozen strips, narrow posteriors | step 8, section 8 |
-# | ℓ² better than ℓ¹ | not seen at equal s | section 8, below |
-# | PCA separates the classes | in the plane no more than the VAE's, within the noise; in all coordinates yes | below |
+# | G-VAE keeps the class | on digits more than the VAE at equal movement (+3.6 ± 1.1 points), on clothing within the noise (+3.1 ± 4.7; n = 3, records); not more than a conditional VAE (−0.6 ± 1.0, −2.3 ± 3.2); on faces, shapes and photographs the decoded mean itself is not recognised: nothing can be said; unit noise does no worse where it can be compared (live) | sections 6, 7, below |
+# | KL weight not too small | frozen strips, narrow posteriors; draws of the prior lack pixels, as said | step 8, section 8 |
+# | ℓ² better than ℓ¹: faster, more continuous | not faster (one seed, live); final squared error at equal s level in the records (n there); continuity not measured | section 8, below |
+# | PCA separates the classes | of faces by gender and smile: yes, and the VAE's does not (n there); ten classes of clothing in the plane: no difference shown (n = 3, live) | below |
+# | it is for augmentation | not shown: no decoder's row is told from none (n there) | below |
 #
 # From here on everything is drawn from committed records. Captions say which profile and device; these there are:
 
@@ -1361,8 +1535,9 @@ for profile_ in ("cpu", "paper"):
 # %% [markdown]
 # ### Figure 2: strips on clothing and digits
 #
-# G-VAE above the VAE, seed 0, the first unseen image of four classes. Left of the image the largest tenth of the
-# coordinates is moved, right of it all of them. Look at both ends on the right for images that changed class.
+# G-VAE above the VAE, seed 0, the first unseen image of two classes. Left of the image the largest tenth of the
+# coordinates is moved, right of it all of them. Look at both ends on the right for images that changed class. The class weight
+# is about the number of pixels again: 30 on clothing and digits, 100 on shapes and photographs, 300 on faces.
 
 # %% tags=["nbval-ignore-output"]
 drawn(gvae_figures.FIGURES["2_gvae"]["strips_embedded"], committed, "strips_embedded")
@@ -1384,28 +1559,57 @@ drawn(gvae_figures.FIGURES["2_gvae"]["strips_mnist"], committed, "strips_mnist")
 drawn(gvae_figures.FIGURES["2_gvae"]["strips_cifar10"], committed, "strips_cifar10")
 
 # %% [markdown]
-# 3072 numbers of a photograph through 64 of a code: expect blur, in both.
+# 3072 numbers of a photograph through 64 of a code: blur, in both. The judge calls hardly more of these $m(\mu)$ rightly than
+# by chance (below).
 #
 # ### Figures 4 and 5: faces, by gender and smile
 #
-# The source has CelebA at 96 × 64; our records have Labeled Faces in the Wild at 64 × 64, with the same four classes.
-# Look for whether mouth and gender stay along a strip.
+# The source has CelebA at 96 × 64; our records have Labeled Faces in the Wild at 64 × 64, with the same four classes. (Who
+# has CelebA puts its folder `celeba`, with `img_align_celeba` and the lists, into `$SEMAUG_DATA`; the ledger's profile `paper` has its runs.)
+# Look at μ first: is what should be kept there at all?
 
 # %% tags=["nbval-ignore-output"]
 drawn(gvae_figures.FIGURES["2_gvae"]["strips_faces"], committed, "strips_faces")
 
 # %% [markdown]
+# At μ already little is left of the woman in the first row: by eye both models decode a man. And the judge calls 32% (G-VAE) and 28% (VAE)
+# of all $m(\mu)$ rightly, where a guess has 25% and 71% of the real faces are called rightly (seed 0; the figure *class kept* below). So these strips cannot
+# show that gender and smile are kept: they are hardly there to be kept.
+#
 # Figure 5 moves *one* face along the mean deviation of each class.
 #
 # > 类别上只有微笑和性别两个分类指标，但是图像的渐变中还体现出旋转的特征变化 ·
 # > *There are only the two labels smile and gender, but in the gradual change one also sees a rotation.*
 #
-# If the rows look alike, the classes have the same deviations, and there is no direction of a class to see.
+# If the rows look alike, the classes have the same deviations, and there is no direction of a class to see. That is nearly
+# built in: each row is $m(\mu \pm 3\bar\sigma_y)$ with the signs of all coordinates equal, and $\bar\sigma_y$ is positive in all of them.
 
 # %% tags=["nbval-ignore-output"]
 drawn(gvae_figures.directions, committed, "directions")
 
 # %% [markdown]
+# How far the ends lie from μ, and how far two rows from one another (root mean squares of a pixel):
+
+
+# %% tags=["nbval-ignore-output"]
+def told(say, found):
+    """What is said of the records, or what is missing for it."""
+    try:
+        say(found)
+    except figures.NothingToDraw as missing:
+        print(f"nothing to tell yet: it needs {missing} (python -m semaug.ledger lists the runs)")
+
+
+def say_rows_apart(found):
+    for name, (moves, between) in gvae_figures.rows_apart(found).items():
+        print(f"{name:6s} ends from μ {moves:.3f}, rows from one another {between:.3f}")
+
+
+told(say_rows_apart, committed)
+
+# %% [markdown]
+# The rows differ from one another by a seventh of what moving changes: one direction, drawn four times, and no direction of a class.
+#
 # ### Figure 6: codes in the plane
 #
 # > 可以看出 G-VAE 确实可以有效地其进行划分 · *one sees that G-VAE can indeed separate them effectively*
@@ -1417,7 +1621,29 @@ drawn(gvae_figures.directions, committed, "directions")
 drawn(gvae_figures.plane, committed, "plane")
 
 # %% [markdown]
-# A picture in the plane is a choice, too: what a plane separates, a number can say. Live, on clothing: how many unseen
+# A picture is in the eye. As a number: the share of faces whose nearest class mean in this plane (themselves left out of it)
+# is that of their class, as a mean over the classes; G-VAE less VAE in pairs, on every seed there is.
+
+
+# %% tags=["nbval-ignore-output"]
+def say_separations(found):
+    for title, methods in gvae_figures.separations(found).items():
+        means = ", ".join(
+            f"{name} {np.mean(list(values.values())):.2f} (n = {len(values)})" for name, values in methods.items()
+        )
+        first, second = (methods.get(name, {}) for name in ("VAE", "G-VAE"))
+        gains = [100 * (second[seed] - first[seed]) for seed in sorted(first.keys() & second.keys())]
+        print(f"{title:9s} {means}; difference {verdict(gains)} points")
+
+
+told(say_separations, committed)
+
+# %% [markdown]
+# Here the claim holds, and by much: in G-VAE's plane gender and smile lie apart, in the VAE's hardly better than a coin tells (half; a
+# quarter for all four). The VAE's first components are those of the picture, lighting above all; the class term makes the
+# classes the codes' largest variance. Gender varies with the seed.
+#
+# And ten classes of clothing, live: how many unseen
 # images does a ridge regression call correctly from two principal components of the code, and from all of it?
 
 
@@ -1435,10 +1661,10 @@ def plane_and_all(model):
 
 # %% tags=["nbval-ignore-output"]
 with torch.no_grad():
-    told = {name: np.array([plane_and_all(trained[name, seed][0]) for seed in range(seeds)]) for name in METHODS}
-for name, values in told.items():
+    in_plane = {name: np.array([plane_and_all(trained[name, seed][0]) for seed in range(seeds)]) for name in METHODS}
+for name, values in in_plane.items():
     print(f"{name:16s} probe on two components {values[:, 0].mean():.1f}%, on all {K} {values[:, 1].mean():.1f}%")
-print("G-VAE less VAE, two components:", verdict(told["G-VAE"][:, 0] - told["VAE"][:, 0]))
+print("G-VAE less VAE, two components:", verdict(in_plane["G-VAE"][:, 0] - in_plane["VAE"][:, 0]))
 
 # %% [markdown]
 # In all coordinates G-VAE's classes are better separated, as section 6 has it; in the plane of the first two components the
@@ -1447,33 +1673,70 @@ print("G-VAE less VAE, two components:", verdict(told["G-VAE"][:, 0] - told["VAE
 # %% [markdown]
 # ### The measures, all seeds
 #
-# As in section 7, at full resolution and after a longer training.
+# As in section 7, at full resolution and after a longer training. Dotted is chance. First look where the lines *start*: if the
+# judge does not recognise $m(\mu)$ itself, there is no class that could be kept.
 
 # %% tags=["nbval-ignore-output"]
 drawn(gvae_figures.consistency, committed, "consistency")
 drawn(gvae_figures.movement, committed, "movement")
 
 # %% [markdown]
-# Codes: the same linear probe on each model's mean codes, and what is left of the picture.
+# On shapes, faces and CIFAR-10 the lines start near chance: at μ the judge calls 13 to 21%, 28 to 32% and 25 to 27% rightly (seed 0), where chance is
+# 10, 25 and 10%, and of the real images it is right on 94, 71 and 55%. **There nothing can be said about keeping a class**, whoever
+# is ahead. Shapes are instructive: G-VAE's *codes* hold the class (the probe below), its *pictures* do not. On clothing
+# and digits the lines start near the judge, and fall; there the author's unit noise lies *beyond* the movement of all strips, so that
+# the records cannot compare it at equal movement.
+#
+# Codes: the same linear probe on each model's mean codes. (What is left of the picture stands in the table below.)
 
 # %% tags=["nbval-ignore-output"]
 drawn(gvae_figures.probe, committed, "probe")
-drawn(gvae_figures.reconstruction, committed, "reconstruction")
 
 # %% [markdown]
-# The same in numbers, G-VAE less VAE, and G-VAE less conditional VAE, seed by seed. (Seven intervals a pair: of twenty, one
-# misses zero by chance where nothing is. *Above* is no *better* for movement and error.)
+# The probe is where G-VAE wins, on every set. In context, as in section 6: pixels themselves are no bad code. Of faces the
+# majority alone is most of the score; the conditional VAE was left out there (the dearest set). And how often the judge agrees with
+# *samples*, with the conditional VAE also sampled from its own prior where the record has that:
+
 
 # %% tags=["nbval-ignore-output"]
-for title, study in gvae_figures.studies(committed).items():
-    for other in ("VAE", "conditional VAE"):
-        if other in study:
-            print(f"{title}: G-VAE less {other}")
-            report(study[other], study["G-VAE"])
-if not gvae_figures.studies(committed):
-    print("no pair of VAE and G-VAE among the records yet")
+def say_about_codes(found):
+    for title, study in gvae_figures.studies(found).items():
+        if title.startswith("lfw64"):
+            counts = next(iter(study.values()))[0].train_counts
+            print(f"{title}: the largest class has {max(counts) / sum(counts):.1%} of the images to train on")
+        prior = [run.metrics.get("prior_consistency") for run in study.get("conditional VAE", [])]
+        if values := [100 * value for value in prior if value is not None]:
+            print(f"{title}: conditional VAE by its own prior {np.mean(values):.1f}% (n = {len(values)})", end="; ")
+            print(
+                ", ".join(
+                    f"{name} by class moments {100 * np.mean([run.metrics['sample_consistency'] for run in runs]):.1f}%"
+                    for name, runs in study.items()
+                )
+            )
+
+
+told(say_about_codes, committed)
 
 # %% [markdown]
+# By class moments of its codes the conditional VAE is right in three of four cases, by its own prior in one of four or five:
+# the gap between posteriors and prior is every VAE's here, and being told the class does not close it. G-VAE's samples by class moments
+# are the best of the three on both sets.
+#
+# All differences in one table, G-VAE less VAE and less conditional VAE, paired by seed. Bold is an interval without zero: of
+# twenty such intervals one misses zero by chance where nothing is, so look for what *repeats* over the sets. *More* is no
+# *better* for movement and error. Where the judge calls less than half as many $m(\mu)$ rightly as real images, no share of
+# class kept is told.
+
+# %% tags=["nbval-ignore-output"]
+told(lambda found: display(Markdown(gvae_figures.table(found))), committed)
+
+# %% [markdown]
+# What repeats is the probe: on every set, against both. Of class kept, on clothing and digits: at equal movement G-VAE is ahead of
+# the VAE by three to four points, which digits tell from zero and clothing does not, and with the largest tenth by two to three, which both tell;
+# how much of this is the start at μ and how much a slower fall, the seeds do not tell. Ahead of the conditional
+# VAE it is nowhere, and with the largest tenth two points behind on both sets: a decoder that is told the class keeps it as well. The price on clothing is a
+# squared error .4 thousandths higher, of fifteen.
+#
 # On the generated shapes the factors of every image are known, so that one can ask which of them a coordinate moves: the
 # largest cosine, over coordinates, between what one σ changes in the decoded picture and what a small change of the
 # factor changes in the true one. 1 is a coordinate that *is* the factor.
@@ -1488,6 +1751,16 @@ if not on_shapes:
     print("no records of the shapes yet")
 
 # %% [markdown]
+# What would chance give? The same of a network that was never trained:
+
+# %% tags=["nbval-ignore-output"]
+with torch.random.fork_rng(devices=[]), torch.no_grad():
+    torch.default_generator.manual_seed(0)
+    untrained = gvae.VAE(gvae.AutoEncoder(10, 3, (32, 32), latent=16)).eval()
+    by_chance = gvae_measures.alignment(untrained, shapes.draw(200, seed=1))
+print(f"{'untrained':16s} " + ", ".join(f"{name} {values.max():.2f}" for name, values in by_chance.items()))
+
+# %% [markdown]
 # And as a table for seed 0, the coordinates of largest σ first. Columns with one dark cell are directions that mean something; if
 # the left columns are pale, the directions that would be moved first move no factor that we know.
 
@@ -1495,28 +1768,42 @@ if not on_shapes:
 drawn(gvae_figures.factors, committed, "factors")
 
 # %% [markdown]
-# ### Sweeps, with three seeds
+# No coordinate of any model is the angle, or size or place. The dark cells, brightness and background hue, stand at the far *right*, in the
+# coordinates of smallest σ: what the picture depends on most is given the least freedom, as (f) says. The directions of largest σ,
+# which are moved first, move no factor that we know. (Chance is an untrained network's, which has speckle in place of shapes: a low bar.)
 #
-# As in section 8. Red is the usual setting; below it, one thing is changed. The last rows are the weights of the
-# author's code and note.
+# ### Sweeps
+#
+# As in section 8, on clothing at full resolution, n as the rows say. Red is the usual setting; below it, one thing is
+# changed. The rows with c = 400 have the weights of the author's code and note.
 
 # %% tags=["nbval-ignore-output"]
 drawn(gvae_figures.sweep, committed, "sweep")
-drawn(gvae_figures.sweep_strips, committed, "sweep_strips")
 
 # %% [markdown]
-# L2 against L1, and fixed against learned weights, in pairs (the second less the first):
+# L2 against L1, fixed against learned weights, and class weights, in pairs (the second less the first):
 
 # %% tags=["nbval-ignore-output"]
 settings_of = gvae_figures.sweeps(committed)
 usual = next(iter(settings_of), "")
-for name in ("L1", "learned s, c"):
-    if name in settings_of:
-        print(f"{usual} → {name}")
-        report(settings_of[usual], settings_of[name])
-if not settings_of:
-    print("no sweep among the records yet")
+changed = {
+    name: gvae_figures.compared({part: settings_of[part] for part in (usual, name)}, usual, name)
+    for name in ("L1", "learned s, c", "c = 1", "c = 100")
+    if name in settings_of
+}
+for measure in next(iter(changed.values()), {}):
+    of = {name: records.summary(values[measure]) for name, values in changed.items()}
+    cells = [f"{e.mean:+.1f}" + (f" ± {e.half_width:.1f}" if e.n > 2 else "") for e in of.values()]
+    print(f"{measure:45s}" + "".join(f" {cell:>13s}" for cell in cells))
+print(f"{'less ' + usual:45s}" + "".join(f" {name:>13s}" for name in changed))
+print(f"{'n':45s}" + "".join(f" {len(next(iter(values.values()))):13d}" for values in changed.values()))
 
+# %% [markdown]
+# What stands out beside the seeds of the usual setting (one seed of a change says no more): the distance, which follows $s$; and the rows with
+# c = 400, the author's weights, which hardly move and keep the class because of that. A larger $c$ is a better code, its probe goes from 73 (c = 1) by
+# 83 to 85% (c = 100), but *class kept* does not follow, and the squared error is highest at c = 100: the class term buys a probe. L1 at
+# the same $s$ has narrower posteriors and the same squared error; learned weights a smaller $s$, strips half as long and the lowest error.
+#
 # %% [markdown]
 # ### What it is for
 #
@@ -1524,7 +1811,9 @@ if not settings_of:
 # with Gaussian noise, by $m(\mu + \sigma\varepsilon)$ of a VAE, a conditional VAE or a G-VAE that learns beside it from the same
 # batches, or (*difference*) by $x + m(\mu + \sigma\varepsilon) - m(\mu)$, which keeps what the decoder cannot draw. *None* is the
 # baseline, with as many passes of the classifier. Tested on real images, at 2000 and at 500 training images. If
-# semantic augmentation by decoding is worth its decoder, rows lie right of zero, and more so with fewer images.
+# semantic augmentation by decoding is worth its decoder, rows lie right of zero, and more so with fewer images. The settings
+# are those above (K = 16, s = 0.27, c = 30; noise of deviation 0.1) and none was tuned for this, so the rows are not of
+# equal strength and their order is no order of methods; the difference was run for G-VAE alone.
 
 # %% tags=["nbval-ignore-output"]
 drawn(gvae_figures.augmented, committed, "augmented")
@@ -1541,6 +1830,16 @@ if not gvae_figures.arms(committed):
     print("no classifier trained on augmented images among the records yet")
 
 # %% [markdown]
+# With the seeds that there are (n in the rows; below three nothing can be said), no decoder's row is told from *none*, nor from plain
+# Gaussian noise, which costs no decoder. That is no surprise after section 7: what a decoder of one or two thousand images adds to these
+# very images is blur, and moves that mostly keep what they show.
+#
+# These rows stand in the leaderboard of all notebooks; its part for this one, with cost:
+
+# %% tags=["nbval-ignore-output"]
+told(lambda found: display(Markdown(leaderboard.table({"2_gvae": found}, "2_gvae"))), committed)
+
+# %% [markdown]
 # **What all this cannot say.** The networks are small and the sets are subsets; where the ledger's profile *paper* has no
 # record (K up to 2048, CIFAR-10 and CelebA in full), nothing here is about the author's models. Movement is measured
 # in pixels, which see a shift as more than a change of shape. And the judge is a network: it is right on as many
@@ -1549,24 +1848,34 @@ if not gvae_figures.arms(committed):
 # The errata of this notebook, with what decides each:
 
 # %%
-for number, place, wrong, decided in (
-    (1, "step 1", "decoder's mean is of z", "one mean for all codes otherwise"),
-    (2, "steps 1, 2", "(2.1): left side; which KL; iff", f"s = {best_p:.2f} and {best_bound:.2f}"),
-    (3, "step 5", "factor 1 / 2s² of the reconstruction", "s = 0.0079; code: 0.035"),
-    (4, "step 5", "roles of the two terms swapped", "KL has no gradient in the decoder"),
-    (5, "step 4", "(2.2): sign, σ to the fourth, k", "negative as it stands"),
-    (6, "steps 4, 7", "order; unit vector; norms only", "0.000 and 0.436 nats at one norm"),
-    (7, "step 6", "(2.4): sum over j, index, iid, φ", "0 without the sum"),
-    (8, "step 4", "(4.1): sign of the integral", "1.290 in place of 0.830"),
-    (9, "step 6", "(4.2): mean, normaliser", "off by 41.76; integral 2.51"),
-    (10, "step 5", "20 belongs to the class term", "in the code"),
-    (11, "section 9", "CIFAR-10 has no trains", "卡车"),
-    (12, "step 7", "ISDA recomputes", "running moments, exact"),
-    (13, "steps 6, top", "transpose; min; no word of the CVAE", "a baseline here"),
-    (14, "step 6", "scan of logaddexp is needed", "equals logsumexp"),
+decided |= {
+    1: "one mean for all codes otherwise",
+    4: "KL has no gradient in the decoder",
+    7: "0 without the sum",
+    10: "in the code",
+    11: "卡车",
+    12: "running moments, exact",
+    13: "a baseline here",
+    14: "equals logsumexp",
+}
+for number, place, wrong in (
+    (1, "step 1", "decoder's mean is of z"),
+    (2, "steps 1, 2", "(2.1): left side; which KL; iff"),
+    (3, "step 5", "factor 1 / 2s² of the reconstruction"),
+    (4, "step 5", "roles of the two terms swapped"),
+    (5, "step 4", "(2.2): sign, σ to the fourth, k"),
+    (6, "steps 4, 7", "order; unit vector; norms only"),
+    (7, "step 6", "(2.4): sum over j, index, iid, φ"),
+    (8, "step 4", "(4.1): sign of the integral"),
+    (9, "step 6", "(4.2): mean, normaliser"),
+    (10, "step 5", "20 belongs to the class term"),
+    (11, "section 9", "CIFAR-10 has no trains"),
+    (12, "step 7", "ISDA recomputes"),
+    (13, "steps 6, top", "transpose; min; no word of the CVAE"),
+    (14, "step 6", "scan of logaddexp is needed"),
 ):
-    print(f"{number:2d}  {place:12s} {wrong:38s} {decided}")
-assert best_bound > best_p
+    print(f"{number:2d}  {place:12s} {wrong:38s} {decided.pop(number)}")
+assert not decided
 
 # %% [markdown]
 # ## 10 · Exercises
@@ -1594,8 +1903,8 @@ assert math.isclose((1 + 0.16 / asleep**2) ** -0.5, 0.9)
 #
 # <details><summary>Solution</summary>
 #
-# $\frac{d}{ds}\big(E / 2s^2 + D \log s\big) = 0$ at $s^2 = E / D$: the mean squared error of a pixel, under the draws of q. It is
-# below the chosen 0.27. A larger $s$ is a larger KL weight ($\beta > 1$ in the words of β-VAE): wider posteriors, and by (g) strips that move
+# $\frac{d}{ds}\big(E / 2s^2 + D \log s\big) = 0$ at $s^2 = E / D$: the mean squared error of a pixel, under the draws of q. Its root is
+# printed below, and smaller than the chosen 0.27. A larger $s$ is a larger KL weight ($\beta > 1$ in the words of β-VAE): wider posteriors, and by (g) strips that move
 # more. Learned weights go towards the most likely $s$, and strips shorten with it.
 #
 # </details>
@@ -1616,8 +1925,16 @@ def negative():
 search.step(negative)
 print(f"most likely s {log_s.exp():.4f}, root of the mean squared error {(squares / (3 * D)).sqrt():.4f}")
 assert torch.isclose(log_s.exp(), (squares / (3 * D)).sqrt(), rtol=1e-4)
+
+# %% tags=["solution", "nbval-ignore-output"] jupyter={"source_hidden": true}
+with torch.no_grad():
+    model, unseen = trained["VAE", 0][0], images.test.floats(slice(None))
+    q_mean, q_sigma = model.posterior(unseen)
+    decoded = model.decode(q_mean + q_sigma * torch.randn(q_mean.shape, generator=seeded(24)))
+likely = (decoded - unseen).square().mean().sqrt()
+print(f"VAE of section 6: most likely s {likely:.3f}, chosen {deviation}")
 if (dataset, epochs, train_size) == ("embedded", 10, 1500):
-    assert trained["VAE", 0][1].metrics["reconstruction_error"] ** 0.5 < deviation
+    assert likely < deviation
 
 # %% [markdown]
 # **3. Directions that are free.** For which coordinates is the gradient of (e) with respect to $\log\sigma_k^2$ zero? Is there such a
@@ -1626,7 +1943,8 @@ if (dataset, epochs, train_size) == ("embedded", 10, 1500):
 # <details><summary>Solution</summary>
 #
 # By step 7 it is $\frac12 \sigma_k^2 \sum_j \tilde p_j (w_{jk} - w_{yk})^2$: zero where all classes have one weight. The C − 1 differences span at
-# most C − 1 dimensions of K, but *axes* on which all vanish need not exist: a diagonal posterior can use only those.
+# most C − 1 dimensions of K, but *axes* on which all vanish need not exist: a diagonal posterior can use only those. The
+# classifier of section 6 has none, as the cell says.
 #
 # </details>
 
@@ -1637,8 +1955,13 @@ at_zero = torch.zeros_like(means, requires_grad=True)
 (slope,) = torch.autograd.grad(gaussian.gaussian_cross_entropy(means, at_zero, labels, W_free, bias), at_zero)
 print("largest slope by coordinate:", rounded(slope.abs().amax(0)[:5], 3))
 assert slope[:, 2].abs().max() < 1e-12 < slope[:, [0, 1, 3]].abs().min()
-trained_head = trained["G-VAE", 0][0].network.head.weight.detach()
-assert (trained_head.std(0) > 1e-3).all()
+spread = trained["G-VAE", 0][0].network.head.weight.detach().std(0)
+print(
+    "a trained classifier has a coordinate on which all classes agree within 1%:",
+    bool((spread < 0.01 * spread.max()).any()),
+)
+if (dataset, epochs, train_size) == ("embedded", 10, 1500):
+    assert spread.min() > 0.01 * spread.max()
 
 # %% [markdown]
 # **4. A perfect augmentation, worth nothing.** Build a "generator" with 100% of the consistency that decoding can have, for
