@@ -197,15 +197,15 @@ def discriminator(found: Sequence[Record], sets: Sequence[str] = GREY_SETS) -> P
     grid = figure.subplots(len(blocks), len(names), squeeze=False, sharex="row", sharey="row")
     kinds = {"logit_train": ("training", BLUE), "logit_held_out": ("held out", RED), "logit_fake": ("generated", GREY)}
     labels: dict[str, Any] = {}
-    for line, (title, study) in zip(grid, blocks.items(), strict=True):
-        for axes, name in zip(line, names, strict=True):
+    for row, (title, study) in enumerate(blocks.items()):
+        for axes, name in zip(grid[row], names, strict=True):
             runs = study.get(name, [])
             for curve, (kind, colour) in kinds.items() if runs else ():
                 values = np.array([record.curves[curve] for record in runs])
                 band(axes, steps(runs[0]), values, kind, color=colour)
                 labels.setdefault(kind, axes.lines[-1])
-            axes.set_title(f"{name}, n = {len(runs)}" if line is grid[0] else "", fontsize=8.5)
-        line[0].set_ylabel(title.replace(", ", "\n", 1), fontsize=8)
+            axes.set_title(f"{name}, n = {len(runs)}" if row == 0 else f"n = {len(runs)}", fontsize=8.5)
+        grid[row, 0].set_ylabel(title.replace(", ", "\n", 1), fontsize=8)
     for axes in grid[-1]:
         axes.set_xlabel("steps", fontsize=9)
     figure.legend(labels.values(), labels, loc="outside upper center", ncols=3, fontsize=9)
@@ -256,7 +256,8 @@ def table(found: Sequence[Record], sets: Sequence[str] = (*GREY_SETS, *COLOUR_SE
             ]
             lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
         if "real_fid" in first.metrics:
-            lines.append(f"| other real images | | {first.metrics['real_fid']:.2f} | {first.metrics['real_kid']:.2f} |")
+            real = f"{first.metrics['real_fid']:.2f} | {first.metrics['real_kid']:.2f}"
+            lines.append(f"| other real images | | {real} {'| ' * 5}|")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 

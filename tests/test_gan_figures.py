@@ -109,6 +109,7 @@ def test_longer_trainings_stand_apart(found):
 def test_logits_of_training_held_out_and_generated_images(found):
     figure = gan_figures.discriminator(found)
     assert len(figure.axes) == 8
+    assert figure.axes[3].get_title(loc="left") == "DiffAugment, n = 3"
     assert [line.get_ydata()[-1] for line in figure.axes[0].lines] == [1.0, 0.5, -1.0]
 
 
@@ -126,7 +127,8 @@ def test_the_table_has_every_gan(found):
     first = text.split("\n\n")[1].splitlines()
     assert len(first) == 2 + 6 + 1
     assert first[5].startswith("| DiffAugment | 3 | 5.00 ± 0.04 | 0.50 ± 0.00 | 90 ± 0 | 60 ± 0 | 0.60 ± 0.00 | 70 ± 0")
-    assert first[8].startswith("| other real images | | 0.20 | 0.00")
+    assert first[8].startswith("| other real images | | 0.20 | 0.00 |")
+    assert {line.count("|") for line in first} == {10}
 
 
 def test_samples_stand_above_their_nearest_images(kept):
