@@ -686,14 +686,18 @@ def gan_runs() -> Iterator[Run]:
         for objective, settings in styles:
             yield Run("4_diffaugment", "cpu", objective, "small", domains, plain, 20.0, settings, seed)
 
-    for seed in range(3):
-        for images, where in product((100, 1000, 200, 7200), PLACES.values()):
+    def of_sizes(seed: int, *sizes: int) -> Iterator[Run]:
+        for images, where in product(sizes, PLACES.values()):
             size = {} if images == 7200 else {"train_size": images}
             yield from players(clothes | size, images, seed, where)
+
+    for seed in range(3):
+        yield from of_sizes(seed, 100, 1000)
         yield from classifiers(seed)
         yield from across(seed)
         for of, where in product((faces, photos), PLACES.values()):
             yield from players(of, of["train_size"], seed, where)
+        yield from of_sizes(seed, 200, 7200)
         for name in ("none", "DiffAugment"):
             yield from players(clothes | {"train_size": 100}, 100, seed, PLACES[name], times=4)
     for seed in range(3, 5):
