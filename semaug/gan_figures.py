@@ -159,9 +159,6 @@ def over_steps(
                 axes.axhline(CHANCE[name], color=GREY, linewidth=1, linestyle=":")
             if name in ("fid", "kid"):
                 axes.set_yscale("log")
-                real = [record.metrics[f"real_{name}"] for record in _records({"": study}) if _real(record, name)]
-                if real:
-                    axes.axhline(sum(real) / len(real), color=GREY, linewidth=1, linestyle=":")
         line[0].set_ylabel(CURVES[name], fontsize=9)
     for axes, (title, study) in zip(grid[0], blocks.items(), strict=True):
         n = len(next(iter(study.values())))
@@ -169,12 +166,18 @@ def over_steps(
     for axes in grid[-1]:
         axes.set_xlabel("steps", fontsize=9)
     figure.legend(labels.values(), labels, loc="outside upper center", ncols=len(labels), fontsize=9)
-    caption(figure, _records(blocks), f"Bands: 95% intervals of the mean. {text}".strip())
+    caption(figure, _records(blocks), f"Bands: 95% intervals of the mean. {text} {_real(blocks, names)}".strip())
     return figure
 
 
-def _real(record: Record, name: str) -> bool:
-    return record.metrics.get(f"real_{name}", 0.0) > 0  # KID is unbiased: of real images it may be below 0
+def _real(blocks: Mapping[str, Study], names: Sequence[str]) -> str:
+    """The distances that other real images have: far below all others, so in words."""
+    found = []
+    for name in ("fid", "kid"):
+        values = [record.metrics[f"real_{name}"] for record in _records(blocks) if f"real_{name}" in record.metrics]
+        if name in names and values:
+            found.append(f"{name.upper()} {sum(values) / len(values):.2g}")
+    return f"Other real images: {', '.join(found)}." if found else ""
 
 
 def _places(study: Study) -> Study:
@@ -182,9 +185,8 @@ def _places(study: Study) -> Study:
     return {name: runs for name, runs in study.items() if name in COLOUR}
 
 
-FLOOR = "Features of a classifier trained here. Dotted: other real images."
-distances = partial(over_steps, names=("fid", "kid"), text=FLOOR)
-longer = partial(over_steps, names=("fid", "auc", "copied"), longer=True, text=FLOOR)
+distances = partial(over_steps, names=("fid", "kid"), text="Features of a classifier trained here.")
+longer = partial(over_steps, names=("fid", "auc", "copied"), longer=True, text="Features of a classifier trained here.")
 overfitting = partial(over_steps, names=("auc", "copied", "leak"), text="Dotted: nothing remembered, nothing leaked.")
 
 
