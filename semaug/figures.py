@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,9 +23,23 @@ from semaug.plots import COLOURS, GREY, Picture, band, caption, comparison, curv
 from semaug.recipe import Recipe
 from semaug.records import PROFILES, Record, summary
 
+S = TypeVar("S")
+
 
 class NothingToDraw(LookupError):
     """The records do not hold what a figure needs; the message says what that is."""
+
+
+def needed(studies: Mapping[str, S], what: str) -> Mapping[str, S]:
+    """What there is to draw; raises NothingToDraw, saying what is missing, where there is nothing."""
+    if not studies:
+        raise NothingToDraw(what)
+    return studies
+
+
+def runs_of(studies: Iterable[Mapping[str, Sequence[Record]]]) -> list[Record]:
+    """All records of studies, which are records by method."""
+    return [record for study in studies for runs in study.values() for record in runs]
 
 
 def experiments(found: Sequence[Record], enough: Callable[[list[Record]], bool]) -> dict[str, list[Record]]:

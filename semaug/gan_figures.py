@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 
 from semaug import ledger, plots
-from semaug.figures import NothingToDraw, budget, on_common_seeds
+from semaug.figures import NothingToDraw, budget, needed, on_common_seeds, runs_of
 from semaug.plots import COLOURS, GREY, Picture, band, caption, comparison, sheet, styled
-from semaug.records import PROFILES, Record, Summary, summary, unpack
+from semaug.records import PROFILES, Record, summary
 from semaug.sla_figures import gains
 
 BLUE, RED, GREEN, YELLOW, CYAN, PURPLE = COLOURS
@@ -29,6 +29,7 @@ GREY_SETS, COLOUR_SETS = ("embedded",), ("portraits", "cifar10")
 WORDS = {"portraits": "one person's faces", "hues": "shapes"}
 """What sets are called here; others by their name."""
 SCALED = "FeatureAugmentation"
+BOTH = "GANs without T and with DiffAugment"
 
 Study = dict[str, list[Record]]
 Values = Mapping[str, Mapping[str, Sequence[float]]]
@@ -105,16 +106,6 @@ def steps(record: Record) -> Float[np.ndarray, " measured"]:
     return per_epoch * np.array(record.curves["epoch"], dtype=float)
 
 
-def _needed(blocks: dict[str, Study], what: str = "GANs without T and with DiffAugment") -> dict[str, Study]:
-    if not blocks:
-        raise NothingToDraw(what)
-    return blocks
-
-
-def _records(blocks: Mapping[str, Study]) -> list[Record]:
-    return [record for study in blocks.values() for runs in study.values() for record in runs]
-
-
 def _metric(name: str, scale: float = 1.0) -> Callable[[Record], float]:
     return lambda record: scale * record.metrics[name]
 
@@ -145,7 +136,7 @@ def over_steps(
     longer: bool = False,
 ) -> Picture:
     """Curves of GANs over their steps: a row a measure of ``CURVES``, a column a study, a line a place of T."""
-    blocks = {t: on_common_seeds(_places(study)) for t, study in _needed(players(found, sets, longer)).items()}
+    blocks = {t: on_common_seeds(_places(study)) for t, study in needed(players(found, sets, longer), BOTH).items()}
     figure = Picture(figsize=(7.5, 1.0 + 1.55 * len(names)))
     grid = figure.subplots(len(names), len(blocks), squeeze=False, sharex=True, sharey="row")
     labels: dict[str, Any] = {}
@@ -166,15 +157,16 @@ def over_steps(
     for axes in grid[-1]:
         axes.set_xlabel("steps", fontsize=9)
     figure.legend(labels.values(), labels, loc="outside upper center", ncols=len(labels), fontsize=9)
-    caption(figure, _records(blocks), f"Bands: 95% intervals of the mean. {text} {_real(blocks, names)}".strip())
+    shown = runs_of(blocks.values())
+    caption(figure, shown, f"Bands: 95% intervals of the mean. {text} {_real(shown, names)}".strip())
     return figure
 
 
-def _real(blocks: Mapping[str, Study], names: Sequence[str]) -> str:
+def _real(shown: Sequence[Record], names: Sequence[str]) -> str:
     """The distances that other real images have: far below all others, so in words."""
     found = []
     for name in ("fid", "kid"):
-        values = [record.metrics[f"real_{name}"] for record in _records(blocks) if f"real_{name}" in record.metrics]
+        values = [record.metrics[f"real_{name}"] for record in shown if f"real_{name}" in record.metrics]
         if name in names and values:
             found.append(f"{name.upper()} {sum(values) / len(values):.2g}")
     return f"Other real images: {', '.join(found)}." if found else ""
@@ -193,7 +185,7 @@ overfitting = partial(over_steps, names=("auc", "copied", "leak"), text="Dotted:
 @styled
 def discriminator(found: Sequence[Record], sets: Sequence[str] = GREY_SETS) -> Picture:
     """Mean logits of training, held-out and generated images over the steps: a row a study, a column a place of T."""
-    blocks = {title: _places(study) for title, study in _needed(players(found, sets)).items()}
+    blocks = {title: _places(study) for title, study in needed(players(found, sets), BOTH).items()}
     names = [name for name in COLOUR if any(name in study for study in blocks.values())]
     figure = Picture(figsize=(7.5, 0.9 + 1.4 * len(blocks)))
     grid = figure.subplots(len(blocks), len(names), squeeze=False, sharex="row", sharey="row")
@@ -211,7 +203,7 @@ def discriminator(found: Sequence[Record], sets: Sequence[str] = GREY_SETS) -> P
     for axes in grid[-1]:
         axes.set_xlabel("steps", fontsize=9)
     figure.legend(labels.values(), labels, loc="outside upper center", ncols=3, fontsize=9)
-    caption(figure, _records(blocks), "Mean logits, of images as they are. Bands: 95% intervals of the mean.")
+    caption(figure, runs_of(blocks.values()), "Mean logits, of images as they are. Bands: 95% intervals of the mean.")
     return figure
 
 
@@ -227,7 +219,7 @@ ENDS: dict[str, tuple[float, str]] = {
 
 def ends(found: Sequence[Record], sets: Sequence[str] = GREY_SETS) -> Picture:
     """Differences from the GAN without T at the end of training, paired by seed: a line of panels a measure."""
-    blocks = _needed(players(found, sets))
+    blocks = needed(players(found, sets), BOTH)
     lines = {
         label: {
             title: {
@@ -239,13 +231,13 @@ def ends(found: Sequence[Record], sets: Sequence[str] = GREY_SETS) -> Picture:
         }
         for label, (scale, of) in ENDS.items()
     }
-    return plots.forest(lines, "less is better", _records(blocks), "Less the GAN without T.", colour=_colour)
+    return plots.forest(lines, "less is better", runs_of(blocks.values()), "Less the GAN without T.", colour=_colour)
 
 
 def table(found: Sequence[Record], sets: Sequence[str] = (*GREY_SETS, *COLOUR_SETS)) -> str:
     """All GANs at their end, as tables in Markdown: mean ± 95% interval over seeds, of n seeds."""
     parts = []
-    for title, study in _needed(players(found, sets)).items():
+    for title, study in needed(players(found, sets), BOTH).items():
         first = _first(study)
         where = f"profile {first.profile}, {first.environment.get('device', 'unknown device')}"
         heads = "FID", "KID", "accepted: train (%)", "held out (%)", "AUC", "nearer to train (%)", "grey windows (%)"
@@ -253,7 +245,7 @@ def table(found: Sequence[Record], sets: Sequence[str] = (*GREY_SETS, *COLOUR_SE
         for name, runs in study.items():
             shown = {"fid": 1, "kid": 1, "accepted_train": 100, "accepted_held_out": 100, "auc": 1, "copied": 100}
             cells = [
-                _plus_minus(summary(scale * record.metrics[of] for record in runs), 0 if scale == 100 else 2)
+                summary(scale * record.metrics[of] for record in runs).text(".0f" if scale == 100 else ".2f")
                 for of, scale in (shown | {"leak": 100}).items()
             ]
             lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
@@ -264,25 +256,13 @@ def table(found: Sequence[Record], sets: Sequence[str] = (*GREY_SETS, *COLOUR_SE
     return "\n\n".join(parts) + "\n"
 
 
-def _plus_minus(result: Summary, digits: int) -> str:
-    half = f" ± {result.half_width:.{digits}f}" if result.n > 2 else ""
-    return f"{result.mean:.{digits}f}{half}"
-
-
-def pictures(record: Record) -> dict[str, np.ndarray]:
-    """The arrays beside the committed record of this run; empty where there are none."""
-    name = f"{record.config['objective']}-{record.hash}-seed{record.seed}.npz"
-    path = ledger.records_folder("4_diffaugment") / name
-    return unpack(path) if path.exists() else {}
-
-
 def samples(found: Sequence[Record], sets: Sequence[str] = GREY_SETS, each: int = 4) -> Picture:
     """Samples of every place of T, and below each its nearest training image: so many columns a study."""
     columns: list[str] = []
     lines: dict[str, list[np.ndarray]] = {}
     shown = []
-    for study in _needed(players(found, sets)).values():
-        kept = {name: (runs[0], pictures(runs[0])) for name, runs in _places(study).items()}
+    for study in needed(players(found, sets), BOTH).values():
+        kept = {name: (runs[0], ledger.pictures("4_diffaugment", runs[0])) for name, runs in _places(study).items()}
         if len(kept) < len(COLOUR) or not all(arrays for _, arrays in kept.values()):
             continue
         columns += [f"{WORDS.get(_set(study), _set(study))}, {images(study)}", *[""] * (each - 1)]
@@ -366,7 +346,7 @@ def scale(found: Sequence[Record]) -> Picture:
     for axes in (left, right):
         axes.set_xticks(list(at), [f"{runs[0].config['settings']['scale']:g}" for runs in study.values()])
         axes.set_xlabel(f"scale of the reversed gradient (not to scale), n = {len(moved)}")
-    caption(figure, _records({"": study}), "Bands: 95% intervals of the mean.")
+    caption(figure, runs_of([study]), "Bands: 95% intervals of the mean.")
     return figure
 
 
@@ -379,7 +359,7 @@ def domains(found: Sequence[Record]) -> Picture:
         }
         for label, metric in (("hues trained on", "validation_accuracy"), ("other hues", "test_accuracy"))
     }
-    return plots.forest({"": columns}, "gain (points)", _records({"": study}), "Titles: cross-entropy.")
+    return plots.forest({"": columns}, "gain (points)", runs_of([study]), "Titles: cross-entropy.")
 
 
 FIGURES: dict[str, dict[str, Callable[[Sequence[Record]], Picture]]] = {

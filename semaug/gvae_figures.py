@@ -6,7 +6,7 @@ seed 0 (:func:`semaug.gvae_measures.pictures`). It is looked for among the commi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from semaug import ledger
-from semaug.figures import NothingToDraw, experiments
+from semaug.figures import NothingToDraw, experiments, needed, runs_of
 from semaug.gvae_measures import COLUMNS, STEPS, separation
 from semaug.plots import BLUE, COLOURS, GREY, RED, Picture, band, caption, comparison, sheet, styled
-from semaug.records import Record, summary, unpack
+from semaug.records import Record, summary
 from semaug.shapes import RANGES
 
 NAMES = {"VAE": "VAE", "ConditionalVAE": "conditional VAE", "GVAE": "G-VAE"}
@@ -37,6 +37,7 @@ SWEEP = {
 """What a sweep shows, and its label."""
 
 KEPT = "class kept"
+BOTH = "VAE and G-VAE on one set of images"
 GROUPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "gender": lambda label: label // 2,
     "smile": lambda label: label % 2,
@@ -120,20 +121,10 @@ def arms(found: Iterable[Record]) -> dict[str, Study]:
     return result
 
 
-def _needed(blocks: dict[str, Study], what: str = "VAE and G-VAE on one set of images") -> dict[str, Study]:
-    if not blocks:
-        raise NothingToDraw(what)
-    return blocks
-
-
-def _all(blocks: Mapping[str, Study]) -> list[Record]:
-    return [record for study in blocks.values() for runs in study.values() for record in runs]
-
-
 @styled
 def consistency(found: Sequence[Record]) -> Picture:
     """How often the judge still calls a decoded image by its class, over the distance moved; a row a data set."""
-    blocks = _needed(studies(found))
+    blocks = needed(studies(found), BOTH)
     figure = Picture(figsize=(7.5, 0.7 + 1.5 * len(blocks)))
     grid = figure.subplots(len(blocks), 2, squeeze=False, sharey="row", sharex=True)
     for line, (title, study) in zip(grid, blocks.items(), strict=True):
@@ -149,7 +140,8 @@ def consistency(found: Sequence[Record]) -> Picture:
         line[0].legend(fontsize=7)
     for axes in grid[-1]:
         axes.set_xlabel("distance moved (σ)")
-    caption(figure, _all(blocks), "Bands: 95% intervals of the mean. Dashed: the judge on real images; dotted: chance.")
+    text = "Bands: 95% intervals of the mean. Dashed: the judge on real images; dotted: chance."
+    caption(figure, runs_of(blocks.values()), text)
     return figure
 
 
@@ -161,7 +153,7 @@ def _chance(study: Study) -> float:
 @styled
 def movement(found: Sequence[Record]) -> Picture:
     """Class kept against how far the pixels moved, from 0 to 3σ, a line a run; a strip that stands still keeps all."""
-    blocks = _needed(studies(found))
+    blocks = needed(studies(found), BOTH)
     rows = (len(blocks) + 1) // 2
     figure = Picture(figsize=(7.5, 0.8 + 2.3 * rows))
     grid = figure.subplots(rows, min(2, len(blocks)), squeeze=False).ravel()
@@ -189,24 +181,24 @@ def movement(found: Sequence[Record]) -> Picture:
         "Solid: all coordinates; dotted: the largest tenth; squares: one at a time, 3σ; crosses: unit noise on codes;"
         " grey: chance."
     )
-    caption(figure, _all(blocks), f"A line a run, from 0 to 3σ. {text}")
+    caption(figure, runs_of(blocks.values()), f"A line a run, from 0 to 3σ. {text}")
     return figure
 
 
 def probe(found: Sequence[Record]) -> Picture:
     """Accuracy of one and the same linear probe of the mean codes, and the difference from the VAE's."""
     note = "A ridge regression of mean codes, the same for all."
-    return comparison(_needed(studies(found)), "probe_accuracy", note, COLOUR)
+    return comparison(needed(studies(found), BOTH), "probe_accuracy", note, COLOUR)
 
 
 def reconstruction(found: Sequence[Record]) -> Picture:
     """Squared error of a pixel of the decoded mean code, and the difference from the VAE's."""
-    return comparison(_needed(studies(found)), "reconstruction_error", "Range of a pixel: [0, 1].", COLOUR)
+    return comparison(needed(studies(found), BOTH), "reconstruction_error", "Range of a pixel: [0, 1].", COLOUR)
 
 
 def augmented(found: Sequence[Record]) -> Picture:
     """Test accuracy of a classifier on real images, trained on augmented ones."""
-    blocks = _needed(arms(found), "classifiers trained with and without augmented images")
+    blocks = needed(arms(found), "classifiers trained with and without augmented images")
     note = "Half of the images of a batch replaced, from 30% of training on."
     return comparison(blocks, note=note, colours=ARM_COLOUR)
 
@@ -214,7 +206,7 @@ def augmented(found: Sequence[Record]) -> Picture:
 @styled
 def sweep(found: Sequence[Record]) -> Picture:
     """G-VAE with one setting changed: a row a setting, a column a measure."""
-    named = _needed({"": sweeps(found)} if sweeps(found) else {}, "G-VAE at two settings on one set")[""]
+    named = needed({"": sweeps(found)} if sweeps(found) else {}, "G-VAE at two settings on one set")[""]
     figure = Picture(figsize=(7.5, 1.1 + 0.3 * len(named)))
     panels = figure.subplots(1, len(SWEEP), sharey=True)
     for axes, (metric, label) in zip(panels, SWEEP.items(), strict=True):
@@ -231,7 +223,7 @@ def sweep(found: Sequence[Record]) -> Picture:
     panels[0].set_yticks(range(len(named)), [f"{name} (n = {len(runs)})" for name, runs in named.items()], fontsize=8)
     caption(
         figure,
-        _all({"": named}),
+        runs_of([named]),
         "Red: the usual settings. Dots: seeds. Bars: 95% intervals of the mean, of three seeds or more.",
     )
     return figure
@@ -292,7 +284,7 @@ def table(found: Sequence[Record]) -> str:
     Bold: an interval without zero. Of sets whose decoded means the judge does not recognise (:func:`recognised`) no
     share of class kept is told.
     """
-    blocks, parts = _needed(studies(found)), []
+    blocks, parts = needed(studies(found), BOTH), []
     for other in ("VAE", "conditional VAE"):
         columns = {title: compared(s, other, "G-VAE") for title, s in blocks.items() if other in s}
         heads = [f"{title} (n = {len(next(iter(values.values())))})" for title, values in columns.items()]
@@ -311,8 +303,7 @@ def _cell(values: Sequence[float]) -> str:
     if not values:
         return ""
     result = summary(values)
-    text = f"{round(result.mean, 1) + 0:+.1f}" + (f" ± {result.half_width:.1f}" if result.n > 2 else "")
-    text = text.replace("-", "\N{MINUS SIGN}")
+    text = result.text("+.1f")
     return f"**{text}**" if result.n > 2 and abs(result.mean) > result.half_width else text
 
 
@@ -323,10 +314,10 @@ def separations(found: Sequence[Record], sets: Sequence[str] = ("lfw64", "celeba
     """
     names = {"gender": "male_", "smile": "smiling_", "all four": ""}
     result: dict[str, dict[str, Any]] = {}
-    for study in _needed(studies(r for r in found if r.config["data"]["name"] in sets), "faces").values():
+    for study in needed(studies(r for r in found if r.config["data"]["name"] in sets), "faces").values():
         for name, runs in study.items():
             for run in runs:
-                beside = {} if "plane_separation" in run.metrics else pictures(run)
+                beside = {} if "plane_separation" in run.metrics else ledger.pictures("2_gvae", run)
                 for title, key in names.items():
                     value = run.metrics.get(f"plane_{key}separation")
                     if beside:
@@ -354,17 +345,14 @@ def rows_apart(found: Sequence[Record], sets: Sequence[str] = ("lfw64", "celeba"
 # -- what lies beside a record -----------------------------------------------------------------------------------------
 
 
-def pictures(record: Record) -> dict[str, np.ndarray]:
-    """The arrays beside the committed record of this run; empty where there are none."""
-    pattern = f"{record.config['objective']}-{record.hash}-seed{record.seed}.npz"
-    path = ledger.records_folder("2_gvae") / pattern
-    return unpack(path) if path.exists() else {}
-
-
 def _pictured(study: Study) -> dict[str, tuple[Record, dict[str, np.ndarray]]]:
     """By name the first run that has pictures, and these."""
-    found = {name: next(((r, p) for r in runs if (p := pictures(r))), None) for name, runs in study.items()}
-    return {name: pair for name, pair in found.items() if pair is not None}
+    found: dict[str, tuple[Record, dict[str, np.ndarray]]] = {}
+    for name, runs in study.items():
+        for run in runs:
+            if name not in found and (kept := ledger.pictures("2_gvae", run)):
+                found[name] = run, kept
+    return found
 
 
 def _of(found: Sequence[Record], sets: Sequence[str]) -> dict[str, tuple[Record, dict[str, np.ndarray]]]:

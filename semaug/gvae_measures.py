@@ -266,7 +266,7 @@ def measures(model: Coder, data: Data, device: torch.device | str = "cpu", image
         "posterior_deviation": float(test.deviation.mean()),
         "probe_accuracy": probe_accuracy(train, test, data.num_classes),
     }
-    seen = posterior(model, data.test.take(slice(0, PLANE)).to(device))
+    seen = Posterior(*(part[:PLANE] for part in test))
     points, _ = plane(seen)
     groups = {"": seen.target} | {
         f"{name}_": data.test.factors[name][:PLANE].to(device)

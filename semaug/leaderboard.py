@@ -104,12 +104,6 @@ def rows(found: Mapping[str, Sequence[Record]]) -> list[Row]:
     return result
 
 
-def _half(result: Summary, form: str) -> str:
-    """A mean with its interval, or without one where there are fewer than three."""
-    text = f"{result.mean:{form}}" + (f" ± {result.half_width:.1f}" if result.n > 2 else "")
-    return text.replace("-", "\N{MINUS SIGN}")
-
-
 def table(found: Mapping[str, Sequence[Record]], notebook: str | None = None) -> str:
     """The rows in Markdown, of one notebook or of all, a table an experiment; and the papers' numbers.
 
@@ -126,9 +120,9 @@ def table(found: Mapping[str, Sequence[Record]], notebook: str | None = None) ->
         lines = [f"**{key[0]}: {key[1]}** (n seeds, mean ± 95% interval; {where})", ""]
         lines += ["| method | n | accuracy (%) | gain (points) | passes | seconds |", "|---|---|---|---|---|---|"]
         for row in of:
-            gain = "" if row.gain is None else _half(row.gain, "+.1f")
+            gain = "" if row.gain is None else row.gain.text("+.1f")
             cost = f"{row.passes:.3g} | {'' if math.isnan(row.seconds) else f'{row.seconds:.2f}'}"
-            lines.append(f"| {row.method} | {row.accuracy.n} | {_half(row.accuracy, '.1f')} | {gain} | {cost} |")
+            lines.append(f"| {row.method} | {row.accuracy.n} | {row.accuracy.text()} | {gain} | {cost} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 

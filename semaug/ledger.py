@@ -265,6 +265,12 @@ def records_folder(notebook: str) -> Path:
     return Path(__file__).parents[1] / "figures" / "records" / notebook
 
 
+def pictures(notebook: str, record: records.Record) -> dict[str, np.ndarray]:
+    """The arrays beside the committed record of a notebook's run; empty where there are none."""
+    path = records_folder(notebook) / f"{record.stem}.npz"
+    return records.unpack(path) if path.exists() else {}
+
+
 def state_folder() -> Path:
     """Where runs keep their checkpoints and locks; ignored by git."""
     return Path(__file__).parents[1] / "build" / "runs"
@@ -541,7 +547,8 @@ def mixing_runs() -> Iterator[Run]:
     But for Co-Mixup, whose solvers take 5 seconds a batch of 128: about a minute an epoch of the embedded set.
     AutoMix takes about three times the passes of the others: cross-entropy and mixup are run three times as long too.
     Its copy follows at a momentum that suits some hundred steps, and its block starts with weights (std) of which the
-    masks have a shape after a short training at all: chosen by the spread of the masks, not by accuracy.
+    masks have a shape after a few epochs at all: chosen by the spread of the masks, not by accuracy. After forty epochs
+    no seed of the three has kept it (curves ``mask_spread``).
     """
     automix: dict[str, Setting] = {"momentum": 0.9, "std": 0.3}
     methods: list[tuple[str, dict[str, Setting]]] = [

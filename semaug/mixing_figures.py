@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import binom
 
-from semaug.figures import NothingToDraw, budget, on_common_seeds
+from semaug.figures import NothingToDraw, budget, needed, on_common_seeds, runs_of
 from semaug.ledger import OBJECTIVES
 from semaug.plots import COLOURS, GREY, Picture, band, caption, counts, differences, forest, styled
 from semaug.records import PROFILES, Record, summary
@@ -175,16 +175,6 @@ def widest(found: dict[str, Study]) -> dict[str, Study]:
     return {title: found[title] for title in best.values()}
 
 
-def _needed(found: dict[str, Study], what: str) -> dict[str, Study]:
-    if not found:
-        raise NothingToDraw(what)
-    return found
-
-
-def _records(blocks: Iterable[Study]) -> list[Record]:
-    return [record for study in blocks for runs in study.values() for record in runs]
-
-
 def percent(metric: str) -> Callable[[Record], float]:
     """A metric in [0, 1] as percent."""
     return lambda record: 100 * record.metrics[metric]
@@ -212,15 +202,15 @@ def _colour(name: str, title: str = "") -> str:
     return COLOUR[name.split(",")[0]]
 
 
-def _measured(found: Sequence[Record], *needs: str) -> dict[str, Study]:
+def _measured(found: Sequence[Record], *needs: str) -> Mapping[str, Study]:
     """The widest study of every set all whose runs of methods as they are hold these metrics and curves."""
 
     def wanted(study: Study) -> bool:
-        runs = _records([plain(study), longer(study)])
+        runs = runs_of([plain(study), longer(study)])
         return len(plain(study)) > 1 and all(need in {**run.metrics, **run.curves} for run in runs for need in needs)
 
     blocks = widest(studies(found, wanted))
-    return _needed(blocks, f"cross-entropy and another method with {', '.join(needs)} in their records")
+    return needed(blocks, f"cross-entropy and another method with {', '.join(needs)} in their records")
 
 
 def _common(blocks: Mapping[str, Study]) -> dict[str, Study]:
@@ -234,8 +224,8 @@ def _common(blocks: Mapping[str, Study]) -> dict[str, Study]:
 
 def accuracy(found: Sequence[Record]) -> Picture:
     """Every method's gain over cross-entropy, a panel a data set and network."""
-    blocks = _needed(studies(found), "cross-entropy and a method that mixes, of one set and recipe, on the same seeds")
-    return forest({"": _gained(blocks)}, "gain (points)", _records(map(plain, blocks.values())), TITLE, _colour)
+    blocks = needed(studies(found), "cross-entropy and a method that mixes, of one set and recipe, on the same seeds")
+    return forest({"": _gained(blocks)}, "gain (points)", runs_of(map(plain, blocks.values())), TITLE, _colour)
 
 
 TITLE = "Over cross-entropy, whose accuracy the title has."
@@ -266,7 +256,7 @@ def networks(found: Sequence[Record]) -> Picture:
         if len(by_network) > 1 and len(common) > 1:
             kept = {t: {n: runs for n, runs in study.items() if n in common} for t, study in by_network.items()}
             lines[line.rpartition(", ")[0]] = _gained(kept)
-            shown += _records(kept.values())
+            shown += runs_of(kept.values())
     if not lines:
         raise NothingToDraw("cross-entropy and another method on two networks and one data set")
     return forest(lines, "gain (points)", shown, TITLE, _colour)
@@ -279,7 +269,7 @@ def equal_passes(found: Sequence[Record]) -> Picture:
     Passes, not seconds: runs that share their cores with others take as long as those let them.
     """
     blocks = studies(found, lambda study: bool(longer(study)) and any(name in study for name in DEAR))
-    _needed(blocks, "cross-entropy with three times the epochs, beside PuzzleMix or AutoMix")
+    needed(blocks, "cross-entropy with three times the epochs, beside PuzzleMix or AutoMix")
     heights = [0.9 + 0.19 * max(len(plain(study)) + len(longer(study)), 10) for study in blocks.values()]
     figure = Picture(figsize=(7.5, 0.4 + sum(heights)))
     grid = figure.subplots(len(blocks), 2, squeeze=False, width_ratios=(1, 1.35), height_ratios=heights)
@@ -308,7 +298,7 @@ def equal_passes(found: Sequence[Record]) -> Picture:
         right.set_xlabel("passes over the training images", fontsize=9)
         right.set_ylabel(f"{held_out.replace('_', ' ')} (%)", fontsize=9)
         right.legend(fontsize=7.5, loc="lower right")
-        shown += _records([drawn])
+        shown += runs_of([drawn])
     text = "Left: dots are seeds, bars 95% intervals of the mean difference. Right: means over seeds, during training;"
     caption(figure, shown, f"{text} dashed: with more epochs.")
     return figure
@@ -380,20 +370,15 @@ def reliability(found: Sequence[Record]) -> Picture:
             axes.scatter(confidence, right, s=4 + 120 * share, color=_colour(name), linewidths=0)
             error = summary(map(percent("ece"), runs))
             over = summary(100 * (run.metrics["mean_confidence"] - run.metrics["test_accuracy"]) for run in runs)
-            axes.set_title(f"{name}\nECE {_plus_minus(error)}\ngap {_plus_minus(over, '+.1f')}", fontsize=8)
+            axes.set_title(f"{name}\nECE {error.text()}\ngap {over.text('+.1f')}", fontsize=8)
             axes.set_aspect("equal")
             axes.set_xticks((0, 0.5, 1), ("0", "0.5", "1"))
             axes.set_yticks((0, 0.5, 1), ("0", "0.5", "1"))
         panels[title][0].set_ylabel("accuracy")
         panels[title][0].figure.supxlabel("confidence", fontsize=9)
     text = "Below the line: too sure. Area of a mark: share of the predictions. ECE in percent; gap: mean confidence"
-    caption(figure, _records(blocks.values()), f"{text} less accuracy, in points; both with 95% intervals of the mean.")
+    caption(figure, runs_of(blocks.values()), f"{text} less accuracy, in points; both with 95% intervals of the mean.")
     return figure
-
-
-def _plus_minus(result: Any, form: str = ".1f") -> str:
-    half = f" ± {result.half_width:.1f}" if result.n > 2 else ""
-    return f"{result.mean:{form}}{half}".replace("-", "\N{MINUS SIGN}")
 
 
 @styled
@@ -418,7 +403,7 @@ def fgsm(found: Sequence[Record]) -> Picture:
         panels[title][0].set_ylabel("accuracy (%)")
         panels[title][0].figure.supxlabel(r"$\epsilon$ (1/255, not to scale)", fontsize=9)
     text = "Black: mean of cross-entropy; grey: of the others. Bands: 95% intervals of the mean."
-    caption(figure, _records(blocks.values()), text)
+    caption(figure, runs_of(blocks.values()), text)
     return figure
 
 
@@ -434,7 +419,7 @@ def corruption(found: Sequence[Record]) -> Picture:
                 name: gains(runs, study[BASELINE], score) for name, runs in plain(study).items() if name != BASELINE
             }
     text = f"{TITLE} Each panel has its own scale."
-    figure = forest(lines, "points", _records(map(plain, blocks.values())), text, _colour)
+    figure = forest(lines, "points", runs_of(map(plain, blocks.values())), text, _colour)
     for axes in figure.axes:
         axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.tick_params(axis="x", labelsize=8)
@@ -476,7 +461,7 @@ def ablation(found: Sequence[Record]) -> Picture:
             f"AutoMix: {summary(map(percent('test_accuracy'), usual)).mean:.1f}%, {passes(usual[0]):.3g} passes": values
         }
     text = "In brackets: passes for one of cross-entropy's; those of fewer passes are cheaper, not equal."
-    return forest(lines, "gain over AutoMix (points)", _records(blocks.values()), text)
+    return forest(lines, "gain over AutoMix (points)", runs_of(blocks.values()), text)
 
 
 SPREADS = {"AutoMix": RED, "AutoMix, stage 2": BLUE, "AutoMix, no pipeline": GREEN, "AutoMix, std 0.01": YELLOW}
@@ -487,7 +472,7 @@ SPREADS = {"AutoMix": RED, "AutoMix, stage 2": BLUE, "AutoMix, no pipeline": GRE
 def mask_spread(found: Sequence[Record]) -> Picture:
     """Spread of the masks over epochs: the standard deviation of the pixels of a mask, a line a seed; 0: no shape."""
     blocks = studies(found, lambda study: sum(name in study for name in SPREADS) > 1)
-    _needed(blocks, f"AutoMix and one of {', '.join(list(SPREADS)[1:])}, on the same seeds as cross-entropy")
+    needed(blocks, f"AutoMix and one of {', '.join(list(SPREADS)[1:])}, on the same seeds as cross-entropy")
     figure = Picture(figsize=(7.5, 0.4 + 2.6 * len(blocks)))
     shown = []
     for axes, (title, study) in zip(figure.subplots(len(blocks), 1, squeeze=False)[:, 0], blocks.items(), strict=True):
@@ -522,7 +507,7 @@ def alpha_and_stage(found: Sequence[Record]) -> Picture:
     """
     settings = {"alpha": r"$\alpha$", "stage": "stage"}
     blocks = studies(found, lambda study: any(_over(study, setting) for setting in settings))
-    _needed(blocks, "AutoMix at two values of alpha or of stage, on the same seeds")
+    needed(blocks, "AutoMix at two values of alpha or of stage, on the same seeds")
     figure = Picture(figsize=(7.5, 0.4 + 2.7 * len(blocks)))
     grid = figure.subplots(len(blocks), 2, squeeze=False, sharey="row")
     shown = []
@@ -578,7 +563,7 @@ def table(found: Sequence[Record]) -> str:
         rest = [name for name in CORRUPTIONS if name not in light]
         scores = (percent("test_accuracy"), percent("ece"), _attacked, _corrupted(rest), _corrupted(light))
         for name, runs in {**study, **more}.items():
-            cells = [_plus_minus(summary(map(score, runs))) for score in scores]
+            cells = [summary(map(score, runs)).text() for score in scores]
             lines.append(f"| {' | '.join([name, *cells])} | {cost(runs[0], study[BASELINE]):.3g} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"

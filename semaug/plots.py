@@ -17,7 +17,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, NamedTuple, ParamSpec
 
 import matplotlib.style
 import numpy as np
@@ -161,7 +161,7 @@ def curves(groups: Mapping[str, Sequence[Record]], *names: str) -> Picture:
     figure = Picture(figsize=(7.5, 3.2))
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
-        scale, label = _metric(name)
+        axis = _axis(name)
         for group, found in groups.items():
             lengths = {len(record.curves.get(name, [])) for record in found}
             if len(lengths) != 1 or 0 in lengths:
@@ -170,8 +170,8 @@ def curves(groups: Mapping[str, Sequence[Record]], *names: str) -> Picture:
             length = lengths.pop()
             epochs = found[0].config.get("recipe", {}).get("epochs", length)  # a value may stand for several epochs
             x = np.arange(1, length + 1) * (epochs / length)
-            band(axes, x, scale * np.array([record.curves[name] for record in found]), group)
-        axes.set(xlabel="epoch", ylabel=label)
+            band(axes, x, axis.scale * np.array([record.curves[name] for record in found]), group)
+        axes.set(xlabel="epoch", ylabel=str(axis))
     panels[0].legend()
     caption(figure, [record for group in groups.values() for record in group], "Bands: 95% intervals of the mean.")
     return figure
@@ -202,13 +202,12 @@ def comparison(
     heights = [0.62 + 0.34 * n + 0.17 * title.count("\n") for n, title in zip(rows, titles, strict=True)]
     figure = Picture(figsize=(7.5, 0.55 + sum(heights)))
     blocks = figure.subplots(len(rows), 2, squeeze=False, width_ratios=(1.15, 1), height_ratios=[n + 0.6 for n in rows])
-    scale, label = _metric(metric)
-    costs = "error" in metric or "loss" in metric
+    axis = _axis(metric)
     baselines = {next(iter(methods)) for methods in panels.values()}
     for (left, right), title, methods in zip(blocks, titles, panels.values(), strict=True):
         if right is not blocks[0][1]:
             right.sharex(blocks[0][1])
-        values = {name: _by_seed(name, found, metric, scale) for name, found in methods.items()}
+        values = {name: _by_seed(name, found, metric, axis.scale) for name, found in methods.items()}
         first = next(iter(values.values()))
         for row, (name, seeds) in enumerate(values.items()):
             colour = (colours or {}).get(name, COLOURS[row % len(COLOURS)])
@@ -227,13 +226,13 @@ def comparison(
         for axes in (left, right):
             axes.set_ylim(len(values) - 0.5, -0.5)
             axes.grid(visible=False, axis="y")
-            if costs:  # figures of many digits
+            if axis.less:  # numbers of many digits
                 axes.locator_params(axis="x", nbins=3)
-    blocks[-1][0].set_xlabel(label)
+    blocks[-1][0].set_xlabel(str(axis))
     only = baselines.pop() if len(baselines) == 1 else ""
     against = only if 0 < len(only) < 20 else "the first row"
-    unit = "points" if scale == 100 else "thousandths" if "thousandths" in label else label
-    difference = f"difference from {against}\n({unit}; less is better)" if costs else f"gain over {against} ({unit})"
+    less = f"difference from {against}\n({axis.apart}; less is better)"
+    difference = less if axis.less else f"gain over {against} ({axis.apart})"
     blocks[-1][1].set_xlabel(difference)
     found = [record for methods in panels.values() for group in methods.values() for record in group]
     caption(figure, found, f"Dots: seeds. Bars: 95% intervals of the mean. {note}".strip())
@@ -315,14 +314,27 @@ def _row(axes: Axes, row: int, values: Sequence[float], colour: str) -> Summary:
     return result
 
 
-def _metric(name: str) -> tuple[float, str]:
-    """Scale and axis label: accuracies in percent, errors in thousandths, losses in nats."""
-    words = name.replace("_", " ")
-    if "accuracy" in name:
-        return 100.0, f"{words} (%)"
-    return (
-        (1000.0, f"{words} (thousandths)") if "error" in name else (1.0, f"{words} (nats)" if "loss" in name else words)
-    )
+class _Axis(NamedTuple):
+    """How a metric is drawn: times ``scale``, in ``unit``, differences of it in ``apart``; whether less is better."""
+
+    label: str
+    scale: float = 1.0
+    unit: str = ""
+    apart: str = ""
+    less: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+
+def _axis(metric: str) -> _Axis:
+    """Accuracies in percent, errors in thousandths, losses in nats; others as they are."""
+    words = metric.replace("_", " ")
+    if "accuracy" in metric:
+        return _Axis(words, 100.0, "%", "points")
+    if "error" in metric:
+        return _Axis(words, 1000.0, "thousandths", "thousandths", less=True)
+    return _Axis(words, 1.0, "nats", "nats", less=True) if "loss" in metric else _Axis(words, apart=words)
 
 
 def caption(figure: Figure, found: Iterable[Record], text: str) -> None:

@@ -122,12 +122,16 @@ class Record:
         """Hash of the configuration: equal for the seeds of one experiment."""
         return config_hash(self.config)
 
+    @property
+    def stem(self) -> str:
+        """What its file is called, without the ending."""
+        return f"{self.config.get('objective', 'run')}-{self.hash}-seed{self.seed}"
+
     def save(self, folder: str | Path) -> Path:
         """Write the record to ``folder/<objective>-<hash>-seed<seed>.json``, a line a field, whole or not at all."""
-        name = f"{self.config.get('objective', 'run')}-{self.hash}-seed{self.seed}.json"
         content = {"hash": self.hash, **self._content()}
         lines = (f"{json.dumps(key)}: {json.dumps(content[key], sort_keys=True)}" for key in sorted(content))
-        return write_whole(Path(folder) / name, "{\n" + ",\n".join(lines) + "\n}\n")
+        return write_whole(Path(folder) / f"{self.stem}.json", "{\n" + ",\n".join(lines) + "\n}\n")
 
     def __eq__(self, other: object) -> bool:
         """Whether their files say the same: there a class without an image equals another one."""
@@ -236,6 +240,14 @@ class Summary(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} ± {self.half_width:.3f} (n = {self.n})" if self.n > 1 else f"{self.mean:.3f} (n = 1)"
+
+    def text(self, form: str = ".1f") -> str:
+        """For tables: mean ± half-width, to the digits of ``form``; below three values, whose interval is wide, no ±.
+
+        A minus is a minus sign, and never stands before a zero.
+        """
+        half = f" ± {self.half_width:{form.lstrip('+')}}" if self.n > 2 else ""
+        return f"{self.mean:{form.replace('.', 'z.')}}{half}".replace("-", "\N{MINUS SIGN}")
 
 
 def summary(values: Iterable[float]) -> Summary:

@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from semaug import longtail_figures, plots
-from semaug.figures import NothingToDraw, budget
+from semaug.figures import NothingToDraw, budget, needed, runs_of
 from semaug.plots import COLOURS, Picture, band, caption, styled
 from semaug.records import PROFILES, Record, summary
 from semaug.sla import TRANSFORMS
@@ -134,16 +134,6 @@ def gains(
     return [sides[0][seed] - sides[1][seed] for seed in sorted(sides[0].keys() & sides[1].keys())]
 
 
-def _needed(studies: dict[str, Study], what: str) -> dict[str, Study]:
-    if not studies:
-        raise NothingToDraw(what)
-    return studies
-
-
-def _records(blocks: Mapping[str, Study]) -> list[Record]:
-    return [record for study in blocks.values() for runs in study.values() for record in runs]
-
-
 def _first(name: str) -> str:
     """What a name is coloured by: its first word, without its inference."""
     return name.split(",")[0].removesuffix("+AG")
@@ -170,25 +160,25 @@ forest = partial(plots.forest, colour=_colour, filled=_many)
 
 def accuracy(found: Sequence[Record]) -> Picture:
     """Every method by both inferences, and cross-entropy with as many passes: gains over cross-entropy."""
-    blocks = _needed(studies(found), "cross-entropy and an objective on views, of one set and recipe")
+    blocks = needed(studies(found), "cross-entropy and an objective on views, of one set and recipe")
     columns = {}
     for title, study in blocks.items():
         reached = summary(100 * record.metrics["test_accuracy"] for record in study[BASELINE]).mean
         values = {name: gains(runs, study[BASELINE]) for name, runs in study.items() if name != BASELINE}
         columns[f"{title}: {reached:.1f}%"] = values
     text = "Title: accuracy of cross-entropy. Filled: M passes at inference."
-    return forest({"": columns}, "gain (points)", _records(blocks), text)
+    return forest({"": columns}, "gain (points)", runs_of(blocks.values()), text)
 
 
 def inference(found: Sequence[Record]) -> Picture:
     """What the views together gain over the image alone, by the same network."""
     pairs = [(names["single"], names["aggregated"]) for names in NAMES.values()]
-    blocks = _needed(studies(found), "an objective on views, beside cross-entropy")
+    blocks = needed(studies(found), "an objective on views, beside cross-entropy")
     columns = {
         title: {many: gains(study[many], study[one]) for one, many in pairs if many in study}
         for title, study in blocks.items()
     }
-    return forest({"": columns}, "over one pass (points)", _records(blocks), "M passes less one, same network.")
+    return forest({"": columns}, "over one pass (points)", runs_of(blocks.values()), "M passes less one, same network.")
 
 
 @styled
@@ -229,7 +219,7 @@ def cost(found: Sequence[Record]) -> Picture:
     for axes in grid[: len(blocks) : 2]:
         axes.set_ylabel("test accuracy (%)")
     figure.legend(labels.values(), labels, loc="outside upper center", ncols=5, fontsize=8)
-    shown = [record for by_views in blocks.values() for record in _records(by_views)]
+    shown = [record for by_views in blocks.values() for record in runs_of(by_views.values())]
     text = (
         "Marks of one number of passes are moved apart. Bars: 95% intervals of the mean. Filled: M passes at inference."
     )
@@ -266,7 +256,7 @@ def _curves(blocks: Mapping[str, Study], rows: Mapping[str, tuple[str, Sequence[
         counts = sorted({len(runs) for name, runs in study.items() if any(name in row[1] for row in rows.values())})
         axes.set_xlabel("epoch (n = {})".format(" to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))))
     figure.legend(labels.values(), labels, loc="outside upper center", ncols=5, fontsize=9)
-    caption(figure, _records(blocks), f"Bands: 95% intervals of the mean. {text}")
+    caption(figure, runs_of(blocks.values()), f"Bands: 95% intervals of the mean. {text}")
     return figure
 
 
@@ -279,7 +269,7 @@ def training(found: Sequence[Record], transforms: str = "rotation") -> Picture:
         "class loss (nats)": ("class_loss", ("DA", "MT", "SLA+AG")),
     }
     text = "Joint loss: of class and transformation, (21) and (22). Class loss: of the class, the transformation known."
-    return _curves(_needed(blocks, "MT and SLA beside cross-entropy"), rows, text)
+    return _curves(needed(blocks, "MT and SLA beside cross-entropy"), rows, text)
 
 
 @styled
@@ -293,7 +283,7 @@ def distilled(found: Sequence[Record]) -> Picture:
     text = (
         "SLA+AG: aggregate of a network without distillation. Divergence: from the network's own aggregate, training."
     )
-    return _curves(_needed(blocks, "SLA+SD beside cross-entropy"), rows, text)
+    return _curves(needed(blocks, "SLA+SD beside cross-entropy"), rows, text)
 
 
 def transforms(found: Sequence[Record]) -> Picture:
@@ -315,7 +305,7 @@ def transforms(found: Sequence[Record]) -> Picture:
 
 def imbalance(found: Sequence[Record]) -> Picture:
     """SLA on a long tail, alone and with class weights or margins: gains by how many images a class has."""
-    blocks = _needed(studies(found, long_tail=True), "cross-entropy and SLA on a long tail")
+    blocks = needed(studies(found, long_tail=True), "cross-entropy and SLA on a long tail")
     lines: dict[str, dict[str, dict[str, list[float]]]] = {}
     for title, study in blocks.items():
         for group, reached in longtail_figures.scores(study[BASELINE][0]).items():
@@ -325,7 +315,7 @@ def imbalance(found: Sequence[Record]) -> Picture:
                     for name, runs in study.items()
                     if name != BASELINE and all(record.class_accuracy for record in runs)
                 }
-    return forest(lines, "gain (points)", _records(blocks), "Over cross-entropy; the test set is balanced.")
+    return forest(lines, "gain (points)", runs_of(blocks.values()), "Over cross-entropy; the test set is balanced.")
 
 
 def _of_group(record: Record, group: str) -> float:

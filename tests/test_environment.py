@@ -25,6 +25,8 @@ PINS = dict(
     for line in (ROOT / "constraints.txt").read_text().splitlines()
     if line and not line.startswith("#")
 )
+LARGEST = 15 * 2**20
+"""Bytes of the tracked files, which travel to a GPU beside the archive of a data set; a clone stays quick, too."""
 PINNED = {canonicalize_name(name): version for name, version in PINS.items()}
 
 
@@ -226,3 +228,12 @@ def test_make_help_lists_every_target():
     phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()
     run = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert [line.split()[0] for line in run.stdout.splitlines()] == phony
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
+def test_the_tracked_files_stay_small():
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    sizes = {name: (ROOT / name).stat().st_size for name in names.split("\0") if (ROOT / name).is_file()}
+    assert len(sizes) > 500  # git was asked in the right place
+    largest = ", ".join(f"{name} {sizes[name]}" for name in sorted(sizes, key=sizes.__getitem__)[-5:])
+    assert sum(sizes.values()) < LARGEST, largest

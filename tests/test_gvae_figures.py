@@ -174,7 +174,7 @@ def test_separations_are_of_the_record_or_of_what_lies_beside_it(found, kept):
     told = gvae_figures.separations(found)
     runs = {run.config["objective"]: run for run in found if run.config["data"]["name"] == "lfw64"}
     assert list(told) == ["gender", "smile", "all four"]
-    beside = gvae_figures.pictures(runs["VAE"])
+    beside = ledger.pictures("2_gvae", runs["VAE"])
     points, man = beside["plane"], beside["labels"] >= 2
     right = []  # by hand: nearest mean of the others
     for i in range(len(points)):
@@ -236,8 +236,9 @@ def test_factors_stand_in_order_of_the_deviations(found, kept):
 
 def test_pictures_are_of_the_very_run(found, kept):
     (vae,) = (r for r in found if r.config["objective"] == "VAE" and r.config["data"]["name"] == "mnist")
-    assert gvae_figures.pictures(vae)["images"].shape == (4, 1, 8, 8)
-    assert gvae_figures.pictures(dataclasses.replace(vae, seed=1)) == {}
+    assert ledger.pictures("2_gvae", vae)["images"].shape == (4, 1, 8, 8)
+    assert ledger.pictures("2_gvae", dataclasses.replace(vae, seed=1)) == {}
+    assert ledger.pictures("4_diffaugment", vae) == {}
 
 
 @pytest.mark.parametrize("name", gvae_figures.FIGURES["2_gvae"])

@@ -116,6 +116,20 @@ def test_summary_against_scipy():
     assert math.isnan(records.summary([0.5]).half_width)
 
 
+@pytest.mark.parametrize(
+    ("values", "form", "text"),
+    [
+        ([1.0, 2.0, 3.0], ".1f", "2.0 ± 2.5"),  # 4.303 / sqrt(3), t of two degrees of freedom
+        ([1.0, 2.0, 3.0], "+.2f", "+2.00 ± 2.48"),
+        ([-1.0, -2.0], "+.1f", "\N{MINUS SIGN}1.5"),
+        ([-0.02, -0.02, -0.02], "+.1f", "+0.0 ± 0.0"),
+        ([-0.4], ".0f", "0"),
+    ],
+)
+def test_summary_in_a_table(values, form, text):
+    assert records.summary(values).text(form) == text
+
+
 def test_paired_difference_beats_unpaired_spread():
     noise = [0.0, 0.1, -0.1, 0.05]
     first = [make(seed, 0.8 + noise[seed]) for seed in range(4)]
