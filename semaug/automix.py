@@ -151,7 +151,7 @@ class AutoMix(Objective):
     one_hot: whether $q$ sees the images themselves too. pipeline: False trains block and classifier through one
         network, by one mixture. every: the block is trained at every so many-th step; the others spare the pass of its
         mixture forward and back (not in a data-parallel run, where every parameter has to take part in every step).
-        block_lr: the block's learning rate; None: the recipe's.
+        block_rate: the block's learning rate over the recipe's.
     inference: of ``predict``: "mixed", the network with its head, "one_hot" with the other, or "momentum", the copy.
 
     BatchNorm: the copy normalises by the batch in hand, as the classifier does, and its running statistics are of what
@@ -186,7 +186,7 @@ class AutoMix(Objective):
         one_hot: bool = True,
         pipeline: bool = True,
         every: int = 1,
-        block_lr: float | None = None,
+        block_rate: float = 1.0,
         inference: Inference = "mixed",
     ) -> None:
         head, stages = linear_head(network), getattr(network, "stages", None)
@@ -200,7 +200,7 @@ class AutoMix(Objective):
             ("momentum", momentum, 0 <= momentum < 1, "a fraction in [0, 1)"),
             ("policy", policy, policy in POLICIES, f"one of {', '.join(POLICIES)}"),
             ("every", every, isinstance(every, int) and every >= 1, "a whole number from 1"),
-            ("block_lr", block_lr, block_lr is None or (math.isfinite(block_lr) and block_lr > 0), "a number above 0"),
+            ("block_rate", block_rate, math.isfinite(block_rate) and block_rate > 0, "a finite number above 0"),
             ("inference", inference, inference in INFERENCES, f"one of {', '.join(INFERENCES)}"),
         ):
             if not good:
@@ -214,10 +214,10 @@ class AutoMix(Objective):
         if policy == "block":
             settings |= {"stage": stage, "inner": inner, "lambda_channel": lambda_channel, "attention": attention}
             settings |= {"std": std}
-            settings |= {"mask_weight": mask_weight, "margin": margin, "every": every, "block_lr": block_lr}
+            settings |= {"mask_weight": mask_weight, "margin": margin, "every": every, "block_rate": block_rate}
         super().__init__(network, **settings)
         self.alpha, self.stage, self.mask_weight, self.margin = alpha, stage, mask_weight, margin
-        self.momentum, self.policy, self.every, self.block_lr = momentum, policy, every, block_lr
+        self.momentum, self.policy, self.every, self.block_rate = momentum, policy, every, block_rate
         self.inference, self.num_classes = inference, head.out_features
         self.one_hot_head = copy.deepcopy(head) if one_hot else None
         self.momentum_network = copy.deepcopy(network).requires_grad_(False) if pipeline else None
@@ -311,13 +311,12 @@ class AutoMix(Objective):
         return self.one_hot_head(self.network.features(images))
 
     def parameter_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
-        """Classifier and heads; the block, at ``block_lr`` where that is given."""
+        """Classifier and heads; the block, at ``block_rate`` of the recipe's learning rate."""
         groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
         if self.one_hot_head is not None:
             groups[0]["params"] += self.one_hot_head.parameters()
         if self.block is not None:
-            lr = {} if self.block_lr is None else {"lr": self.block_lr}
-            groups.append({"params": list(self.block.parameters()), **lr})
+            groups.append({"params": list(self.block.parameters()), "lr": self.block_rate * recipe.lr})
         return [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
 
     def phase(self, progress: float) -> str | None:

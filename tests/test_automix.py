@@ -374,20 +374,20 @@ def test_trains_by_seed_resumes_and_records(tmp_path):
         recipe = Recipe(epochs=epochs, batch_size=30)
         return training.fit(objective, of, recipe, resume=resume, progress=False), objective
 
-    record, objective = run(every=2, momentum=0.9, block_lr=0.01)
-    again, _ = run(every=2, momentum=0.9, block_lr=0.01)
+    record, objective = run(every=2, momentum=0.9, block_rate=0.1)
+    again, _ = run(every=2, momentum=0.9, block_rate=0.1)
     assert record.curves == again.curves
     assert record.metrics["mixed_test_accuracy"] == record.metrics["test_accuracy"]
     names = {f"{which}_{of}_accuracy" for which in ("mixed", "one_hot", "momentum") for of in ("test", "validation")}
     assert record.metrics.keys() >= names
     expected = {"alpha": 2.0, "momentum": 0.9, "policy": "block", "one_hot": True, "pipeline": True}
     expected |= {"stage": 2, "lambda_channel": True, "attention": True, "std": 0.01, "mask_weight": 0.1, "margin": 0.1}
-    assert record.config["settings"] == expected | {"inference": "mixed", "every": 2, "block_lr": 0.01}
+    assert record.config["settings"] == expected | {"inference": "mixed", "every": 2, "block_rate": 0.1}
     assert int(objective.steps) == 6
-    groups = objective.parameter_groups(Recipe())
-    assert [group.get("lr") for group in groups] == [None, 0.01]
+    groups = objective.parameter_groups(Recipe(lr=0.5))
+    assert [group.get("lr") for group in groups] == [None, 0.05]
 
-    half, two = tmp_path / "half.pt", {"every": 2, "momentum": 0.9, "block_lr": 0.01}
+    half, two = tmp_path / "half.pt", {"every": 2, "momentum": 0.9, "block_rate": 0.1}
     stop = training.Checkpoint.save
 
     def save_once(self, done):
@@ -461,7 +461,7 @@ class TestBadInput:
             ),
             ({"inference": "momentum", "pipeline": False}, "inference: got 'momentum'"),
             ({"policy": "mixup", "pipeline": False}, "policy: got 'mixup' without the pipeline"),
-            ({"block_lr": -0.1}, "block_lr: got -0.1; takes a number above 0"),
+            ({"block_rate": -0.1}, "block_rate: got -0.1; takes a finite number above 0"),
             ({"inner": 0}, "inner: got 0; takes a whole number from 1"),
             ({"std": 0.0}, "std: got 0.0; takes a finite number above 0"),
         ],
