@@ -32,6 +32,7 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     mixing_figures
     gan_figures
     leaderboard
+    lesson
 
 ``import semaug`` loads none of them: each is imported when it is first named, and the first costs torch alone.
 """
@@ -62,6 +63,7 @@ __all__ = [
     "leaderboard",
     "learned",
     "ledger",
+    "lesson",
     "localisation",
     "longtail_figures",
     "metasaug",

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from semaug import figures, gvae_figures, longtail_figures, mixing_figures, records, sla_figures
+from semaug import figures, gan_figures, gvae_figures, longtail_figures, mixing_figures, records, sla_figures
 from semaug.figures import NothingToDraw
 from semaug.plots import COLOURS, GREY, Picture, caption, save, styled
 from semaug.records import Record, Summary, summary
@@ -46,8 +47,9 @@ def passes(record: Record) -> float:
     """Passes over the network, forward and back, for each image and epoch; cross-entropy's are 1.
 
     SLA, DA and MT: one for each of M views. MetaSAug: in its second stage 8/3 more for each meta step (room
-    ``metasaug``). AutoMix, PuzzleMix and Co-Mixup: see :func:`semaug.mixing_figures.passes`. Not counted: the decoder
-    of G-VAE, which is another network.
+    ``metasaug``). TeachAugment: student and teacher once more at every so many-th step. AutoMix, PuzzleMix and
+    Co-Mixup: see :func:`semaug.mixing_figures.passes`. Not counted: the decoder of G-VAE and the generator of
+    FeatureAugmentation, which are other networks.
     """
     objective, settings = record.config["objective"], record.config["settings"]
     if "transforms" in settings:
@@ -55,6 +57,8 @@ def passes(record: Record) -> float:
     if objective == "MetaSAug":
         begins, steps = settings.get("stage") or 0.0, settings.get("meta_steps", 1)
         return begins + (1 - begins) * (1 + steps * 8 / 3)
+    if objective == "TeachAugment":
+        return 1 + 2 / settings.get("every", 5)
     return mixing_figures.passes(record)
 
 
@@ -77,6 +81,12 @@ def studies(found: Mapping[str, Sequence[Record]]) -> dict[tuple[str, str], Stud
     add("2_gvae", gvae_figures.arms(found.get("2_gvae", [])), "none")
     mixed = mixing_figures.studies(found.get("3_automix", []))
     add("3_automix", {t: {**mixing_figures.plain(s), **mixing_figures.longer(s)} for t, s in mixed.items()})
+    for sets in (gan_figures.GREY_SETS, ("hues",)):
+        with suppress(NothingToDraw):
+            study = gan_figures.classifiers(found.get("4_diffaugment", []), sets)
+            first = study[gan_figures.BASELINE][0]
+            title = f"{first.config['data']['name']}, {sum(first.train_counts)} images"
+            add("4_diffaugment", {title: study}, gan_figures.BASELINE)
     for name in TRANSFORMS:
         for long_tail in (False, True):
             made = sla_figures.studies(found.get("5_sla", []), name, long_tail)

@@ -58,6 +58,8 @@ def test_rows_are_gains_over_the_same_seeds_and_cost(found):
         ("AutoMix", {"policy": "mixup"}, 2),
         ("AutoMix", {"pipeline": False}, 2),
         ("PuzzleMix", {}, 2),
+        ("TeachAugment", {}, 1.4),
+        ("TeachAugment", {"every": 1}, 3),
         ("MetaSAug", {"stage": 0.8, "meta_steps": 1}, 0.8 + 0.2 * 11 / 3),
         ("MetaSAug", {"stage": 0.8, "meta_steps": 0}, 1),
     ],
