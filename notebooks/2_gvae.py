@@ -105,40 +105,26 @@ from semaug import (
     gvae,
     gvae_figures,
     gvae_measures,
-    leaderboard,
     ledger,
+    lesson,
     moments,
     objective,
     plots,
     records,
-    rerun,
     shapes,
     training,
 )
+from semaug.lesson import rounded, seeded
 from semaug.recipe import Recipe
 
 # %% [markdown]
-# And three small helpers, the same as in the other notebooks; `decided` keeps, for the table of errata at the end, what the
+# Three small helpers are the same in all notebooks (room `lesson`): `show` keeps a picture and shows it, `seeded` makes a
+# generator of random draws, `rounded` makes numbers short; `decided` keeps, for the table of errata at the end, what the
 # cells below find.
 
-
 # %%
-def show(picture, name):
-    """Keep a picture among the results of this run, and give it to the cell to show."""
-    plots.save(picture, rerun.output("2_gvae"), name)
-    return picture
-
-
-def seeded(seed):
-    """A random generator that makes the same draws every time."""
-    return torch.Generator().manual_seed(seed)
-
-
-def rounded(values, digits=2):
-    """Numbers for printing, as plain lists; adding 0 turns -0.0 into 0.0."""
-    return (torch.round(values.detach(), decimals=digits) + 0).tolist()
-
-
+show = functools.partial(lesson.show, "2_gvae")
+verdict = functools.partial(lesson.verdict, words=("above", "below"))
 decided = {}
 
 # %% [markdown]
@@ -982,15 +968,6 @@ print(f"squared error of the components {lost:.4f}")
 
 
 # %%
-def verdict(values):
-    """What paired differences allow one to say."""
-    effect = records.summary(values)
-    if effect.n < 3:
-        return f"{effect.mean:+.1f} (n = {effect.n}: nothing can be said)"
-    word = "within the noise" if abs(effect.mean) <= effect.half_width else "above" if effect.mean > 0 else "below"
-    return f"{effect.mean:+.1f} ± {effect.half_width:.1f}, {word} (n = {effect.n})"
-
-
 def report(study, first, second):
     """Differences, second less first, in what is compared."""
     print(f"{second} less {first}")
@@ -1199,15 +1176,9 @@ show(plots.sheet(stack, list(tiles), ["x", "−3", "−1.5", "μ", "1.5", "3"] *
 
 
 # %% tags=["nbval-ignore-output"]
-def drawn(draw, found, name):
-    """The figure, or what is missing for it."""
-    try:
-        show(draw(found), name)._ipython_display_()
-    except figures.NothingToDraw as missing:
-        print(f"no figure yet: it needs {missing} (python -m semaug.ledger lists the runs)")
+drawn = functools.partial(lesson.drawn, "2_gvae")
 
-
-drawn(gvae_figures.movement, live, "live_movement")
+drawn(gvae_figures.movement, "live_movement", live)
 
 # %% [markdown]
 # Lines of G-VAE lie among the VAE's or a little above, and the report of section 6 says what that is worth: at equal movement
@@ -1540,8 +1511,8 @@ for profile_ in ("cpu", "paper"):
 # is about the number of pixels again: 30 on clothing and digits, 100 on shapes and photographs, 300 on faces.
 
 # %% tags=["nbval-ignore-output"]
-drawn(gvae_figures.FIGURES["2_gvae"]["strips_embedded"], committed, "strips_embedded")
-drawn(gvae_figures.FIGURES["2_gvae"]["strips_mnist"], committed, "strips_mnist")
+drawn(gvae_figures.FIGURES["2_gvae"]["strips_embedded"], "strips_embedded", committed)
+drawn(gvae_figures.FIGURES["2_gvae"]["strips_mnist"], "strips_mnist", committed)
 
 # %% [markdown]
 # ### Figure 3: photographs, and the column of noise
@@ -1556,7 +1527,7 @@ drawn(gvae_figures.FIGURES["2_gvae"]["strips_mnist"], committed, "strips_mnist")
 # **Erratum 11**: CIFAR-10 has no trains. 火车 should be 卡车, truck.
 
 # %% tags=["nbval-ignore-output"]
-drawn(gvae_figures.FIGURES["2_gvae"]["strips_cifar10"], committed, "strips_cifar10")
+drawn(gvae_figures.FIGURES["2_gvae"]["strips_cifar10"], "strips_cifar10", committed)
 
 # %% [markdown]
 # 3072 numbers of a photograph through 64 of a code: blur, in both. The judge calls hardly more of these $m(\mu)$ rightly than
@@ -1569,7 +1540,7 @@ drawn(gvae_figures.FIGURES["2_gvae"]["strips_cifar10"], committed, "strips_cifar
 # Look at μ first: is what should be kept there at all?
 
 # %% tags=["nbval-ignore-output"]
-drawn(gvae_figures.FIGURES["2_gvae"]["strips_faces"], committed, "strips_faces")
+drawn(gvae_figures.FIGURES["2_gvae"]["strips_faces"], "strips_faces", committed)
 
 # %% [markdown]
 # At μ already little is left of the woman in the first row: by eye both models decode a man. And the judge calls 32% (G-VAE) and 28% (VAE)
@@ -1585,7 +1556,7 @@ drawn(gvae_figures.FIGURES["2_gvae"]["strips_faces"], committed, "strips_faces")
 # built in: each row is $m(\mu \pm 3\bar\sigma_y)$ with the signs of all coordinates equal, and $\bar\sigma_y$ is positive in all of them.
 
 # %% tags=["nbval-ignore-output"]
-drawn(gvae_figures.directions, committed, "directions")
+drawn(gvae_figures.directions, "directions", committed)
 
 # %% [markdown]
 # How far the ends lie from μ, and how far two rows from one another (root mean squares of a pixel):
@@ -1618,7 +1589,7 @@ told(say_rows_apart, committed)
 # the second shows one. The axes say how much of the variance the plane holds.
 
 # %% tags=["nbval-ignore-output"]
-drawn(gvae_figures.plane, committed, "plane")
+drawn(gvae_figures.plane, "plane", committed)
 
 # %% [markdown]
 # A picture is in the eye. As a number: the share of faces whose nearest class mean in this plane (themselves left out of it)
@@ -1677,8 +1648,8 @@ print("G-VAE less VAE, two components:", verdict(in_plane["G-VAE"][:, 0] - in_pl
 # judge does not recognise $m(\mu)$ itself, there is no class that could be kept.
 
 # %% tags=["nbval-ignore-output"]
-drawn(gvae_figures.consistency, committed, "consistency")
-drawn(gvae_figures.movement, committed, "movement")
+drawn(gvae_figures.consistency, "consistency", committed)
+drawn(gvae_figures.movement, "movement", committed)
 
 # %% [markdown]
 # On shapes, faces and CIFAR-10 the lines start near chance: at μ the judge calls 13 to 21%, 28 to 32% and 25 to 27% rightly (seed 0), where chance is
@@ -1690,7 +1661,7 @@ drawn(gvae_figures.movement, committed, "movement")
 # Codes: the same linear probe on each model's mean codes. (What is left of the picture stands in the table below.)
 
 # %% tags=["nbval-ignore-output"]
-drawn(gvae_figures.probe, committed, "probe")
+drawn(gvae_figures.probe, "probe", committed)
 
 # %% [markdown]
 # The probe is where G-VAE wins, on every set. In context, as in section 6: pixels themselves are no bad code. Of faces the
@@ -1765,7 +1736,7 @@ print(f"{'untrained':16s} " + ", ".join(f"{name} {values.max():.2f}" for name, v
 # the left columns are pale, the directions that would be moved first move no factor that we know.
 
 # %% tags=["nbval-ignore-output"]
-drawn(gvae_figures.factors, committed, "factors")
+drawn(gvae_figures.factors, "factors", committed)
 
 # %% [markdown]
 # No coordinate of any model is the angle, or size or place. The dark cells, brightness and background hue, stand at the far *right*, in the
@@ -1778,7 +1749,7 @@ drawn(gvae_figures.factors, committed, "factors")
 # changed. The rows with c = 400 have the weights of the author's code and note.
 
 # %% tags=["nbval-ignore-output"]
-drawn(gvae_figures.sweep, committed, "sweep")
+drawn(gvae_figures.sweep, "sweep", committed)
 
 # %% [markdown]
 # L2 against L1, fixed against learned weights, and class weights, in pairs (the second less the first):
@@ -1816,7 +1787,7 @@ print(f"{'n':45s}" + "".join(f" {len(next(iter(values.values()))):13d}" for valu
 # equal strength and their order is no order of methods; the difference was run for G-VAE alone.
 
 # %% tags=["nbval-ignore-output"]
-drawn(gvae_figures.augmented, committed, "augmented")
+drawn(gvae_figures.augmented, "augmented", committed)
 
 # %% tags=["nbval-ignore-output"]
 for title, named in gvae_figures.arms(committed).items():
@@ -1837,7 +1808,7 @@ if not gvae_figures.arms(committed):
 # These rows stand in the leaderboard of all notebooks; its part for this one, with cost:
 
 # %% tags=["nbval-ignore-output"]
-told(lambda found: display(Markdown(leaderboard.table({"2_gvae": found}, "2_gvae"))), committed)
+lesson.ranked("2_gvae", committed)
 
 # %% [markdown]
 # **What all this cannot say.** The networks are small and the sets are subsets; where the ledger's profile *paper* has no

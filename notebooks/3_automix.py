@@ -109,6 +109,7 @@ device = "auto"  # "cpu", "cuda", or whichever there is
 
 # %%
 import copy
+import functools
 import itertools
 import math
 import time
@@ -116,7 +117,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from IPython.display import Markdown, display
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from scipy.special import beta, betainc, roots_jacobi
 from torch.nn import functional as F
@@ -125,9 +125,8 @@ from semaug import (
     adversarial,
     automix,
     data,
-    figures,
-    leaderboard,
     ledger,
+    lesson,
     localisation,
     mixing,
     mixing_figures,
@@ -137,34 +136,20 @@ from semaug import (
     plots,
     puzzlemix,
     records,
-    rerun,
     shapes,
     sla_figures,
     training,
     transfer,
 )
+from semaug.lesson import rounded, seeded, verdict
 from semaug.recipe import Recipe
 
 # %% [markdown]
-# And three small helpers, the same as in the other notebooks.
-
+# Three small helpers are the same in all notebooks (room `lesson`): `show` keeps a picture and shows it, `seeded` makes a
+# generator of random draws, `rounded` makes numbers short.
 
 # %%
-def show(picture, name):
-    """Keep a picture among the results of this run, and give it to the cell to show."""
-    plots.save(picture, rerun.output("3_automix"), name)
-    return picture
-
-
-def seeded(seed):
-    """A random generator that makes the same draws every time."""
-    return torch.Generator().manual_seed(seed)
-
-
-def rounded(values, digits=2):
-    """Numbers for printing, as plain lists; adding 0 turns -0.0 into 0.0."""
-    return (torch.round(values.detach(), decimals=digits) + 0).tolist()
-
+show = functools.partial(lesson.show, "3_automix")
 
 # %% [markdown]
 # ## 1 · Where it acts
@@ -1313,16 +1298,6 @@ def run_experiment(profile):
     return trained
 
 
-def verdict(values):
-    """What paired differences in points allow one to say, with the 95% interval of their mean."""
-    effect = records.summary(values)
-    if effect.n < 3:
-        return f"{effect.mean:+.1f} (n = {effect.n}: nothing can be said)"
-    low, high = effect.mean - effect.half_width, effect.mean + effect.half_width
-    word = "not told from 0" if low <= 0 <= high else "better" if low > 0 else "worse"
-    return f"{effect.mean:+.1f}, between {low:+.1f} and {high:+.1f}: {word} (n = {effect.n})"
-
-
 # %% [markdown]
 # What to expect: six epochs are few, and mixed images are harder. Nobody wins at this length who does not already see
 # enough plain images.
@@ -1762,15 +1737,7 @@ wanted = list(ledger.mixing_runs())
 for profile_ in ("cpu", "paper"):
     there = sum(record.profile == profile_ for record in committed)
     print(f"profile {profile_}: {there} records of {sum(run.profile == profile_ for run in wanted)} runs in the ledger")
-
-
-def drawn_from_records(draw, name):
-    """The figure, or what is missing for it."""
-    try:
-        show(draw(committed), name)._ipython_display_()
-    except figures.NothingToDraw as missing:
-        print(f"no figure yet: it needs {missing} (python -m semaug.ledger lists the runs)")
-
+drawn_from_records = functools.partial(lesson.drawn, "3_automix", found=committed)
 
 # %% [markdown]
 # ### All methods under one budget
@@ -1787,10 +1754,7 @@ drawn_from_records(mixing_figures.accuracy, "accuracy")
 # measured ratio stands in section 5.
 
 # %% tags=["nbval-ignore-output"]
-try:
-    display(Markdown(mixing_figures.table(committed)))
-except figures.NothingToDraw as missing:
-    print(f"no table yet: it needs {missing}")
+lesson.table(mixing_figures.table, committed)
 
 # %% [markdown]
 # How to read what follows. Two comparisons were asked for before there was a record: AutoMix against mixup, and AutoMix
@@ -1886,9 +1850,7 @@ for title, study in studies.items():
     if "AutoMix" in study:
         for name in mixing_figures.plain(study):
             if name != "AutoMix" and (found := sla_figures.gains(study["AutoMix"], study[name], ece)):
-                print(
-                    f"    ECE of AutoMix less that of {name}: {verdict(found).replace('better', 'larger').replace('worse', 'smaller')}"
-                )
+                print(f"    ECE of AutoMix less that of {name}: {verdict(found, ('larger', 'smaller'))}")
 
 # %% [markdown]
 # Cross-entropy is too sure, by nine points and more, and so are Cutout and MixStyle, which leave the labels alone. What
@@ -2117,10 +2079,7 @@ for number, place, wrong, decided in (
 # All of the above in the form that all notebooks share; its seconds are a rough guide, of runs on shared cores.
 
 # %% tags=["nbval-ignore-output"]
-try:
-    display(Markdown(leaderboard.table({"3_automix": committed}, "3_automix")))
-except figures.NothingToDraw as missing:
-    print(f"no table yet: it needs {missing}")
+lesson.ranked("3_automix", committed)
 
 # %% [markdown]
 # ## 10 · Exercises

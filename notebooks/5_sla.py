@@ -97,6 +97,7 @@ device = "auto"  # "cpu", "cuda", or whichever there is
 
 # %%
 import copy
+import functools
 import inspect
 import math
 import time
@@ -112,39 +113,25 @@ from torch.nn import functional as F
 from semaug import (
     data,
     evaluation,
-    figures,
     ledger,
+    lesson,
     networks,
     objective,
     plots,
     records,
-    rerun,
     sla,
     sla_figures,
     training,
 )
+from semaug.lesson import rounded, seeded, verdict
 from semaug.recipe import Recipe
 
 # %% [markdown]
-# And three small helpers, the same as in the other notebooks.
-
+# Three small helpers are the same in all notebooks (room `lesson`): `show` keeps a picture and shows it, `seeded` makes a
+# generator of random draws, `rounded` makes numbers short.
 
 # %%
-def show(picture, name):
-    """Keep a picture among the results of this run, and give it to the cell to show."""
-    plots.save(picture, rerun.output("5_sla"), name)
-    return picture
-
-
-def seeded(seed):
-    """A random generator that makes the same draws every time."""
-    return torch.Generator().manual_seed(seed)
-
-
-def rounded(values, digits=2):
-    """Numbers for printing, as plain lists; adding 0 turns -0.0 into 0.0."""
-    return (torch.round(values.detach(), decimals=digits) + 0).tolist()
-
+show = functools.partial(lesson.show, "5_sla")
 
 # %% [markdown]
 # ## 1 · Where it acts
@@ -1009,15 +996,6 @@ for name in quick:
 
 
 # %%
-def verdict(values):
-    """What paired differences in points allow one to say."""
-    effect = records.summary(values)
-    if effect.n < 3:
-        return f"{effect.mean:+.1f} (n = {effect.n}: nothing can be said)"
-    word = "within the noise" if abs(effect.mean) <= effect.half_width else "better" if effect.mean > 0 else "worse"
-    return f"{effect.mean:+.1f} ± {effect.half_width:.1f} {word} (n = {effect.n})"
-
-
 def report(studies):
     """Gains over cross-entropy in points, seed by seed, with 95% intervals."""
     for title, study in studies.items():
@@ -1337,15 +1315,7 @@ wanted = list(ledger.sla_runs())
 for profile_ in ("cpu", "paper"):
     there = sum(record.profile == profile_ for record in committed)
     print(f"profile {profile_}: {there} records of {sum(run.profile == profile_ for run in wanted)} runs in the ledger")
-
-
-def drawn_from_records(draw, name):
-    """The figure, or what is missing for it."""
-    try:
-        show(draw(committed), name)._ipython_display_()
-    except figures.NothingToDraw as missing:
-        print(f"no figure yet: it needs {missing} (python -m semaug.ledger lists the runs)")
-
+drawn_from_records = functools.partial(lesson.drawn, "5_sla", found=committed)
 
 # %% [markdown]
 # ### All methods, at equal passes in training
@@ -1632,6 +1602,16 @@ for number, place, wrong, decided in (
 ):
     print(f"{number}  {place:12s} {wrong:36s} {decided}")
 assert kept.norm() == 0
+
+# %% [markdown]
+# ### This notebook's part of the leaderboard
+#
+# What was run, in the form that all notebooks share: gains over cross-entropy of the same seeds; passes over the network
+# and seconds over its own, the latter a rough guide, of runs on shared cores. The paper reports no such numbers
+# that we could read.
+
+# %% tags=["nbval-ignore-output"]
+lesson.ranked("5_sla", committed)
 
 # %% [markdown]
 # ## 10 · Future work, tried: learning which views help

@@ -13,7 +13,7 @@ Inside the package lie ``embedded``, 8000 + 2000 real images of Fashion-MNIST (X
 ``shapes``, as many generated colour images with known factors, masks and boxes (room ``shapes``). ``mnist``,
 ``fashion``, ``cifar10``, ``cifar100`` and ``celeba`` are torchvision's, read from its layout, verified by checksum, and
 downloaded where the network allows; ``lfw64`` and ``folder`` read what you have. ``hues`` is ``shapes`` in two domains,
-``portraits`` one person's faces of ``lfw64``.
+``portraits`` one person's faces of ``lfw64``, ``strangers`` all others.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torch import Tensor
 from semaug import sources
 from semaug.splits import Split
 
-SIZED = ("shapes", "hues", "celeba", "lfw64", "portraits", "folder")
+SIZED = ("shapes", "hues", "celeba", "lfw64", "portraits", "strangers", "folder")
 """Sets whose images come in the size that is asked for."""
 
 
@@ -113,7 +113,7 @@ def load(
 ) -> Data:
     r"""A set by name, or the subset of it that the arguments describe: for one ``subset_seed`` the same everywhere.
 
-    name: embedded, shapes, mnist, fashion, cifar10, cifar100, lfw64, portraits, hues, celeba or folder.
+    name: embedded, shapes, mnist, fashion, cifar10, cifar100, lfw64, portraits, strangers, hues, celeba or folder.
     root: where its files are; by default $SEMAUG_DATA, or else a folder in the user's cache. For ``folder`` the folder
         itself, with train/<class>/* and test/<class>/* (or val), or with <class>/*: a fifth then is the test set.
 
@@ -132,9 +132,9 @@ def load(
     amounts, then those who bring the classes nearer to them: the sizes are near what was asked, not always the same.
 
     So a smaller subset lies in a larger one of the same seed. Images keep the order they have in the whole set.
-    size: side in pixels, for ``shapes`` and ``hues`` (default 32), ``celeba`` (default 64), ``lfw64`` and ``portraits``
-        (64, or 32 or 16), and ``folder``, whose pictures are scaled to it by the shorter side and cropped to their
-        centre; the other sets have one size.
+    size: side in pixels, for ``shapes`` and ``hues`` (default 32), ``celeba`` (default 64), ``lfw64``, ``portraits``
+        and ``strangers`` (64, or 32 or 16), and ``folder``, whose pictures are scaled to it by the shorter side and
+        cropped to their centre; the other sets have one size.
 
     Raises FileNotFoundError for missing files and ValueError for damaged ones, naming the file and the remedy;
     ValueError for an unknown name and for a subset that the set is too small for, TypeError for a fraction that is no

@@ -179,14 +179,15 @@ class DiffAugment(nn.Module):
     def apply_draws(self, images: Images, draws: Draws) -> Images:
         """The operations of the draws; errors as of a call."""
         _check(images, **{name: draw for name, draw in draws._asdict().items() if draw is not None})
-        if not self._looked and not tracing(images):  # once: a look waits for the device
-            self._looked = True
+        if not self._looked and not tracing(images):  # until one was good: a look waits for the device
             if images.numel() and not float(largest := images.detach().abs().max()) <= FAR:  # NaN compares false
                 raise ValueError(f"images: got values up to {float(largest):.4g} in size; takes [0, 1] or [-1, 1]")
+            self._looked = True
         if draws.brightness is not None and draws.saturation is not None and draws.contrast is not None:
             images = color(images, draws.brightness, draws.saturation, draws.contrast)
         height, width = images.shape[2:]
-        tall, wide = _pixels("cutout", self.cutout, height), _pixels("cutout", self.cutout, width)
+        cuts = draws.cy is not None and draws.cx is not None
+        tall, wide = (_pixels("cutout", self.cutout, side) if cuts else 0 for side in (height, width))
         if draws.dy is None or draws.dx is None:
             return images if draws.cy is None or draws.cx is None else cutout(images, draws.cy, draws.cx, (tall, wide))
         rows, columns = _window(draws.cy, tall, draws.dy, height), _window(draws.cx, wide, draws.dx, width)

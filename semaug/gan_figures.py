@@ -7,6 +7,7 @@ losses (:class:`semaug.gan_measures.Quality`), at several steps. Pictures of see
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from matplotlib.ticker import LogFormatter, LogLocator, NullFormatter
 
 from semaug import ledger, plots
 from semaug.figures import NothingToDraw, budget, needed, on_common_seeds, runs_of
@@ -26,7 +28,7 @@ PLACES = {settings["where"]: name for name, settings in ledger.PLACES.items()}
 COLOUR = {"none": "black", "reals only": RED, "discriminator only": YELLOW, "DiffAugment": BLUE}
 BASELINE = "none"
 GREY_SETS, COLOUR_SETS = ("embedded",), ("portraits", "cifar10")
-WORDS = {"portraits": "one person's faces", "hues": "shapes"}
+WORDS = {"embedded": "clothing", "portraits": "one person's faces", "hues": "shapes"}
 """What sets are called here; others by their name."""
 SCALED = "FeatureAugmentation"
 BOTH = "GANs without T and with DiffAugment"
@@ -120,11 +122,13 @@ CURVES = {
     "fid": "FID",
     "kid": "KID",
     "auc": "train over\nheld out (AUC)",
-    "copied": "nearer to a\ntraining image",
+    "copy_ratio": "distance to train\nover test images",
     "leak": "with a flat\ngrey window",
 }
-CHANCE = {"auc": 0.5, "copied": 0.5, "leak": 0.01}
+CHANCE = {"auc": 0.5, "copy_ratio": 1.0, "leak": 0.01}
 """What these would be if nothing were remembered and nothing leaked."""
+AUGMENTED = {"leak": "leak_augmented"}
+"""What these are of augmented test images: what G would draw if these were its aim."""
 
 
 @styled
@@ -148,8 +152,14 @@ def over_steps(
                 labels.setdefault(label, axes.lines[-1])
             if name in CHANCE:
                 axes.axhline(CHANCE[name], color=GREY, linewidth=1, linestyle=":")
+            aims = [run.metrics[AUGMENTED[name]] for run in runs_of([study]) if name in AUGMENTED]
+            if aims:
+                axes.axhline(sum(aims) / len(aims), color=GREY, linewidth=1, linestyle="--")
             if name in ("fid", "kid"):
                 axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter(LogFormatter(minor_thresholds=(math.inf, math.inf)))
+                axes.yaxis.set_minor_formatter(NullFormatter())
         line[0].set_ylabel(CURVES[name], fontsize=9)
     for axes, (title, study) in zip(grid[0], blocks.items(), strict=True):
         n = len(next(iter(study.values())))
@@ -178,8 +188,11 @@ def _places(study: Study) -> Study:
 
 
 distances = partial(over_steps, names=("fid", "kid"), text="Features of a classifier trained here.")
-longer = partial(over_steps, names=("fid", "auc", "copied"), longer=True, text="Features of a classifier trained here.")
-overfitting = partial(over_steps, names=("auc", "copied", "leak"), text="Dotted: nothing remembered, nothing leaked.")
+longer = partial(
+    over_steps, names=("fid", "auc", "copy_ratio"), longer=True, text="Features of a classifier trained here."
+)
+TEXT = "Dotted: nothing remembered, nothing leaked; dashed: augmented real images."
+overfitting = partial(over_steps, names=("auc", "copy_ratio", "leak"), text=TEXT)
 
 
 @styled
@@ -209,12 +222,12 @@ def discriminator(found: Sequence[Record], sets: Sequence[str] = GREY_SETS) -> P
 
 # -- GANs at their end -------------------------------------------------------------------------------------------------
 
-ENDS: dict[str, tuple[float, str]] = {
-    "FID": (1.0, "fid"),
-    "KID": (1.0, "kid"),
-    "train over held out (AUC, points)": (100.0, "auc"),
-    "flat grey windows (points)": (100.0, "leak"),
+ENDS: dict[str, Callable[[Record], float]] = {
+    "FID (factors of two)": lambda record: math.log2(record.metrics["fid"]),
+    "train over held out (AUC, points)": _metric("auc", 100),
+    "flat grey windows (points)": _metric("leak", 100),
 }
+"""Measures whose differences are drawn; of FID, which ranges over decades, those of its logarithm."""
 
 
 def ends(found: Sequence[Record], sets: Sequence[str] = GREY_SETS) -> Picture:
@@ -222,14 +235,10 @@ def ends(found: Sequence[Record], sets: Sequence[str] = GREY_SETS) -> Picture:
     blocks = needed(players(found, sets), BOTH)
     lines = {
         label: {
-            title: {
-                name: gains(runs, study[BASELINE], _metric(of, scale))
-                for name, runs in study.items()
-                if name != BASELINE
-            }
+            title: {name: gains(runs, study[BASELINE], of) for name, runs in study.items() if name != BASELINE}
             for title, study in blocks.items()
         }
-        for label, (scale, of) in ENDS.items()
+        for label, of in ENDS.items()
     }
     return plots.forest(lines, "less is better", runs_of(blocks.values()), "Less the GAN without T.", colour=_colour)
 
@@ -240,17 +249,19 @@ def table(found: Sequence[Record], sets: Sequence[str] = (*GREY_SETS, *COLOUR_SE
     for title, study in needed(players(found, sets), BOTH).items():
         first = _first(study)
         where = f"profile {first.profile}, {first.environment.get('device', 'unknown device')}"
-        heads = "FID", "KID", "accepted: train (%)", "held out (%)", "AUC", "nearer to train (%)", "grey windows (%)"
+        heads = "FID", "KID", "accepted: train (%)", "held out (%)", "AUC", "copy ratio", "grey windows (%)"
         lines = [f"**{title}**; {where}", "", f"| T | n | {' | '.join(heads)} |", "|---" * 9 + "|"]
         for name, runs in study.items():
-            shown = {"fid": 1, "kid": 1, "accepted_train": 100, "accepted_held_out": 100, "auc": 1, "copied": 100}
+            shown = {"fid": ".2f", "kid": ".3f", "accepted_train": "%", "accepted_held_out": "%", "auc": ".2f"}
             cells = [
-                summary(scale * record.metrics[of] for record in runs).text(".0f" if scale == 100 else ".2f")
-                for of, scale in (shown | {"leak": 100}).items()
+                summary((100 if form == "%" else 1) * record.metrics[of] for record in runs).text(
+                    form.replace("%", ".0f")
+                )
+                for of, form in (shown | {"copy_ratio": ".2f", "leak": "%"}).items()
             ]
             lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
         if "real_fid" in first.metrics:
-            real = f"{first.metrics['real_fid']:.2f} | {first.metrics['real_kid']:.2f}"
+            real = f"{first.metrics['real_fid']:.2f} | {first.metrics['real_kid']:.3f}"
             lines.append(f"| other real images | | {real} {'| ' * 5}|")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semaug.data import Data
+from semaug.diffaugment import DiffAugment
 from semaug.evaluation import evaluating
 from semaug.networks import check_count
 
@@ -159,9 +160,10 @@ class Quality:
     samples are held against, always of the same codes.
 
     fid, kid: (1) and (2). leak: the share of samples with a window of half the sides that is flatter than in 99 of 100
-    test images (0.01 for real ones). copied: the share of 200 samples whose nearest neighbour among as many training
-    as test images, at most 1000, is a training image (0.5 where none is remembered). logit_train, logit_held_out,
-    logit_fake: the discriminator's means, of at most 2000 real images each and of the samples, as they are.
+    test images (0.01 for real ones). copy_ratio: the distance from a sample to the nearest training image over that to
+    the nearest of as many test images, at most 1000, the median of 200 samples: near 1 where none is remembered, also
+    for samples that are like nothing, 0 for copies. logit_train, logit_held_out, logit_fake: the discriminator's means,
+    of at most 2000 real images each and of the samples, as they are.
     """
 
     def __init__(
@@ -185,6 +187,23 @@ class Quality:
         device = self.test.device
         return gan.sample(gan.codes(len(self.test), torch.Generator(device).manual_seed(0)))
 
+    def leak(self, images: Images) -> float:
+        """The share of images with a window of half the sides that is flatter than in 99 of 100 test images."""
+        return float((flattest_window(images, self.window) < self.flat).double().mean())
+
+    @torch.no_grad()
+    def augmented(self, gan: Any) -> dict[str, float]:
+        """What the samples would be held against if augmented images were what G should draw: T of the test images.
+
+        leak_augmented: their leak; fid_augmented: the FID of the samples from them; T is the GAN's at full
+        probability, DiffAugment's default where it has none.
+        """
+        transform = DiffAugment(",".join(gan.augment.names)) if gan.augment is not None else DiffAugment()
+        draws = torch.Generator(self.test.device).manual_seed(0)
+        seen = (transform(2 * self.test - 1, draws) / 2 + 0.5).clamp(0, 1)
+        features = [features_of(self.extract, images) for images in (seen, self.samples(gan))]
+        return {"leak_augmented": self.leak(seen), "fid_augmented": distance(*features).fid}
+
     @torch.no_grad()
     def __call__(self, gan: Any) -> dict[str, float]:
         """The measures of a GAN as it is."""
@@ -199,8 +218,8 @@ class Quality:
         return {
             "fid": found.fid,
             "kid": found.kid,
-            "leak": float((flattest_window(made, self.window) < self.flat).double().mean()),
-            "copied": float((to_train < to_test).double().mean()),
+            "leak": self.leak(made),
+            "copy_ratio": float((to_train / to_test.clamp_min(1e-12)).median()),
             **{f"logit_{name}": float(values.double().mean()) for name, values in logits.items()},
         }
 

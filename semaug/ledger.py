@@ -227,6 +227,7 @@ class GANRun(Run):
         extract = judge.features
         quality = gan_measures.Quality(of, extract, device=device)
         record = gan.fit_gan(players, of, self.recipe, seed=self.seed, resume=checkpoint, measure=quality)
+        record.metrics |= quality.augmented(players)
         if of.validation is not None and len(of.validation) >= len(quality.test):  # what real images would have
             real = of.validation.take(slice(0, len(quality.test))).to(device).floats()
             found = gan_measures.distance(quality.real, gan_measures.features_of(extract, real))
@@ -655,7 +656,7 @@ def gan_runs() -> Iterator[Run]:
     clothes: dict[str, Any] = {"name": "embedded", "validation": 0.1}
     faces: dict[str, Any] = {"name": "portraits", "size": 32, "train_size": 100}
     photos: dict[str, Any] = {"name": "cifar10", "validation": 0.1, "train_size": 1000, "test_size": 2000}
-    judges = {"embedded": clothes, "portraits": {"name": "lfw64", "size": 32, "train_size": 3000}}
+    judges = {"embedded": clothes, "portraits": {"name": "strangers", "size": 32, "train_size": 3000}}
     judges["cifar10"] = photos | {"train_size": 10000}
 
     def players(
@@ -716,6 +717,8 @@ def gan_runs() -> Iterator[Run]:
     for seed in range(3, 5):
         yield from across(seed)
         yield from classifiers(seed)
+        for name in ("none", "DiffAugment"):
+            yield from players(clothes | {"train_size": 100}, 100, seed, PLACES[name])
     for seed in range(3):
         yield from players(clothes | {"train_size": 100}, 100, seed, {"ada_span": 10000.0})
         yield from players(clothes | {"train_size": 100}, 100, seed, {"where": "nowhere", "r1": 1.0})

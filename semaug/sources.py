@@ -234,13 +234,25 @@ def portraits(root: Path, size: int | None = None, download: bool = True) -> Spl
 
     For GANs of a hundred images. Classes: smiling or not.
     """
-    parts = [part for part in lfw64(root, size)[:2] if isinstance(part, Split)]
+    parts, shown = _most_shown(root, size)
     faces, target = torch.cat([part.images for part in parts]), torch.cat([part.target for part in parts])
-    person = torch.cat([part.factors["person"] for part in parts])
-    rows = (person == person.mode().values).nonzero().squeeze(1)
+    rows = torch.cat(shown).nonzero().squeeze(1)
     rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
     train, test = (Split(faces[half], target[half] % 2) for half in rows.tensor_split(2))
     return train, test, ("not smiling", "smiling")
+
+
+def strangers(root: Path, size: int | None = None, download: bool = True) -> Splits:
+    """``lfw64`` without the person of ``portraits``: to judge images of the one by a network that never saw them."""
+    train, test = (part.take(~those) for part, those in zip(*_most_shown(root, size), strict=True))
+    return train, test, FACES
+
+
+def _most_shown(root: Path, size: int | None) -> tuple[list[Split], list[Tensor]]:
+    """The splits of ``lfw64``, and of each which images are of the person that it shows most often."""
+    parts = [part for part in lfw64(root, size)[:2] if isinstance(part, Split)]
+    one = torch.cat([part.factors["person"] for part in parts]).mode().values
+    return parts, [part.factors["person"] == one for part in parts]
 
 
 def folder(root: Path, size: int | None = None, download: bool = True) -> Splits:
@@ -316,6 +328,7 @@ READERS: dict[str, Callable[..., Splits]] = {
     "cifar100": partial(cifar, name="cifar100"),
     "lfw64": lfw64,
     "portraits": portraits,
+    "strangers": strangers,
     "hues": hues,
     "celeba": celeba,
     "folder": folder,

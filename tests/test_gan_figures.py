@@ -13,7 +13,7 @@ FID = {"nowhere": 9.0, "reals": 8.0, "discriminator": 7.0, "everywhere": 5.0}
 def gan(where, seed, size=100, name="embedded", fid=None, profile="cpu", **settings):
     """A run that ends at a known FID, measured three times, every 30 of 90 steps."""
     fid = (FID[where] if fid is None else fid) + NOISE[seed]
-    end = {"fid": fid, "kid": fid / 10, "auc": 0.6, "copied": 0.7, "leak": 0.1, "logit_train": 1.0}
+    end = {"fid": fid, "kid": fid / 10, "auc": 0.6, "copy_ratio": 0.7, "leak": 0.1, "logit_train": 1.0}
     end |= {"logit_held_out": 0.5, "logit_fake": -1.0, "accepted_train": 0.9, "accepted_held_out": 0.6}
     curves = {key: [3 * value, 2 * value, value] for key, value in end.items()} | {"epoch": [10.0, 20.0, 30.0]}
     config = {"objective": "GAN", "network": "n", "data": {"name": name, "train_size": size}}
@@ -22,7 +22,8 @@ def gan(where, seed, size=100, name="embedded", fid=None, profile="cpu", **setti
         "settings": {"where": where, "generator_lr": 5e-4, **settings},
     }
     where = {"profile": profile, "environment": {"device": "a CPU"}}
-    return Record(config, seed, end | {"real_fid": 0.2, "real_kid": 0.004}, curves, [size // 10] * 10, **where)
+    end |= {"real_fid": 0.2, "real_kid": 0.004, "leak_augmented": 0.35}
+    return Record(config, seed, end, curves, [size // 10] * 10, **where)
 
 
 def classifier(objective, seed, accuracy, name="embedded", augment="none", **settings):
@@ -66,12 +67,12 @@ def kept(tmp_path, monkeypatch, found):
 
 def test_a_study_is_a_set_and_a_number_of_images(found):
     studies = gan_figures.players(found)
-    assert list(studies) == ["embedded, 100 images", "embedded, 200 images", "cifar10, 100 images"], (
+    assert list(studies) == ["clothing, 100 images", "clothing, 200 images", "cifar10, 100 images"], (
         "faces have no pair"
     )
     names = ["none", "reals only", "discriminator only", "DiffAugment", "DiffAugment, adaptive", "none, R1 1"]
-    assert list(studies["embedded, 100 images"]) == names
-    assert [len(runs) for runs in studies["embedded, 100 images"].values()] == [3, 3, 3, 3, 2, 1]
+    assert list(studies["clothing, 100 images"]) == names
+    assert [len(runs) for runs in studies["clothing, 100 images"].values()] == [3, 3, 3, 3, 2, 1]
     paper = [gan(where, 0, profile="paper", name="cifar10") for where in FID]
     (study,) = gan_figures.players(found + paper, ("cifar10",)).values()
     assert {run.profile for runs in study.values() for run in runs} == {"paper"}, "the best there is"
@@ -89,7 +90,8 @@ def test_curves_are_over_the_steps(found):
     assert "Other real images: FID 0.2, KID 0.004." in figure.get_supxlabel().replace("\n", " ")
     assert [axes.get_ylabel() for axes in grid[:, 0]] == ["FID", "KID"]
     figure = gan_figures.overfitting(found, sets=("cifar10",))
-    assert [axes.lines[-1].get_ydata()[0] for axes in figure.axes] == [0.5, 0.5, 0.01]
+    assert [axes.lines[-1].get_ydata()[0] for axes in figure.axes] == [0.5, 1, 0.35]
+    assert figure.axes[2].lines[-2].get_ydata()[0] == 0.01
 
 
 def test_longer_trainings_stand_apart(found):
@@ -97,7 +99,7 @@ def test_longer_trainings_stand_apart(found):
     for run in long:
         run.config["recipe"]["epochs"] = 120
     assert list(gan_figures.players(found + long)) == list(gan_figures.players(found))
-    assert [len(runs) for runs in gan_figures.players(found + long, longer=True)["embedded, 100 images"].values()] == [
+    assert [len(runs) for runs in gan_figures.players(found + long, longer=True)["clothing, 100 images"].values()] == [
         1,
         1,
     ]
@@ -119,15 +121,17 @@ def test_ends_are_paired_with_the_gan_without_transformation(found):
     labels = [text.get_text() for text in panel.get_yticklabels()]
     assert labels == ["reals only", "discriminator only", "DiffAugment", "DiffAugment, adaptive", "none, R1 1"]
     dots = [line for line in panel.lines if line.get_linestyle() == "None" and len(line.get_xdata()) == 3]
-    assert dots[2].get_xdata().tolist() == pytest.approx([-4] * 3)
+    assert dots[2].get_xdata().tolist() == pytest.approx([np.log2((5 + e) / (9 + e)) for e in NOISE])
 
 
 def test_the_table_has_every_gan(found):
     text = gan_figures.table(found, ("embedded",))
     first = text.split("\n\n")[1].splitlines()
     assert len(first) == 2 + 6 + 1
-    assert first[5].startswith("| DiffAugment | 3 | 5.00 ± 0.04 | 0.50 ± 0.00 | 90 ± 0 | 60 ± 0 | 0.60 ± 0.00 | 70 ± 0")
-    assert first[8].startswith("| other real images | | 0.20 | 0.00 |")
+    assert first[5].startswith(
+        "| DiffAugment | 3 | 5.00 ± 0.04 | 0.500 ± 0.004 | 90 ± 0 | 60 ± 0 | 0.60 ± 0.00 | 0.70 ± 0.00"
+    )
+    assert first[8].startswith("| other real images | | 0.20 | 0.004 |")
     assert {line.count("|") for line in first} == {10}
 
 

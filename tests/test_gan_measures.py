@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 import throwaway
 from semaug import data, mixing
+from semaug.diffaugment import DiffAugment
 from semaug.gan_measures import Quality, distance, features_of, flattest_window, memory, nearest
 
 
@@ -96,16 +97,45 @@ def test_quality_of_copies_of_test_images_and_of_cut_ones():
     found = quality(Copier(test.floats()))
     assert found["fid"] == pytest.approx(0, abs=0.05)  # of 144 features, to the rounding of a square root
     assert found["leak"] == pytest.approx(0.01, abs=0.009)
-    assert found["copied"] == 0
+    assert found["copy_ratio"] > 1e9, "each is a test image"
     assert found["logit_fake"] == pytest.approx(float(2 * test.take(slice(0, 100)).floats().mean() - 1), abs=1e-5)
     assert found["logit_train"] == pytest.approx(float(2 * train.floats().mean() - 1), abs=1e-5)
     copied = quality(Copier(mixing.cutout(2 * train.floats() - 1, *[torch.full((100,), 6)] * 2, 8) / 2 + 0.5))
     assert copied["leak"] == 1
-    assert copied["copied"] == 1
+    assert copied["copy_ratio"] < 0.9, "copies but for their window"
     assert copied["fid"] > found["fid"]
+    assert quality(Copier(train.floats()))["copy_ratio"] == 0
+    blobs = quality(Copier(torch.rand(100, 1, 1, 1).expand(-1, 1, 12, 12)))
+    assert blobs["copy_ratio"] == pytest.approx(1, abs=0.02), "what is like nothing is no copy"
     pictures = quality.pictures(Copier(train.floats()), 5)
     assert np.array_equal(pictures["samples"], train.images[:5].numpy())
     assert np.array_equal(pictures["nearest"], train.images[:5].numpy())
+
+
+def test_augmented_test_images_as_the_aim():
+    torch.manual_seed(2)
+    images = torch.randint(0, 256, (300, 1, 12, 12), dtype=torch.uint8)
+    target = torch.zeros(300, dtype=torch.int64)
+    parts = data.Split(images[:100], target[:100]), data.Split(images[100:], target[100:])
+    quality = Quality(data.Data("noise", *parts), torch.nn.Flatten(), 100)
+    made = Copier(parts[1].floats())
+    made.augment = DiffAugment("cutout")
+    seen = made.augment(2 * quality.test - 1, torch.Generator().manual_seed(0)) / 2 + 0.5
+    off, flattest = (
+        np.array([min(float((window - 0.5).square().mean()) for window in windows(image, 6)) for image in each])
+        for each in (seen, quality.test)
+    )
+    found = quality.augmented(made)
+    assert 0.1 < found["leak_augmented"] == np.mean(off < np.quantile(flattest, 0.01)) < 1
+    expected = distance(*(features_of(torch.nn.Flatten(), each) for each in (seen, quality.test))).fid
+    assert found["fid_augmented"] == pytest.approx(expected, rel=1e-6)
+    made.augment = None
+    assert quality.augmented(made)["fid_augmented"] != found["fid_augmented"], "by T as released"
+
+
+def windows(image, size):
+    """All square windows of an image."""
+    return (image[:, i : i + size, j : j + size] for i in range(13 - size) for j in range(13 - size))
 
 
 X = torch.rand(4, 3)

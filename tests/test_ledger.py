@@ -118,7 +118,7 @@ def test_every_run_can_be_built(monkeypatch):
     monkeypatch.undo()
     shapes = dict.fromkeys(("cifar10", "cifar100", "shapes", "hues", "portraits"), (3, 32, 32))
     shapes |= dict.fromkeys(("embedded", "mnist", "fashion"), (1, 28, 28))
-    shapes |= dict.fromkeys(("lfw64", "celeba"), (3, 64, 64))
+    shapes |= dict.fromkeys(("lfw64", "strangers", "celeba"), (3, 64, 64))
     grey = {name: data.Split(torch.zeros(20, *shape).byte(), torch.arange(20) % 10) for name, shape in shapes.items()}
     seen, keys = set(), set()
     for run in ledger.runs():

@@ -339,6 +339,11 @@ def test_portraits_are_of_one_person(tmp_path):
         for image, label in zip(split.images, split.target.tolist(), strict=True):
             assert hers.pop(image.numpy().tobytes()) == label
     assert not hers, "each of them once"
+    others = sources.strangers(tmp_path)
+    assert sum(len(split) for split in others[:2]) == len(rows) - 9
+    assert others[2] == sources.lfw64(tmp_path)[2]
+    seen = {image.numpy().tobytes() for split in others[:2] for image in split.images}
+    assert not seen & {image.numpy().tobytes() for split in (train, test) for image in split.images}
 
 
 def test_hues_are_two_domains():
