@@ -466,6 +466,7 @@ def ablation(found: Sequence[Record]) -> Picture:
 
 DRIVEN = r"AutoMix, $\gamma$ 0.1, block at the classifier's rate"
 SPREADS = {"AutoMix": RED, DRIVEN: "black", "AutoMix, stage 2": BLUE, "AutoMix, no pipeline": GREEN}
+SPREADS |= {"AutoMix, no attention": YELLOW}
 """Whose masks are followed over training, and in which colour."""
 
 

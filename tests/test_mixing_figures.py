@@ -290,8 +290,9 @@ def test_ablation_is_over_automix_with_passes_in_its_rows(found):
 def test_spread_of_the_masks_has_a_line_a_seed(found):
     (axes,) = mixing_figures.mask_spread(found).axes
     ends = {line.get_label(): line.get_ydata()[-1] for line in axes.lines}
-    assert [name for name in ends if not name.startswith("_")] == ["AutoMix (n = 3)", "AutoMix, stage 2 (n = 2)"]
-    np.testing.assert_allclose(sorted(ends.values()), [0.28, 0.28, 0.29, 0.29, 0.3])
+    named = ["AutoMix (n = 3)", "AutoMix, stage 2 (n = 2)", "AutoMix, no attention (n = 3)"]
+    assert [name for name in ends if not name.startswith("_")] == named
+    np.testing.assert_allclose(sorted(ends.values()), [0.28, 0.28, 0.28, 0.29, 0.29, 0.29, 0.3, 0.3])
     np.testing.assert_allclose(axes.lines[0].get_xdata(), [1, 2, 3, 4])
 
 
