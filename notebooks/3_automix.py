@@ -1793,7 +1793,9 @@ compare(studies, lambda study: [("CutMix", "AutoMix"), ("PuzzleMix", "AutoMix")]
 # passes +1.9 ± 3.3: ahead in every seed, and not told from zero by three.
 # Exploratory: what mixes two images is one to two points above cross-entropy in the mean, and above it in every seed; of
 # the differences between these methods none is claimed.
-CIFARTEXT#
+# Of the photographs one seed of four methods is in: cross-entropy 64.6%, CutMix 65.3, AutoMix 64.0, mixup 62.4. Nothing can be said but
+# that the gains on clothing are not to be taken along: here, with crop and flip, cross-entropy is 3 points too sure where it was 9.
+#
 # ### At equal passes
 #
 # > 提高了训练效率 · *raises the efficiency of training*
@@ -1997,6 +1999,10 @@ drawn_from_records(mixing_figures.alpha_and_stage, "alpha_and_stage")
 drawn_from_records(mixing_figures.networks, "networks")
 
 # %% [markdown]
+# One seed of the Transformer, in twenty epochs, which it needs to learn to see at all: all that mix are behind cross-entropy
+# (79.6%), AutoMix by .5, CutMix by 1.6, mixup by 4.6 points, and the accuracies of the two networks are not to be compared. AutoMix
+# *runs* on both, by the same class; that it helps on both is not shown.
+#
 # ### The authors' benchmark
 #
 # Top-1 accuracy in percent, median of the last epochs, one number a cell, without spread; read in the benchmark pages
