@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from matplotlib.ticker import LogFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from semaug import ledger, plots
 from semaug.figures import NothingToDraw, budget, needed, on_common_seeds, runs_of
@@ -158,7 +158,7 @@ def over_steps(
             if name in ("fid", "kid"):
                 axes.set_yscale("log")
                 axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                axes.yaxis.set_major_formatter(LogFormatter(minor_thresholds=(math.inf, math.inf)))
+                axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
                 axes.yaxis.set_minor_formatter(NullFormatter())
         line[0].set_ylabel(CURVES[name], fontsize=9)
     for axes, (title, study) in zip(grid[0], blocks.items(), strict=True):
