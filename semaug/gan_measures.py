@@ -201,8 +201,8 @@ class Quality:
         transform = DiffAugment(",".join(gan.augment.names)) if gan.augment is not None else DiffAugment()
         draws = torch.Generator(self.test.device).manual_seed(0)
         seen = (transform(2 * self.test - 1, draws) / 2 + 0.5).clamp(0, 1)
-        features = [features_of(self.extract, images) for images in (seen, self.samples(gan))]
-        return {"leak_augmented": self.leak(seen), "fid_augmented": distance(*features).fid}
+        aim, made = (features_of(self.extract, images) for images in (seen, self.samples(gan)))
+        return {"leak_augmented": self.leak(seen), "fid_augmented": distance(aim, made).fid}
 
     @torch.no_grad()
     def __call__(self, gan: Any) -> dict[str, float]:
