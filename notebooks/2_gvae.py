@@ -92,7 +92,6 @@ import math
 
 import numpy as np
 import torch
-from IPython.display import Markdown, display
 from matplotlib.patches import Rectangle
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
@@ -100,7 +99,6 @@ from torch.nn import functional as F
 
 from semaug import (
     data,
-    figures,
     gaussian,
     gvae,
     gvae_figures,
@@ -114,7 +112,7 @@ from semaug import (
     shapes,
     training,
 )
-from semaug.lesson import rounded, seeded
+from semaug.lesson import rounded, seeded, told
 from semaug.recipe import Recipe
 
 # %% [markdown]
@@ -1563,14 +1561,6 @@ drawn(gvae_figures.directions, "directions", committed)
 
 
 # %% tags=["nbval-ignore-output"]
-def told(say, found):
-    """What is said of the records, or what is missing for it."""
-    try:
-        say(found)
-    except figures.NothingToDraw as missing:
-        print(f"nothing to tell yet: it needs {missing} (python -m semaug.ledger lists the runs)")
-
-
 def say_rows_apart(found):
     for name, (moves, between) in gvae_figures.rows_apart(found).items():
         print(f"{name:6s} ends from μ {moves:.3f}, rows from one another {between:.3f}")
@@ -1700,11 +1690,11 @@ told(say_about_codes, committed)
 # class kept is told.
 
 # %% tags=["nbval-ignore-output"]
-told(lambda found: display(Markdown(gvae_figures.table(found))), committed)
+lesson.table(gvae_figures.table, committed)
 
 # %% [markdown]
-# What repeats is the probe: on every set, against both; on shapes by 30 to 55 points, on faces, where the majority is most of the
-# score, by five. Of class kept, on clothing and digits: at equal movement G-VAE is ahead of
+# What repeats is the probe: on every set, against both (of faces against the VAE alone); on shapes by 30 to 55 points, on faces, where
+# the majority is most of the score, by five. Of class kept, on clothing and digits: at equal movement G-VAE is ahead of
 # the VAE by three to four points, which digits tell from zero and clothing does not, and with the largest tenth by two to three, which both tell;
 # how much of this is the start at μ and how much a slower fall, the seeds do not tell. Ahead of the conditional
 # VAE it is nowhere, and with the largest tenth two points behind on both sets: a decoder that is told the class keeps it as well. The price on clothing is a
@@ -1804,7 +1794,7 @@ if not gvae_figures.arms(committed):
 
 # %% [markdown]
 # Of three seeds, no decoder's row is told from *none* at either size; at 500 images the means of VAE, conditional VAE and G-VAE lie one
-# point and more below it. The same holds of plain Gaussian noise, which costs no decoder, a point above. More with fewer images, as one
+# point and more below it. The same holds of plain Gaussian noise, which costs no decoder, half a point to a point above. More with fewer images, as one
 # would hope, it is not. That is no surprise after section 7: what a decoder of one or two thousand images adds to these
 # very images is blur, and moves that mostly keep what they show.
 #

@@ -1926,7 +1926,7 @@ drawn_from_records(mixing_figures.corruption, "corruption")
 # > *The left table verifies the importance of cross attention, embedding and auxiliary loss. The right one compares
 # > the Mix Block with mixup and CutMix.*
 #
-# AutoMix with one thing changed, seed by seed. In brackets the passes for one of cross-entropy's, AutoMix taking 3: not
+# AutoMix with one thing changed (in one row two), seed by seed. In brackets the passes for one of cross-entropy's, AutoMix taking 3: not
 # all rows cost the same. *mixup as policy* and *CutMix as policy* have a fixed rule in the block's place, and with it the
 # pass goes in which the block learns: they are cheaper by a third. If the block's masks are worth that pass, the two lie
 # to the left of zero. *No one-hot pass* and *block every 4 steps* are the cheaper schedules: what do they lose?
@@ -1972,7 +1972,7 @@ for title, study in studies.items():
 # So the momentum pipeline keeps the masks soft, and does not keep them from fading. Two findings of one seed each contradict the source's ablation, and ask to be
 # repeated: *without attention*, each place of the block seeing its own place of the partner alone, the masks keep their shape (.27) and
 # follow λ, at the same accuracy; and *without the mask loss* their mean follows λ all the same, by the cross-entropy alone. Without λ in the block
-# it cannot (mask loss .08), and the network is the least sure of all but the collapsed one (a gap of −8 points).
+# it cannot (mask loss .08), and the network is the least sure of this ablation but for the collapsed one (a gap of −8 points).
 # All this is said of a network of 78 thousand weights and forty epochs, first weights of .3 and $m$ from .9, none of which is the
 # paper's; whether the paper's own setting holds its masks, the ledger's profile *paper* would have to show.
 #

@@ -249,10 +249,26 @@ def table(found: Sequence[Record], sets: Sequence[str] = (*GREY_SETS, *COLOUR_SE
     for title, study in needed(players(found, sets), BOTH).items():
         first = _first(study)
         where = f"profile {first.profile}, {first.environment.get('device', 'unknown device')}"
-        heads = "FID", "KID", "accepted: train (%)", "held out (%)", "AUC", "copy ratio", "grey windows (%)"
-        lines = [f"**{title}**; {where}", "", f"| T | n | {' | '.join(heads)} |", "|---" * 9 + "|"]
+        heads = (
+            "FID",
+            "FID from T(real)",
+            "KID",
+            "accepted: train (%)",
+            "held out (%)",
+            "AUC",
+            "copy ratio",
+            "grey windows (%)",
+        )
+        lines = [f"**{title}**; {where}", "", f"| T | n | {' | '.join(heads)} |", "|---" * 10 + "|"]
         for name, runs in study.items():
-            shown = {"fid": ".2f", "kid": ".3f", "accepted_train": "%", "accepted_held_out": "%", "auc": ".2f"}
+            shown = {
+                "fid": ".2f",
+                "fid_augmented": ".2f",
+                "kid": ".3f",
+                "accepted_train": "%",
+                "accepted_held_out": "%",
+                "auc": ".2f",
+            }
             cells = [
                 summary((100 if form == "%" else 1) * record.metrics[of] for record in runs).text(
                     form.replace("%", ".0f")
@@ -261,7 +277,7 @@ def table(found: Sequence[Record], sets: Sequence[str] = (*GREY_SETS, *COLOUR_SE
             ]
             lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
         if "real_fid" in first.metrics:
-            real = f"{first.metrics['real_fid']:.2f} | {first.metrics['real_kid']:.3f}"
+            real = f"{first.metrics['real_fid']:.2f} | | {first.metrics['real_kid']:.3f}"
             lines.append(f"| other real images | | {real} {'| ' * 5}|")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"

@@ -33,22 +33,24 @@ def show(notebook: str, picture: Picture, name: str) -> Picture:
     return picture
 
 
+def told(say: Callable[[Sequence[Record]], object], found: Sequence[Record], what: str = "number") -> None:
+    """Let ``say`` print or show what it makes of the records, or say what is missing for it."""
+    try:
+        say(found)
+    except NothingToDraw as missing:
+        print(f"no {what} yet: it needs {missing} (python -m semaug.ledger lists the runs)")
+
+
 def drawn(notebook: str, draw: Callable[[Sequence[Record]], Picture], name: str, found: Sequence[Record]) -> None:
     """Show what ``draw`` makes of the records, or say what is missing for it."""
-    try:
-        show(notebook, draw(found), name)._ipython_display_()
-    except NothingToDraw as missing:
-        print(f"no figure yet: it needs {missing} (python -m semaug.ledger lists the runs)")
+    told(lambda runs: show(notebook, draw(runs), name)._ipython_display_(), found, "figure")
 
 
 def table(draw: Callable[[Sequence[Record]], str], found: Sequence[Record]) -> None:
     """Show the table in Markdown that ``draw`` makes of the records, or say what is missing for it."""
     from IPython.display import Markdown, display
 
-    try:
-        display(Markdown(draw(found)))
-    except NothingToDraw as missing:
-        print(f"no table yet: it needs {missing} (python -m semaug.ledger lists the runs)")
+    told(lambda runs: display(Markdown(draw(runs))), found, "table")
 
 
 def ranked(notebook: str, found: Sequence[Record]) -> None:

@@ -444,7 +444,7 @@ def ablations(study: Study) -> Study:
 
 
 def ablation(found: Sequence[Record]) -> Picture:
-    """AutoMix with one thing changed: gain over AutoMix, a row a change, with its passes for one of cross-entropy's."""
+    """AutoMix with something changed: gain over AutoMix, a row a change, with its passes for one of cross-entropy's."""
     blocks = {
         title: varied
         for title, study in studies(found, lambda s: bool(ablations(s))).items()

@@ -342,6 +342,15 @@ def test_a_magnitude_that_erases_a_small_image():
         DiffAugment("translation", translation=0.9)(torch.rand(2, 1, 4, 4), generator())
 
 
+def test_what_was_refused_once_is_refused_again_and_colour_asks_nothing_of_cutouts_window():
+    augment = DiffAugment()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="images: got values up to"):
+            augment(255 * torch.ones(2, 1, 8, 8), generator())
+    assert augment(torch.ones(2, 1, 8, 8), generator()).shape == (2, 1, 8, 8)
+    assert DiffAugment("color")(torch.rand(2, 3, 1, 1), generator()).shape == (2, 3, 1, 1)
+
+
 @dataclass
 class Bad:
     call: object

@@ -81,6 +81,21 @@ def test_passes_of_automix_are_those_that_run(monkeypatch):
         assert len(calls) == leaderboard.passes(records.Record({"objective": "AutoMix", "settings": settings}, 0))
 
 
+def test_classifiers_beside_the_gans_are_against_no_augmentation():
+    runs = [run for run in ledger.gan_runs() if run.profile == "cpu" and run.seed == 0 and run.objective != "GAN"]
+    of = {"embedded": 0.8, "hues": 0.4}
+    found = [
+        record(run, seed, of[run.of["name"]] + (0.0 if run.objective == "CrossEntropy" else 0.1), 1.0)
+        for run in runs for seed in range(3)
+    ]  # fmt: skip
+    rows = leaderboard.rows({"4_diffaugment": found})
+    assert {row.title for row in rows} == {"embedded, 200 images", "hues, 200 images"}
+    assert [row.method for row in rows if row.gain is None] == ["cross-entropy"] * 2, "no augmentation, of either set"
+    gains = {row.method: row.gain.mean for row in rows if row.gain is not None}
+    assert gains["crop"] == pytest.approx(0)
+    assert gains["MixStyle, stage 1"] == gains["TeachAugment, reach 0.2"] == pytest.approx(10)
+
+
 def test_the_table_says_gain_interval_and_cost(found):
     text = leaderboard.table(found)
     assert "| cross-entropy | 3 | 53.0 ± 9.0 |  | 1 | 1.00 |" in text

@@ -50,6 +50,10 @@ def test_a_figure_or_what_it_waits_for(folder, capsys):
 
 
 def test_a_table_or_what_it_waits_for(capsys):
+    lesson.told(nothing, [])
+    assert capsys.readouterr().out.startswith("no number yet: it needs records")
+    lesson.told(lambda found: print(len(found)), [Record({}, 0)])
+    assert capsys.readouterr().out == "1\n"
     lesson.table(nothing, [])
     assert capsys.readouterr().out.startswith("no table yet: it needs records")
     lesson.table(lambda found: f"| {len(found)} |", [Record({}, 0)])
