@@ -30,33 +30,45 @@
 #
 # The notebooks of this series follow five Chinese reading notes. This one follows the least reliable of them: the
 # names, the workflow and the purpose of the method are wrong, and it ends before the code it promises. So
-# it opens with a table, claim by claim. *Here* names the place of this notebook where a number decides it; where only
-# the literature can, the work is named. References are below the table.
+# it opens with three tables, claim by claim. The last column names the place of this notebook where a number decides, or, where only
+# the literature can, the work. References are below the tables.
+#
+# **Names and promises.**
 #
 # | 原文 · the source | so? | what is so | decided by |
 # |---|---|---|---|
 # | DeepMind团队发布了...Differentiable Augmentation（DANN） · *DeepMind released "Differentiable Augmentation (DANN)" in 2019* | no | DANN is *Domain-Adversarial* Neural Networks, a method of domain adaptation by a reversed gradient. No DeepMind method of that name was found | [1]; step 5 |
-# | 其性能优于传统的数据增强方法 · *performs better than traditional augmentation* (said twice) | – | of what, on what? As augmentation of a classifier the paper does not test it | section 8 |
-# | 不同iable augmentation | – | *differentiable*, half translated | |
-# | 自监督数据增强算法 · *a self-supervised augmentation algorithm* | no | no pretext task, no label made from the image; nothing of $T$ is learned | step 2: it has no parameter |
 # | DiffAugment...由Google团队2020年提出 · *proposed by a Google team in 2020* | no | MIT, Tsinghua, Adobe, CMU | [2] |
+# | 不同iable augmentation | – | *differentiable*, half translated | |
+# | 白盒增广，黑盒增广 · *white-box and black-box augmentation* | – | in none of these papers; what is usual is to ask whether an augmentation looks at the model | [2, 3, 7] |
+# | 其性能优于传统的数据增强方法 · *performs better than traditional augmentation* (said twice) | – | of what, on what? As augmentation of a classifier the paper does not test it | section 8 |
+# | 端到端...多元...可视化...采样 · *four advantages: trains G and D end to end, many policies, previews, resampling of G and D* | no | the first holds of every GAN, the others are not in the paper | [2] |
+# | 本文将基于PyTorch框架...搭建数据增强模型 · *this text builds a model in PyTorch* | no | it has no code; this notebook has | sections 4, 7 |
+#
+# **How it works, and what for.**
+#
+# | 原文 · the source | so? | what is so | decided by |
+# |---|---|---|---|
+# | 自监督数据增强算法 · *a self-supervised augmentation algorithm* | no | no pretext task, no label made from the image; nothing of $T$ is learned | step 2: it has no parameter |
 # | 基于梯度的方法不需要对原始样本进行修改 · *gradient methods do not modify the samples* | no | $T$ modifies every one; that it is differentiable only lets the gradient through | step 2 |
 # | 使用一个固定的数据增广策略来生成一组“干净”图像 · *a fixed policy makes a set of "clean" images* | no | the policy is fixed, its draws are random, anew for every image at every step; nothing is "clean" | step 2 |
 # | 使得生成器输出的图像尽可能接近上述"干净"图像 · *G is trained to come near these images* | no | that is augmenting the reals alone: G then learns to draw augmented images | step 1, exactly; section 8 |
 # | 生成新的图像...施加可微的、目标导向的调整策略 · *new images are then adjusted, differentiably and towards a goal* | no | there is no second stage and no goal: $T$ stands in front of D while both are trained | step 1, section 4 |
 # | 如裁剪、旋转、缩放、光照变化等 · *such as cropping, rotation, scaling, lighting* | partly | colour, translation, cutout; rotation and scaling belong to ADA | section 4; [3] |
 # | 从而增强模型的泛化能力，缓解模型欠拟合、过拟合现象 · *it augments each image, so that the model generalises* | partly | it keeps the discriminator from learning its images by heart; there is no classifier in it | section 6, 8 |
-# | 端到端...多元...可视化...采样 · *four advantages: trains G and D end to end, many policies, previews, resampling of G and D* | no | the first holds of every GAN, the others are not in the paper | [2] |
+# | 过少的训练数据会导致欠拟合...过多...过拟合 · *too few data underfit, too many overfit* | no | few data *over*fit; more do no harm | sections 6 (few), 8 (many): of a discriminator |
+# | 在最终测试阶段，输入真实样本及生成样本一起进行评估 · *the final test mixes real and generated samples* | no | classifiers are tested on real images; GANs by a distance between the two, FID | section 8 |
+#
+# **Others, named on the way.**
+#
+# | 原文 · the source | so? | what is so | decided by |
+# |---|---|---|---|
 # | Manifold mixup: 沿着空间中某一连通区域混合 · *mixes along a connected region* | no | a line between two hidden states, at a random layer, labels with it | [4]; notebook 3 |
 # | Cutout...从而导致过拟合或欠拟合 · *leads to over- or underfitting* | no | a regulariser: error 4.72 → 3.99 on CIFAR-10 (ResNet-18 with crop and flip) | [5] |
 # | MixStyle: 调整多个style block · *adjusts style blocks* | no | mixes the mean and deviation of each channel between two images, for other domains | step 6; section 8 |
 # | Dreamerv2: 将噪声序列嵌入到原图上 · *embeds noise sequences in images* | no | an agent of reinforcement learning with a learned model of its world | [6] |
 # | 都是通过调整样本特征 · *all of them adjust features* | no | Cutout sets a square of pixels to one level | step 4 |
 # | ResNet-50...加入了dropout、batch normalization等 · *ResNet-50 has dropout and BN in its last layers as "white-box augmentation"* | no | no dropout; BN after every convolution, which is no augmentation | step 6, counted |
-# | 白盒增广，黑盒增广 · *white-box and black-box augmentation* | – | in none of these papers; what is usual is to ask whether an augmentation looks at the model | [2, 3, 7] |
-# | 过少的训练数据会导致欠拟合...过多...过拟合 · *too few data underfit, too many overfit* | no | few data *over*fit; more do no harm | sections 6 (few), 8 (many): of a discriminator |
-# | 在最终测试阶段，输入真实样本及生成样本一起进行评估 · *the final test mixes real and generated samples* | no | classifiers are tested on real images; GANs by a distance between the two, FID | section 8 |
-# | 本文将基于PyTorch框架...搭建数据增强模型 · *this text builds a model in PyTorch* | no | it has no code; this notebook has | sections 4, 7 |
 #
 # **What the paper claims.** With few images the FID of a GAN falls by much: BigGAN on CIFAR-10, 39.78 → 22.40 with 10% of the
 # images, 21.58 → 14.04 with 20%, 9.59 → 8.70 with all; StyleGAN2, 36.02 → 14.50 with 10%, and on faces (FFHQ) 62.16 → 25.66 with a
@@ -199,12 +211,12 @@ assert not known & {image.numpy().tobytes() for part in (few.validation, few.tes
 #
 # Of the places that $T$ can have, four will be compared:
 #
-# | name | of real images D sees | of generated ones | where G learns, D is asked about |
-# |---|---|---|---|
-# | none | $x$ | $G(z)$ | $G(z)$ |
-# | reals only | $T(x)$ | $G(z)$ | $G(z)$ |
-# | D only | $T(x)$ | $T(G(z))$ | $G(z)$ |
-# | DiffAugment | $T(x)$ | $T(G(z))$ | $T(G(z))$ |
+# %%
+show(gan_figures.places(), "places")
+
+# %% [markdown]
+# A column a name; from above, what D sees of real and of generated images when it learns, and what it is asked about when G learns, with
+# the way of G's gradient in red: through $T$ in the last column alone.
 #
 # In (2), *reals only* is the source's workflow (生成器输出的图像尽可能接近上述"干净"图像): it *is* minimised by augmented
 # images. DiffAugment has $q = p$ among its minima, and no other if $T$ is invertible *as a matrix*, though every
@@ -812,12 +824,13 @@ def figure_pair():
     figure = plots.Picture(figsize=(7.5, 2.9))
     panels = figure.subplots(1, 3)
     titles = {"nowhere": "without T", "everywhere": "DiffAugment"}
-    kinds = {"accepted_train": ("training", plots.BLUE), "accepted_held_out": ("held out", plots.RED)}
+    kinds = {"accepted_train": "training", "accepted_held_out": "held out"}
     for axes, (where, title) in zip(panels, titles.items(), strict=False):
         curves = trained[where, 0][1].curves
         steps = np.array(curves["epoch"]) * (len(few.train) // 32)
-        for name, (label, colour) in kinds.items():
-            axes.plot(steps, 100 * np.array(curves[name]), color=colour, marker="o", markersize=3, label=label)
+        for name, label in kinds.items():
+            style = gan_figures.KINDS[label]
+            axes.plot(steps, 100 * np.array(curves[name]), marker="o", markersize=3, label=label, **style)
         axes.set(title=title, xlabel="steps", ylim=(-4, 104))
         panels[2].plot(
             steps,
@@ -825,7 +838,7 @@ def figure_pair():
             marker="o",
             markersize=3,
             label=title,
-            color=plots.BLUE if where == "everywhere" else "black",
+            color=gan_figures.COLOUR["DiffAugment" if where == "everywhere" else "none"],
         )
     panels[0].set_ylabel("accepted (%)")
     panels[2].axhline(0.5, color=plots.GREY, linestyle=":")
@@ -991,11 +1004,75 @@ def figure_displacements(pair=(0, 6), count=60):
 show(figure_displacements(), "displacements")
 
 # %% [markdown]
-# The other published form of the pipeline works on pixels: *TeachAugment* (Suzuki, CVPR 2022) lets a network draw affine maps and
-# colour changes to fool the student, while a teacher, the average of the student, still has to know the class. The
-# package has it from the formulas (`learned.TeachAugment`), without the paper's colour regulariser and with changes of colour that
-# are the same for all pixels of a channel, which is less than the paper's network can do; one optimiser trains both players in one
-# loop. Section 8 has both forms.
+# ### The same on pixels: fool the student, not the teacher
+#
+# The other published form is *TeachAugment* (Suzuki, CVPR 2022, [7]). A network $a_\varphi$ turns noise $\varepsilon$ into an affine map
+# and a change of colour of the image, $\tilde x = a_\varphi(x, \varepsilon)$. It is trained to fool the student, the classifier; and a
+# teacher, the average of the student over the steps, still has to know the class. With their probabilities $p_y$ and $\bar p_y$ of it,
+#
+# $$L_\varphi = -\mathbb E \log\bigl(1 - p_y(\tilde x)\bigr) - \mathbb E \log \bar p_y(\tilde x). \tag{9}$$
+#
+# The student learns $\mathrm{CE}$ of $\tilde x$, through which no gradient passes. Here too there is an opponent, and something that holds it. How far can
+# it go? Where teacher and student agree, $p = \bar p$, (9) is $-\log p\,(1 - p)$, least at $p = \frac12$: to the border of the class and
+# not beyond. We check that; then whom the gradient of (9) reaches; then let $a_\varphi$ descend for thirty steps against the network
+# from above, as student and teacher at once, with the teacher's term and without.
+
+# %%
+margins = torch.linspace(-6, 6, 241, dtype=torch.float64)
+two_logits = torch.stack([margins, torch.zeros_like(margins)], 1)
+of_y = torch.zeros(1, dtype=torch.int64)
+agreeing = [learned.nonsaturating(one[None], of_y) + F.cross_entropy(one[None], of_y) for one in two_logits]
+best = torch.sigmoid(margins[int(torch.stack(agreeing).argmin())])
+print(f"of p = 1 / (1 + exp(-margin)) the least (9) has {best:.2f}")
+assert abs(best - 0.5) < 1e-9
+
+images_b, target_b = more.train.floats(slice(0, 64)), more.train.target[:64]
+form_b = learned.TeachAugment(copy.deepcopy(form_a.network), more.image_shape).eval()
+with torch.no_grad():  # off the identity, where hidden layers have no gradient
+    form_b.augmentation.layers[2].weight += 0.05 * torch.randn(
+        form_b.augmentation.layers[2].weight.shape, generator=seeded(4)
+    )
+form_b.against(
+    form_b.augmentation(images_b, torch.randn(64, form_b.augmentation.noise, generator=seeded(3))), target_b
+).backward()
+reached = {
+    name: sum(p.grad is not None and bool(p.grad.any()) for p in part.parameters())
+    for name, part in {
+        "student": form_b.network,
+        "teacher": form_b.teacher,
+        "augmentation": form_b.augmentation,
+    }.items()
+}
+print("tensors of parameters that the gradient of (9) reaches:", reached)
+assert reached == {"student": 0, "teacher": 0, "augmentation": len(list(form_b.augmentation.parameters()))}
+
+# %% tags=["nbval-ignore-output"]
+shown_b, known_b = [images_b[:8]], {}
+for words in ("with the teacher", "without"):
+    torch.manual_seed(0)
+    form_b = learned.TeachAugment(copy.deepcopy(form_a.network), more.image_shape).eval()
+    search, noise = torch.optim.Adam(form_b.augmentation.parameters(), 0.01), seeded(3)
+    for number in range(31):
+        changed_b = form_b.augmentation(images_b, torch.randn(64, form_b.augmentation.noise, generator=noise))
+        logits = form_b.network(changed_b)
+        if number in (0, 30):
+            known_b[words, number] = float((logits.argmax(1) == target_b).double().mean())
+        loss = form_b.against(changed_b, target_b) if words != "without" else learned.nonsaturating(logits, target_b)
+        search.zero_grad()
+        loss.backward()
+        search.step()
+    shown_b.append(changed_b.detach()[:8])
+    print(f"{words:17s} {known_b[words, 0]:.0%} of 64 known at the start, {known_b[words, 30]:.0%} after 30 steps")
+if (dataset, epochs, scale) == ("embedded", 120, 0.1):
+    assert known_b["with the teacher", 30] > 0.5 > 0.3 > known_b["without", 30]
+show(plots.sheet(torch.stack(shown_b), ["image", "with the teacher", "without"]), "teacher")
+
+# %% [markdown]
+# Without the teacher $a_\varphi$ finds what no student survives, and what is no augmentation any more: greys, cuts, half a shoe. With it the
+# clothes are tilted and brightened, and known. So in both forms what is worth something is not that the augmentation is *learned* but what
+# holds it. The package has TeachAugment from the formulas (`learned.TeachAugment`), without the paper's colour regulariser and with changes
+# of colour that are the same for all pixels of a channel, which is less than the paper's network can do; one optimiser trains both players in
+# one loop. Section 8 has both forms.
 #
 # ## 8 · What the records say
 #
@@ -1009,10 +1086,10 @@ show(figure_displacements(), "displacements")
 # Between features $a$ of 800 test images and of 800 samples, with their means and covariances, and with the kernel
 # $k(a, b) = (a^\top b / A + 1)^3$ on their $A$ numbers,
 #
-# $$\mathrm{FID} = |\mu_r - \mu_g|^2 + \mathrm{tr}\bigl(\Sigma_r + \Sigma_g - 2 (\Sigma_r \Sigma_g)^{1/2}\bigr), \qquad \mathrm{KID} = \mathbb E\,k(r, r') + \mathbb E\,k(g, g') - 2\,\mathbb E\,k(r, g). \tag{9}$$
+# $$\mathrm{FID} = |\mu_r - \mu_g|^2 + \mathrm{tr}\bigl(\Sigma_r + \Sigma_g - 2 (\Sigma_r \Sigma_g)^{1/2}\bigr), \qquad \mathrm{KID} = \mathbb E\,k(r, r') + \mathbb E\,k(g, g') - 2\,\mathbb E\,k(r, g). \tag{10}$$
 #
 # The first is the squared distance of two Gaussians, and too large of few images, by an amount that depends on how many; the second is
-# unbiased. By torchmetrics, on two small sets of numbers, against (9) with SciPy's square root and all pairs:
+# unbiased. By torchmetrics, on two small sets of numbers, against (10) with SciPy's square root and all pairs:
 
 # %%
 one_set = torch.randn(120, 5, generator=seeded(1), dtype=torch.float64)
@@ -1034,7 +1111,7 @@ kid = (
     + kernel_mean(other_set, other_set, True)
     - 2 * kernel_mean(one_set, other_set, False)
 )
-print(f"FID {by_torchmetrics.fid:.4f} and by (9) {fid:.4f}; KID {by_torchmetrics.kid:.4f} and {kid:.4f}")
+print(f"FID {by_torchmetrics.fid:.4f} and by (10) {fid:.4f}; KID {by_torchmetrics.kid:.4f} and {kid:.4f}")
 assert math.isclose(by_torchmetrics.fid, fid, rel_tol=1e-6)
 assert math.isclose(by_torchmetrics.kid, kid, rel_tol=1e-6)
 
@@ -1070,17 +1147,17 @@ drawn_from_records(gan_figures.distances, "distances")
 #
 # ### What D has learned by heart
 #
-# Mean logits of training, held-out and generated images. Overfitting is blue leaving red. Read from left to right, then from
+# Mean logits of training, held-out and generated images. Overfitting is the whole green line leaving the dashed one. Read from left to right, then from
 # top to bottom.
 
 # %% tags=["nbval-ignore-output"]
 drawn_from_records(gan_figures.discriminator, "discriminator")
 
 # %% [markdown]
-# Without $T$, blue and red part within three hundred steps and stay apart: held-out images end at a logit near 0, *undecided*,
+# Without $T$, the two green lines part within three hundred steps and stay apart: held-out images end at a logit near 0, *undecided*,
 # while training images are accepted. With $T$ in any place, they coincide. The third column is the one to think about: with $T$
 # on D's side only, generated images, as they are, get *larger* logits than real ones. G has found what D, which never saw an image
-# without $T$, takes for more than real. Of a thousand images blue and red hardly part
+# without $T$, takes for more than real. Of a thousand images they hardly part
 # even without $T$, in steps in which each is seen forty times.
 #
 # ### Memory and leak
@@ -1127,8 +1204,12 @@ drawn_from_records(gan_figures.FIGURES["4_diffaugment"]["samples_colour"], "samp
 # ### At the end, in pairs, and against other cures
 #
 # Differences from the GAN without $T$ on the same seed; negative is better. FID is compared by its logarithm: −1 is half the distance.
-# At a hundred images two other cures stand beside DiffAugment: *adaptive*, ADA's rule for the probability with which $T$ is
-# applied (over 10,000 images, as the runs are short), and R1 of weight 1 without $T$.
+# At a hundred images two other cures stand beside DiffAugment: R1 of weight 1 without $T$, and *adaptive*, ADA's rule [3] for the
+# probability $P$ with which $T$ is applied. Of every $n$ images shown it looks whether D accepts too many of its training images,
+#
+# $$P \leftarrow \mathrm{clip}\Bigl(P + \mathrm{sign}\bigl(\mathbb E\,\mathrm{sign}\,D(T(x)) - 0.6\bigr)\,\frac nS,\ 0,\ 1\Bigr), \tag{11}$$
+#
+# with $S = 10{,}000$ images for the way from 0 to 1, as the runs are short, and not 500,000 as released.
 
 # %% tags=["nbval-ignore-output"]
 drawn_from_records(gan_figures.ends, "ends")
@@ -1311,8 +1392,8 @@ assert abs(float(known - js(p, q_test))) < 1e-12
 assert hidden < known
 
 # %% [markdown]
-# **4. How fast may ADA be?** `ada_step` moves the probability up when D accepts more than a share of its training images. Take
-# $\mathrm{sign}(D)$ with mean $0.6$: which share is that? How many images does $p$ need from 0 to 1, at least?
+# **4. How fast may ADA be?** In (11) a mean sign of 0.6 is the border: which share of accepted images is that? How many images
+# does $P$ need from 0 to 1, at least?
 #
 # <details><summary>Solution</summary>
 #

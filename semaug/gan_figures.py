@@ -26,6 +26,12 @@ from semaug.sla_figures import gains
 BLUE, RED, GREEN, YELLOW, CYAN, PURPLE = COLOURS
 PLACES = {settings["where"]: name for name, settings in ledger.PLACES.items()}
 COLOUR = {"none": "black", "reals only": RED, "discriminator only": YELLOW, "DiffAugment": BLUE}
+KINDS: dict[str, dict[str, Any]] = {
+    "training": {"color": GREEN},
+    "held out": {"color": GREEN, "linestyle": "--"},
+    "generated": {"color": GREY},
+}
+"""How lines of images that D is asked about are drawn: in no colour of ``COLOUR``."""
 BASELINE = "none"
 GREY_SETS, COLOUR_SETS = ("embedded",), ("portraits", "cifar10")
 WORDS = {"embedded": "clothing", "portraits": "one person's faces", "hues": "shapes"}
@@ -116,6 +122,39 @@ def _colour(name: str, title: str = "") -> str:
     return COLOUR.get(name, CYAN if "adaptive" in name else PURPLE)
 
 
+@styled
+def places() -> Picture:
+    """Where T stands, a panel each: what D sees when it learns, and what it is asked when G learns.
+
+    Red: the way of G's gradient.
+    """
+    figure = Picture(figsize=(7.5, 2.5))
+    figure.set_layout_engine("none")
+    grid = figure.subplots(1, len(PLACES), gridspec_kw={"left": 0.005, "right": 0.995, "bottom": 0.0, "top": 0.9})
+    for axes, (where, name) in zip(grid, PLACES.items(), strict=True):
+        axes.set(xlim=(0, 18.5), ylim=(0, 22))
+        axes.axis("off")
+        axes.set_title(name, color=_colour(name), weight="bold")
+        ways = {
+            "D learns, real images": (17.0, "$x$", where != "nowhere"),
+            "and generated ones": (10.5, "$G(z)$", where in ("discriminator", "everywhere")),
+            "G learns": (3.5, "$G(z)$", where == "everywhere"),
+        }
+        for words, (height, start, transformed) in ways.items():
+            back = words == "G learns"
+            axes.text(0.3, height + 2.2, words, fontsize=8.5, color=GREY)
+            axes.text(2.4, height, start, ha="center", va="center")
+            ends = [(4.6, 7.4), (10.2, 13.4)] if transformed else [(4.6, 13.4)]
+            for one, other in ends:
+                plots.draw_arrow(axes, (one, height), (other, height), "#555555")
+                if back:  # the way of its gradient
+                    plots.draw_arrow(axes, (other, height - 1.2), (one, height - 1.2), RED, "--")
+            if transformed:
+                plots.draw_box(axes, (8.8, height), (2.8, 3.0), "$T$", _colour(name), "white")
+            plots.draw_box(axes, (15.2, height), (3.4, 3.0), "$D$", "#555555", "#F6F6F6")
+    return figure
+
+
 # -- GANs over their steps ---------------------------------------------------------------------------------------------
 
 CURVES = {
@@ -182,6 +221,10 @@ def _real(shown: Sequence[Record], names: Sequence[str]) -> str:
     return f"Other real images: {', '.join(found)}." if found else ""
 
 
+REAL = {"real_fid": ".2f", "real_kid": ".3f"}
+"""What other real images have: of FID, only where there are as many of them as test images."""
+
+
 def _places(study: Study) -> Study:
     """The runs that differ in where T stands, and in nothing else."""
     return {name: runs for name, runs in study.items() if name in COLOUR}
@@ -202,14 +245,14 @@ def discriminator(found: Sequence[Record], sets: Sequence[str] = GREY_SETS) -> P
     names = [name for name in COLOUR if any(name in study for study in blocks.values())]
     figure = Picture(figsize=(7.5, 0.9 + 1.4 * len(blocks)))
     grid = figure.subplots(len(blocks), len(names), squeeze=False, sharex="row", sharey="row")
-    kinds = {"logit_train": ("training", BLUE), "logit_held_out": ("held out", RED), "logit_fake": ("generated", GREY)}
+    names_of = dict(zip(KINDS, ("logit_train", "logit_held_out", "logit_fake"), strict=True))
     labels: dict[str, Any] = {}
     for row, (title, study) in enumerate(blocks.items()):
         for axes, name in zip(grid[row], names, strict=True):
             runs = study.get(name, [])
-            for curve, (kind, colour) in kinds.items() if runs else ():
-                values = np.array([record.curves[curve] for record in runs])
-                band(axes, steps(runs[0]), values, kind, color=colour)
+            for kind, style in KINDS.items() if runs else ():
+                values = np.array([record.curves[names_of[kind]] for record in runs])
+                band(axes, steps(runs[0]), values, kind, **style)
                 labels.setdefault(kind, axes.lines[-1])
             axes.set_title(f"{name}, n = {len(runs)}" if row == 0 else f"n = {len(runs)}", fontsize=8.5)
         grid[row, 0].set_ylabel(title.replace(", ", "\n", 1), fontsize=8)
@@ -276,9 +319,9 @@ def table(found: Sequence[Record], sets: Sequence[str] = (*GREY_SETS, *COLOUR_SE
                 for of, form in (shown | {"copy_ratio": ".2f", "leak": "%"}).items()
             ]
             lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
-        if "real_fid" in first.metrics:
-            real = f"{first.metrics['real_fid']:.2f} | | {first.metrics['real_kid']:.3f}"
-            lines.append(f"| other real images | | {real} {'| ' * 5}|")
+        real = [f"{first.metrics[of]:{form}}" if of in first.metrics else "" for of, form in REAL.items()]
+        if any(real):
+            lines.append(f"| other real images | | {real[0]} | | {real[1]} {'| ' * 5}|")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 

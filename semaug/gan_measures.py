@@ -39,6 +39,7 @@ from semaug.networks import check_count
 
 Images = Float[Tensor, "N channels H W"]
 Features = Float[Tensor, "N A"]
+Others = Float[Tensor, "M A"]
 
 
 class Distance(NamedTuple):
@@ -49,7 +50,7 @@ class Distance(NamedTuple):
     kid_std: float
 
 
-def distance(real: Features, generated: Features, subsets: int = 50, subset_size: int = 100, seed: int = 0) -> Distance:
+def distance(real: Features, generated: Others, subsets: int = 50, subset_size: int = 100, seed: int = 0) -> Distance:
     """FID and KID of torchmetrics, on features of at least two images each.
 
     subsets, subset_size: of KID, drawn from ``seed``; the global generator is left alone. Raises ValueError for
@@ -203,6 +204,19 @@ class Quality:
         seen = (transform(2 * self.test - 1, draws) / 2 + 0.5).clamp(0, 1)
         aim, made = (features_of(self.extract, images) for images in (seen, self.samples(gan)))
         return {"leak_augmented": self.leak(seen), "fid_augmented": distance(aim, made).fid}
+
+    def real_images(self) -> dict[str, float]:
+        """What other real images have: real_fid and real_kid of as many held-out ones as there are test images.
+
+        Where they are fewer, real_kid alone, of the training images: its mean does not depend on how many there are.
+        Nothing of fewer than a hundred.
+        """
+        whole = len(self.held_out) >= len(self.test) and self.held_out is not self.others
+        part = self.held_out if whole else self.train
+        if len(part) < 100:
+            return {}
+        found = distance(self.real, features_of(self.extract, part.take(slice(0, len(self.test))).floats()))
+        return {"real_fid": found.fid, "real_kid": found.kid} if whole else {"real_kid": found.kid}
 
     @torch.no_grad()
     def __call__(self, gan: Any) -> dict[str, float]:

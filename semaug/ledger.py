@@ -227,11 +227,7 @@ class GANRun(Run):
         extract = judge.features
         quality = gan_measures.Quality(of, extract, device=device)
         record = gan.fit_gan(players, of, self.recipe, seed=self.seed, resume=checkpoint, measure=quality)
-        record.metrics |= quality.augmented(players)
-        if of.validation is not None and len(of.validation) >= len(quality.test):  # what real images would have
-            real = of.validation.take(slice(0, len(quality.test))).to(device).floats()
-            found = gan_measures.distance(quality.real, gan_measures.features_of(extract, real))
-            record.metrics |= {"real_fid": found.fid, "real_kid": found.kid}
+        record.metrics |= quality.augmented(players) | quality.real_images()
         return record, quality.pictures(players) if self.seed == 0 else {}
 
     def _network_name(self) -> str:

@@ -425,6 +425,24 @@ PLACES = {
 """The five places of supervised training that the papers change, in the order of their numbers."""
 
 
+def draw_box(
+    axes: Axes, centre: tuple[float, float], size: tuple[float, float], text: str, edge: str, face: str
+) -> None:
+    """A rounded box of a diagram, with text in its middle; in units of the axes."""
+    (x, y), (width, height) = centre, size
+    shape = FancyBboxPatch((x - width / 2, y - height / 2), width, height, "round,pad=0,rounding_size=0.7")
+    shape.set(facecolor=face, edgecolor=edge, linewidth=1.3)
+    axes.add_patch(shape)
+    axes.text(x, y, text, ha="center", va="center", linespacing=1.3)
+
+
+def draw_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str, style: str = "-") -> None:
+    """An arrow of a diagram, from start to end; style: of its line."""
+    shape = FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, shrinkA=0, shrinkB=0, linestyle=style)
+    shape.set(color=colour, linewidth=1.3)
+    axes.add_patch(shape)
+
+
 @styled
 def where_it_acts(*places: str) -> Picture:
     """Supervised training in one picture, with the places where a method acts in colour: some of ``PLACES``.
@@ -442,16 +460,10 @@ def where_it_acts(*places: str) -> Picture:
         return (RED, "#FDECEE") if place in places else ("#555555", "#F6F6F6")
 
     def box(x: float, y: float, width: float, height: float, text: str, place: str = "") -> None:
-        edge, face = colours(place)
-        shape = FancyBboxPatch((x - width / 2, y - height / 2), width, height, "round,pad=0,rounding_size=0.7")
-        shape.set(facecolor=face, edgecolor=edge, linewidth=1.3)
-        axes.add_patch(shape)
-        axes.text(x, y, text, ha="center", va="center", linespacing=1.3)
+        draw_box(axes, (x, y), (width, height), text, *colours(place))
 
     def arrow(start: tuple[float, float], end: tuple[float, float], place: str = "") -> None:
-        shape = FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, shrinkA=0, shrinkB=0)
-        shape.set(color=colours(place)[0], linewidth=1.3)
-        axes.add_patch(shape)
+        draw_arrow(axes, start, end, colours(place)[0])
 
     def mark(place: str, x: float, y: float, words: tuple[float, float], align: str = "center") -> None:
         strong, soft = (RED, "#AA3344") if place in places else ("#AAAAAA", GREY)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.patches import FancyArrowPatch
 
 from semaug import figures, gan_figures, ledger, records
 from semaug.records import Record
@@ -63,6 +64,18 @@ def kept(tmp_path, monkeypatch, found):
             }
             records.write_whole(path.with_suffix(".npz"), records.pack(arrays))
     return found
+
+
+def test_the_places_of_t_as_a_picture():
+    """T stands before D as often as the place says, and the way of the gradient has as many arrows as the images."""
+    for axes, (where, name) in zip(gan_figures.places().axes, gan_figures.PLACES.items(), strict=True):
+        words = [text.get_text() for text in axes.texts]
+        assert axes.get_title("left") == name
+        often = {"nowhere": 0, "reals": 1, "discriminator": 2, "everywhere": 3}[where]
+        assert (words.count("$T$"), words.count("$D$"), words.count("$G(z)$")) == (often, 3, 2)
+        arrows = [patch for patch in axes.patches if isinstance(patch, FancyArrowPatch)]
+        back = [arrow for arrow in arrows if arrow.get_linestyle() != "-"]
+        assert (len(arrows), len(back)) == (3 + often + len(back), 2 if where == "everywhere" else 1)
 
 
 def test_a_study_is_a_set_and_a_number_of_images(found):

@@ -133,6 +133,25 @@ def test_augmented_test_images_as_the_aim():
     assert quality.augmented(made)["fid_augmented"] != found["fid_augmented"], "by T as released"
 
 
+def test_what_other_real_images_have():
+    """Held-out ones, as many as test images; else KID of the training images; of fewer than a hundred nothing."""
+    torch.manual_seed(3)
+    images = torch.randint(0, 256, (420, 1, 3, 3), dtype=torch.uint8)
+    parts = [data.Split(part, torch.zeros(len(part), dtype=torch.int64)) for part in images.split([120, 150, 150])]
+    train, validation, test = parts
+    flat = [part.floats().flatten(1) for part in parts]
+
+    def real(**named):
+        return Quality(data.Data("noise", **named), torch.nn.Flatten(), 130).real_images()
+
+    whole = distance(flat[2][:130], flat[1][:130])
+    assert real(train=train, validation=validation, test=test) == {"real_fid": whole.fid, "real_kid": whole.kid}
+    of_training = {"real_kid": distance(flat[2][:130], flat[0]).kid}
+    assert real(train=train, test=test) == of_training
+    assert real(train=train, validation=validation.take(slice(0, 129)), test=test) == of_training
+    assert real(train=train.take(slice(0, 99)), test=test) == {}
+
+
 def windows(image, size):
     """All square windows of an image."""
     return (image[:, i : i + size, j : j + size] for i in range(13 - size) for j in range(13 - size))
