@@ -5,7 +5,7 @@
 #   PYTHON=python3.12 make env                         an environment with another Python
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab reproduce test notebooks figures records records-run sweep bench lint clean
+.PHONY: help env lab reproduce test test-gpu notebooks figures records records-run sweep bench lint clean
 
 # The environment's modules are compiled at their first import; where this is set they would be at every import.
 unexport PYTHONDONTWRITEBYTECODE
@@ -28,6 +28,9 @@ reproduce: env  ## run the notebooks (NOTEBOOK=1_isda, ARGS="-p seeds 5"): execu
 
 test: env  ## lint, types, unit tests, every notebook with reduced parameters, the committed outputs checked
 	@.venv/bin/python tools/test.py $(ARGS)
+
+test-gpu: env  ## the tests that need a CUDA device; make test hides it from all others
+	CUDA_VISIBLE_DEVICES=$(or $(CUDA_VISIBLE_DEVICES),0) $(RUN) pytest tests/test_cuda.py tests/test_capture.py $(ARGS)
 
 notebooks: env  ## run the notebooks and refresh the committed .ipynb (NOTEBOOK=1_isda)
 	@$(RUN) semaug.rerun refresh $(NOTEBOOK) $(ARGS)

@@ -1294,8 +1294,7 @@ def run_experiment(profile):
             witnesses[run.seed] = Witness(made, len(images.train) // run.recipe.batch_size)
         trained[run.objective, run.seed] = made, training.fit(made, images, run.recipe, seed=run.seed)
     for run in plan(profile) if profile != "quick" else []:
-        if not run.done():
-            run.execute(device)
+        run.complete(device)
     return trained, witnesses
 
 

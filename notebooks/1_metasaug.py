@@ -1154,8 +1154,8 @@ def run_experiment(profile):
             made = ledger.build(kind, "small", images, seed, **settings).to(training.resolve_device(device))
             trained[name, seed] = made, training.fit(made, images, recipe, seed=seed)
     for run in ledger.long_tail_runs() if profile != "quick" else []:
-        if run.profile == profile and not run.done():
-            run.execute(device)
+        if run.profile == profile:
+            run.complete(device)
     return trained
 
 

@@ -1293,8 +1293,8 @@ def run_experiment(profile):
             trained[name, seed] = made, training.fit(made, images, length, seed=seed, progress=False)
             made.cpu()
     for run in ledger.mixing_runs() if profile != "quick" else []:
-        if run.profile == profile and not run.done():
-            run.execute(device)
+        if run.profile == profile:
+            run.complete(device)
     return trained
 
 

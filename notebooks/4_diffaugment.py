@@ -784,8 +784,8 @@ def run_experiment(profile):
             made = players(where, seed).to(where_run)
             trained[where, seed] = made, gan.fit_gan(made, few, recipe, seed=seed, progress=False, measure=generated)
     for run in ledger.gan_runs() if profile != "quick" else []:
-        if run.profile == profile and not run.done():
-            run.execute(device)
+        if run.profile == profile:
+            run.complete(device)
     return trained
 
 

@@ -431,7 +431,8 @@ class ISDA(Objective):
         covariance = self.moments.covariance
         if self.control is not None:
             rotation = self.rotation if self.control == "random" else None
-            covariance = control_covariance(cast(Tensor, covariance), self.control, self.moments.count, rotation)
+            with torch.autocast(features.device.type, enabled=False):
+                covariance = control_covariance(cast(Tensor, covariance), self.control, self.moments.count, rotation)
         strength = step.progress * self.strength
         loss = _loss(features, target, network.head.weight, network.head.bias, covariance, strength)
         return loss, {"strength": strength.detach()}

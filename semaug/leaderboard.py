@@ -9,7 +9,7 @@ setting, which is none of ours: they are no rows of one ranking.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -20,7 +20,7 @@ import numpy as np
 from semaug import figures, gan_figures, gvae_figures, longtail_figures, mixing_figures, records, sla_figures
 from semaug.figures import NothingToDraw
 from semaug.plots import COLOURS, GREY, Picture, caption, save, styled
-from semaug.records import Record, Summary, summary
+from semaug.records import PROFILES, Record, Summary, summary
 from semaug.sla import TRANSFORMS
 
 BASELINE = "cross-entropy"
@@ -63,7 +63,16 @@ def passes(record: Record) -> float:
 
 
 def studies(found: Mapping[str, Sequence[Record]]) -> dict[tuple[str, str], Study]:
-    """Records by notebook and title of the experiment, then by method, cross-entropy first."""
+    """Records by notebook and title of the experiment, then by method, cross-entropy first; of every profile."""
+    result: dict[tuple[str, str], Study] = {}
+    for profile in PROFILES:
+        of = {notebook: [r for r in runs if r.profile == profile] for notebook, runs in found.items()}
+        for (notebook, title), study in _of_a_profile(of).items():
+            result[notebook, title if (notebook, title) not in result else f"{title}, {profile}"] = study
+    return dict(sorted(result.items(), key=lambda item: item[0][0]))
+
+
+def _of_a_profile(found: Mapping[str, Sequence[Record]]) -> dict[tuple[str, str], Study]:
     result: dict[tuple[str, str], Study] = {}
 
     def add(notebook: str, made: Mapping[str, Study], first: str = BASELINE) -> None:
@@ -242,11 +251,20 @@ def write(folder: Path) -> list[Path]:
     Raises NothingToDraw without a row.
     """
     found = everything(folder / "records")
-    text = f"{HEAD}\n{table(found)}\n## What the papers report\n\n{papers()}"
+    text = f"{HEAD}\n{table(found)}\n"
+    for notebook, (head, draw) in OTHERS.items():
+        with suppress(NothingToDraw):
+            text += f"## {head}\n\n{draw(found.get(notebook, []))}\n"
+    text += f"## What the papers report\n\n{papers()}"
     paths = save(drawn(found), folder / "leaderboard", "leaderboard")
     return [*paths, records.write_whole(folder / "leaderboard" / "leaderboard.md", text)]
 
 
+OTHERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
+    "2_gvae": ("Autoencoders, mean ± 95% interval over seeds", gvae_figures.table),
+    "4_diffaugment": ("GANs, FID and KID on features of classifiers trained here, by block", gan_figures.table),
+}
+"""What is not compared by accuracy: its notebook's own table."""
 HEAD = """# Leaderboard
 
 Drawn by `make figures` from the committed records. Every block is one experiment: one data set, network and recipe,

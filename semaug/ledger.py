@@ -13,6 +13,7 @@ import fcntl
 import inspect
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ from semaug.objective import CrossEntropy, Objective, Setting
 from semaug.puzzlemix import CoMixup, PuzzleMix
 from semaug.robustness import measures
 from semaug.sla import SLA, TRANSFORMS, DataAugmentation, LongTailedSLA, MultiTask
-from semaug.training import Recipe, fit, resolve_device
+from semaug.training import Checkpoint, Recipe, fit, resolve_device
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "CrossEntropy": CrossEntropy,
@@ -153,11 +154,23 @@ class Run:
         checkpoint = state_folder() / f"{self.key}.pt"
         record, arrays = self._trained(resolve_device(device), checkpoint, root)
         record.profile = self.profile
-        path = record.save(folder or records_folder(self.notebook))
-        if arrays:
-            records.write_whole(path.with_suffix(".npz"), records.pack(arrays))
+        folder = folder or records_folder(self.notebook)
+        if arrays:  # before the record, whose being there means that all is done
+            records.write_whole(folder / f"{record.stem}.npz", records.pack(arrays))
+        record.save(folder)
         checkpoint.unlink()
         return record
+
+    def complete(self, device: str = "auto", root: str | None = None) -> records.Record | None:
+        """Execute it, unless it is done or another process is at it: then None."""
+        with claimed(self) as mine:
+            return self.execute(device, root=root) if mine and not self.done() else None
+
+    def left(self) -> float:
+        """Seconds by its estimate, less the share of its epochs that a checkpoint has behind it."""
+        checkpoint = state_folder() / f"{self.key}.pt"
+        behind = Checkpoint.read(checkpoint)["epochs_done"] if checkpoint.exists() else 0
+        return self.seconds * (1 - behind / self.recipe.epochs)
 
     def build(self, of: data.Data) -> nn.Module:
         """What is trained, as it starts."""
@@ -277,8 +290,8 @@ def runs() -> Iterator[Run]:
     """Every run of the ledger, most worth first; within a tier all methods of one seed before the next seed."""
     yield from isda_runs()
     yield from long_tail_runs()
-    yield from gvae_runs()
     yield from sla_runs()
+    yield from gvae_runs()
     yield from mixing_runs()
     yield from gan_runs()
 
@@ -752,11 +765,14 @@ def main(arguments: list[str] | None = None) -> int:
     known = sorted({run.notebook for run in runs()})
     parser.add_argument("--notebook", choices=known, help="only this one's runs")
     parser.add_argument("--minutes", type=float, default=0.0, help="run the next ones for about so long (0: only list)")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--device", help="default: cpu for the profile cpu, whose runs are paired, else the GPU")
     parser.add_argument("--root", help="folder of the data sets (default: $SEMAUG_DATA or the user's cache)")
     options = parser.parse_args(arguments)
     if not 0 <= options.minutes < float("inf"):
         parser.error(f"--minutes: got {options.minutes}, takes a finite number from 0")
+    device = options.device or ("cpu" if options.profile == "cpu" else "auto")
+    if options.minutes and options.profile == "paper" and not options.device and resolve_device().type == "cpu":
+        parser.error("--profile: got paper where torch sees no GPU; with --device cpu it runs all the same, for weeks")
 
     wanted = [run for run in runs() if run.profile == options.profile and options.notebook in (None, run.notebook)]
     if not options.minutes:
@@ -768,15 +784,48 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"missing: about {missing / 3600:.1f} hours")
         return 0
     end = time.monotonic() + 60 * options.minutes
-    for run in wanted:
-        if time.monotonic() + run.seconds > end:
-            continue  # a shorter one further down may still fit
-        with claimed(run) as mine:
-            if mine and not run.done():
-                record = run.execute(options.device, root=options.root)
+    ran, failed, waiting = 0, 0, []
+    with _time_up(60 * options.minutes):
+        for run in wanted:
+            if run.done():
+                continue
+            try:
+                if time.monotonic() + (left := run.left()) > end:
+                    waiting.append(left)
+                    continue  # a shorter one further down may still fit
+                record = run.complete(device, options.root)
+            except (OSError, ValueError, RuntimeError, ArithmeticError) as error:  # the others may still run
+                failed += 1
+                print(f"FAILED  {run.name}: {type(error).__name__}: {error}", flush=True)
+                continue
+            if record is not None:
+                ran += 1
                 score = record.metrics.get("test_accuracy", record.metrics.get("fid", math.nan))
                 print(f"{record.seconds:6.0f} s  {score:.4f}  {run.name}", flush=True)
-    return 0
+    if waiting and not ran:
+        print(f"{len(waiting)} runs are longer than that; the shortest takes about {min(waiting) / 60:.0f} minutes")
+    return int(failed > 0)
+
+
+@contextmanager
+def _time_up(seconds: float) -> Iterator[None]:
+    """What stands inside ends after so many seconds, also where an estimate was wrong: a run's checkpoint is there."""
+
+    class TimeUp(BaseException):
+        pass
+
+    def stop(*_: object) -> None:
+        raise TimeUp
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except TimeUp:
+        print("time is up; what was running goes on from its last epoch next time", flush=True)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 The configuration, in YAML: ``notebook``, its name; ``grid``, for each parameter a value or a list of them, of which all
 combinations are run; ``minutes``, about what one run takes (for the plan, until a run of the sweep has told);
 ``limit``, the minutes after which a run is stopped as failed (by default those of its profile). ``folder``: where the
-notebook is, if not in the checkout's.
+notebook is, if not in the checkout's; a relative one starts at the checkout.
 
 A run's target is its executed notebook, ``build/sweep/<notebook>/<run>/<notebook>.ipynb``, which is written whole and
 only when all cells ran. So a run that was killed or failed is run again by the next ``make sweep``, and a finished one
@@ -85,7 +85,7 @@ def plan(config: Mapping[str, Any]) -> list[Job]:
         number = config.get(key, 1)
         if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < float("inf"):
             raise ValueError(f"{key}: got {number!r}; takes a number of minutes above 0")
-    folder = Path(config["folder"]) if "folder" in config else None
+    folder = rerun.root() / config["folder"] if "folder" in config else None  # Snakemake has another working folder
     (source,) = rerun.discover([notebook], folder)
     columns = {str(name): values if isinstance(values, list) else [values] for name, values in grid.items()}
     for name, values in columns.items():
@@ -109,7 +109,8 @@ def costs(jobs: Sequence[Job], minutes: float | None) -> str:
     """
     there = [job for job in jobs if job.target.exists()]
     missing = [job for job in jobs if job not in there]
-    took = [json.loads((job.target.parent / "table.json").read_text())["runs"][0] for job in there]
+    tables = [job.target.parent / "table.json" for job in there]  # written after the target: a kill may come between
+    took = [json.loads(path.read_text())["runs"][0] for path in tables if path.exists()]
     one = sum(run["seconds"] for run in took) / len(took) / 60 if took else minutes
     lines = [f"{'missing' if job in missing else 'there':8s} {job.source.stem} {dict(job.values)}" for job in jobs]
     total = f"about {one * len(missing):.1f} minutes, one after another" if one else "of unknown length (minutes: none)"

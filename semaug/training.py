@@ -19,9 +19,11 @@ import hashlib
 import inspect
 import io
 import math
+import os
 import pickle
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -46,9 +48,13 @@ __all__ = ["Checkpoint", "Progress", "Recipe", "fit", "resolve_device"]
 
 
 def resolve_device(device: str = "auto") -> torch.device:
-    """'auto' is the GPU where there is one and the CPU elsewhere; anything else is taken by its torch name."""
+    """'auto' is the GPU where there is one and the CPU elsewhere; anything else is taken by its torch name.
+
+    Of several GPUs it is the one of this process, by torchrun's LOCAL_RANK.
+    """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        own = f":{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else ""
+        return torch.device(f"cuda{own}" if torch.cuda.is_available() else "cpu")
     resolved = torch.device(device)
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device: got {device!r}, but this torch sees no CUDA device; takes 'auto' or 'cpu' here")
@@ -66,7 +72,8 @@ def fit(
     """Train an objective in place, on the device its parameters are on; the record of the run comes back.
 
     resume: a checkpoint file, written whole after every epoch and continued from where it exists; it refuses a
-        checkpoint of another configuration or seed. progress: one line that is updated while it runs.
+        checkpoint of another configuration or seed, and data-parallel all processes have to see it.
+    progress: one line that is updated while it runs.
 
     The test split is evaluated after the last epoch and that value is reported, never the best. The objective is left
     in evaluation mode. Raises ValueError for an objective and data that do not fit together, FloatingPointError when
@@ -82,7 +89,7 @@ def fit(
             generator.manual_seed(generator_for(seed, "global").initial_seed())
         loop = _Loop(objective, data, recipe, seed, device)
         checkpoint = Checkpoint(Path(resume), loop, record) if resume is not None else None
-        done = checkpoint.load() if checkpoint else 0
+        done = loop.agreed(checkpoint.load()) if checkpoint else 0
         label = f"{type(objective).__name__}, {data.name}, seed {seed}"
         with Progress(label, recipe.epochs, done, enabled=progress and loop.rank == 0) as bar:
             for epoch in range(done, recipe.epochs):
@@ -150,8 +157,18 @@ class _Loop:
         self.progress = torch.zeros((), device=device)
         self.phase: str | None = None
         self.rates = [torch.zeros((), device=device) for _ in self.peaks]
-        self.captures = device.type == "cuda" and self.world == 1 and _static(objective, recipe)
+        static = _static(objective, recipe) and not torch.are_deterministic_algorithms_enabled()
+        self.captures = device.type == "cuda" and self.world == 1 and static
         self.captured: dict[str, Captured[dict[str, Tensor]]] = {}
+
+    def agreed(self, done: int) -> int:
+        """The epochs behind the checkpoint; raises ValueError where other processes have read another one."""
+        if self.world > 1:
+            all_of = [torch.zeros_like(self.rows[0][:1]) for _ in range(self.world)]
+            dist.all_gather(all_of, torch.full_like(all_of[0], done))
+            if len(seen := {int(one) for one in all_of}) > 1:
+                raise ValueError(f"resume: got {sorted(seen)} epochs behind; takes one file that all processes see")
+        return done
 
     def epoch(self, number: int) -> dict[str, float]:
         """One pass over the training set; means of the loss and its terms, and the last learning rate."""
@@ -234,11 +251,19 @@ def _prepared(device: torch.device) -> Iterator[None]:
 def _static(objective: Objective, recipe: Recipe) -> bool:
     """Whether a step can be captured: objective and network say so of themselves, and so do the rest of its parts.
 
+    Not where a hook, or a method put on an instance, has to run at every step: a replay would leave it out.
     torchvision's policies are drawn image by image in Python. Adam would have to be told at construction, and then
     warns at every step that is not captured.
     """
     said = vars(type(objective)).get("static", False) and getattr(objective.network, "static", False)
-    return said and recipe.optimizer == "sgd" and not {"randaugment", "autoaugment"} & set(recipe.augments)
+    if not said or recipe.optimizer != "sgd" or {"randaugment", "autoaugment"} & set(recipe.augments):
+        return False
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    own = ("forward", "after_step", "phase")
+    return not any(
+        any(getattr(module, name) for name in hooks) or any(name in vars(module) for name in own)
+        for module in objective.modules()
+    )
 
 
 def _whole_seed(seed: int) -> int:
@@ -380,6 +405,7 @@ class Checkpoint:
             "global": [generator.get_state() for generator in _global_generators(self.device)],
             "curves": self.record.curves,
             "seconds": self.record.seconds,
+            "environment": self.record.environment,
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
@@ -399,7 +425,16 @@ class Checkpoint:
             raise ValueError(f"resume: {path} is no whole checkpoint ({error}); delete it to start anew") from error
 
     def load(self) -> int:
-        """Put the state back, where the file exists; epochs already done (0 without a file)."""
+        """Put the state back, where the file exists; epochs already done (0 without a file).
+
+        Where the run began in another environment, the record's ``environment`` has it as ``resumed_from``. Raises
+        OSError where the folder cannot be written, before anything was trained.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.path.parent):
+            pass
+        for part in self.path.parent.glob(f".{self.path.name}.*.part"):  # of a process killed while it wrote
+            part.unlink(missing_ok=True)
         if not self.path.exists():
             return 0
         content = self.read(self.path)
@@ -426,6 +461,9 @@ class Checkpoint:
         for generator, saved in zip(_global_generators(self.device), content["global"], strict=True):
             generator.set_state(saved)
         self.record.curves, self.record.seconds = content["curves"], content["seconds"]
+        before = content.get("environment", self.record.environment)
+        if before != self.record.environment:
+            self.record.environment["resumed_from"] = before
         return content["epochs_done"]
 
 

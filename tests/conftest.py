@@ -1,4 +1,4 @@
-"""What every test runs under: checked shapes and types, one thread, fixed seeds, no GPU.
+"""What every test runs under: checked shapes and types, one thread, fixed seeds, no GPU (``make test-gpu``: with it).
 
 ``install_import_hook`` wraps each function and dataclass of ``semaug`` so that every call is held to its jaxtyping
 shapes and type hints by beartype; at run time, for users, nothing of this exists. It has to stand before the first
@@ -13,7 +13,8 @@ import sys
 import types
 from collections.abc import Iterator
 
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # before torch is imported; a value set outside wins
+if "--benchmark-only" not in sys.argv:  # benchmarks are of the device that is there
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # before torch is imported; a value set outside wins
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start; xdist has a worker a core already
 os.environ["MPLBACKEND"] = "Agg"
 

@@ -115,10 +115,47 @@ def test_training_there_learns_and_resumes(objective, precision, tmp_path, monke
         patch.setattr(training._Loop, "epoch", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "state.pt")
+    before = training.Checkpoint.read(tmp_path / "state.pt")
     resumed = run(tmp_path / "state.pt")
+    for name, values in before["curves"].items():
+        assert resumed.curves[name][:3] == values, "the first three epochs are those of the run that was interrupted"
+    assert resumed.curves["train_loss"][3] < whole.curves["train_loss"][1], "it went on and did not start anew"
     # cuDNN and atomic sums are not bitwise reproducible: a run of six epochs ends near the other, not on it
     assert abs(resumed.metrics["test_accuracy"] - whole.metrics["test_accuracy"]) < 0.05
     assert len(resumed.curves["train_loss"]) == 6
+
+
+@pytest.mark.parametrize("objective", ["ISDA", "CrossEntropy"])
+def test_deterministic_algorithms_give_the_same_bits(objective, tmp_path, monkeypatch):
+    """Two runs, and one that was interrupted, under torch's flag: no step is captured then."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    of = data.load("embedded", train_size=1000, test_size=200)
+    recipe = Recipe(epochs=4, lr=0.05, augment="crop+flip")
+    epoch = training._Loop.epoch
+
+    def run(resume=None):
+        trained = ledger.build(objective, "small", of, seed=0, **SETTINGS[objective]).cuda()
+        training.fit(trained, of, recipe, resume=resume, progress=False)
+        return trained.state_dict()
+
+    def interrupted(self, number):
+        if number == 2:
+            raise KeyboardInterrupt
+        return epoch(self, number)
+
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = run(), run()
+        with monkeypatch.context() as patch:
+            patch.setattr(training._Loop, "epoch", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run(tmp_path / "state.pt")
+        third = run(tmp_path / "state.pt")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+        assert torch.equal(value, third[name]), f"{name}, resumed"
 
 
 def test_a_stream_there_gives_windows_of_its_images():

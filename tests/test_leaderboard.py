@@ -1,5 +1,6 @@
 """The leaderboard, on records whose accuracies are known, and the committed one."""
 
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -115,6 +116,15 @@ def test_the_figure_shows_every_gain(found):
     assert axes.get_xlabel()
     with pytest.raises(figures.NothingToDraw):
         leaderboard.drawn({"1_isda": found["1_isda"][:3]})
+
+
+def test_every_profile_has_its_rows(found):
+    """A first pair of a better profile does not hide what is there of another."""
+    better = [dataclasses.replace(run, profile="paper", seed=0) for run in found["1_isda"][::3]]
+    rows = leaderboard.rows({"1_isda": found["1_isda"] + better})
+    (usual, other) = dict.fromkeys(row.title for row in rows)
+    assert other == f"{usual}, paper"
+    assert [row.accuracy.n for row in rows] == [3, 3, 1, 1]
 
 
 def test_it_is_written_whole_beside_the_figures(found, tmp_path):

@@ -1,11 +1,13 @@
 """The ledger: every run buildable by its names, run once, never twice, and picked up where it stopped."""
 
+import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from semaug import data, ledger, records
+from semaug import data, ledger, records, training
 from semaug.training import Recipe
 
 RUN = ledger.Run(
@@ -90,9 +92,75 @@ def test_minutes_run_what_is_missing_and_fits(capsys):
     assert len([line for line in capsys.readouterr().out.splitlines() if "seed" in line]) == 1
 
 
+def test_a_run_that_fails_leaves_the_others(monkeypatch, capsys):
+    broken = replace(RUN, of={**RUN.of, "name": "folder"})
+    monkeypatch.setattr(ledger, "runs", lambda: iter([broken, RUN]))
+    assert ledger.main(["--minutes", "1"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"FAILED  {broken.name}: ")
+    assert RUN.done()
+    assert not broken.done()
+
+
+def test_a_run_goes_on_where_it_was_interrupted(monkeypatch, capsys):
+    epoch = training._Loop.epoch
+
+    def slow(self, number):
+        if number == 1:
+            time.sleep(30)
+        return epoch(self, number)
+
+    monkeypatch.setattr(ledger, "runs", lambda: iter([RUN]))
+    whole = RUN.execute("cpu", folder=ledger.state_folder() / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Loop, "epoch", slow)
+        assert ledger.main(["--minutes", "0.1"]) == 0
+    assert "time is up" in capsys.readouterr().out
+    assert not RUN.done()
+    assert RUN.left() == pytest.approx(RUN.seconds / 2)
+    begun = training._Loop.epoch
+    numbers = []
+    monkeypatch.setattr(training._Loop, "epoch", lambda self, n: (numbers.append(n), begun(self, n))[1])
+    record = RUN.complete("cpu")
+    assert numbers == [1]
+    assert record.metrics == whole.metrics
+    assert record.curves == whole.curves
+    assert RUN.left() == RUN.seconds
+    assert RUN.complete("cpu") is None, "it is done"
+
+
+def test_what_does_not_fit_and_what_has_no_gpu_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(
+        ledger, "runs", lambda: iter([replace(RUN, seconds=600.0), replace(RUN, seed=2, seconds=300.0)])
+    )
+    assert ledger.main(["--minutes", "1"]) == 0
+    assert "2 runs are longer than that; the shortest takes about 5 minutes" in capsys.readouterr().out
+    if not torch.cuda.is_available():
+        with pytest.raises(SystemExit):
+            ledger.main(["--minutes", "1", "--profile", "paper"])
+        assert "got paper where torch sees no GPU" in capsys.readouterr().err
+
+
+def test_no_record_without_its_pictures(tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    run = replace(RUN, seed=0)
+    monkeypatch.setattr(ledger, "PICTURES", {RUN.notebook: lambda objective, of: {"strip": np.zeros(1)}})
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "write_whole", full)
+        with pytest.raises(OSError, match="No space left"):
+            run.execute("cpu")
+    assert not run.done()
+    assert list((tmp_path / "state").glob("*.pt")), "it can go on"
+    run.execute("cpu")
+    assert ledger.pictures(RUN.notebook, records.load(tmp_path)[0])["strip"].tolist() == [0]
+
+
 def test_two_processes_do_not_take_one_run():
     with ledger.claimed(RUN) as first, ledger.claimed(RUN) as second, ledger.claimed(replace(RUN, seed=9)) as other:
         assert (first, second, other) == (True, False, True)
+        assert RUN.complete("cpu") is None, "another is at it"
     with ledger.claimed(RUN) as again:
         assert again
 

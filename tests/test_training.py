@@ -276,17 +276,65 @@ def test_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["run.pt"], "no part of a file is left"
 
 
+def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+
+    def read_only(**_):
+        raise OSError(30, "Read-only file system")
+
+    def trained(*_):
+        raise AssertionError("it should not have come to that")
+
+    monkeypatch.setattr(training._Loop, "epoch", trained)
+    one = throwaway.build("CrossEntropy")
+    with pytest.raises(OSError, match="file"):
+        training.fit(one, throwaway.data(), RECIPE, resume=tmp_path / "file" / "run.pt", progress=False)
+    monkeypatch.setattr(training.tempfile, "TemporaryFile", read_only)
+    with pytest.raises(OSError, match="Read-only file system"):
+        training.fit(one, throwaway.data(), RECIPE, resume=tmp_path / "run.pt", progress=False)
+
+
+def test_a_run_that_changed_its_machine_says_so_and_removes_what_a_kill_left(tmp_path):
+    path = tmp_path / "run.pt"
+    training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+    content = training.Checkpoint.read(path)
+    assert "resumed_from" not in content["environment"]
+    content["environment"] = {"device": "another"}
+    rewrite(path, content)
+    (tmp_path / ".run.pt.abc.part").write_bytes(b"half")
+    record = training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+    assert record.environment["resumed_from"] == {"device": "another"}
+    assert record.environment["device"] != "another"
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+
+
+# --- what a captured step would leave out -----------------------------------------------------------------------------
+
+
+def test_a_step_with_hooks_or_methods_of_an_instance_is_not_captured():
+    one, recipe = throwaway.build("ISDA"), replace(RECIPE, optimizer="sgd")
+    assert training._static(one, recipe)
+    hook = one.network.head.register_forward_hook(lambda *_: None)
+    assert not training._static(one, recipe)
+    hook.remove()
+    assert training._static(one, recipe)
+    assert not training._static(one, replace(recipe, optimizer="adam"))
+    one.after_step = lambda step: None
+    assert not training._static(one, recipe)
+
+
 # --- two processes --------------------------------------------------------------------------------------------------
 
 
 def test_two_processes_equal_one(tmp_path):
     """Float64 with GroupNorm: what is left is the order of summation. (BatchNorm differs.)"""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
-    command += ["--rdzv-endpoint=localhost:0", throwaway.__file__, str(tmp_path), *NAMES]
+    names = [*NAMES, *throwaway.TURNED]
+    command += ["--rdzv-endpoint=localhost:0", throwaway.__file__, str(tmp_path), *names]
     run = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
     assert run.returncode == 0, run.stderr[-3000:]
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
-    for name in NAMES:
+    for name in names:
         alone = throwaway.train_exactly(name)
         assert alone.keys() == ranks[0][name].keys()
         for key, value in alone.items():
@@ -367,6 +415,33 @@ def test_what_cannot_be_recorded_is_said_before_training():
 def test_seed_is_a_whole_number():
     with pytest.raises(TypeError, match=r"seed: got 1.5, takes a whole number"):
         training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, seed=1.5, progress=False)
+
+
+def test_processes_that_see_different_checkpoints_stop(monkeypatch):
+    loop = training._Loop(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, 0, torch.device("cpu"))
+    assert loop.agreed(3) == 3
+
+    def others_have(epochs):
+        def gather(into, mine):
+            for one, value in zip(into, (int(mine), epochs), strict=True):
+                one.fill_(value)
+
+        return gather
+
+    loop.world = 2
+    monkeypatch.setattr(training.dist, "all_gather", others_have(3))
+    assert loop.agreed(3) == 3
+    monkeypatch.setattr(training.dist, "all_gather", others_have(0))
+    with pytest.raises(ValueError, match=r"resume: got \[0, 3\] epochs behind; takes one file that all processes see"):
+        loop.agreed(3)
+
+
+def test_device_of_one_of_several_processes(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert training.resolve_device() == torch.device("cuda:1")
+    monkeypatch.delenv("LOCAL_RANK")
+    assert training.resolve_device() == torch.device("cuda")
 
 
 def test_device():

@@ -22,9 +22,10 @@ from semaug.imbalance import LongTailed
 from semaug.isda import ISDA
 from semaug.learned import FeatureAugmentation, FixedAugmentation, TeachAugment
 from semaug.metasaug import MetaSAug
-from semaug.mixup import Cutout, MixStyle, Mixup
+from semaug.mixup import CutMix, Cutout, ManifoldMixup, MixStyle, Mixup, ResizeMix, SaliencyMix
 from semaug.objective import CrossEntropy, Objective
-from semaug.sla import SLA, LongTailedSLA
+from semaug.puzzlemix import PuzzleMix
+from semaug.sla import SLA, DataAugmentation, LongTailedSLA, MultiTask
 
 CLASSES = 4
 
@@ -144,9 +145,15 @@ OBJECTIVES["Cutout"] = lambda network: Cutout(network, 4)
 PAIRED = {  # pairs lie inside a process's share of the batch: two processes agree, but are not one
     "Mixup": Mixup,
     "MixStyle": MixStyle,
+    "CutMix": CutMix,
+    "ResizeMix": ResizeMix,
+    "SaliencyMix": SaliencyMix,
+    "ManifoldMixup": ManifoldMixup,
+    "PuzzleMix": PuzzleMix,  # and Co-Mixup is too slow: seconds a step
     "AutoMix": lambda network: AutoMix(network, stage=2, momentum=0.9),
 }
 OBJECTIVES |= PAIRED
+TURNED = {"DataAugmentation": DataAugmentation, "MultiTask": MultiTask}  # a turn makes one class here another
 RECIPE = training.Recipe(epochs=2, batch_size=16, meta_batch_size=8, lr=0.05, augment="crop+flip", evaluate_every=1)
 
 
@@ -166,7 +173,7 @@ def build(name: str, norm: str = "batch") -> Objective:
     """One of the objectives with its network, from a fixed seed."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return OBJECTIVES[name](networks.small(CLASSES, channels=1, norm=norm))
+        return (OBJECTIVES | TURNED)[name](networks.small(CLASSES, channels=1, norm=norm))
 
 
 def train_exactly(name: str) -> dict[str, torch.Tensor]:

@@ -21,7 +21,7 @@ from benchmarks.test_isda import spread
 from semaug import networks
 from semaug.capture import Captured
 from semaug.recipe import PRECISIONS
-from semaug.training import resolve_device
+from semaug.training import _prepared, resolve_device
 
 DEVICE = resolve_device()
 GPU = DEVICE.type == "cuda"
@@ -29,12 +29,13 @@ PRECISION = PRECISIONS["bfloat16" if GPU else "float32"]
 SEEDS, ROUNDS, STEPS = (5, 15, 20) if GPU else (2, 5, 2)
 NETWORKS = {"small": partial(networks.small, channels=3), "ResNet-32": partial(networks.resnet, depth=32)}
 N = 128 if GPU else 32
+LAYOUT = torch.channels_last if GPU else torch.preserve_format  # as fit has it
 
 
 def batch(seed):
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(N, 3, 32, 32, generator=generator)
-    return images.to(DEVICE), torch.randint(10, (N,), generator=generator).to(DEVICE)
+    return images.to(DEVICE, memory_format=LAYOUT), torch.randint(10, (N,), generator=generator).to(DEVICE)
 
 
 def sgd(parameters):
@@ -66,7 +67,7 @@ class Alone(Steps):
 
     def __init__(self, name, seed):
         torch.manual_seed(seed)
-        self.network = NETWORKS[name](10).to(DEVICE).train()
+        self.network = NETWORKS[name](10).to(DEVICE, memory_format=LAYOUT).train()
         self.images, self.target = batch(seed)
         super().__init__(self.network.parameters())
 
@@ -125,11 +126,12 @@ def work(connection, name, seed, threads):
 
 
 @pytest.fixture(autouse=True)
-def all_cores():
-    """All cores for one seed after the other too, whatever ``make bench`` has set."""
+def prepared():
+    """As in fit; and all cores for one seed after the other too, whatever ``make bench`` has set."""
     before = torch.get_num_threads()
     torch.set_num_threads(before if GPU else SEEDS)
-    yield
+    with _prepared(DEVICE):
+        yield
     torch.set_num_threads(before)
 
 

@@ -27,7 +27,7 @@ from semaug.objective import CrossEntropy
 from semaug.recipe import PRECISIONS, Recipe
 from semaug.sla import SLA
 from semaug.splits import Split
-from semaug.training import _Loop, resolve_device
+from semaug.training import _Loop, _prepared, resolve_device
 
 DEVICE = resolve_device()
 GPU = DEVICE.type == "cuda"
@@ -44,6 +44,13 @@ METHODS = {
     "SLA, rotation": partial(SLA, transforms="rotation"),
     "AutoMix": AutoMix,
 }
+
+
+@pytest.fixture(autouse=True)
+def prepared():
+    """What fit sets on a GPU: the fastest way of each convolution is looked for."""
+    with _prepared(DEVICE):
+        yield
 
 
 def finished():
