@@ -66,7 +66,7 @@ GAN = ledger.GANRun(
 def test_two_players_are_a_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ledger, "runs", lambda: iter([GAN]))
     assert not GAN.done()
-    assert ledger.main(["--minutes", "1", "--device", "cpu"]) == 0
+    assert ledger.main(["--minutes", "30", "--device", "cpu"]) == 0
     (record,) = records.load(tmp_path, objective="GAN")
     assert f"{record.metrics['fid']:.4f}  {GAN.name}" in capsys.readouterr().out
     assert record.curves["epoch"] == [2, 4]
@@ -87,7 +87,7 @@ def test_minutes_run_what_is_missing_and_fits(capsys):
     RUN.execute("cpu")
     ledger.main(["--minutes", "0.001", "--device", "cpu"])
     assert not replace(RUN, seed=2).done(), "one second does not fit into 0.06"
-    ledger.main(["--minutes", "1", "--device", "cpu"])
+    ledger.main(["--minutes", "30", "--device", "cpu"])
     assert replace(RUN, seed=2).done()
     assert len([line for line in capsys.readouterr().out.splitlines() if "seed" in line]) == 1
 
@@ -95,7 +95,7 @@ def test_minutes_run_what_is_missing_and_fits(capsys):
 def test_a_run_that_fails_leaves_the_others(monkeypatch, capsys):
     broken = replace(RUN, of={**RUN.of, "name": "folder"})
     monkeypatch.setattr(ledger, "runs", lambda: iter([broken, RUN]))
-    assert ledger.main(["--minutes", "1"]) == 1
+    assert ledger.main(["--minutes", "30"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"FAILED  {broken.name}: ")
     assert RUN.done()
