@@ -1142,8 +1142,8 @@ drawn_from_records(gan_figures.distances, "distances")
 # Of a hundred images (n stands above each column; one seed is an anecdote) *reals only* is worst by far, from the start: an FID of 24 ± 6.
 # *D only*, 8.9 ± .8, is worse than no $T$ at all, 7.0 ± .9. DiffAugment starts more slowly than the plain GAN, as a harder task would make
 # it, is ahead in its later part, while the plain one slows down, and ends at 6.2 ± 1.2: seed by seed .89 of the plain one's (a logarithm
-# of base two of −.16 ± .12). Of a thousand images that takes until the end of these runs, and has one seed. So the cure works, by a tenth
-# where the paper has a half and more: small players, trained for a minute. All four are far from real.
+# of base two of −.16 ± .12). Of a thousand images that takes until the end of these runs, and has one seed. So the cure works, by a tenth,
+# where the paper has 35 to 61% with a fifth of the images and fewer: small players, trained for a minute. All four are far from real.
 #
 # ### What D has learned by heart
 #
@@ -1156,7 +1156,7 @@ drawn_from_records(gan_figures.discriminator, "discriminator")
 # %% [markdown]
 # Without $T$, the two green lines part within three hundred steps and stay apart: held-out images end at a logit near 0, *undecided*,
 # while training images are accepted. With $T$ in any place, they coincide. The third column is the one to think about: with $T$
-# on D's side only, generated images, as they are, get the logits of real ones, and larger ones in one seed of three. G has found what D, which
+# on D's side only, generated images, as they are, get logits near those of real ones, in one seed of three larger ones. G has found what D, which
 # never saw an image without $T$, takes for real, and by FID it is less so. Of a thousand images they hardly part
 # even without $T$, in steps in which each is seen forty times.
 #

@@ -245,13 +245,13 @@ def discriminator(found: Sequence[Record], sets: Sequence[str] = GREY_SETS) -> P
     names = [name for name in COLOUR if any(name in study for study in blocks.values())]
     figure = Picture(figsize=(7.5, 0.9 + 1.4 * len(blocks)))
     grid = figure.subplots(len(blocks), len(names), squeeze=False, sharex="row", sharey="row")
-    names_of = dict(zip(KINDS, ("logit_train", "logit_held_out", "logit_fake"), strict=True))
+    curves = {"training": "logit_train", "held out": "logit_held_out", "generated": "logit_fake"}
     labels: dict[str, Any] = {}
     for row, (title, study) in enumerate(blocks.items()):
         for axes, name in zip(grid[row], names, strict=True):
             runs = study.get(name, [])
             for kind, style in KINDS.items() if runs else ():
-                values = np.array([record.curves[names_of[kind]] for record in runs])
+                values = np.array([record.curves[curves[kind]] for record in runs])
                 band(axes, steps(runs[0]), values, kind, **style)
                 labels.setdefault(kind, axes.lines[-1])
             axes.set_title(f"{name}, n = {len(runs)}" if row == 0 else f"n = {len(runs)}", fontsize=8.5)

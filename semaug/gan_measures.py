@@ -39,7 +39,6 @@ from semaug.networks import check_count
 
 Images = Float[Tensor, "N channels H W"]
 Features = Float[Tensor, "N A"]
-Others = Float[Tensor, "M A"]
 
 
 class Distance(NamedTuple):
@@ -50,7 +49,9 @@ class Distance(NamedTuple):
     kid_std: float
 
 
-def distance(real: Features, generated: Others, subsets: int = 50, subset_size: int = 100, seed: int = 0) -> Distance:
+def distance(
+    real: Features, generated: Float[Tensor, "M A"], subsets: int = 50, subset_size: int = 100, seed: int = 0
+) -> Distance:
     """FID and KID of torchmetrics, on features of at least two images each.
 
     subsets, subset_size: of KID, drawn from ``seed``; the global generator is left alone. Raises ValueError for

@@ -162,10 +162,9 @@ def judge(data: Data, device: torch.device | str = "cpu", steps: int = 400) -> n
     """A classifier of real images, trained apart on ``data.train`` with crops, from seed 0. No flips: not for digits.
 
     For so many steps, and ten passes at least; on the CPU, where it comes out the same in every process, once in each,
-    and then copied to ``device``. So all
-    models of a set have one judge, and what another one would say is no part of their spread. Crops make it worth more:
-    of 3000 photographs .54 for .45, of 2000 shapes .93 for .78, of 1500 faces .72 for .58 by class; but of 2000 images
-    of clothing .83 for .85 (a seed each).
+    and then copied to ``device``. So all models of a set have one judge, and what another one would say is no part of
+    their spread. Crops make it worth more: of 3000 photographs .54 for .45, of 2000 shapes .93 for .78, of 1500 faces
+    .72 for .58 by class; but of 2000 images of clothing .83 for .85 (a seed each).
     """
     content = hashlib.sha256(data.train.images.cpu().numpy().tobytes())
     content.update(data.train.target.cpu().numpy().tobytes())

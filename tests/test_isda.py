@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.textbook import Textbook
+from semaug import isda
 from semaug.gaussian import Factored, sampled_cross_entropy
 from semaug.isda import CONTROLS, ISDA, _chunks, control_covariance, isda_logits, isda_loss
 from semaug.moments import ClassMoments
@@ -482,6 +483,19 @@ def test_objective_with_a_control_trains_on_that_covariance(kind):
     torch.testing.assert_close(loss, expected)
     loss.backward()
     assert kind in repr(objective.settings)
+
+
+@pytest.mark.parametrize("kind", ["shared", "random"])
+def test_autocast_leaves_controls_in_float32(kind, monkeypatch):
+    objective, (images, target), seen = objective_of(control=kind), batch(), []
+    loss = isda._loss
+    monkeypatch.setattr(isda, "_loss", lambda *given: (seen.append(given[4]), loss(*given))[1])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        objective(images, target, Step(torch.tensor(0.5), 0.1, torch.Generator()))
+    rotation = objective.rotation if kind == "random" else None
+    expected = control_covariance(objective.moments.covariance, kind, objective.moments.count, rotation)
+    assert seen[0].dtype == torch.float32
+    assert torch.equal(seen[0], expected)
 
 
 def test_control_of_classes_never_seen_is_zero():

@@ -60,6 +60,25 @@ def test_the_plan_is_every_combination_with_a_place_of_its_own(notebook):
     assert arguments == jobs[0].values
 
 
+def test_a_target_without_its_table_counts_without_its_time(notebook):
+    """A kill may come between the two."""
+    first, second, _ = jobs = sweep.plan({**notebook, "grid": {"a": [1, 2, 3]}})
+    for job in (first, second):
+        job.target.parent.mkdir(parents=True)
+        job.target.touch()
+    (second.target.parent / "table.json").write_text('{"runs": [{"seconds": 120}]}')
+    assert "3 runs, 1 missing: about 2.0 minutes" in sweep.costs(jobs, 9.0)
+    (second.target.parent / "table.json").unlink()
+    assert "3 runs, 1 missing: about 9.0 minutes" in sweep.costs(jobs, 9.0)
+
+
+def test_a_relative_folder_starts_at_the_checkout_wherever_the_plan_is_made(notebook, tmp_path, monkeypatch):
+    relative = os.path.relpath(tmp_path, rerun.root())
+    monkeypatch.chdir("/")
+    (job,) = sweep.plan({**notebook, "folder": relative, "grid": {"a": 1}})
+    assert job.source.samefile(tmp_path / "9_sleeps.py")
+
+
 def test_names_of_folders_are_short_and_plain_and_tell_values_apart(notebook):
     (Path(notebook["folder"]) / "9_sleeps.py").write_text(
         NOTEBOOK.replace("a = 1", 'a = "x"').replace('assert a != 13, "an unlucky number"', "")
