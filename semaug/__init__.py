@@ -14,7 +14,7 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     networks data records recipe
     objective
     imbalance streams
-    isda metasaug mixup diffaugment
+    isda metasaug mixup diffaugment fast
     evaluation
     sla automix puzzlemix adversarial localisation learned
     robustness
@@ -49,6 +49,7 @@ __all__ = [
     "data",
     "diffaugment",
     "evaluation",
+    "fast",
     "figures",
     "gan",
     "gan_figures",

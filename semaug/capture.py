@@ -62,7 +62,8 @@ def _touch_cublas() -> None:
     """A product forward and back on this stream: cuBLAS makes its handles then, which it may not do in a capture.
 
     A function that takes another way while it is captured, one without a look at values, may be the first to need them.
+    The square comes first on the way back: a thread whose first call is cuBLAS's has no context yet, and torch warns.
     """
     one = torch.ones(1, 1, device="cuda", requires_grad=True)
     with torch.enable_grad():
-        (one @ one).sum().backward()
+        (one @ one).square().sum().backward()

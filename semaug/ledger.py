@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import product
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from semaug import data, gan, gan_measures, gvae_measures, learned, mixup, networks, records
+from semaug import data, fast, gan, gan_measures, gvae_measures, learned, mixup, networks, records
 from semaug.augmented import METHODS, Augmented
 from semaug.automix import AutoMix
 from semaug.gvae import GVAE, VAE, AutoEncoder, ConditionalVAE
@@ -39,7 +39,7 @@ from semaug.objective import CrossEntropy, Objective, Setting
 from semaug.puzzlemix import CoMixup, PuzzleMix
 from semaug.robustness import measures
 from semaug.sla import SLA, TRANSFORMS, DataAugmentation, LongTailedSLA, MultiTask
-from semaug.training import Checkpoint, Recipe, fit, resolve_device
+from semaug.training import Checkpoint, Recipe, fit, fit_together, resolve_device
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "CrossEntropy": CrossEntropy,
@@ -67,6 +67,7 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "FixedAugmentation": learned.FixedAugmentation,
     "FeatureAugmentation": learned.FeatureAugmentation,
     "TeachAugment": learned.TeachAugment,
+    "Smoothed": fast.Smoothed,
 }
 
 MEASURES = {"3_automix": measures}
@@ -86,6 +87,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "wrn-28-10": partial(networks.wide_resnet, depth=28, width=10, dropout=0.3),
     "resnext50": networks.resnext,
     "vit": networks.vit,
+    "resnet9": fast.resnet9,
     "autoencoder16": partial(AutoEncoder, latent=16),
     "autoencoder64": partial(AutoEncoder, latent=64),
     "autoencoder128": partial(AutoEncoder, latent=128, width=32, blocks=(1, 2)),
@@ -149,27 +151,35 @@ class Run:
         plain = {"name": self.name, "recipe": repr(self.recipe)}
         return records.config_hash(plain)
 
+    @property
+    def checkpoint(self) -> Path:
+        """Where its state is kept while it runs."""
+        return state_folder() / f"{self.key}.pt"
+
     def execute(self, device: str = "auto", folder: Path | None = None, root: str | None = None) -> records.Record:
         """Train (or go on training) and write the record; the checkpoint is removed once the record is there."""
-        checkpoint = state_folder() / f"{self.key}.pt"
-        record, arrays = self._trained(resolve_device(device), checkpoint, root)
+        record, arrays = self._trained(resolve_device(device), self.checkpoint, root)
+        return self._keep(record, arrays, folder)
+
+    def _keep(
+        self, record: records.Record, arrays: dict[str, np.ndarray], folder: Path | None = None
+    ) -> records.Record:
+        """Write what a run leaves, and remove its checkpoint."""
         record.profile = self.profile
         folder = folder or records_folder(self.notebook)
         if arrays:  # before the record, whose being there means that all is done
             records.write_whole(folder / f"{record.stem}.npz", records.pack(arrays))
         record.save(folder)
-        checkpoint.unlink()
+        self.checkpoint.unlink()
         return record
 
     def complete(self, device: str = "auto", root: str | None = None) -> records.Record | None:
         """Execute it, unless it is done or another process is at it: then None."""
-        with claimed(self) as mine:
-            return self.execute(device, root=root) if mine and not self.done() else None
+        return next((record for _, record in complete([self], device, root)), None)
 
     def left(self) -> float:
         """Seconds by its estimate, less the share of its epochs that a checkpoint has behind it."""
-        checkpoint = state_folder() / f"{self.key}.pt"
-        behind = Checkpoint.read(checkpoint)["epochs_done"] if checkpoint.exists() else 0
+        behind = Checkpoint.read(self.checkpoint)["epochs_done"] if self.checkpoint.exists() else 0
         return self.seconds * (1 - behind / self.recipe.epochs)
 
     def build(self, of: data.Data) -> nn.Module:
@@ -183,6 +193,12 @@ class Run:
         of = data.load(**self.of, root=root)
         objective: Any = self.build(of).to(device)
         record = fit(objective, of, self.recipe, seed=self.seed, resume=checkpoint)
+        return self._measured(record, objective, of, device)
+
+    def _measured(
+        self, record: records.Record, objective: Any, of: data.Data, device: torch.device
+    ) -> tuple[records.Record, dict[str, np.ndarray]]:
+        """The record with what its notebook measures, and the pictures for seed 0."""
         if self.notebook in MEASURES:
             metrics, curves = MEASURES[self.notebook](objective.predict, of.test.to(device))
             record.metrics, record.curves = record.metrics | metrics, record.curves | curves
@@ -210,6 +226,16 @@ class Run:
 
     def _network_name(self) -> str:
         return _network_name(self.network)
+
+
+def execute_together(runs: Sequence[Run], device: str = "auto", root: str | None = None) -> list[records.Record]:
+    """Execute runs of one set and recipe as one (``training.fit_together``): a GPU is hardly busy with a small one."""
+    there, of = resolve_device(device), data.load(**runs[0].of, root=root)
+    objectives: list[Any] = [run.build(of).to(there) for run in runs]
+    seeds, resume = [run.seed for run in runs], [run.checkpoint for run in runs]
+    found = fit_together(objectives, of, runs[0].recipe, seeds, resume)
+    measured = zip(runs, found, objectives, strict=True)
+    return [run._keep(*run._measured(record, objective, of, there)) for run, record, objective in measured]
 
 
 @dataclass(frozen=True)
@@ -339,10 +365,13 @@ def isda_runs() -> Iterator[Run]:
         for seed, text in product(range(seeds), methods):
             objective, settings = method(text)
             yield Run("1_isda", "cpu", objective, "small", of, recipe, seconds, settings, seed)
-    paper = Recipe.preset("isda/resnet", evaluate_every=10)
+    paper = Recipe.preset("isda/resnet", evaluate_every=10, precision="bfloat16")
+    quick = Recipe.preset("fast/resnet9")
     for seed, name, text in product(range(5), ("cifar10", "cifar100"), few):
         objective, settings = method(text)
-        yield Run("1_isda", "paper", objective, "resnet32", {"name": name}, paper, 900.0, settings, seed)
+        yield Run("1_isda", "paper", objective, "resnet32", {"name": name}, paper, 230.0, settings, seed)
+    for seed in range(5):
+        yield Run("1_isda", "paper", "Smoothed", "resnet9", {"name": "cifar10"}, quick, 10.0, seed=seed)
 
 
 def long_tail_runs() -> Iterator[Run]:
@@ -385,8 +414,8 @@ def long_tail_runs() -> Iterator[Run]:
     options: list[dict[str, Setting]] = [{"psd": True, "keep": True}, {}, {"psd": True, "meta_steps": 3}]
     large: list[tuple[str, dict[str, Setting]]] = [("MetaSAug", {**far, **option}) for option in options]
 
-    paper = Recipe.preset("metasaug/resnet", evaluate_every=10)
-    short = replace(paper, epochs=40, evaluate_every=4)
+    paper = Recipe.preset("metasaug/resnet", evaluate_every=10, precision="bfloat16")
+    short = replace(paper, epochs=40, evaluate_every=4, precision="float32")
     embedded: dict[str, Any] = {"name": "embedded", "validation": 0.1, "imbalance": 100, "meta": 10}
     cifar10: dict[str, Any] = {"name": "cifar10", "validation": 0.1, "train_size": 10000, "meta": 10}
     small: tuple[Any, ...] = embedded, replace(short, augment="none"), 25.0
@@ -476,7 +505,7 @@ def sla_runs() -> Iterator[Run]:
     yield from of_views(*figures, "rotation+color_perm3")
     yield from long_tail(cifar10 | {"train_size": 10000, "imbalance": 100}, replace(crop, epochs=40), 0.9)
 
-    paper, there = Recipe.preset("sla/resnet", evaluate_every=10), ("paper", "resnet32", 3)
+    paper, there = Recipe.preset("sla/resnet", evaluate_every=10, precision="bfloat16"), ("paper", "resnet32", 3)
     for name in ("cifar10", "cifar100"):
         yield from tier({"name": name}, paper, 3.0, "rotation", ways, (1, 4), there)
         yield from tier({"name": name}, paper, 3.0, "color_perm", ways[2:], (), there)
@@ -629,7 +658,7 @@ def mixing_runs() -> Iterator[Run]:
     yield from tier(cifar10, thrice(crop), 1.8, longer)
     yield from tier(embedded, plain, 0.5, ablation, range(1, 3))
 
-    paper = Recipe.preset("openmixup/cifar", evaluate_every=10)
+    paper = Recipe.preset("openmixup/cifar", evaluate_every=10, precision="bfloat16")
     of_paper: list[tuple[str, dict[str, Setting]]] = [
         *((name, {} if name == "AutoMix" else settings) for name, settings in methods),
         ("AutoMix", {"policy": "mixup"}),
@@ -758,6 +787,27 @@ def claimed(run: Run) -> Iterator[bool]:
             yield True
 
 
+def complete(runs: Sequence[Run], device: str = "auto", root: str | None = None) -> list[tuple[Run, records.Record]]:
+    """Execute these together, but for those that are done or that another process is at."""
+    with ExitStack() as claims:
+        mine = [run for run in runs if claims.enter_context(claimed(run)) and not run.done()]
+        if len(mine) > 1:
+            return [*zip(mine, execute_together(mine, device, root), strict=True)]
+        return [(run, run.execute(device, root=root)) for run in mine]
+
+
+def _alike(run: Run, wanted: Sequence[Run], most: int) -> list[Run]:
+    """The run, and those after it that are missing and could be executed together with it."""
+    later = wanted[wanted.index(run) + 1 :] if most > 1 and type(run) is Run else []
+    same = [one for one in later if (one.notebook, one.of, one.recipe) == (run.notebook, run.of, run.recipe)]
+    return [run, *[one for one in same if not one.done()][: most - 1]]
+
+
+def _seconds(runs: Sequence[Run]) -> float:
+    """Estimate for runs executed together: each after the first costs a third of one alone (``make bench``, H200)."""
+    return max(run.left() for run in runs) * (1 + (len(runs) - 1) / 3)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print the ledger, or run what fits into ``--minutes``."""
     parser = argparse.ArgumentParser(prog="python -m semaug.ledger", description=__doc__.split("\n")[0])
@@ -765,11 +815,15 @@ def main(arguments: list[str] | None = None) -> int:
     known = sorted({run.notebook for run in runs()})
     parser.add_argument("--notebook", choices=known, help="only this one's runs")
     parser.add_argument("--minutes", type=float, default=0.0, help="run the next ones for about so long (0: only list)")
+    together = "runs of one set and recipe at a time, as a GPU has room for with small networks"
+    parser.add_argument("--together", type=int, default=1, help=together)
     parser.add_argument("--device", help="default: cpu for the profile cpu, whose runs are paired, else the GPU")
     parser.add_argument("--root", help="folder of the data sets (default: $SEMAUG_DATA or the user's cache)")
     options = parser.parse_args(arguments)
     if not 0 <= options.minutes < float("inf"):
         parser.error(f"--minutes: got {options.minutes}, takes a finite number from 0")
+    if options.together < 1:
+        parser.error(f"--together: got {options.together}, takes a whole number from 1")
     device = options.device or ("cpu" if options.profile == "cpu" else "auto")
     if options.minutes and options.profile == "paper" and not options.device and resolve_device().type == "cpu":
         parser.error("--profile: got paper where torch sees no GPU; with --device cpu it runs all the same, for weeks")
@@ -790,18 +844,21 @@ def main(arguments: list[str] | None = None) -> int:
             if run.done():
                 continue
             try:
-                if time.monotonic() + (left := run.left()) > end:
+                some = _alike(run, wanted, options.together)
+                while time.monotonic() + (left := _seconds(some)) > end and len(some) > 1:
+                    some.pop()
+                if time.monotonic() + left > end:
                     waiting.append(left)
                     continue  # a shorter one further down may still fit
-                record = run.complete(device, options.root)
+                found = complete(some, device, options.root)
             except (OSError, ValueError, RuntimeError, ArithmeticError) as error:  # the others may still run
                 failed += 1
                 print(f"FAILED  {run.name}: {type(error).__name__}: {error}", flush=True)
                 continue
-            if record is not None:
-                ran += 1
+            ran += len(found)
+            for one, record in found:
                 score = record.metrics.get("test_accuracy", record.metrics.get("fid", math.nan))
-                print(f"{record.seconds:6.0f} s  {score:.4f}  {run.name}", flush=True)
+                print(f"{record.seconds:6.0f} s  {score:.4f}  {one.name}", flush=True)
     if waiting and not ran:
         print(f"{len(waiting)} runs are longer than that; the shortest takes about {min(waiting) / 60:.0f} minutes")
     return int(failed > 0)

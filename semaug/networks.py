@@ -53,7 +53,7 @@ class Network(nn.Module):
         super().__init__()
         check_count("num_classes", num_classes)
         self.stages = nn.ModuleList(stages)
-        self.pool = GlobalMean()
+        self.pool: nn.Module = GlobalMean()
         self.head = nn.Linear(num_features, num_classes)
         self.num_features = num_features
         self.num_classes = num_classes

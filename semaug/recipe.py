@@ -156,6 +156,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "augment": "crop+flip",
         "padding_mode": "zeros",
     },
+    # Page (2018-2019): one rise and one fall of the rate, batches of 512; room ``fast``.
+    "fast/resnet9": {
+        "epochs": 16,
+        "batch_size": 512,
+        "lr": 0.4,
+        "schedule": "linear",
+        "warmup": 0.2,
+        "weight_decay": 5e-4,
+        "augment": "crop+flip+cutout8",
+        "precision": "bfloat16",
+    },
     # Liu et al. (ECCV 2022), the CIFAR benchmark of the released code (openmixup), the shortest of its lengths.
     "openmixup/cifar": {"epochs": 200, "batch_size": 100, "nesterov": False, "augment": "crop+flip"},
 }

@@ -174,3 +174,22 @@ def test_a_stream_there_gives_windows_of_its_images():
         candidates = torch.cat([windows[number].flatten(0, 1), windows[number].flatten(0, 1).flip(-1)])
         kept = (candidates == image) | (image == 0)
         assert kept.flatten(1).all(1).any(), "some window of its own image, but for the black one"
+
+
+def test_runs_together_are_those_alone():
+    """Each on a stream of its own: nothing of one is read by another, or before it is written."""
+    of = data.load("embedded", train_size=1000, test_size=500)
+    recipe = Recipe(epochs=4, batch_size=50, lr=0.02, augment="crop+flip", evaluate_every=2)
+    names, seeds = ("CrossEntropy", "ISDA", "CrossEntropy", "ISDA"), (0, 0, 1, 1)
+
+    def made():
+        return [ledger.build(name, "small", of, seed).cuda() for name, seed in zip(names, seeds, strict=True)]
+
+    alone = [training.fit(one, of, recipe, seed, progress=False) for one, seed in zip(made(), seeds, strict=True)]
+    together = training.fit_together(made(), of, recipe, seeds, progress=False)
+    for one, other in zip(alone, together, strict=True):
+        # cuDNN's and atomic sums' rounding grows over 80 steps
+        assert other.curves["train_loss"] == pytest.approx(one.curves["train_loss"], rel=0.03)
+        assert abs(other.metrics["test_accuracy"] - one.metrics["test_accuracy"]) < 0.05
+    losses = [one.curves["train_loss"][0] for one in together]
+    assert len(set(losses)) == 4, "four runs, not one four times"

@@ -103,6 +103,33 @@ def test_a_run_that_fails_leaves_the_others(monkeypatch, capsys):
     assert not broken.done()
 
 
+def test_runs_together_are_the_runs_alone(tmp_path, monkeypatch, capsys):
+    other = replace(RUN, objective="CrossEntropy", settings={})
+    elsewhere = replace(RUN, recipe=replace(RUN.recipe, lr=0.1))
+    wanted = [RUN, elsewhere, other, replace(RUN, seed=2), replace(other, seed=2)]
+    monkeypatch.setattr(ledger, "runs", lambda: iter(wanted))
+    RUN.execute("cpu", folder=tmp_path / "alone")
+    (alone,) = records.load(tmp_path / "alone")
+    sizes, fit = [], training.fit_together
+
+    def counted(objectives, *rest):
+        sizes.append(len(objectives))
+        return fit(objectives, *rest)
+
+    monkeypatch.setattr(ledger, "fit_together", counted)
+    assert ledger.main(["--minutes", "30", "--device", "cpu", "--together", "3"]) == 0
+    assert sizes == [3], "those of one recipe, at most three; the others alone"
+    assert all(run.done() for run in wanted)
+    assert len([line for line in capsys.readouterr().out.splitlines() if "seed" in line]) == 5
+    (same,) = [one for one in records.load(tmp_path / "records", objective="ISDA", seed=1)
+               if one.config["recipe"]["lr"] == 0.05]  # fmt: skip
+    assert (same.metrics, same.curves) == (alone.metrics, alone.curves)
+    assert same.environment["together"] == 3
+    with pytest.raises(SystemExit):
+        ledger.main(["--together", "0"])
+    assert "--together: got 0" in capsys.readouterr().err
+
+
 def test_a_run_goes_on_where_it_was_interrupted(monkeypatch, capsys):
     epoch = training._Loop.epoch
 

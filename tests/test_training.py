@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 import throwaway
-from semaug import objective, records, training
+from semaug import data, ledger, objective, records, training
 
 NAMES = list(throwaway.OBJECTIVES)
 RECIPE = throwaway.RECIPE
@@ -467,3 +467,42 @@ def test_soft_targets_take_the_same_loss():
     hard, _ = objective_(images, target, step)
     soft, _ = objective_(images, F.one_hot(target, 4).float(), step)
     assert hard.item() == pytest.approx(soft.item(), rel=1e-6)
+
+
+def test_runs_together_are_those_alone(tmp_path):
+    of = data.load("embedded", train_size=300, test_size=100)
+    recipe = training.Recipe(epochs=2, batch_size=50, lr=0.05, augment="crop+flip")
+    names, seeds = ("CrossEntropy", "ISDA", "ISDA"), (0, 0, 1)
+
+    def made():
+        return [ledger.build(name, "small", of, seed) for name, seed in zip(names, seeds, strict=True)]
+
+    alone = [training.fit(one, of, recipe, seed=seed, progress=False) for one, seed in zip(made(), seeds, strict=True)]
+    files = [tmp_path / f"{number}.pt" for number in range(3)]
+    before = torch.get_rng_state()
+    together = training.fit_together(made(), of, recipe, seeds, resume=files, progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
+    for one, other in zip(alone, together, strict=True):
+        assert (one.config, one.seed, one.metrics, one.curves) == (
+            other.config,
+            other.seed,
+            other.metrics,
+            other.curves,
+        )
+        assert other.environment["together"] == 3
+        assert all(each.seconds > 0 for each in (one, other))
+    assert [training.Checkpoint.read(file)["epochs_done"] for file in files] == [2, 2, 2]
+    again = training.fit_together(made(), of, recipe, seeds, resume=files, progress=False)
+    assert [one.metrics for one in again] == [one.metrics for one in together], "nothing was left to do"
+
+
+def test_what_cannot_run_together(tmp_path):
+    of = data.load("embedded", train_size=300, test_size=100)
+    one = ledger.build("CrossEntropy", "small", of, 0)
+    with pytest.raises(ValueError, match=r"objectives, seeds, resume: got \[1, 2, 1\] of them"):
+        training.fit_together([one], of, training.Recipe(epochs=1), [0, 1])
+    with pytest.raises(ValueError, match=r"got \[0, 0, 0\]"):
+        training.fit_together([], of, training.Recipe(epochs=1), [])
+    there = ledger.build("CrossEntropy", "small", of, 0).to("meta")
+    with pytest.raises(ValueError, match="objectives: got them on cpu, meta; takes one device"):
+        training.fit_together([one, there], of, training.Recipe(epochs=1), [0, 1])

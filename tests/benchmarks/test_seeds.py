@@ -1,9 +1,10 @@
 """Several seeds of one small network at a time, over the same steps one seed after the other.
 
 A small network leaves a GPU waiting, so that the seeds of an experiment may share it: *stacked*, as one network under
-vmap whose parameters have an axis of seeds (convolutions become grouped ones), or as *processes*, one a seed, as of the
-ledger, whose runs are taken by any number of processes. A step is forward and back by cross-entropy and an SGD update,
-on images that are there, on a GPU captured as a graph. On a CPU one seed after the other has as many threads as there
+vmap whose parameters have an axis of seeds (convolutions become grouped ones), as *streams* of one process, a captured
+step of each seed beside those of the others, or as *processes*, one a seed, as of the ledger, whose runs are taken by
+any number of processes. A step is forward and back by cross-entropy and an SGD update, on images that are there, on a
+GPU captured as a graph. On a CPU one seed after the other has as many threads as there
 are seeds, stacked ones too, and a process one.
 """
 
@@ -111,6 +112,19 @@ def one_after_the_other(name):
     return lambda: [steps() for steps in made]
 
 
+class Streams:
+    """All seeds in turn from one process, each on a stream of its own: a GPU does several graphs at a time."""
+
+    def __init__(self, name):
+        self.made = [(Alone(name, seed), torch.cuda.Stream()) for seed in range(SEEDS)]
+
+    def __call__(self):
+        for _ in range(STEPS):
+            for steps, stream in self.made:
+                with torch.cuda.stream(stream):
+                    steps(1)
+
+
 def work(connection, name, seed, threads):
     """A process: steps of one seed whenever it is told so."""
     torch.set_num_threads(threads)
@@ -166,8 +180,10 @@ def processes():
 
 @pytest.mark.benchmark(group="throughput: several seeds at a time", timer=time.perf_counter)
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("way", ["stacked", "processes"])
+@pytest.mark.parametrize("way", ["stacked", "streams", "processes"])
 def test_seeds_at_a_time(benchmark, processes, way, name):
+    if way == "streams" and not GPU:
+        pytest.skip("a CPU has no streams")
     if way == "stacked":
         ours = Stacked(name)
         theirs, losses = [Alone(name, seed) for seed in range(SEEDS)], []
@@ -176,7 +192,7 @@ def test_seeds_at_a_time(benchmark, processes, way, name):
         assert losses[1][0] == pytest.approx(losses[1][1], rel=0.02 if GPU else 1e-4)
         assert losses[1][0] < losses[0][0]
     else:
-        ours = processes(name)
+        ours = (Streams if way == "streams" else processes)(name)
     reference, others = one_after_the_other(name), []
     for _ in range(3):
         ours()
