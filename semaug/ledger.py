@@ -370,8 +370,8 @@ def isda_runs() -> Iterator[Run]:
     for seed, name, text in product(range(5), ("cifar10", "cifar100"), few):
         objective, settings = method(text)
         yield Run("1_isda", "paper", objective, "resnet32", {"name": name}, paper, 230.0, settings, seed)
-    for seed in range(5):
-        yield Run("1_isda", "paper", "Smoothed", "resnet9", {"name": "cifar10"}, quick, 10.0, seed=seed)
+    for recipe, seed in product((quick, replace(quick, epochs=20)), range(5)):
+        yield Run("1_isda", "paper", "Smoothed", "resnet9", {"name": "cifar10"}, recipe, 15.0, seed=seed)
 
 
 def long_tail_runs() -> Iterator[Run]:
@@ -414,7 +414,7 @@ def long_tail_runs() -> Iterator[Run]:
     options: list[dict[str, Setting]] = [{"psd": True, "keep": True}, {}, {"psd": True, "meta_steps": 3}]
     large: list[tuple[str, dict[str, Setting]]] = [("MetaSAug", {**far, **option}) for option in options]
 
-    paper = Recipe.preset("metasaug/resnet", evaluate_every=10, precision="bfloat16")
+    paper = Recipe.preset("metasaug/resnet", evaluate_every=20, precision="bfloat16")
     short = replace(paper, epochs=40, evaluate_every=4, precision="float32")
     embedded: dict[str, Any] = {"name": "embedded", "validation": 0.1, "imbalance": 100, "meta": 10}
     cifar10: dict[str, Any] = {"name": "cifar10", "validation": 0.1, "train_size": 10000, "meta": 10}
@@ -431,7 +431,7 @@ def long_tail_runs() -> Iterator[Run]:
                 yield Run("1_metasaug", "cpu", objective, "small", of, recipe, seconds, settings, seed)
     for seed, name, (objective, settings) in product(range(3), ("cifar10", "cifar100"), methods + ablations):
         of = {"name": name, "imbalance": 100, "meta": 10}
-        yield Run("1_metasaug", "paper", objective, "resnet32", of, paper, 600.0, settings, seed)
+        yield Run("1_metasaug", "paper", objective, "resnet32", of, paper, 80.0, settings, seed)
 
 
 def sla_runs() -> Iterator[Run]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from semaug import data, ledger, training
+from semaug import capture, data, ledger, training
 from semaug.isda import isda_logits, isda_loss
 from semaug.moments import ClassMoments
 from semaug.recipe import Recipe
@@ -61,6 +61,7 @@ def test_a_cuda_graph_replays_update_loss_and_gradients(form):
 
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
+        capture._touch_cublas()  # a captured step goes another way, whose products on the way back are the first
         step()
     side.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -69,6 +70,8 @@ def test_a_cuda_graph_replays_update_loss_and_gradients(form):
     for buffer in static.buffers():
         buffer.zero_()
     plain = ClassMoments(7, 12, form).cuda()
+    # leaves of their own: those of the graph are bound to the stream of its capture, and torch warns
+    weight, bias = (leaf.detach().clone().requires_grad_() for leaf in (weight, bias))
     for x, y in zip(features, target, strict=True):
         with torch.no_grad():
             leaves[0].copy_(x)
@@ -119,7 +122,8 @@ def test_training_there_learns_and_resumes(objective, precision, tmp_path, monke
     resumed = run(tmp_path / "state.pt")
     for name, values in before["curves"].items():
         assert resumed.curves[name][:3] == values, "the first three epochs are those of the run that was interrupted"
-    assert resumed.curves["train_loss"][3] < whole.curves["train_loss"][1], "it went on and did not start anew"
+    there = whole.curves["train_loss"][3]  # MetaSAug's second stage, which has another loss, began before
+    assert resumed.curves["train_loss"][3] == pytest.approx(there, rel=0.1), "it went on and did not start anew"
     # cuDNN and atomic sums are not bitwise reproducible: a run of six epochs ends near the other, not on it
     assert abs(resumed.metrics["test_accuracy"] - whole.metrics["test_accuracy"]) < 0.05
     assert len(resumed.curves["train_loss"]) == 6

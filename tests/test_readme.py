@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from semaug import rerun
+from semaug import records, rerun
 
 ROOT = rerun.root()
 TEXT = (ROOT / "README.md").read_text()
@@ -41,3 +41,17 @@ def test_commands_exist():
 def test_the_table_is_of_the_notebooks_there_are():
     rows = re.findall(r"^\| \[(\w+)\]\(notebooks/\1\.ipynb\) \|", TEXT, re.MULTILINE)
     assert rows == [path.stem for path in rerun.discover()]
+
+
+def test_what_it_says_of_runs_on_a_gpu_is_what_they_left():
+    fast = records.load(ROOT / "figures" / "records" / "1_isda", objective="Smoothed", profile="paper")
+    fast = [record for record in fast if record.config["recipe"]["epochs"] == 16]
+    scores = records.summary(100 * record.metrics["test_accuracy"] for record in fast)
+    assert f"{scores.mean:.1f} ± {scores.half_width:.1f}% of CIFAR-10's test images (n = {scores.n})" in TEXT
+    assert f"takes {sorted(record.seconds for record in fast)[1]:.1f} s of training" in TEXT
+    left = records.load(ROOT / "figures" / "unfinished")
+    for objective, name in {"CrossEntropy": "(cross-entropy)", "LongTailed": "(LDAM", "MetaSAug": "(MetaSAug"}.items():
+        runs = [record for record in left if record.config["objective"] == objective]
+        assert all(len(record.curves["test_accuracy"]) == 9 for record in runs), "epoch 180"
+        scores = records.summary(100 * record.curves["test_accuracy"][-1] for record in runs)
+        assert f"{scores.mean:.1f} ± {scores.half_width:.1f}% {name}" in TEXT
