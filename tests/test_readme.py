@@ -44,7 +44,7 @@ def test_the_table_is_of_the_notebooks_there_are():
 
 
 def test_what_it_says_of_runs_on_a_gpu_is_what_they_left():
-    fast = records.load(ROOT / "figures" / "records" / "1_isda", objective="Smoothed", profile="paper")
+    fast = records.load(ROOT / "figures" / "records" / "fast", objective="Smoothed", profile="paper")
     fast = [record for record in fast if record.config["recipe"]["epochs"] == 16]
     scores = records.summary(100 * record.metrics["test_accuracy"] for record in fast)
     assert f"{scores.mean:.1f} ± {scores.half_width:.1f}% of CIFAR-10's test images (n = {scores.n})" in TEXT
