@@ -172,26 +172,25 @@ class ClassMoments(nn.Module):
                 self._update_present(features, target)
 
     def _update_all(self, x: Tensor, target: Tensor) -> None:
-        """(9) to (11) for all classes at once: shapes do not depend on the data."""
-        batch = torch.zeros_like(self.count).index_add_(0, target, torch.ones_like(target, dtype=self.count.dtype))
-        total = self.count + batch
-        old = (self.count / total.clamp_min(1e-300)).to(x.dtype)[:, None]  # n / (n + m); 0 for a class never seen
-        new = (batch / total.clamp_min(1e-300)).to(x.dtype)[:, None]
-        batch_mean = torch.zeros_like(self.mean).index_add_(0, target, x) / batch.clamp_min(1).to(x.dtype)[:, None]
-        rows = (x - batch_mean[target]) * total.rsqrt().to(x.dtype)[target, None]
-        shift = batch_mean - self.mean
+        """(9) to (11) for all classes at once: shapes do not depend on the data, and a GPU has few kernels to start."""
+        member = (target[:, None] == torch.arange(self.shape[0], device=x.device)).to(x.dtype)
+        size = member.sum(0)
+        self.count.add_(size)
+        total = self.count.to(x.dtype)
+        new = (size / total.clamp_min(1e-30))[:, None]  # m / (n + m); 0 for a class never seen
+        batch_mean = member.T @ x / size.clamp_min(1)[:, None]
+        shift, old = batch_mean - self.mean, 1 - new
         jump = (old * new).sqrt() * shift
-        kept = torch.where(batch[:, None] > 0, old, 1)
+        rows = (x - batch_mean[target]) * total.rsqrt()[target, None]
         covariance = cast(Tensor, self.covariance)
         if self.form == "diagonal":
-            covariance.mul_(kept).add_(jump.square()).index_add_(0, target, rows.square())
+            covariance.mul_(old).add_(jump.square()).index_add_(0, target, rows.square())
         else:
-            covariance.mul_(kept[:, :, None]).baddbmm_(jump[:, :, None], jump[:, None])
-            size = max(1, _CHUNK // self.shape[1] ** 2)
-            for part, labels in zip(rows.split(size), target.split(size), strict=True):
+            covariance.mul_(old[:, :, None]).baddbmm_(jump[:, :, None], jump[:, None])
+            length = max(1, _CHUNK // self.shape[1] ** 2)
+            for part, labels in zip(rows.split(length), target.split(length), strict=True):
                 covariance.index_add_(0, labels, part[:, :, None] * part[:, None])
-        self.mean.add_(new * shift)
-        self.count.copy_(total)
+        self.mean.addcmul_(new, shift)
 
     def _update_present(self, x: Tensor, target: Tensor) -> None:
         """(9) to (11) for the classes of the batch."""
