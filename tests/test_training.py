@@ -506,3 +506,19 @@ def test_what_cannot_run_together(tmp_path):
     there = ledger.build("CrossEntropy", "small", of, 0).to("meta")
     with pytest.raises(ValueError, match="objectives: got them on cpu, meta; takes one device"):
         training.fit_together([one, there], of, training.Recipe(epochs=1), [0, 1])
+
+
+def test_one_that_fails_ends_all_and_leaves_their_states(tmp_path):
+    class Failing(objective.CrossEntropy):
+        def forward(self, images, target, step):
+            loss, terms = super().forward(images, target, step)
+            return loss * (float("nan") if float(step.progress) > 0.5 else 1.0), terms
+
+    of = data.load("embedded", train_size=300, test_size=100)
+    one, other = (ledger.build("CrossEntropy", "small", of, seed) for seed in (0, 1))
+    files = [tmp_path / name for name in ("one.pt", "other.pt")]
+    with pytest.raises(FloatingPointError, match="in epoch 2"):
+        training.fit_together(
+            [one, Failing(other.network)], of, training.Recipe(epochs=2, batch_size=50, lr=0.05), [0, 1], files, False
+        )
+    assert [training.Checkpoint.read(file)["epochs_done"] for file in files] == [2, 1]
