@@ -232,7 +232,11 @@ def _places(study: Study) -> Study:
 
 distances = partial(over_steps, names=("fid", "kid"), text="Features of a classifier trained here.")
 longer = partial(
-    over_steps, names=("fid", "auc", "copy_ratio"), longer=True, text="Features of a classifier trained here."
+    over_steps,
+    names=("fid", "auc", "copy_ratio"),
+    sets=(*GREY_SETS, "portraits"),
+    longer=True,
+    text="Features of a classifier trained here.",
 )
 TEXT = "Dotted: nothing remembered, nothing leaked; dashed: augmented real images."
 overfitting = partial(over_steps, names=("auc", "copy_ratio", "leak"), text=TEXT)
