@@ -168,6 +168,8 @@ CHANCE = {"auc": 0.5, "copy_ratio": 1.0, "leak": 0.01}
 """What these would be if nothing were remembered and nothing leaked."""
 AUGMENTED = {"leak": "leak_augmented"}
 """What these are of augmented test images: what G would draw if these were its aim."""
+BOUNDS = {"leak": (-0.05, 1.05)}
+"""What is drawn of these, whose intervals of the mean may leave what a share can be."""
 
 
 @styled
@@ -194,6 +196,8 @@ def over_steps(
             aims = [run.metrics[AUGMENTED[name]] for run in runs_of([study]) if name in AUGMENTED]
             if aims:
                 axes.axhline(sum(aims) / len(aims), color=GREY, linewidth=1, linestyle="--")
+            if name in BOUNDS:
+                axes.set_ylim(*BOUNDS[name])
             if name in ("fid", "kid"):
                 axes.set_yscale("log")
                 axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -213,12 +217,14 @@ def over_steps(
 
 def _real(shown: Sequence[Record], names: Sequence[str]) -> str:
     """The distances that other real images have: far below all others, so in words."""
-    found = []
+    found, without = [], False
     for name in ("fid", "kid"):
         values = [record.metrics[f"real_{name}"] for record in shown if f"real_{name}" in record.metrics]
         if name in names and values:
             found.append(f"{name.upper()} {sum(values) / len(values):.2g}")
-    return f"Other real images: {', '.join(found)}." if found else ""
+            without = without or len(values) < len(shown)
+    of = " where there are as many of them as test images" if without else ""
+    return f"Other real images{of}: {', '.join(found)}." if found else ""
 
 
 REAL = {"real_fid": ".2f", "real_kid": ".3f"}
@@ -394,7 +400,8 @@ def _order(item: tuple[str, list[Record]]) -> tuple[int, float, str]:
 def learned(found: Sequence[Record]) -> Picture:
     """Test accuracy of a classifier under learned, fixed and no augmentation, paired by seed."""
     study = classifiers(found, GREY_SETS)
-    title = f"{_set(study)}, {images(study)} images, {_first(study).config['recipe']['epochs']} epochs"
+    epochs = _first(study).config["recipe"]["epochs"]
+    title = f"{WORDS.get(_set(study), _set(study))}, {images(study)} images, {epochs} epochs"
     kinds = {"CrossEntropy": GREY, "FixedAugmentation": GREEN, "ISDA": PURPLE, SCALED: BLUE, "TeachAugment": RED}
     colours = {name: kinds[runs[0].config["objective"]] for name, runs in study.items()}
     return comparison({title: study}, colours=colours)
@@ -419,8 +426,9 @@ def scale(found: Sequence[Record]) -> Picture:
     right.set(ylabel="test accuracy (%)")
     for axes in (left, right):
         axes.set_xticks(list(at), [f"{runs[0].config['settings']['scale']:g}" for runs in study.values()])
-        axes.set_xlabel(f"scale of the reversed gradient (not to scale), n = {len(moved)}")
-    caption(figure, runs_of([study]), "Bands: 95% intervals of the mean.")
+        axes.set_xlabel("scale of the reversed gradient")
+    text = f"n = {len(moved)}. Scales at equal distances. Bands: 95% intervals of the mean."
+    caption(figure, runs_of([study]), text)
     return figure
 
 

@@ -1,5 +1,7 @@
 """The figures of GANs and of learned augmentation, on records whose measures are known."""
 
+import copy
+
 import numpy as np
 import pytest
 from matplotlib.patches import FancyArrowPatch
@@ -105,6 +107,11 @@ def test_curves_are_over_the_steps(found):
     figure = gan_figures.overfitting(found, sets=("cifar10",))
     assert [axes.lines[-1].get_ydata()[0] for axes in figure.axes] == [0.5, 1, 0.35]
     assert figure.axes[2].lines[-2].get_ydata()[0] == 0.01
+    assert figure.axes[2].get_ylim() == (-0.05, 1.05), "a share, whose interval may leave what it can be"
+    some = copy.deepcopy(found)
+    del some[0].metrics["real_fid"]
+    text = gan_figures.distances(some).get_supxlabel().replace("\n", " ")
+    assert "Other real images where there are as many of them as test images: FID 0.2," in text
 
 
 def test_longer_trainings_stand_apart(found):
