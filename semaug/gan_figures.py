@@ -336,14 +336,17 @@ def table(found: Sequence[Record], sets: Sequence[str] = (*GREY_SETS, *COLOUR_SE
     return "\n\n".join(parts) + "\n"
 
 
-def samples(found: Sequence[Record], sets: Sequence[str] = GREY_SETS, each: int = 4) -> Picture:
-    """Samples of every place of T, and below each its nearest training image: so many columns a study."""
+def samples(found: Sequence[Record], sets: Sequence[str] = GREY_SETS, each: int = 4, longer: bool = False) -> Picture:
+    """Samples of every place of T, and below each its nearest training image: so many columns a study.
+
+    longer: of those that were trained for longer, which have not all places.
+    """
     columns: list[str] = []
     lines: dict[str, list[np.ndarray]] = {}
     shown = []
-    for study in needed(players(found, sets), BOTH).values():
+    for study in needed(players(found, sets, longer), BOTH).values():
         kept = {name: (runs[0], ledger.pictures("4_diffaugment", runs[0])) for name, runs in _places(study).items()}
-        if len(kept) < len(COLOUR) or not all(arrays for _, arrays in kept.values()):
+        if len(kept) < (2 if longer else len(COLOUR)) or not all(arrays for _, arrays in kept.values()):
             continue
         columns += [f"{WORDS.get(_set(study), _set(study))}, {images(study)}", *[""] * (each - 1)]
         for name, (record, arrays) in kept.items():
@@ -453,7 +456,8 @@ FIGURES: dict[str, dict[str, Callable[[Sequence[Record]], Picture]]] = {
         "ends": ends,
         "ends_colour": partial(ends, sets=COLOUR_SETS),
         "samples": samples,
-        "samples_colour": partial(samples, sets=COLOUR_SETS),
+        "samples_colour": partial(samples, sets=COLOUR_SETS, each=4),
+        "samples_longer": partial(samples, sets=("portraits",), each=8, longer=True),
         "learned": learned,
         "scale": scale,
         "domains": domains,
