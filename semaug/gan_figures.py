@@ -34,7 +34,7 @@ KINDS: dict[str, dict[str, Any]] = {
 """How lines of images that D is asked about are drawn: in no colour of ``COLOUR``."""
 BASELINE = "none"
 GREY_SETS, COLOUR_SETS = ("embedded",), ("portraits", "cifar10")
-WORDS = {"embedded": "clothing", "portraits": "one person's faces", "hues": "shapes"}
+WORDS = {"embedded": "clothing", "portraits": "one person's faces", "cifar10": "photographs", "hues": "shapes"}
 """What sets are called here; others by their name."""
 SCALED = "FeatureAugmentation"
 BOTH = "GANs without T and with DiffAugment"
@@ -168,8 +168,8 @@ CHANCE = {"auc": 0.5, "copy_ratio": 1.0, "leak": 0.01}
 """What these would be if nothing were remembered and nothing leaked."""
 AUGMENTED = {"leak": "leak_augmented"}
 """What these are of augmented test images: what G would draw if these were its aim."""
-BOUNDS = {"leak": (-0.05, 1.05)}
-"""What is drawn of these, whose intervals of the mean may leave what a share can be."""
+BOUNDS = {"leak": (-0.05, 1.05), "auc": (0.35, 1.03), "copy_ratio": (0.0, 1.5)}
+"""What is drawn of these, whose intervals of the mean may leave what they can be."""
 
 
 @styled
@@ -203,6 +203,8 @@ def over_steps(
                 axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
                 axes.yaxis.set_minor_formatter(NullFormatter())
+        if name in ("fid", "kid"):  # an interval may reach below 0, which a logarithm has no place for
+            line[0].set_ylim(bottom=0.6 * min(drawn.get_ydata().min() for axes in line for drawn in axes.lines))
         line[0].set_ylabel(CURVES[name], fontsize=9)
     for axes, (title, study) in zip(grid[0], blocks.items(), strict=True):
         n = len(next(iter(study.values())))
@@ -265,7 +267,7 @@ def discriminator(found: Sequence[Record], sets: Sequence[str] = GREY_SETS) -> P
                 band(axes, steps(runs[0]), values, kind, **style)
                 labels.setdefault(kind, axes.lines[-1])
             axes.set_title(f"{name}, n = {len(runs)}" if row == 0 else f"n = {len(runs)}", fontsize=8.5)
-        grid[row, 0].set_ylabel(title.replace(", ", "\n", 1), fontsize=8)
+        grid[row, 0].set_ylabel(title.replace(", ", "\n", 1) + "\nlogit", fontsize=8)
     for axes in grid[-1]:
         axes.set_xlabel("steps", fontsize=9)
     figure.legend(labels.values(), labels, loc="outside upper center", ncols=3, fontsize=9)
@@ -293,7 +295,9 @@ def ends(found: Sequence[Record], sets: Sequence[str] = GREY_SETS) -> Picture:
         }
         for label, of in ENDS.items()
     }
-    return plots.forest(lines, "less is better", runs_of(blocks.values()), "Less the GAN without T.", colour=_colour)
+    return plots.forest(
+        lines, "difference", runs_of(blocks.values()), "Less the GAN without T; less is better.", colour=_colour
+    )
 
 
 def table(found: Sequence[Record], sets: Sequence[str] = (*GREY_SETS, *COLOUR_SETS)) -> str:

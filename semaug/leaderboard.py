@@ -114,13 +114,22 @@ def rows(found: Mapping[str, Sequence[Record]]) -> list[Row]:
                 continue
             gained = [100 * (r.metrics["test_accuracy"] - base[r.seed].metrics["test_accuracy"]) for r in common]
             epochs = common[0].config["recipe"]["epochs"] / base[common[0].seed].config["recipe"]["epochs"]
-            took = [record.seconds / base[record.seed].seconds for record in common if base[record.seed].seconds > 0]
+            took = [
+                record.seconds / base[record.seed].seconds
+                for record in common
+                if base[record.seed].seconds > 0 and not _shared(record) and not _shared(base[record.seed])
+            ]
             seconds = median(took) if took else math.nan
             accuracy = summary(100 * r.metrics["test_accuracy"] for r in common)
             gain = None if method == BASELINE else summary(gained)
             cost = epochs * passes(common[0])
             result.append(Row(notebook, title, method, accuracy, gain, cost, seconds, common))
     return result
+
+
+def _shared(record: Record) -> bool:
+    """Whether its seconds are a share of those of several runs together, and say nothing of its own."""
+    return "together" in str(record.environment)
 
 
 def table(found: Mapping[str, Sequence[Record]], notebook: str | None = None) -> str:

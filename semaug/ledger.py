@@ -39,7 +39,7 @@ from semaug.objective import CrossEntropy, Objective, Setting
 from semaug.puzzlemix import CoMixup, PuzzleMix
 from semaug.robustness import measures
 from semaug.sla import SLA, TRANSFORMS, DataAugmentation, LongTailedSLA, MultiTask
-from semaug.training import Checkpoint, Recipe, fit, fit_together, resolve_device
+from semaug.training import MOST_TOGETHER, Checkpoint, Recipe, fit, fit_together, resolve_device
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "CrossEntropy": CrossEntropy,
@@ -807,9 +807,14 @@ def _alike(run: Run, wanted: Sequence[Run], most: int) -> list[Run]:
     return [run, *[one for one in same if not one.done()][: most - 1]]
 
 
-def _seconds(runs: Sequence[Run]) -> float:
-    """Estimate for runs executed together: each after the first costs a third of one alone (``make bench``, H200)."""
-    return max(run.left() for run in runs) * (1 + (len(runs) - 1) / 3)
+def _seconds(runs: Sequence[Run], device: str) -> float:
+    """Estimate for runs executed together: on a GPU each after the first is a third of one alone (``make bench``)."""
+    more = 1 if resolve_device(device).type == "cpu" else 1 / 3
+    return max(run.left() for run in runs) * (1 + (len(runs) - 1) * more)
+
+
+ERRORS = (OSError, ValueError, RuntimeError, ArithmeticError)
+"""What a run may fail with, and the next one is tried."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -826,8 +831,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not 0 <= options.minutes < float("inf"):
         parser.error(f"--minutes: got {options.minutes}, takes a finite number from 0")
-    if options.together < 1:
-        parser.error(f"--together: got {options.together}, takes a whole number from 1")
+    if not 1 <= options.together <= MOST_TOGETHER:
+        parser.error(f"--together: got {options.together}, takes a whole number from 1 to {MOST_TOGETHER}")
     device = options.device or ("cpu" if options.profile == "cpu" else "auto")
     if options.minutes and options.profile == "paper" and not options.device and resolve_device().type == "cpu":
         parser.error("--profile: got paper where torch sees no GPU; with --device cpu it runs all the same, for weeks")
@@ -842,21 +847,27 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"missing: about {missing / 3600:.1f} hours")
         return 0
     end = time.monotonic() + 60 * options.minutes
-    ran, failed, waiting = 0, 0, []
+    ran, failed, waiting = 0, list[Run](), []
     with _time_up(60 * options.minutes):
         for run in wanted:
             if run.done():
                 continue
             try:
-                some = _alike(run, wanted, options.together)
-                while time.monotonic() + (left := _seconds(some)) > end and len(some) > 1:
+                some = [one for one in _alike(run, wanted, options.together) if one not in failed]
+                while time.monotonic() + (left := _seconds(some, device)) > end and len(some) > 1:
                     some.pop()
                 if time.monotonic() + left > end:
                     waiting.append(left)
                     continue  # a shorter one further down may still fit
-                found = complete(some, device, options.root)
-            except (OSError, ValueError, RuntimeError, ArithmeticError) as error:  # the others may still run
-                failed += 1
+                try:
+                    found = complete(some, device, options.root)
+                except ERRORS as error:
+                    if len(some) == 1:
+                        raise
+                    print(f"alone, as one of {len(some)} failed together ({error}): {run.name}", flush=True)
+                    found = complete([run], device, options.root)
+            except ERRORS as error:  # the others may still run
+                failed.append(run)
                 print(f"FAILED  {run.name}: {type(error).__name__}: {error}", flush=True)
                 continue
             ran += len(found)
@@ -865,7 +876,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"{record.seconds:6.0f} s  {score:.4f}  {one.name}", flush=True)
     if waiting and not ran:
         print(f"{len(waiting)} runs are longer than that; the shortest takes about {min(waiting) / 60:.0f} minutes")
-    return int(failed > 0)
+    return int(len(failed) > 0)
 
 
 @contextmanager

@@ -173,12 +173,11 @@ class ClassMoments(nn.Module):
 
     def _update_all(self, x: Tensor, target: Tensor) -> None:
         """(9) to (11) for all classes at once: shapes do not depend on the data, and a GPU has few kernels to start."""
-        member = (target[:, None] == torch.arange(self.shape[0], device=x.device)).to(x.dtype)
-        size = member.sum(0)
+        size = torch.zeros_like(self.mean[:, 0]).index_add_(0, target, torch.ones_like(x[:, 0]))
         self.count.add_(size)
         total = self.count.to(x.dtype)
         new = (size / total.clamp_min(1e-30))[:, None]  # m / (n + m); 0 for a class never seen
-        batch_mean = member.T @ x / size.clamp_min(1)[:, None]
+        batch_mean = torch.zeros_like(self.mean).index_add_(0, target, x) / size.clamp_min(1)[:, None]
         shift, old = batch_mean - self.mean, 1 - new
         jump = (old * new).sqrt() * shift
         rows = (x - batch_mean[target]) * total.rsqrt()[target, None]

@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -47,6 +47,8 @@ from semaug.streams import Stream, generator_for
 __all__ = ["Checkpoint", "Progress", "Recipe", "fit", "fit_together", "resolve_device"]
 
 T = TypeVar("T")
+MOST_TOGETHER = 10
+"""torch has 32 streams to give, round robin, and a run takes one, and one more for each phase it captures."""
 
 
 def resolve_device(device: str = "auto") -> torch.device:
@@ -96,17 +98,26 @@ def fit_together(
 ) -> list[Record]:
     """:func:`fit` for several objectives on one device at a time, a step of each in turn; their records in order.
 
-    seeds, resume: one for each objective. On a GPU each has a stream of its own: the kernels of a small network leave
-    most of it idle, and those of five together are done in less than half the time (``make bench``). Each run is the
-    one it would be alone, but for what draws from torch's global generators (dropout), which all share. ``seconds`` of
-    a record are those of all that ran meanwhile, over their number.
+    seeds, resume: one for each objective, at most ten. On a GPU each has a stream of its own: the kernels of a small
+    network leave most of it idle, and those of five together are done in less than half the time (``make bench``). Each
+    run is the one it would be alone. Time and memory cannot be told apart: ``seconds`` of a record are those of its
+    epochs, in which all have their steps, over the number of runs, and ``peak_memory`` is that of all.
 
     Raises what ``fit`` raises, for the first that does (the others' checkpoints stay), and ValueError for lengths that
-    differ, no objective, objectives on several devices, or a data-parallel run.
+    differ, none or more than ten, parameters or files that two of them share, dropout, which draws from a generator
+    that all share, objectives on several devices, or a data-parallel run.
     """
     given = [len(objectives), len(seeds), len(objectives) if resume is None else len(resume)]
-    if len(set(given)) > 1 or not objectives:
-        raise ValueError(f"objectives, seeds, resume: got {given} of them; takes as many of each, from 1")
+    if len(set(given)) > 1 or not 1 <= len(objectives) <= MOST_TOGETHER:
+        takes = f"as many of each, 1 to {MOST_TOGETHER}"
+        raise ValueError(f"objectives, seeds, resume: got {given} of them; takes {takes}")
+    parameters = [id(parameter) for objective in objectives for parameter in objective.parameters()]
+    if len(set(parameters)) < len(parameters):
+        raise ValueError("objectives: two of them share parameters; takes networks of their own")
+    if resume is not None and len({Path(file).resolve() for file in resume}) < len(resume):
+        raise ValueError(f"resume: got {', '.join(map(str, resume))}; takes a file for each")
+    if any(isinstance(module, nn.Dropout) and module.p for objective in objectives for module in objective.modules()):
+        raise ValueError("objectives: one has dropout, whose generator all would share; takes it alone, by fit")
     if dist.is_available() and dist.is_initialized():
         raise ValueError("fit_together: got a data-parallel process; there one run at a time has all devices")
     devices = {_trainable(objective) for objective in objectives}
@@ -120,16 +131,20 @@ def fit_together(
             for number, (objective, seed, file) in enumerate(zip(objectives, seeds, files, strict=True))
         }
         records: dict[int, Record] = {}
-        while waiting:
-            for number, training in [*waiting.items()]:
-                with lanes[number]():
-                    try:
-                        next(training)
-                    except StopIteration as done:
-                        records[number] = done.value
-                        del waiting[number]
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        try:
+            while waiting:
+                for number, training in [*waiting.items()]:
+                    with lanes[number]():
+                        try:
+                            next(training)
+                        except StopIteration as done:
+                            records[number] = done.value
+                            del waiting[number]
+        finally:  # nothing is at work on what the caller has, however this ends
+            for training in waiting.values():
+                training.close()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
     return [records[number] for number in range(len(objectives))]
 
 
@@ -179,7 +194,10 @@ def _training(
     checkpoint = Checkpoint(Path(resume), loop, record) if resume is not None else None
     done = loop.agreed(checkpoint.load()) if checkpoint else 0
     label = f"{type(objective).__name__}, {data.name}, seed {seed}" + (f" and {beside - 1} more" if beside > 1 else "")
-    with Progress(label, recipe.epochs, done, enabled=progress and loop.rank == 0) as bar:
+    with (
+        closing(loop),  # graphs hold the loop, and the loop holds them
+        Progress(label, recipe.epochs, done, enabled=progress and loop.rank == 0) as bar,
+    ):
         for epoch in range(done, recipe.epochs):
             started = clock()
             values = yield from loop.epoch(epoch)
@@ -194,7 +212,7 @@ def _training(
                 checkpoint.save(epoch + 1)
             bar.update(record, epoch + 1)
 
-        loop.captured.clear()  # graphs hold the loop, and the loop holds them
+        loop.close()
         objective.eval()
         test = data.test.to(device)
         called = confusion(predictions(objective.predict, test), test.target)
@@ -255,6 +273,10 @@ class _Loop:
             if len(seen := {int(one) for one in all_of}) > 1:
                 raise ValueError(f"resume: got {sorted(seen)} epochs behind; takes one file that all processes see")
         return done
+
+    def close(self) -> None:
+        """Let go of the captured steps and their memory."""
+        self.captured.clear()
 
     def epoch(self, number: int) -> Generator[None, None, dict[str, float]]:
         """One pass over the training set; means of the loss and its terms, and the last learning rate.

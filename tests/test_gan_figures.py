@@ -82,7 +82,7 @@ def test_the_places_of_t_as_a_picture():
 
 def test_a_study_is_a_set_and_a_number_of_images(found):
     studies = gan_figures.players(found)
-    assert list(studies) == ["clothing, 100 images", "clothing, 200 images", "cifar10, 100 images"], (
+    assert list(studies) == ["clothing, 100 images", "clothing, 200 images", "photographs, 100 images"], (
         "faces have no pair"
     )
     names = ["none", "reals only", "discriminator only", "DiffAugment", "DiffAugment, adaptive", "none, R1 1"]

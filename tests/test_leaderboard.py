@@ -44,6 +44,9 @@ def test_rows_are_gains_over_the_same_seeds_and_cost(found):
     assert second.gain.half_width == pytest.approx(4.302653 * math.sqrt(7 / 3), rel=1e-6), "Student, two degrees"
     assert second.accuracy.mean == pytest.approx(56)
     assert second.seconds == 1.5, "a median: the third run had to share its core"
+    for run in found["1_isda"]:
+        run.environment["together"] = 5
+    assert math.isnan(leaderboard.rows(found)[1].seconds), "shares of a time of several runs"
     assert second.accuracy.n == 3
 
 

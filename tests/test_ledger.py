@@ -125,9 +125,21 @@ def test_runs_together_are_the_runs_alone(tmp_path, monkeypatch, capsys):
                if one.config["recipe"]["lr"] == 0.05]  # fmt: skip
     assert (same.metrics, same.curves) == (alone.metrics, alone.curves)
     assert same.environment["together"] == 3
-    with pytest.raises(SystemExit):
-        ledger.main(["--together", "0"])
-    assert "--together: got 0" in capsys.readouterr().err
+    for wrong in ("0", "11"):
+        with pytest.raises(SystemExit):
+            ledger.main(["--together", wrong])
+        assert f"--together: got {wrong}, takes a whole number from 1 to 10" in capsys.readouterr().err
+
+
+def test_one_that_fails_beside_others_leaves_them(monkeypatch, capsys):
+    broken = replace(RUN, settings={"strength": -1.0})
+    wanted = [RUN, broken, replace(RUN, seed=2)]
+    monkeypatch.setattr(ledger, "runs", lambda: iter(wanted))
+    assert ledger.main(["--minutes", "30", "--together", "3"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line[0].isalpha()] == ["alone,", "alone,", "FAILED"]
+    assert next(line for line in lines if line.startswith("FAILED")).startswith(f"FAILED  {broken.name}: ValueError")
+    assert [run.done() for run in wanted] == [True, False, True]
 
 
 def test_a_run_goes_on_where_it_was_interrupted(monkeypatch, capsys):

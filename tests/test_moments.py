@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,15 @@ def test_every_path_agrees(form):
         other._update_present(x, y)
     for mine, theirs in zip(one.buffers(), other.buffers(), strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("form", ["full", "diagonal"])
+def test_what_is_not_finite_stays_in_its_class(form):
+    """Where values are not looked at, in a captured step, a feature that overflowed spoils no other class."""
+    moments = ClassMoments(3, 2, form)
+    moments._update_all(torch.tensor([[1.0, 2.0], [math.nan, 0.0], [3.0, 5.0]]), torch.tensor([0, 1, 2]))
+    assert moments.mean[[0, 2]].tolist() == [[1, 2], [3, 5]]
+    assert moments.covariance[[0, 2]].abs().sum() == 0
 
 
 @FORMS

@@ -130,7 +130,7 @@ class TestFiles:
         assert list(tmp_path.iterdir()) == []
 
     def test_64_colours_are_enough(self, found):
-        """What the smaller file costs: no pixel is off by more than a tenth of the scale, the background by one level."""
+        """What the smaller file costs: no pixel is off by more than a tenth of the scale, white by one level."""
         for name in ("comparison", "curves"):
             figure = drawings(found)[name]()
             stored = np.asarray(Image.open(io.BytesIO(plots.png(figure))).convert("RGB"), float)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -469,7 +470,7 @@ def test_soft_targets_take_the_same_loss():
     assert hard.item() == pytest.approx(soft.item(), rel=1e-6)
 
 
-def test_runs_together_are_those_alone(tmp_path):
+def test_runs_together_are_those_alone(tmp_path, monkeypatch):
     of = data.load("embedded", train_size=300, test_size=100)
     recipe = training.Recipe(epochs=2, batch_size=50, lr=0.05, augment="crop+flip")
     names, seeds = ("CrossEntropy", "ISDA", "ISDA"), (0, 0, 1)
@@ -492,6 +493,9 @@ def test_runs_together_are_those_alone(tmp_path):
         assert other.environment["together"] == 3
         assert all(each.seconds > 0 for each in (one, other))
     assert [training.Checkpoint.read(file)["epochs_done"] for file in files] == [2, 2, 2]
+    monkeypatch.setattr(time, "process_time", itertools.count().__next__)  # asked as an epoch begins and as it ends
+    shares = [one.seconds for one in training.fit_together(made(), of, recipe, seeds, progress=False)]
+    assert shares == [8 / 3, 8 / 3, 8 / 3], "3 + 5 ticks for two epochs, the others' questions between its own"
     again = training.fit_together(made(), of, recipe, seeds, resume=files, progress=False)
     assert [one.metrics for one in again] == [one.metrics for one in together], "nothing was left to do"
 
@@ -501,8 +505,18 @@ def test_what_cannot_run_together(tmp_path):
     one = ledger.build("CrossEntropy", "small", of, 0)
     with pytest.raises(ValueError, match=r"objectives, seeds, resume: got \[1, 2, 1\] of them"):
         training.fit_together([one], of, training.Recipe(epochs=1), [0, 1])
-    with pytest.raises(ValueError, match=r"got \[0, 0, 0\]"):
-        training.fit_together([], of, training.Recipe(epochs=1), [])
+    for count in (0, 11):
+        with pytest.raises(ValueError, match=rf"got \[{count}, {count}, {count}\] of them; .* 1 to 10"):
+            training.fit_together([one] * count, of, training.Recipe(epochs=1), range(count))
+    with pytest.raises(ValueError, match="two of them share parameters"):
+        training.fit_together([one, objective.CrossEntropy(one.network)], of, training.Recipe(epochs=1), [0, 1])
+    other = ledger.build("CrossEntropy", "small", of, 1)
+    files = [tmp_path / "state.pt", tmp_path / "new" / ".." / "state.pt"]
+    with pytest.raises(ValueError, match=r"resume: got .*state.pt, .*state.pt; takes a file for each"):
+        training.fit_together([one, other], of, training.Recipe(epochs=1), [0, 1], files)
+    other.network.pool = torch.nn.Sequential(other.network.pool, torch.nn.Dropout(0.1))
+    with pytest.raises(ValueError, match="one has dropout"):
+        training.fit_together([one, other], of, training.Recipe(epochs=1), [0, 1])
     there = ledger.build("CrossEntropy", "small", of, 0).to("meta")
     with pytest.raises(ValueError, match="objectives: got them on cpu, meta; takes one device"):
         training.fit_together([one, there], of, training.Recipe(epochs=1), [0, 1])
