@@ -495,7 +495,7 @@ def test_runs_together_are_those_alone(tmp_path, monkeypatch):
     assert [training.Checkpoint.read(file)["epochs_done"] for file in files] == [2, 2, 2]
     monkeypatch.setattr(time, "process_time", itertools.count().__next__)  # asked as an epoch begins and as it ends
     shares = [one.seconds for one in training.fit_together(made(), of, recipe, seeds, progress=False)]
-    assert shares == [8 / 3, 8 / 3, 8 / 3], "3 + 5 ticks for two epochs, the others' questions between its own"
+    assert shares == pytest.approx([8 / 3] * 3), "3 + 5 ticks for two epochs, the others' questions between its own"
     again = training.fit_together(made(), of, recipe, seeds, resume=files, progress=False)
     assert [one.metrics for one in again] == [one.metrics for one in together], "nothing was left to do"
 
