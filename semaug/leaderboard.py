@@ -129,7 +129,7 @@ def rows(found: Mapping[str, Sequence[Record]]) -> list[Row]:
 
 def _shared(record: Record) -> bool:
     """Whether its seconds are a share of those of several runs together, and say nothing of its own."""
-    return "together" in str(record.environment)
+    return "together" in {**record.environment.get("resumed_from", {}), **record.environment}
 
 
 def table(found: Mapping[str, Sequence[Record]], notebook: str | None = None) -> str:

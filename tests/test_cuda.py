@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from semaug import capture, data, ledger, training
+from semaug import capture, data, diffaugment, ledger, training
 from semaug.isda import isda_logits, isda_loss
 from semaug.moments import ClassMoments
 from semaug.recipe import Recipe
@@ -197,3 +197,27 @@ def test_runs_together_are_those_alone():
         assert abs(other.metrics["test_accuracy"] - one.metrics["test_accuracy"]) < 0.05
     losses = [one.curves["train_loss"][0] for one in together]
     assert len(set(losses)) == 4, "four runs, not one four times"
+
+
+@pytest.mark.parametrize("policy", ["color", "translation", "cutout", "color,translation,cutout"])
+def test_diffaugment_gives_the_same_bits_and_those_of_the_cpu(policy):
+    """Images and their gradients: it has no sums in an order of chance, so it needs no deterministic algorithm."""
+    augment = diffaugment.DiffAugment(policy)
+    drawn = torch.Generator().manual_seed(0)
+    images, slope = torch.rand(2, 16, 3, 32, 32, generator=drawn).unbind()
+    draws = augment.draw(images, drawn)
+
+    def both(device):
+        leaf = images.to(device).requires_grad_()
+        there = diffaugment.Draws(*(None if draw is None else draw.to(device) for draw in draws))
+        made = augment.apply_draws(leaf, there)
+        return made.detach(), *torch.autograd.grad(made, leaf, slope.to(device))
+
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = both("cuda"), both("cuda")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for one, other, cpu in zip(first, second, both("cpu"), strict=True):
+        assert torch.equal(one, other)
+        torch.testing.assert_close(one.cpu(), cpu)
