@@ -460,7 +460,7 @@ FIGURES: dict[str, dict[str, Callable[[Sequence[Record]], Picture]]] = {
         "ends": ends,
         "ends_colour": partial(ends, sets=COLOUR_SETS),
         "samples": samples,
-        "samples_colour": partial(samples, sets=COLOUR_SETS, each=4),
+        "samples_colour": partial(samples, sets=COLOUR_SETS),
         "samples_longer": partial(samples, sets=("portraits",), each=8, longer=True),
         "learned": learned,
         "scale": scale,
