@@ -80,6 +80,7 @@ dataset = "embedded"  # 10,000 real images of Fashion-MNIST inside the package; 
 train_size = 2000  # training images of the live runs
 epochs = 15  # of the live runs
 seeds = 3  # paired runs of each method
+first_seed = 0  # of them
 strength = 0.5  # λ₀, the strength of the augmentation at the end of training
 device = "auto"  # "cpu", "cuda", or whichever there is
 
@@ -118,6 +119,8 @@ from semaug import (
 )
 from semaug.lesson import rounded, seeded
 from semaug.recipe import Recipe
+
+SEEDS = range(first_seed, first_seed + seeds)  # of the live runs
 
 # %% [markdown]
 # Three small helpers are the same in all notebooks (room `lesson`): `show` keeps a picture and shows it, `seeded` makes a
@@ -1244,7 +1247,7 @@ def plan(profile):
     methods = {"CrossEntropy": {}, "ISDA": {"strength": strength, "covariance": "full"}}
     return [
         ledger.Run("1_isda", "quick", method, "small", source, recipe, 10.0, settings, seed)
-        for seed in range(seeds)
+        for seed in SEEDS
         for method, settings in methods.items()
     ]
 
@@ -1295,6 +1298,7 @@ def run_experiment(profile):
         trained[run.objective, run.seed] = made, training.fit(made, images, run.recipe, seed=run.seed)
     for run in plan(profile) if profile != "quick" else []:
         run.complete(device)
+    lesson.keep("1_isda", (record for _, record in trained.values()))
     return trained, witnesses
 
 
@@ -1307,13 +1311,14 @@ def run_experiment(profile):
 trained, witnesses = run_experiment(profile)
 live = [record for _, record in trained.values()]
 methods = {"cross-entropy": "CrossEntropy", "ISDA": "ISDA"}
-baseline, ours = ([trained[name, seed][1] for seed in range(seeds)] for name in methods.values())
+baseline, ours = ([trained[name, seed][1] for seed in SEEDS] for name in methods.values())
 for name, runs in zip(methods, (baseline, ours), strict=True):
     accuracy = records.summary(record.metrics["test_accuracy"] for record in runs)
     seconds = records.summary(record.seconds for record in runs).mean
     device_name = runs[0].environment["device"]
     print(f"{name:14s} test accuracy {accuracy}, {seconds:.1f} s a run, {device_name}")
-assert dataset != "embedded" or min(record.metrics["test_accuracy"] for record in live) > 0.5
+if (dataset, train_size, strength) == ("embedded", 2000, 0.5):
+    assert min(record.metrics["test_accuracy"] for record in live) > 0.5
 
 # %% [markdown]
 # A number without a spread is an anecdote, and a difference without its interval is a hope. So the verdict is left to a
@@ -1412,7 +1417,7 @@ for title, group in figures.experiments(figures.as_published(committed), len).it
 # `ClassMoments` that ISDA uses, at once and not online.
 
 # %%
-network = trained["CrossEntropy", 0][0].network.cpu()
+network = trained["CrossEntropy", SEEDS[0]][0].network.cpu()
 a_train = evaluation.predictions(network.features, images.train)
 a_test = evaluation.predictions(network.features, images.test)
 y_train, y_test = images.train.target, images.test.target
@@ -1734,14 +1739,14 @@ def realism(network, strengths):
 
 # %% tags=["nbval-ignore-output"]
 scales = [0.0, 0.5, 1.0, 2.0, 4.0, 8.0]
-measured = [realism(trained["CrossEntropy", seed][0].network.cpu(), scales) for seed in range(seeds)]
+measured = [realism(trained["CrossEntropy", seed][0].network.cpu(), scales) for seed in SEEDS]
 premise = {name: torch.stack([one[name] for one in measured]).mean(0) for name in measured[0]}
 print("form      distance   loss  nearest of its class  in the span  distance at equal loss")
 print("none      {:8.2f}  {:5.3f}  {:20.0%}".format(*premise["class"][0]))
 for name, rows in premise.items():
     equal = np.interp(premise["class"][2, 1], rows[:, 1], rows[:, 0], right=math.nan)
     print("{:8s}  {:8.2f}  {:5.3f}  {:20.0%}  {:11.0%}  {:22.2f}".format(name, *rows[2], equal))
-for one in measured if dataset == "embedded" else []:
+for one in measured if dataset == "embedded" and train_size >= 1000 else []:
     for idle in ("identity", "random"):
         assert one["class"][2, 0] < one[idle][2, 0]  # the class covariance stays nearer to real features
         assert min(one["class"][2, 1], one["span"][2, 1]) > one[idle][2, 1]  # and is noticed, as the span is
@@ -2157,7 +2162,7 @@ plots.slider(figure_strength, strength=(0.0, 2.0, 0.25))
 # final network.
 
 # %% tags=["nbval-ignore-output"]
-for seed in range(seeds):
+for seed in SEEDS:
     finished = trained["ISDA", seed][0].cpu()
     W_ = finished.network.head.weight.detach()
     online, (fresh, batchwise) = finished.moments, (moments.ClassMoments(*W_.shape) for _ in range(2))
@@ -2267,7 +2272,7 @@ show(figure_drift(), "drift")
 # %% tags=["nbval-ignore-output"]
 print("network, Σ            cross-entropy  sampled  bound  gap / effect  trace Σ")
 for name, kind in (("CrossEntropy", "fresh"), ("ISDA", "fresh"), ("ISDA", "online")):
-    finished = trained[name, 0][0].cpu()
+    finished = trained[name, SEEDS[0]][0].cpu()
     seen = evaluation.predictions(finished.network.features, images.train)
     statistics = finished.moments if kind == "online" else moments.ClassMoments(images.num_classes, seen.shape[1])
     if kind == "fresh":
@@ -2384,7 +2389,7 @@ drawn_from_records(figures.isda_size, "size")
 
 # %% tags=["nbval-ignore-output"]
 for method in ("CrossEntropy", "ISDA"):
-    for seed in range(seeds):
+    for seed in SEEDS:
         finished = trained[method, seed][0].cpu().network
         head, full = finished.head.weight.detach(), fresh_covariance(finished)
         pair = (full, isda.control_covariance(full, "diagonal"))

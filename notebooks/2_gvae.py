@@ -76,6 +76,7 @@ dataset = "embedded"  # 10,000 real images of Fashion-MNIST inside the package; 
 train_size = 1500  # training images of the live runs
 epochs = 10  # of the live runs
 seeds = 3  # paired runs of each method
+first_seed = 0  # of them
 deviation = 0.27  # s, standard deviation of the decoder, in units of the pixels' range
 class_weight = 7.5  # c, nats a nat; about 30 at 784 pixels, and in proportion to the pixels
 device = "auto"  # "cpu", "cuda", or whichever there is
@@ -114,6 +115,8 @@ from semaug import (
 )
 from semaug.lesson import rounded, seeded, told
 from semaug.recipe import Recipe
+
+SEEDS = range(first_seed, first_seed + seeds)  # of the live runs
 
 # %% [markdown]
 # Three small helpers are the same in all notebooks (room `lesson`): `show` keeps a picture and shows it, `seeded` makes a
@@ -744,7 +747,7 @@ assert (total - 1).abs().max() < 1e-4
 
 
 # %%
-def made(seed=0, method=gvae.GVAE, frozen=False, **settings):
+def made(seed=SEEDS[0], method=gvae.GVAE, frozen=False, **settings):
     """A live objective: the network of its seed, the method's own settings on top of those of this notebook."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -887,7 +890,7 @@ METHODS = {"VAE": gvae.VAE, "conditional VAE": gvae.ConditionalVAE, "G-VAE": gva
 recipe = Recipe(epochs=epochs, batch_size=64, optimizer="adam", lr=3e-3, schedule="linear", weight_decay=0.0)
 
 
-def fit(model, seed=0, length=epochs):
+def fit(model, seed=SEEDS[0], length=epochs):
     """The trained model, on the CPU, and its record."""
     record = training.fit(model, images, dataclasses.replace(recipe, epochs=length), seed=seed, progress=False)
     return model.cpu().eval(), record
@@ -895,10 +898,11 @@ def fit(model, seed=0, length=epochs):
 
 def run_experiment(profile):
     """Train the live slice, and what another profile lacks; {(method, seed): (model, record)}."""
-    trained = {(name, seed): fit(made(seed, METHODS[name]), seed) for seed in range(seeds) for name in METHODS}
+    trained = {(name, seed): fit(made(seed, METHODS[name]), seed) for seed in SEEDS for name in METHODS}
     for run in ledger.gvae_runs() if profile != "quick" else []:
         if run.profile == profile:
             run.complete(device)
+    lesson.keep("2_gvae", (record for _, record in trained.values()))
     return trained
 
 
@@ -912,7 +916,7 @@ def run_experiment(profile):
 # %% tags=["nbval-ignore-output"]
 trained = run_experiment(profile)
 live = [record for _, record in trained.values()]
-own = np.mean([trained["G-VAE", seed][1].metrics["test_accuracy"] for seed in range(seeds)])
+own = np.mean([trained["G-VAE", seed][1].metrics["test_accuracy"] for seed in SEEDS])
 print(f"real unseen images: judge {live[0].metrics['judge_accuracy']:.1%}, G-VAE's own classifier {own:.1%}", end="; ")
 print(live[0].environment["device"])
 for metric, label in (
@@ -924,7 +928,7 @@ for metric, label in (
     ("movement_6", "movement at 3σ"),
     ("sample_consistency", "samples of a class"),
 ):
-    values = [records.summary(trained[name, seed][1].metrics[metric] for seed in range(seeds)) for name in METHODS]
+    values = [records.summary(trained[name, seed][1].metrics[metric] for seed in SEEDS) for name in METHODS]
     print(f"{label:18s}" + "".join(f" {name} {value.mean:.3f}" for name, value in zip(METHODS, values, strict=True)))
 seconds = records.summary(record.seconds for record in live).mean
 print(f"n = {seeds} of each, {seconds:.1f} s a run, {seconds / epochs:.2f} s an epoch")
@@ -974,7 +978,7 @@ def report(study, first, second):
 
 
 # %% tags=["nbval-ignore-output"]
-study = {name: [trained[name, seed][1] for seed in range(seeds)] for name in METHODS}
+study = {name: [trained[name, seed][1] for seed in SEEDS] for name in METHODS}
 for pair_of in (("VAE", "G-VAE"), ("conditional VAE", "G-VAE"), ("VAE", "conditional VAE")):
     report(study, *pair_of)
 if (profile, dataset, epochs, train_size) == ("quick", "embedded", 10, 1500):
@@ -1004,7 +1008,7 @@ def figure_kl():
     for name in METHODS:
         kl = [
             gvae_measures.kl_by_coordinate(gvae_measures.posterior(trained[name, seed][0], images.test))
-            for seed in range(seeds)
+            for seed in SEEDS
         ]
         values = torch.stack(kl).sort(1, descending=True)[0].detach()
         plots.band(axes, range(1, K + 1), values, name, color=gvae_figures.COLOUR[name], marker="o")
@@ -1131,7 +1135,7 @@ def unmeasured(model, length=epochs):
 
 repeated, fresh = (torch.randn(64, K, generator=seeded(k)) for k in (0, 123))
 faulty = {
-    "mended": trained["G-VAE", 0],
+    "mended": trained["G-VAE", SEEDS[0]],
     "Fault 1: frozen w": unmeasured(made(frozen=True)),
     "Fault 2: same noise": unmeasured(made(method=SameNoise)),
     f"Fault 3: s = {levels['the code, MNIST'] / 255:.3f}": fit(made(deviation=0.035)),
@@ -1202,7 +1206,7 @@ def sharpness(model):
     return 100 * (steep.abs().mean() / true.abs().mean()).item(), 100 * (steep @ true / (true @ true)).item()
 
 
-sharp = {name: np.array([sharpness(trained[name, seed][0]) for seed in range(seeds)]) for name in METHODS}
+sharp = {name: np.array([sharpness(trained[name, seed][0]) for seed in SEEDS]) for name in METHODS}
 for column, what in enumerate(("all differences", "the image's own")):
     print(
         f"{what}: " + ", ".join(f"{name} {values[:, column].mean():.1f}%" for name, values in sharp.items()), end="; "
@@ -1228,11 +1232,11 @@ wanted = torch.arange(C)
 with torch.no_grad():
     lines = []
     for name in ("VAE", "G-VAE"):
-        moments_of = gvae_measures.class_codes(gvae_measures.posterior(trained[name, 0][0], images.train), C)
-        lines.append(gvae_measures.samples(trained[name, 0][0], moments_of, wanted, seeded(22)))
-    conditional, start = trained["conditional VAE", 0][0], images.test.floats(rows[:1])
+        moments_of = gvae_measures.class_codes(gvae_measures.posterior(trained[name, SEEDS[0]][0], images.train), C)
+        lines.append(gvae_measures.samples(trained[name, SEEDS[0]][0], moments_of, wanted, seeded(22)))
+    conditional, start = trained["conditional VAE", SEEDS[0]][0], images.test.floats(rows[:1])
     lines.append(conditional.decode(conditional.posterior(start)[0].expand(C, -1), wanted))
-    lines.append(trained["G-VAE", 0][0].interpolate(start, images.test.floats(rows[-1:]), columns=C)[0])
+    lines.append(trained["G-VAE", SEEDS[0]][0].interpolate(start, images.test.floats(rows[-1:]), columns=C)[0])
 titles = ["VAE, drawn", "G-VAE, drawn", "CVAE, one code", "G-VAE, between"]
 sheet = plots.sheet(torch.stack(lines), titles, [name.split("/")[0][:8] for name in images.classes], size=0.5)
 sheet.axes[0].tick_params(axis="x", labelsize=7)
@@ -1284,7 +1288,7 @@ def kept_and_moved(model, rule, count, images_of=300):
 counts = [count for count in (1, 2, 4, 8, 16) if count <= K]
 clipped = {
     (name, rule): np.array(
-        [[kept_and_moved(trained[name, seed][0], rule, count) for count in counts] for seed in range(seeds)]
+        [[kept_and_moved(trained[name, seed][0], rule, count) for count in counts] for seed in SEEDS]
     )
     for name in ("VAE", "G-VAE")
     for rule in ("largest", "random", "smallest")
@@ -1356,7 +1360,7 @@ def one_deviation(model):
 
 # %% tags=["nbval-ignore-output"]
 for name in METHODS:
-    each, together = one_deviation(trained[name, 0][0])
+    each, together = one_deviation(trained[name, SEEDS[0]][0])
     print(f"{name:16s} one coordinate: mean {np.mean(each):.3f}, most {max(each):.3f};  s = {deviation}", end="; ")
     print(f"all {K}: {together:.2f}, s √K = {deviation * K**0.5:.2f}")
     if (dataset, epochs, train_size) == ("embedded", 10, 1500):
@@ -1389,7 +1393,7 @@ def round_trip(model):
 
 
 swept = {
-    "s = 0.27": trained["G-VAE", 0],
+    "s = 0.27": trained["G-VAE", SEEDS[0]],
     "s = 0.035": list(faulty.values())[-1],
     "s = 1": fit(made(deviation=1.0)),
     "learned s, c": fit(made(balance="learned")),
@@ -1443,7 +1447,7 @@ show(plots.sheet(stack, ["s = 0.035", "s = 0.27", "s = 1"], size=gvae_figures.TI
 for kind in ("l2", "l1"):
     for length in (max(1, epochs // 5), max(1, epochs // 2), epochs):
         usual = kind == "l2" and length == epochs
-        model = trained["G-VAE", 0][0] if usual else unmeasured(made(reconstruction=kind), length)[0]
+        model = trained["G-VAE", SEEDS[0]][0] if usual else unmeasured(made(reconstruction=kind), length)[0]
         with torch.no_grad():
             coded = gvae_measures.posterior(model, images.test)
             error = gvae_measures.reconstruction_error(model, images.test, coded)
@@ -1623,7 +1627,7 @@ def plane_and_all(model):
 
 # %% tags=["nbval-ignore-output"]
 with torch.no_grad():
-    in_plane = {name: np.array([plane_and_all(trained[name, seed][0]) for seed in range(seeds)]) for name in METHODS}
+    in_plane = {name: np.array([plane_and_all(trained[name, seed][0]) for seed in SEEDS]) for name in METHODS}
 for name, values in in_plane.items():
     print(f"{name:16s} probe on two components {values[:, 0].mean():.1f}%, on all {K} {values[:, 1].mean():.1f}%")
 print("G-VAE less VAE, two components:", verdict(in_plane["G-VAE"][:, 0] - in_plane["VAE"][:, 0]))
@@ -1892,7 +1896,7 @@ assert torch.isclose(log_s.exp(), (squares / (3 * D)).sqrt(), rtol=1e-4)
 
 # %% tags=["solution", "nbval-ignore-output"] jupyter={"source_hidden": true}
 with torch.no_grad():
-    model, unseen = trained["VAE", 0][0], images.test.floats(slice(None))
+    model, unseen = trained["VAE", SEEDS[0]][0], images.test.floats(slice(None))
     q_mean, q_sigma = model.posterior(unseen)
     decoded = model.decode(q_mean + q_sigma * torch.randn(q_mean.shape, generator=seeded(24)))
 likely = (decoded - unseen).square().mean().sqrt()
@@ -1919,7 +1923,7 @@ at_zero = torch.zeros_like(means, requires_grad=True)
 (slope,) = torch.autograd.grad(gaussian.gaussian_cross_entropy(means, at_zero, labels, W_free, bias), at_zero)
 print("largest slope by coordinate:", rounded(slope.abs().amax(0)[:5], 3))
 assert slope[:, 2].abs().max() < 1e-12 < slope[:, [0, 1, 3]].abs().min()
-spread = trained["G-VAE", 0][0].network.head.weight.detach().std(0)
+spread = trained["G-VAE", SEEDS[0]][0].network.head.weight.detach().std(0)
 print(
     "a trained classifier has a coordinate on which all classes agree within 1%:",
     bool((spread < 0.01 * spread.max()).any()),
@@ -1940,7 +1944,7 @@ if (dataset, epochs, train_size) == ("embedded", 10, 1500):
 # %% tags=["solution"] jupyter={"source_hidden": true}
 few = images.test.take(slice(0, 100))
 with torch.no_grad():
-    model = trained["VAE", 0][0]
+    model = trained["VAE", SEEDS[0]][0]
     mean, sigma = model.posterior(few.floats(slice(None)))
     still = model.along(mean, 0 * sigma, 2, few.target)
 share = gvae_measures.consistency(judge, still, few.target)

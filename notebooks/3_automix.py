@@ -100,6 +100,7 @@ dataset = "embedded"  # 10,000 real images of Fashion-MNIST inside the package; 
 train_size = 1000  # training images of the live runs
 epochs = 6  # of the live runs
 seeds = 3  # paired runs of each method
+first_seed = 0  # of them
 alpha = 2.0  # AutoMix's ratios are drawn from Beta(alpha, alpha)
 stage = 3  # its masks come from the maps after this stage of the network, 0 being the stem; the paper has the third too
 device = "auto"  # "cpu", "cuda", or whichever there is
@@ -143,6 +144,8 @@ from semaug import (
 )
 from semaug.lesson import rounded, seeded, verdict
 from semaug.recipe import Recipe
+
+SEEDS = range(first_seed, first_seed + seeds)  # of the live runs
 
 # %% [markdown]
 # Three small helpers are the same in all notebooks (room `lesson`): `show` keeps a picture and shows it, `seeded` makes a
@@ -930,7 +933,8 @@ for steps, base in ((200 * 500, 0.999), (here, 0.999), (here, 0.9)):
     remains[steps, base] = float(each.prod())
     print(f"{steps:6d} steps, m from {base}: share of the first, random weights in the copy {remains[steps, base]:.1%}")
 left_share = remains[here, 0.999]
-assert left_share > 0.9 > 0.5 > remains[here, 0.9]
+if here >= 20:
+    assert left_share > 0.9 > 0.5 > remains[here, 0.9]
 
 # %% [markdown]
 # The released constant belongs to the released length. In a training of a hundred steps the copy would still be the
@@ -1027,8 +1031,8 @@ apart = max(
     float((a - b).detach().abs().max())
     for a, b in zip(mine, (p for each in its for p in each.parameters()), strict=True)
 )
-print("weights of all four after three steps agree to 1e-9:", apart < 1e-9)
-assert apart < 1e-9
+print("weights of all four after three steps agree to 1e-7:", apart < 1e-7)
+assert apart < 1e-7  # λ and m are rounded to float32
 
 # %% [markdown]
 # Where do the gradients of the four terms go? We measure the length of each term's gradient at each set of parameters,
@@ -1123,7 +1127,8 @@ for std in (0.3, 0.01):
     print(
         f"{by_mask[active].mean():.4f} of the mask loss ({force[std]:.2f} of it), in {active.mean():.0%} of the draws"
     )
-assert 0.2 < force[0.3] < 1.5 < force[0.01]
+if (dataset, alpha, stage) == ("embedded", 2.0, 3):
+    assert 0.2 < force[0.3] < 1.5 < force[0.01]
 
 # %% [markdown]
 # So in most of the steps the mask loss pulls with a good part of the force of the cross-entropy, and at small first
@@ -1281,7 +1286,7 @@ quick = {
 def run_experiment(profile):
     """Train the live slice, and what another profile lacks; {(method, seed): (objective, record)}."""
     trained = {}
-    for seed in range(seeds):
+    for seed in SEEDS:
         for name, (kind, settings) in quick.items():
             made = (
                 watched(seed, **settings)
@@ -1295,6 +1300,7 @@ def run_experiment(profile):
     for run in ledger.mixing_runs() if profile != "quick" else []:
         if run.profile == profile:
             run.complete(device)
+    lesson.keep("3_automix", (record for _, record in trained.values()))
     return trained
 
 
@@ -1304,7 +1310,7 @@ def run_experiment(profile):
 
 # %% tags=["nbval-ignore-output"]
 trained = run_experiment(profile)
-reached = {name: [100 * trained[name, s][1].metrics["test_accuracy"] for s in range(seeds)] for name in quick}
+reached = {name: [100 * trained[name, s][1].metrics["test_accuracy"] for s in SEEDS] for name in quick}
 
 
 def against(name, other):
@@ -1330,7 +1336,7 @@ if (profile, dataset, epochs, train_size) == ("quick", "embedded", 6, 1000):
 
 # %% tags=["nbval-ignore-output"]
 for way in automix.INFERENCES:
-    values = [100 * trained["AutoMix", s][1].metrics[f"{way}_test_accuracy"] for s in range(seeds)]
+    values = [100 * trained["AutoMix", s][1].metrics[f"{way}_test_accuracy"] for s in SEEDS]
     against = verdict([a - b for a, b in zip(values, reached["cross-entropy"], strict=True)])
     print(f"AutoMix, {way:8s} {np.mean(values):.1f}%; over cross-entropy {against}")
 
@@ -1342,7 +1348,7 @@ for way in automix.INFERENCES:
 # is mixup. At λ = 0 and 1, does the block know that it should show one image alone?
 
 # %% tags=["nbval-ignore-output"]
-looks = {name: torch.stack(trained[name, 0][0].seen) for name in ("AutoMix", "AutoMix, one network")}
+looks = {name: torch.stack(trained[name, SEEDS[0]][0].seen) for name in ("AutoMix", "AutoMix, one network")}
 for name, seen in looks.items():  # (marks, ratios, 1, H, W)
     titles = [f"step {mark}" for mark in marks]
     rows = [f"λ = {lam:g}" for lam in LAMS]
@@ -1358,7 +1364,7 @@ for name, seen in looks.items():  # (marks, ratios, 1, H, W)
 made = torch.stack([seen[-1] * pair[0] + (1 - seen[-1]) * pair[1] for seen in looks.values()])
 show(plots.sheet(made, list(looks), [f"λ = {lam:g}" for lam in LAMS]), "mixtures")._ipython_display_()
 probe = images.test.floats(slice(0, 128))
-for name, seed in itertools.product(looks, range(seeds)):
+for name, seed in itertools.product(looks, SEEDS):
     as_trained = copy.deepcopy(trained[name, seed][0]).train()
     masks = [as_trained.masks(probe, lam, torch.arange(128).roll(1)) for lam in LAMS]
     means, spread = [f"{mask.mean():.2f}" for mask in masks], [f"{mask.flatten(1).std(1).mean():.2f}" for mask in masks]
@@ -1381,9 +1387,9 @@ for name, seed in itertools.product(looks, range(seeds)):
 # from, one in place of two; without the edge rule; and with two passes in place of three.)
 
 # %% tags=["nbval-ignore-output"]
-tiny = ledger.build("AutoMix", "small", images, 0, **short | {"std": 0.01})
-small_start = training.fit(tiny, images, recipe, seed=0, progress=False)
-spreads = {name: [trained[name, s][1].curves["mask_spread"] for s in range(seeds)] for name in looks}
+tiny = ledger.build("AutoMix", "small", images, SEEDS[0], **short | {"std": 0.01})
+small_start = training.fit(tiny, images, recipe, seed=SEEDS[0], progress=False)
+spreads = {name: [trained[name, s][1].curves["mask_spread"] for s in SEEDS] for name in looks}
 spreads["AutoMix, std = 0.01"] = [small_start.curves["mask_spread"]]
 for name, values in spreads.items():
     first, last = (rounded(torch.tensor(values).double()[:, at], 3) for at in (0, -1))
@@ -1419,7 +1425,7 @@ show(figure_spread(), "spread")
 
 
 # %% tags=["nbval-ignore-output"]
-judge, mixer = trained["cross-entropy", 0][0].network.eval(), trained["AutoMix", 0][0]
+judge, mixer = trained["cross-entropy", SEEDS[0]][0].network.eval(), trained["AutoMix", SEEDS[0]][0]
 PAIRS = ((9 % C, 0), (7 % C, 8 % C), (2 % C, 1), (5 % C, 3 % C))
 others = torch.stack([first_of(images.test, *two) for two in PAIRS])
 named = torch.stack([F.one_hot(torch.tensor(two), C).float() for two in PAIRS])
@@ -1470,7 +1476,7 @@ assert torch.allclose(together.target.sum(1), torch.ones(8))
 # leave the gray ones: at which λ does the network name one of the two alone?
 
 # %%
-reader = trained["mixup", 0][0].network.eval()
+reader = trained["mixup", SEEDS[0]][0].network.eval()
 
 
 @plots.styled
@@ -1531,8 +1537,8 @@ def looker(name, seed):
 # the object (*pointing*), and how far does the box around the map overlap the true one?
 
 # %% tags=["nbval-ignore-output"]
-lookers = {(name, seed): looker(name, seed) for seed in range(seeds) for name in compared}
-network = lookers["cross-entropy", 0][0].network
+lookers = {(name, seed): looker(name, seed) for seed in SEEDS for name in compared}
+network = lookers["cross-entropy", SEEDS[0]][0].network
 maps, logits = localisation.activation_maps(network, upright.test.floats(slice(0, 50)), upright.test.target[:50])
 of_map = maps.mean((1, 2)) + network.head.bias[upright.test.target[:50]]
 difference = (of_map - logits.gather(1, upright.test.target[:50, None])[:, 0]).abs().max().item()
@@ -1590,11 +1596,11 @@ for (name, seed), (made, accuracy) in lookers.items():
     chosen[name, seed] = best
     looked[name, seed] = accuracy, localisation.localisation(made.network, upright.test, best)
 for name in compared:
-    rows = [looked[name, seed] for seed in range(seeds)]
+    rows = [looked[name, seed] for seed in SEEDS]
     accuracy, pointing, over = (
         np.array(v) for v in zip(*((a, where.pointing, where.overlap) for a, where in rows), strict=True)
     )
-    base = [looked["cross-entropy", seed][1].pointing for seed in range(seeds)]
+    base = [looked["cross-entropy", seed][1].pointing for seed in SEEDS]
     words = "" if name == "cross-entropy" else f"; pointing over cross-entropy {verdict(100 * (pointing - base))}"
     print(
         f"{name:13s} accuracy {accuracy.mean():.2f}, overlap {over.mean():.2f}, pointing {pointing.mean():.2f}{words}"
@@ -1619,10 +1625,10 @@ def figure_maps(count=4):
     shown = upright.test.take(slice(0, count))
     rows = {"image": shown.floats().permute(0, 2, 3, 1)}
     for name in compared:
-        maps, _ = localisation.activation_maps(lookers[name, 0][0].network, shown.floats(), shown.target)
+        maps, _ = localisation.activation_maps(lookers[name, SEEDS[0]][0].network, shown.floats(), shown.target)
         rows[name] = F.interpolate(maps[:, None], (32, 32), mode="bilinear", align_corners=False)[:, 0]
     for line, (name, pictures) in zip(grid, rows.items(), strict=True):
-        boxes = None if name == "image" else localisation.boxes(pictures, chosen[name, 0])
+        boxes = None if name == "image" else localisation.boxes(pictures, chosen[name, SEEDS[0]])
         for number, axes in enumerate(line):
             axes.imshow(pictures[number], cmap="viridis")
             for (y0, x0, y1, x1), style in [(shown.boxes[number], "--")] + (
@@ -1646,7 +1652,7 @@ test = upright.test
 partners = torch.randperm(len(test), generator=seeded(43))
 for lam in (0.3, 0.5, 0.7):
     means = []
-    for seed in range(seeds):
+    for seed in SEEDS:
         as_trained = copy.deepcopy(lookers["AutoMix", seed][0]).train()
         mask = as_trained.masks(test.floats(), lam, partners)[:, 0]
         own, theirs = test.masks, test.masks[partners]
@@ -1672,7 +1678,7 @@ as_rgb = [data.Split(part.images.expand(-1, 3, -1, -1).clone(), part.target) for
 clothes = data.Data("clothes in three channels", *as_rgb, classes=few.classes)
 brief = Recipe(epochs=epochs, batch_size=20, lr=0.02, weight_decay=5e-4)
 tuned = {}
-for seed in range(seeds):
+for seed in SEEDS:
     fresh = ledger.build("CrossEntropy", "small", upright, seed).network
     starts = {"from nothing": fresh} | {name: lookers[name, seed][0].network for name in compared}
     for name, network in starts.items():
@@ -1699,7 +1705,9 @@ for name, values in tuned.items():
 learn, tried = transfer.scenes(200, 44), transfer.scenes(100, 45)
 show(plots.sheet(learn.images[:12].unflatten(0, (2, 6))), "scenes")._ipython_display_()
 fresh = ledger.build("CrossEntropy", "small", upright, 0).network
-for name, network in ({"from nothing": fresh} | {name: lookers[name, 0][0].network for name in compared}).items():
+for name, network in (
+    {"from nothing": fresh} | {name: lookers[name, SEEDS[0]][0].network for name in compared}
+).items():
     detector = transfer.Detector(copy.deepcopy(network), len(shapes.CLASSES))
     curve = transfer.fit_detector(detector, learn, epochs, batch_size=20)
     found = transfer.detection(detector, tried)
@@ -1894,7 +1902,7 @@ for title, study in studies.items():
 
 # %%
 some = images.test.take(slice(0, 300))
-network = trained["mixup", 0][0].network.eval()
+network = trained["mixup", SEEDS[0]][0].network.eval()
 free = some.floats(slice(0, 20)).requires_grad_()
 (slope,) = torch.autograd.grad(F.cross_entropy(network(free), some.target[:20]), free)
 by_hand = (free.detach() + 4 / 255 * slope.sign()).clamp(0, 1)
@@ -1909,7 +1917,7 @@ assert torch.allclose(by_hand, package, atol=1e-7)
 
 # %% tags=["nbval-ignore-output"]
 for name in ("cross-entropy", "mixup", "CutMix", "AutoMix"):
-    network = trained[name, 0][0].network
+    network = trained[name, SEEDS[0]][0].network
     attacks = {
         "none": lambda x, y: x,
         "FGSM": lambda x, y, network=network: adversarial.fgsm(network, x, y, 4 / 255),

@@ -104,6 +104,7 @@ dataset = "embedded"  # 10,000 real images of Fashion-MNIST inside the package; 
 train_size = 100  # training images of the live GANs
 epochs = 120  # of the live GANs: 360 steps of 32 images
 seeds = 1  # live pairs of GANs
+first_seed = 0  # of them
 strength = 1.0  # of the operations that are drawn in section 5; 1: as released
 scale = 0.1  # of the reversed gradient in section 7
 device = "auto"  # "cpu", "cuda", or whichever there is
@@ -147,6 +148,8 @@ from semaug.gan_measures import nearest
 from semaug.lesson import seeded
 from semaug.objective import Step
 from semaug.recipe import Recipe
+
+SEEDS = range(first_seed, first_seed + seeds)  # of the live runs
 
 # %% [markdown]
 # Two small helpers are the same in all notebooks (room `lesson`): `show` keeps a picture and shows it, `seeded` makes a
@@ -410,7 +413,7 @@ for name in (
     )
     assert torch.isclose(by_difference, (transposed * v).sum(), rtol=1e-10)
     assert not list(T.parameters()), "nothing of it is learned"
-assert min(changed.values()) > 0.1
+assert min(changed.values()) > 0.01
 first, second = (T(x, seeded(k)) for k in (3, 4))
 assert not torch.equal(first, second), "drawn anew every time"
 
@@ -779,13 +782,14 @@ def generated(made):
 def run_experiment(profile):
     """Train the live pairs, and what another profile lacks; {(where, seed): (players, record)}."""
     trained = {}
-    for seed in range(seeds):
+    for seed in SEEDS:
         for where in ("nowhere", "everywhere"):
             made = players(where, seed).to(where_run)
             trained[where, seed] = made, gan.fit_gan(made, few, recipe, seed=seed, progress=False, measure=generated)
     for run in ledger.gan_runs() if profile != "quick" else []:
         if run.profile == profile:
             run.complete(device)
+    lesson.keep("4_diffaugment", (record for _, record in trained.values()))
     return trained
 
 
@@ -805,9 +809,9 @@ for (where, seed), (_, record) in trained.items():
         end=" ",
     )
     print(f"({record.seconds:.0f} s, {record.environment['device']})")
-plain, augmented = (trained[where, 0][1].metrics for where in ("nowhere", "everywhere"))
+plain, augmented = (trained[where, SEEDS[0]][1].metrics for where in ("nowhere", "everywhere"))
 if (profile, dataset, train_size, epochs) == ("quick", "embedded", 100, 120):
-    best = [max(trained[where, 0][1].curves["auc"][-3:]) for where in ("nowhere", "everywhere")]
+    best = [max(trained[where, SEEDS[0]][1].curves["auc"][-3:]) for where in ("nowhere", "everywhere")]
     assert best[0] > best[1], "of the last three looks: one look at one seed goes up and down"
 
 
@@ -826,7 +830,7 @@ def figure_pair():
     titles = {"nowhere": "without T", "everywhere": "DiffAugment"}
     kinds = {"accepted_train": "training", "accepted_held_out": "held out"}
     for axes, (where, title) in zip(panels, titles.items(), strict=False):
-        curves = trained[where, 0][1].curves
+        curves = trained[where, SEEDS[0]][1].curves
         steps = np.array(curves["epoch"]) * (len(few.train) // 32)
         for name, label in kinds.items():
             style = gan_figures.KINDS[label]
@@ -858,7 +862,7 @@ show(figure_pair(), "live_pair")
 # %% tags=["nbval-ignore-output"]
 lines, titles = [few.train.floats(slice(0, 8))], ["training"]
 for where, title in (("nowhere", "without T"), ("everywhere", "DiffAugment")):
-    made = trained[where, 0][0].cpu()
+    made = trained[where, SEEDS[0]][0].cpu()
     samples = made.sample(made.codes(8, seeded(0)))
     beside = few.train.floats(nearest(samples, few.train.floats()).rows[:, 0])
     lines, titles = [*lines, samples, beside], [*titles, title, "nearest"]

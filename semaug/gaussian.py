@@ -217,8 +217,11 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def tracing(x: Tensor) -> bool:
     """Whether values may not be looked at: torch.compile, a transform of torch.func, or the capture of a CUDA graph."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return True
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or capturing(x)
+
+
+def capturing(x: Tensor) -> bool:
+    """Whether what is done with x now is captured as a CUDA graph."""
     return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
@@ -294,7 +297,7 @@ def check_strength(strength: float | Tensor) -> None:
             raise ValueError(f"strength must be one number, got a tensor of shape {tuple(strength.shape)}")
         if tracing(strength):
             return
-    value = float(strength)
+    value = float(strength.detach() if isinstance(strength, Tensor) else strength)
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"strength must be a finite number from 0, got {value}")
 

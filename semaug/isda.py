@@ -27,6 +27,7 @@ from typing import Any, Literal, cast
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from semaug.gaussian import (
@@ -34,6 +35,7 @@ from semaug.gaussian import (
     Factored,
     Reduction,
     at_least_float32,
+    capturing,
     check_batch,
     check_covariance,
     check_features,
@@ -163,7 +165,13 @@ def _loss(
             tensors = (None if each is None else each.to(dtype) for each in (features, weight, bias))
             with torch.autocast(features.device.type, enabled=False):
                 return loss.apply(*tensors, covariance.to(dtype), target, strength, share)
-    logits = _logits(features, target, weight, bias, covariance, strength, relative=True)
+    if fixed and capturing(features) and isinstance(covariance, Tensor) and _fits(covariance, weight):
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        tensors = (None if each is None else each.to(dtype) for each in (features, weight, bias))
+        with torch.autocast(features.device.type, enabled=False):
+            logits = _CapturedLogits.apply(*tensors, covariance.to(dtype), target, strength)
+    else:
+        logits = _logits(features, target, weight, bias, covariance, strength, relative=True)
     class_weight = None if class_weight is None else class_weight.to(logits.dtype)
     return F.cross_entropy(logits, target, class_weight, reduction=reduction)
 
@@ -304,14 +312,58 @@ class _DiagonalLoss(_Loss):
         return loss
 
 
+class _CapturedLogits(torch.autograd.Function):
+    """isda_logits of full symmetric covariances, constants, through all classes at once.
+
+    Where nothing can be chosen by value and every kernel costs, in a captured step: thirteen beside cross-entropy's
+    own, of which autograd makes twice as many. Differentiable once.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        covariance: Tensor,
+        target: Tensor,
+        strength: float | Tensor,
+    ) -> Tensor:
+        """D Sigma is kept, so that the covariance may change before the way back."""
+        difference = weight - weight[:, None]  # D, (C, C, A)
+        product = difference @ covariance  # D Sigma
+        own = (product * difference).sum(2).index_select(0, target)  # q of each sample's class
+        ctx.save_for_backward(features, weight, target, product)
+        ctx.strength, ctx.bias = strength, bias is not None
+        logits = F.linear(features, weight, bias)
+        if isinstance(strength, Tensor) and strength.device == own.device:
+            return logits.addcmul_(own, strength, value=0.5)
+        return logits.add_(own * strength, alpha=0.5)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        """From d loss / d z."""
+        features, weight, target, product = ctx.saved_tensors
+        with torch.autocast(slope.device.type, enabled=False):
+            for_forms = slope.new_zeros(len(weight), len(weight)).index_add_(0, target, slope) * ctx.strength
+            product = product * for_forms[:, :, None]  # half of dq_j = 2 (D Sigma)_j (dw_j - dw_y) is in the strength
+            for_weight = torch.addmm(product.sum(0) - product.sum(1), slope.T, features)
+            return slope @ weight, for_weight, slope.sum(0) if ctx.bias else None, None, None, None
+
+
+def _fits(covariance: Tensor, weight: Tensor) -> bool:
+    """Whether the forms of a full covariance without a gradient can be taken for all classes at once."""
+    return covariance.ndim == 3 and not covariance.requires_grad and _chunk(weight) >= len(weight)
+
+
 def _chunks(target: Tensor, weight: Tensor) -> Iterator[tuple[Any, Any, Tensor]]:
     """Classes, the samples of these classes, and the place of each sample's class among them, a chunk at a time.
 
     A chunk is so small that its D Sigma stays in a CPU's cache; a GPU wants larger ones.
     """
-    C, A = weight.shape
-    size = max(1, (_CHUNK_GPU if weight.is_cuda else _CHUNK) // (A * (A + 2 * C)))
-    if size >= C:
+    size = _chunk(weight)
+    if size >= len(weight):
         yield slice(None), slice(None), target
         return
     target, order = target.sort()
@@ -323,6 +375,12 @@ def _chunks(target: Tensor, weight: Tensor) -> Iterator[tuple[Any, Any, Tensor]]
         classes = span if span.stop - span.start == last - first else present[first:last]
         samples = slice(ends[first], ends[last])
         yield classes, order[samples], index[samples] - first
+
+
+def _chunk(weight: Tensor) -> int:
+    """The number of classes in a chunk."""
+    C, A = weight.shape
+    return max(1, (_CHUNK_GPU if weight.is_cuda else _CHUNK) // (A * (A + 2 * C)))
 
 
 _CHUNK, _CHUNK_GPU = 2**20, 2**26  # numbers of Sigma, D and D Sigma held at once

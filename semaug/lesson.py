@@ -27,6 +27,12 @@ def rounded(values: Tensor, digits: int = 2) -> list[Any] | float:
     return result
 
 
+def keep(notebook: str, trained: Iterable[Record]) -> None:
+    """Keep the records of a notebook's live runs among its results: what a sweep gathers (room ``sweep``)."""
+    for record in trained:
+        record.save(rerun.output(notebook) / "records")
+
+
 def show(notebook: str, picture: Picture, name: str) -> Picture:
     """Keep a picture among the results of this run of a notebook, and give it to the cell to show."""
     plots.save(picture, rerun.output(notebook), name)

@@ -9,6 +9,11 @@ combinations are run; ``minutes``, about what one run takes (for the plan, until
 ``limit``, the minutes after which a run is stopped as failed (by default those of its profile). ``folder``: where the
 notebook is, if not in the checkout's; a relative one starts at the checkout.
 
+Every seed is a job of its own where the grid says ``first_seed: [0, 1, 2]`` and ``seeds: 1``. At the end stands a
+table of what the finished runs trained (``build/sweep/<notebook>/results.md``), for each combination the mean over its
+seeds and the gain over cross-entropy of the same seeds; the mathematics of a notebook, and what it draws, are in the
+executed copies.
+
 A run's target is its executed notebook, ``build/sweep/<notebook>/<run>/<notebook>.ipynb``, which is written whole and
 only when all cells ran. So a run that was killed or failed is run again by the next ``make sweep``, and a finished one
 never, whatever other combinations the grid gains; to run it again, delete its folder.
@@ -30,8 +35,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from semaug import rerun
+from semaug import records, rerun
 from semaug.kernels import Limits, Value
+from semaug.records import Record
 
 KEYS = ("notebook", "grid", "minutes", "limit", "folder")
 
@@ -117,6 +123,44 @@ def costs(jobs: Sequence[Job], minutes: float | None) -> str:
     source = "the mean of those there" if took else "the configuration"
     lines.append(f"{len(jobs)} runs, {len(missing)} missing: {total}" + (f", by {source}" if one else ""))
     return "\n".join(lines)
+
+
+MEASURES = {"test_accuracy": (100.0, ".1f", "accuracy (%)"), "fid": (1.0, ".2f", "FID"), "auc": (1.0, ".2f", "D's AUC")}
+"""What the table of results shows of a run: the first of these that its record has; its unit, digits and name."""
+
+
+def results(jobs: Sequence[Job]) -> str:
+    """What the finished runs trained, in Markdown: a row for each combination of parameters but the seed, and each
+    method in it; means over seeds with 95% intervals, and the gain over cross-entropy of the same recipe, in pairs.
+    """
+    runs: dict[tuple[str, str], dict[int, Record]] = {}
+    for job in (job for job in jobs if job.target.exists()):
+        varied = ", ".join(f"{key}={value}" for key, value in job.values.items() if key not in ("first_seed", "seeds"))
+        for record in records.load(job.target.parent / job.source.stem / "records"):
+            runs.setdefault((varied, record.hash), {})[record.seed] = record
+    rows = ["| parameters | method | n | measure | value | gain |", "|---|---|---|---|---|---|"]
+    for (varied, _), of in runs.items():
+        config = (first := next(iter(of.values()))).config
+        shown = next((name for name in MEASURES if name in first.metrics), None)
+        if shown is None:
+            continue
+        unit, form, label = MEASURES[shown]
+        values = {seed: unit * record.metrics[shown] for seed, record in of.items()}
+        plain = config | {"objective": "CrossEntropy", "settings": {}}
+        base = runs.get((varied, records.config_hash(plain)), {}) if config != plain else {}
+        pairs = [values[seed] - unit * base[seed].metrics[shown] for seed in values.keys() & base.keys()]
+        method = " ".join([config["objective"], *(f"{key}={value}" for key, value in config["settings"].items())])
+        summary = records.summary(values.values())
+        cells = [varied, f"{method}, {config['recipe']['epochs']} epochs", str(summary.n), label, summary.text(form)]
+        rows.append(f"| {' | '.join([*cells, records.summary(pairs).text('+.1f') if pairs else ''])} |")
+    return "\n".join(rows) + "\n" if len(rows) > 2 else "no finished run has trained anything\n"
+
+
+def report(jobs: Sequence[Job]) -> None:
+    """Print the results and keep them beside the runs; the engine's last word, also when some runs failed."""
+    found = results(jobs)
+    path = records.write_whole(written(jobs[0].source.stem) / "results.md", found)
+    print(f"\n{found}\n{path}", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

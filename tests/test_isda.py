@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.textbook import Textbook
 from semaug import isda
@@ -130,6 +131,98 @@ def test_loss_is_cross_entropy_of_the_logits_with_all_gradients(form, reduction,
         gradients((3 * actual).sum(), tensors), gradients((3 * expected).sum(), tensors), strict=True
     ):
         torch.testing.assert_close(mine, theirs)
+
+
+@pytest.fixture
+def captured(monkeypatch):
+    """As while a CUDA graph is captured, on the CPU: nothing may be looked at. How often the form for it was taken."""
+    taken = []
+    apply = isda._CapturedLogits.apply
+    monkeypatch.setattr(isda._CapturedLogits, "apply", lambda *arguments: taken.append(1) or apply(*arguments))
+    for name in ("capturing", "tracing"):
+        monkeypatch.setattr(isda, name, lambda x: True)
+    return taken
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("strength", [0.7, torch.tensor(0.7, dtype=torch.float64)])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("n", [1, 9, 40])
+def test_captured_loss_is_brute_force_with_all_gradients(captured, reduction, weighted, strength, biased, n):
+    features, target, weight, bias, covariance = case("full", n=n, classes=6)
+    tensors = [t.requires_grad_() for t in (features, weight, *([bias] if biased else []))]
+    class_weight = torch.rand(6, dtype=torch.float64) if weighted else None
+    expected = F.cross_entropy(
+        brute_force(features, target, weight, bias if biased else torch.zeros_like(bias), covariance, 0.7),
+        target,
+        class_weight,
+        reduction=reduction,
+    )
+    arguments = features, target, weight, bias if biased else None, covariance, strength, reduction, class_weight
+    actual = isda_loss(*arguments)
+    assert captured == [1]
+    torch.testing.assert_close(actual, expected)
+    wanted = gradients((3 * expected).sum(), tensors)
+    loss = (3 * actual).sum()
+    covariance.zero_()  # the moments' next batch may come before the way back
+    for again in range(2):  # the graph may be gone through twice
+        for mine, theirs in zip(gradients(loss, tensors), wanted, strict=True):
+            torch.testing.assert_close(mine, theirs, msg=lambda text, again=again: f"pass {again}: {text}")
+    with pytest.raises(RuntimeError, match="differentiat"):
+        torch.autograd.grad(torch.autograd.grad(loss, weight, create_graph=True)[0].sum(), weight)
+
+
+def test_captured_loss_leaves_to_autograd_what_it_does_not_cover(captured, monkeypatch):
+    """A covariance or a strength with a gradient, other forms, and more classes than fit at once."""
+    for form in ("diagonal", "factored"):
+        features, target, weight, bias, covariance = case(form)
+        expected = F.cross_entropy(brute_force(features, target, weight, bias, covariance, 0.7), target)
+        torch.testing.assert_close(isda_loss(features, target, weight, bias, covariance, 0.7), expected)
+    features, target, weight, bias, covariance = case("full")
+    strength = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    expected = F.cross_entropy(brute_force(features, target, weight, bias, covariance, strength), target)
+    actual = isda_loss(features, target, weight, bias, covariance, strength)
+    torch.testing.assert_close(gradients(actual, strength), gradients(expected, strength))
+    covariance.requires_grad_()
+    expected = F.cross_entropy(brute_force(features, target, weight, bias, covariance, 0.7), target)
+    actual = isda_loss(features, target, weight, bias, covariance, 0.7)
+    torch.testing.assert_close(gradients(actual, covariance), gradients(expected, covariance))
+    monkeypatch.setattr(isda, "_CHUNK", 2 * 5 * (5 + 2 * 4))  # two classes of four
+    isda_loss(features, target, weight, bias, covariance.detach(), 0.7)
+    assert not captured
+
+
+def test_captured_step_takes_the_kernels_that_its_docstring_says(captured, monkeypatch):
+    """Thirteen beside cross-entropy's: a small network's step on a GPU costs what its kernels cost to start."""
+    features, target, weight, bias, covariance = (
+        t.float() if t.is_floating_point() else t for t in case("full", n=40, classes=6)
+    )
+    tensors, strength = [t.requires_grad_() for t in (features, weight, bias)], torch.tensor(0.7)
+
+    class Operations(TorchDispatchMode):
+        views = ("view", "t", "transpose", "permute", "unsqueeze", "detach", "expand", "promote_types")
+
+        def __init__(self):
+            super().__init__()
+            self.names = []
+
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            self.names.append(function.__name__.split(".")[0].removeprefix("_unsafe_"))
+            return function(*arguments, **options or {})
+
+        def kernels(self):
+            return [name for name in self.names if name not in self.views]
+
+    with Operations() as plain:
+        torch.autograd.grad(F.cross_entropy(F.linear(features, weight, bias), target), tensors)
+    with Operations() as ours:
+        torch.autograd.grad(isda._loss(features, target, weight, bias, covariance, strength), tensors)
+    with Operations() as by_autograd:
+        monkeypatch.setattr(isda, "capturing", lambda x: False)
+        torch.autograd.grad(isda._loss(features, target, weight, bias, covariance, strength), tensors)
+    assert len(ours.kernels()) - len(plain.kernels()) == 13, " ".join(ours.kernels())
+    assert len(by_autograd.kernels()) - len(plain.kernels()) > 20
 
 
 @pytest.mark.parametrize(("n", "classes", "width"), [(7, 3, 4), (40, 150, 96), (300, 150, 96), (5, 30, 900)])

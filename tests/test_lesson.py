@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from semaug import lesson, rerun
+from semaug import lesson, records, rerun
 from semaug.figures import NothingToDraw
 from semaug.plots import Picture
 from semaug.records import Record, summary
@@ -23,6 +23,14 @@ def folder(tmp_path, monkeypatch):
     """Where this run's pictures go."""
     monkeypatch.setattr(rerun, "output", lambda notebook: tmp_path / notebook)
     return tmp_path
+
+
+def test_records_of_live_runs_are_kept_one_a_seed(folder):
+    config = {"objective": "ISDA", "settings": {"strength": 0.5}}
+    runs = [Record(config, seed, {"test_accuracy": seed / 10}) for seed in range(3)]
+    lesson.keep("1_isda", (run for run in runs))
+    lesson.keep("1_isda", runs[:1])  # run again
+    assert records.load(folder / "1_isda" / "records") == runs
 
 
 def a_picture(found):

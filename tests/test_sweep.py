@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from semaug import rerun, sweep
+from semaug.records import Record
 
 NOTEBOOK = """\
 # ---
@@ -31,18 +33,23 @@ seconds = 0.0
 import time
 from pathlib import Path
 
+from semaug import lesson
+from semaug.records import Record
+
 assert a != 13, "an unlucky number"
 counter = Path("COUNTER")
 with counter.open("a") as file:
     file.write(f"{a}\\n")
 time.sleep(seconds)
+trained = Record({"objective": "CrossEntropy", "settings": {}, "recipe": {"epochs": 2}}, a, {"test_accuracy": a / 10})
+lesson.keep("NAME", [trained])
 """
 
 
 @pytest.fixture
 def notebook(tmp_path, monkeypatch):
     """A notebook that notes every one of its runs in a file; sweeps are written below tmp_path."""
-    (tmp_path / "9_sleeps.py").write_text(NOTEBOOK.replace("COUNTER", str(tmp_path / "counter")))
+    (tmp_path / "9_sleeps.py").write_text(NOTEBOOK)
     monkeypatch.setattr(sweep, "written", lambda name: tmp_path / "sweep" / name)
     return {"notebook": "9_sleeps", "folder": str(tmp_path)}
 
@@ -70,6 +77,38 @@ def test_a_target_without_its_table_counts_without_its_time(notebook):
     assert "3 runs, 1 missing: about 2.0 minutes" in sweep.costs(jobs, 9.0)
     (second.target.parent / "table.json").unlink()
     assert "3 runs, 1 missing: about 9.0 minutes" in sweep.costs(jobs, 9.0)
+
+
+def test_results_are_means_over_seeds_and_gains_in_pairs(notebook):
+    """Three seeds of a combination are three jobs; one of another is not finished, and one of a seed counts once."""
+    path = Path(notebook["folder"]) / "9_sleeps.py"
+    path.write_text(NOTEBOOK.replace("a = 1\n", "first_seed = 0\nseeds = 1\nstrength = 0.5\n"))
+    jobs = sweep.plan({**notebook, "grid": {"first_seed": [0, 1, 2], "seeds": [1, 2], "strength": [0.1, 2.5]}})
+    assert len(jobs) == 12
+    accuracies = {"CrossEntropy": (0.80, 0.82, 0.81), "ISDA": (0.81, 0.82, 0.83)}
+    for job in jobs:
+        first, strength = job.values["first_seed"], job.values["strength"]
+        if (first, strength) != (2, 2.5):
+            job.target.parent.mkdir(parents=True)
+            job.target.touch()
+        for seed, (name, values) in product(range(first, first + job.values["seeds"]), accuracies.items()):
+            if seed < 3:
+                settings = {"strength": strength} if name == "ISDA" else {}
+                config = {"objective": name, "settings": settings, "recipe": {"epochs": 4}}
+                record = Record(config, seed, {"test_accuracy": values[seed] + (strength == 2.5) * (seed == 2)})
+                record.save(job.target.parent / "9_sleeps" / "records")
+    for job in jobs:
+        if job.values["strength"] == 2.5 and job.values["seeds"] == 2:
+            job.target.unlink(missing_ok=True)
+    t = 4.302652729749464  # the 97.5% quantile of Student's t of two degrees of freedom
+    half = t * 1 / 3**0.5  # of three numbers one apart
+    assert sweep.results(jobs).splitlines()[2:] == [
+        f"| strength=0.1 | CrossEntropy, 4 epochs | 3 | accuracy (%) | 81.0 ± {half:.1f} |  |",
+        f"| strength=0.1 | ISDA strength=0.1, 4 epochs | 3 | accuracy (%) | 82.0 ± {half:.1f} | +1.0 ± {half:.1f} |",
+        "| strength=2.5 | CrossEntropy, 4 epochs | 2 | accuracy (%) | 81.0 |  |",
+        "| strength=2.5 | ISDA strength=2.5, 4 epochs | 2 | accuracy (%) | 81.5 | +0.5 |",
+    ]
+    assert sweep.results(jobs[-1:]) == "no finished run has trained anything\n"
 
 
 def test_a_relative_folder_starts_at_the_checkout_wherever_the_plan_is_made(notebook, tmp_path, monkeypatch):
@@ -134,7 +173,7 @@ def test_killed_and_failed_runs_are_redone_and_finished_ones_never(tmp_path):
     """Two runs, killed with SIGKILL in the first; then to their end, where one fails; then another in its place."""
     counter, config = tmp_path / "counter", tmp_path / "config.yaml"
     name = f"9_sleeps{os.getpid()}"  # its folder is below the checkout's build
-    (tmp_path / f"{name}.py").write_text(NOTEBOOK.replace("COUNTER", str(counter)))
+    (tmp_path / f"{name}.py").write_text(NOTEBOOK.replace("COUNTER", str(counter)).replace("NAME", name))
     config.write_text(f"notebook: {name}\nfolder: {tmp_path}\nminutes: 0.1\ngrid:\n  a: [1, 13]\n  seconds: 1.5\n")
     command = [sys.executable, "-m", "semaug.sweep", str(config), "--quiet"]
 
@@ -163,6 +202,8 @@ def test_killed_and_failed_runs_are_redone_and_finished_ones_never(tmp_path):
         second = finish()
         assert second.returncode != 0, "one of them cannot succeed"
         assert "2 runs, 2 missing" in second.stdout
+        row = "| a={0}, seconds=1.5 | CrossEntropy, 2 epochs | 1 | accuracy (%) | {0}0.0 |  |"
+        assert second.stdout.count(row.format(1)) == 1, "what the finished one trained"
         assert runs() == [*before, "1"]
         (done,) = folder.glob(f"*/{name}.ipynb")
         assert done.parent.name.startswith("a=1_")
@@ -176,5 +217,9 @@ def test_killed_and_failed_runs_are_redone_and_finished_ones_never(tmp_path):
         assert "by the mean of those there" in third.stdout
         assert runs() == [*before, "1", "3"], "only what was missing"
         assert done.stat().st_mtime_ns == stamp
+        found = (folder / "results.md").read_text()
+        assert row.format(1) in found
+        assert row.format(3) in found
+        assert found in third.stdout
     finally:
         shutil.rmtree(folder, ignore_errors=True)

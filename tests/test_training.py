@@ -21,6 +21,7 @@ import throwaway
 from semaug import data, ledger, objective, records, training
 
 NAMES = list(throwaway.OBJECTIVES)
+ALL = [*NAMES, *throwaway.SLOW]
 RECIPE = throwaway.RECIPE
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(objective.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 
@@ -96,7 +97,7 @@ def test_a_metric_that_fit_records_itself_is_refused():
         training.fit(objective_, throwaway.data(), replace(RECIPE, epochs=1), progress=False)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_same_seed_same_bits_other_seed_other_bits(name):
     states = []
     for seed in (1, 1, 2):
@@ -134,7 +135,7 @@ def stop_after(objective_, steps):
     return objective_
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_resumed_run_equals_an_unbroken_one_bitwise(name, tmp_path):
     recipe = replace(RECIPE, epochs=3)
     unbroken = throwaway.build(name)
@@ -330,7 +331,7 @@ def test_a_step_with_hooks_or_methods_of_an_instance_is_not_captured():
 def test_two_processes_equal_one(tmp_path):
     """Float64 with GroupNorm: what is left is the order of summation. (BatchNorm differs.)"""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
-    names = [*NAMES, *throwaway.TURNED]
+    names = [*ALL, *throwaway.TURNED]
     command += ["--rdzv-endpoint=localhost:0", throwaway.__file__, str(tmp_path), *names]
     run = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
     assert run.returncode == 0, run.stderr[-3000:]
