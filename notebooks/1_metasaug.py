@@ -1208,7 +1208,7 @@ def report(found):
 
 # %% tags=["nbval-ignore-output"]
 report(live)
-if (profile, dataset, imbalance, epochs) == ("quick", "embedded", 100, 8):
+if (profile, dataset, imbalance, epochs, *SEEDS) == ("quick", "embedded", 100, 8, 0, 1, 2):
     assert abs(records.summary(record.metrics["test_accuracy"] for record in live).mean - 0.61) < 0.05
 
 # %% [markdown]
@@ -1230,7 +1230,8 @@ changed = {name: int((other.argmax(1) != reference.argmax(1)).sum()) for name, o
 for name, number in changed.items():
     apart = (logits[name] - reference).abs().max()
     print(f"no meta step against {name:9s}: {number:3d} of {len(reference)} predictions differ, logits by {apart:.4f}")
-assert changed["MetaSAug"] <= 0.1 * changed["LDAM-DRW"]
+if (dataset, imbalance, epochs, strength, device) == ("embedded", 100, 8, 0.75, "cpu"):
+    assert changed["MetaSAug"] <= 0.1 * changed["LDAM-DRW"]
 
 # %% [markdown]
 # For this one seed they are one network, for every practical purpose; section 9 has more seeds. Whatever distinguishes MetaSAug from LDAM-DRW in
@@ -1392,7 +1393,7 @@ for k in (5, 3, 2, 1):
     rarest = counts.argsort()[:k]
     below[k] = int((control[:, rarest].mean(1) <= collapse[rarest].mean()).sum())
     print(f"mean of the {k} rarest {collapse[rarest].mean():.2f}; as small in {below[k]} of {len(control)} draws")
-if dataset == "embedded" and epochs >= 8:
+if (dataset, imbalance, *SEEDS) == ("embedded", 100, 0, 1, 2) and epochs >= 8:
     assert below[5] < 0.025 * len(control)
 
 # %% [markdown]
@@ -1447,7 +1448,7 @@ ratios = {name: torch.stack([stored(trained[name, seed][0].cpu()) for seed in SE
 for c, name in enumerate(images.classes):
     words = (f"{which} {values[:, c].mean():.2f}" for which, values in ratios.items())
     print(f"{name:12s} {counts[c]:4d} images: {', '.join(words)}; snapshot of cross-entropy {collapse[c]:.2f}")
-if dataset == "embedded" and epochs == 8:
+if (dataset, imbalance, epochs, strength, *SEEDS) == ("embedded", 100, 8, 0.75, 0, 1, 2):
     assert ratios["ISDA"].mean() > ratios["MetaSAug"].mean()
 
 # %% [markdown]
@@ -1556,7 +1557,7 @@ for name, chosen in (("all", counts > 0), ("many", counts > 100), ("few", counts
 # | with it one iterates over the set | each Σ′ serves one step | section 6 |
 # | two stages in the end | four fifths of training are plain cross-entropy | section 6 |
 # | ISDA widens the gap | not shown, on either set | verdict, below |
-# | the meta step helps | as released it does nothing; a hundred thousand times as long it does something, which class weights do too | verdict, below |
+# | the meta step helps | as released it does nothing; a hundred thousand times as long it helps on two sets, on one of them not shown to do more than class weights | verdict, below |
 #
 # From here on everything is computed from the best records there are: committed ones of longer profiles, where they
 # have been run, beside the live ones. Captions say which. These there are:
@@ -1742,16 +1743,18 @@ for title, named in blocks.items():
 
 # %% [markdown]
 # On the embedded set α = 10,000 moves Σ by 0.4 of itself at first and by a hundredth in the end, and gains 2.7 ± 0.7
-# points over the released α, in five seeds: the one piece of evidence in these records for the paper's idea, that the meta loss can
-# correct covariances. Two reservations. *CE, class weights*, without any of this, does about as well (the difference is
+# points over the released α, in five seeds: evidence, for once, of the paper's idea that the meta loss can correct
+# covariances. Two reservations. *CE, class weights*, without any of this, does about as well (the difference is
 # 0.7 ± 2.1). And no control makes Σ as much larger without a meta set; λ₀ = 1, which is a Σ larger by a third, changes
 # −0.2 ± 0.5. At this α the options can show something. Three steps gain 4.6 ± 0.9 over the
 # released method; over one step at this α 2.1 ± 2.5, in three seeds. Not projected, the gain is the same to 3.2
 # points. Kept, it is lost in one seed of three (1.6 ± 4.8 points less): that corrections which add up help is not shown.
 #
-# All that is the embedded set. CIFAR-10 was run afterwards, as a test of it: α = 10,000, projected, gains 3.4 ± 1.0 points
-# over the released α, and 3.6 ± .6 over CE-DRW, in three seeds. The first reservation is gone there, since class weights
-# from the first step *harm* CIFAR-10; the second stays.
+# All that is the embedded set. CIFAR-10 was run afterwards, as a test of it, in three seeds: α = 10,000, projected, gains
+# 2.9 ± 1.1 points over *projected* with the released α. (*Released* and *no meta step* were run there by an older version
+# of the package. Options that do nothing differ from them by +.4 ± 1.4: last digits, grown to what two seeds differ by. So
+# like is compared with like.) The first reservation is gone: it is 8.5 ± 2.2 above class weights from the first step, and
+# 3.6 ± .6 above CE-DRW. The second stays.
 #
 # And cost: a step of the second stage takes about 3.75 times that of cross-entropy (`make bench`), so forty epochs of
 # MetaSAug have the time for sixty-two of a method without a meta step. Two of those, trained so long, the learning rate
@@ -1769,14 +1772,14 @@ for title, named in blocks.items():
 # ### The verdict
 #
 # Every sentence below stands on records of forty epochs with the small network, embedded set and CIFAR-10 (10,000
-# images before the tail is cut), ρ = 100; the cell after it holds each to them.
+# images before the tail is cut), ρ = 100; the cells after it hold the differences to them.
 #
 # 1. **The meta step as released does nothing.** On the embedded set no seed of three differs with and without it, in any
 #    class; on CIFAR-10 the difference is 0.00 ± 0.08 points (LDAM) and 0.01 ± 0.07 (cross-entropy). Users who saw no
 #    difference were right, and step 10 says why.
 # 2. **That ISDA widens the gap is not shown.** The gap changes by −0.2 ± 1.9 points on CIFAR-10 and by +2.9 ± 2.9 on the
 #    embedded set, the second just at the limit.
-# 3. **On CIFAR-10 the gain is that of the weights.** CE-DRW gains 6.0 points over cross-entropy, MetaSAug 6.2, and the
+# 3. **As released, the gain on CIFAR-10 is that of the weights.** CE-DRW gains 6.0 points over cross-entropy, MetaSAug 6.2, and the
 #    difference is within the noise.
 # 4. **When weights begin matters most.** On the embedded set the largest effects are class weights from the first step
 #    (+2.6 ± 1.6 over cross-entropy) and a second stage from 40% on (LDAM-DRW +1.9 ± 1.8). But CE-DRW → *CE, class weights*
@@ -1787,7 +1790,7 @@ for title, named in blocks.items():
 #    has all but ISDA. It is one pair of many, begun earlier than the paper does; begun as released, ISDA in the second stage adds nothing that
 #    could be seen. On CIFAR-10 the pair that has all but ISDA says −1.9 ± 3.3: the sign does not come again.
 # 6. **A meta step can help**, if it is a hundred thousand times as long: +2.7 ± 0.7 points at α = 10,000, projected, n = 5,
-#    and +4.6 ± 0.9 with three such steps, n = 3, on the embedded set; +3.4 ± 1.0 on CIFAR-10, n = 3, where it is the best
+#    and +4.6 ± 0.9 with three such steps, n = 3, on the embedded set; +2.9 ± 1.1 on CIFAR-10, n = 3, where it is the best
 #    method of all that were run, 9.6 ± .7 points over cross-entropy and 3.6 ± .6 over CE-DRW. On the embedded set it is not shown to
 #    be more than class weights from the first step give (the differences are 0.7 ± 2.1 and 1.9 ± 2.2); on neither, more
 #    than a larger Σ would, or than these balanced images would as training images.
@@ -1829,12 +1832,22 @@ holds(small_run, "CE, class weights", "MetaSAug, no meta step, from 40%", 2.5, 4
 holds(small_run, "MetaSAug", f"{far}, projected", 2, 3.5)
 holds(small_run, "CE, class weights", f"{far}, projected", -1, 2, shown=False)
 holds(small_run, "MetaSAug", f"{three}, projected", 3.5, 6)
-holds(cifar_run, "MetaSAug", f"{far}, projected", 3, 4)
+
+# %% [markdown]
+# And what CIFAR-10 was asked afterwards:
+
+# %% tags=["nbval-ignore-output"]
+holds(cifar_run, "MetaSAug, projected", f"{far}, projected", 2, 4)
+holds(cifar_run, "CE, class weights", f"{far}, projected", 7, 10)
 holds(cifar_run, "CE-DRW", f"{far}, projected", 3, 4.5)
 holds(cifar_run, "cross-entropy", f"{far}, projected", 9, 10)
 holds(cifar_run, "LDAM-DRW", "LDAM-DRW, from 40%", -1, 1, shown=False)
 holds(cifar_run, "LDAM-DRW, from 40%", "MetaSAug, no meta step, from 40%", -3, 1, shown=False)
 holds(cifar_run, "MetaSAug, no meta step, from 40%", "MetaSAug, from 40%", -1, 1, shown=False)
+holds(small_run, "CE, class weights", f"{three}, projected", 1, 3, shown=False)
+for named, best_of in ((small_run, "MetaSAug, no meta step, from 40%"), (cifar_run, f"{far}, projected")):
+    means = {name: np.mean([run.metrics["test_accuracy"] for run in runs]) for name, runs in named.items()}
+    assert max(means, key=means.get) == best_of
 
 # %% [markdown]
 # **What all this cannot say.** The second stage as released begins with a learning rate that has just been cut to a

@@ -221,8 +221,10 @@ def tracing(x: Tensor) -> bool:
 
 
 def capturing(x: Tensor) -> bool:
-    """Whether what is done with x now is captured as a CUDA graph."""
-    return x.is_cuda and torch.cuda.is_current_stream_capturing()
+    """Whether what is done with x now is captured as a CUDA graph, by neither torch.compile nor torch.func."""
+    if not x.is_cuda or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return torch.cuda.is_current_stream_capturing()
 
 
 def check_batch(

@@ -27,7 +27,6 @@ from typing import Any, Literal, cast
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from semaug.gaussian import (
@@ -165,7 +164,8 @@ def _loss(
             tensors = (None if each is None else each.to(dtype) for each in (features, weight, bias))
             with torch.autocast(features.device.type, enabled=False):
                 return loss.apply(*tensors, covariance.to(dtype), target, strength, share)
-    if fixed and capturing(features) and isinstance(covariance, Tensor) and _fits(covariance, weight):
+    once = fixed and reduction != "none" and capturing(features)
+    if once and isinstance(covariance, Tensor) and _all_fit(covariance, weight, target):
         dtype = torch.promote_types(weight.dtype, torch.float32)
         tensors = (None if each is None else each.to(dtype) for each in (features, weight, bias))
         with torch.autocast(features.device.type, enabled=False):
@@ -235,14 +235,19 @@ def _cross_entropy(logits: Tensor, target: Tensor, share: Tensor) -> tuple[Tenso
     return loss, slope.exp_().mul_(share).scatter_add_(1, y, -share)
 
 
+def _once() -> None:
+    """Under create_graph=True an error: gradients taken by hand have no graph."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("isda_loss differentiates once; use isda_logits with F.cross_entropy")
+
+
 class _Loss(torch.autograd.Function):
     """A loss that takes its gradients on the way forward: ``ctx.gradients``, one for each input."""
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients, times that of what follows."""
-        if torch.is_grad_enabled():  # create_graph=True: these gradients have no graph
-            raise RuntimeError("isda_loss differentiates once; use isda_logits with F.cross_entropy")
+        _once()
         return tuple(None if gradient is None else slope * gradient for gradient in ctx.gradients)
 
 
@@ -316,7 +321,7 @@ class _CapturedLogits(torch.autograd.Function):
     """isda_logits of full symmetric covariances, constants, through all classes at once.
 
     Where nothing can be chosen by value and every kernel costs, in a captured step: thirteen beside cross-entropy's
-    own, of which autograd makes twice as many. Differentiable once.
+    own, of which autograd makes twice as many. Differentiable once, as _Loss is.
     """
 
     @staticmethod
@@ -333,7 +338,8 @@ class _CapturedLogits(torch.autograd.Function):
         difference = weight - weight[:, None]  # D, (C, C, A)
         product = difference @ covariance  # D Sigma
         own = (product * difference).sum(2).index_select(0, target)  # q of each sample's class
-        ctx.save_for_backward(features, weight, target, product)
+        scale = strength if isinstance(strength, Tensor) else None
+        ctx.save_for_backward(features, weight, target, product, scale)
         ctx.strength, ctx.bias = strength, bias is not None
         logits = F.linear(features, weight, bias)
         if isinstance(strength, Tensor) and strength.device == own.device:
@@ -341,20 +347,22 @@ class _CapturedLogits(torch.autograd.Function):
         return logits.add_(own * strength, alpha=0.5)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         """From d loss / d z."""
-        features, weight, target, product = ctx.saved_tensors
+        _once()
+        features, weight, target, product, scale = ctx.saved_tensors
         with torch.autocast(slope.device.type, enabled=False):
-            for_forms = slope.new_zeros(len(weight), len(weight)).index_add_(0, target, slope) * ctx.strength
+            scale = ctx.strength if scale is None else scale
+            for_forms = slope.new_zeros(len(weight), len(weight)).index_add_(0, target, slope) * scale
             product = product * for_forms[:, :, None]  # half of dq_j = 2 (D Sigma)_j (dw_j - dw_y) is in the strength
             for_weight = torch.addmm(product.sum(0) - product.sum(1), slope.T, features)
             return slope @ weight, for_weight, slope.sum(0) if ctx.bias else None, None, None, None
 
 
-def _fits(covariance: Tensor, weight: Tensor) -> bool:
-    """Whether the forms of a full covariance without a gradient can be taken for all classes at once."""
-    return covariance.ndim == 3 and not covariance.requires_grad and _chunk(weight) >= len(weight)
+def _all_fit(covariance: Tensor, weight: Tensor, target: Tensor) -> bool:
+    """Whether a full covariance without a gradient is to be taken for all classes at once: they fit, and are few."""
+    full = covariance.ndim == 3 and not covariance.requires_grad
+    return full and len(weight) <= min(_chunk(weight), len(target))
 
 
 def _chunks(target: Tensor, weight: Tensor) -> Iterator[tuple[Any, Any, Tensor]]:

@@ -28,9 +28,14 @@ def rounded(values: Tensor, digits: int = 2) -> list[Any] | float:
 
 
 def keep(notebook: str, trained: Iterable[Record]) -> None:
-    """Keep the records of a notebook's live runs among its results: what a sweep gathers (room ``sweep``)."""
+    """Keep the records of a notebook's live runs among its results, in place of those of before: what a sweep gathers
+    (room ``sweep``).
+    """
+    folder = rerun.output(notebook) / "records"
+    for old in folder.glob("*.json"):
+        old.unlink()
     for record in trained:
-        record.save(rerun.output(notebook) / "records")
+        record.save(folder)
 
 
 def show(notebook: str, picture: Picture, name: str) -> Picture:

@@ -134,26 +134,39 @@ def results(jobs: Sequence[Job]) -> str:
     method in it; means over seeds with 95% intervals, and the gain over cross-entropy of the same recipe, in pairs.
     """
     runs: dict[tuple[str, str], dict[int, Record]] = {}
+    unread, missing = [], sum(not job.target.exists() for job in jobs)
     for job in (job for job in jobs if job.target.exists()):
         varied = ", ".join(f"{key}={value}" for key, value in job.values.items() if key not in ("first_seed", "seeds"))
-        for record in records.load(job.target.parent / job.source.stem / "records"):
+        try:
+            found = records.load(job.target.parent / job.source.stem / "records")
+        except ValueError as error:
+            unread.append(f"\nNot read: {error}; to have it again, delete {job.target.parent}\n")
+            continue
+        for record in found:
             runs.setdefault((varied, record.hash), {})[record.seed] = record
     rows = ["| parameters | method | n | measure | value | gain |", "|---|---|---|---|---|---|"]
     for (varied, _), of in runs.items():
-        config = (first := next(iter(of.values()))).config
-        shown = next((name for name in MEASURES if name in first.metrics), None)
+        config = {"objective": "", "settings": {}, "recipe": {}} | next(iter(of.values())).config
+        shown = next((name for name in MEASURES if all(name in record.metrics for record in of.values())), None)
         if shown is None:
             continue
         unit, form, label = MEASURES[shown]
         values = {seed: unit * record.metrics[shown] for seed, record in of.items()}
         plain = config | {"objective": "CrossEntropy", "settings": {}}
         base = runs.get((varied, records.config_hash(plain)), {}) if config != plain else {}
-        pairs = [values[seed] - unit * base[seed].metrics[shown] for seed in values.keys() & base.keys()]
+        pairs = [
+            values[seed] - unit * base[seed].metrics[shown]
+            for seed in values.keys() & base.keys()
+            if shown in base[seed].metrics
+        ]
         method = " ".join([config["objective"], *(f"{key}={value}" for key, value in config["settings"].items())])
         summary = records.summary(values.values())
-        cells = [varied, f"{method}, {config['recipe']['epochs']} epochs", str(summary.n), label, summary.text(form)]
+        method += f", {config['recipe'].get('epochs', '?')} epochs"
+        cells = [varied, method, str(summary.n), label, summary.text(form)]
         rows.append(f"| {' | '.join([*cells, records.summary(pairs).text('+.1f') if pairs else ''])} |")
-    return "\n".join(rows) + "\n" if len(rows) > 2 else "no finished run has trained anything\n"
+    table = "\n".join(rows) + "\n" if len(rows) > 2 else "no finished run has trained anything\n"
+    left = f"\n{missing} of {len(jobs)} runs are not finished, and not in the table.\n" if missing else ""
+    return table + left + "".join(unread)
 
 
 def report(jobs: Sequence[Job]) -> None:
@@ -187,6 +200,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("error: sweeps need Snakemake 9 or later: pip install -e '.[workflow]'", file=sys.stderr)
         return 2
     print(costs(jobs, config.get("minutes")), flush=True)
+    if all(job.target.exists() for job in jobs):  # where nothing is to be done, Snakemake calls no hook
+        report(jobs)
+        return 0
     folder = written(jobs[0].source.stem)
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)

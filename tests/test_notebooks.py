@@ -144,6 +144,8 @@ def test_reduced_runs_are_small(name):
     """``make test`` runs every notebook with one seed and few epochs, so it has to have these parameters."""
     reduced = rerun.reduced(FOLDER / f"{name}.py")
     assert reduced["seeds"] == 1
+    assert reduced["first_seed"] == 1, "another than the notebook's own"
+    assert "range(seeds)" not in (FOLDER / f"{name}.py").read_text(), "SEEDS begins at first_seed"
     assert reduced["epochs"] <= 2
     assert reduced["profile"] == "quick"
     assert {"dataset", "device"} <= set(rerun.parameters(FOLDER / f"{name}.py"))

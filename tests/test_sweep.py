@@ -102,13 +102,25 @@ def test_results_are_means_over_seeds_and_gains_in_pairs(notebook):
             job.target.unlink(missing_ok=True)
     t = 4.302652729749464  # the 97.5% quantile of Student's t of two degrees of freedom
     half = t * 1 / 3**0.5  # of three numbers one apart
-    assert sweep.results(jobs).splitlines()[2:] == [
+    found = sweep.results(jobs)
+    assert found.splitlines()[2:6] == [
         f"| strength=0.1 | CrossEntropy, 4 epochs | 3 | accuracy (%) | 81.0 ± {half:.1f} |  |",
         f"| strength=0.1 | ISDA strength=0.1, 4 epochs | 3 | accuracy (%) | 82.0 ± {half:.1f} | +1.0 ± {half:.1f} |",
         "| strength=2.5 | CrossEntropy, 4 epochs | 2 | accuracy (%) | 81.0 |  |",
         "| strength=2.5 | ISDA strength=2.5, 4 epochs | 2 | accuracy (%) | 81.5 | +0.5 |",
     ]
-    assert sweep.results(jobs[-1:]) == "no finished run has trained anything\n"
+    assert found.endswith("\n4 of 12 runs are not finished, and not in the table.\n")
+    assert sweep.results(jobs[-1:]).startswith("no finished run has trained anything\n")
+
+    damaged = next((jobs[0].target.parent / "9_sleeps" / "records").glob("ISDA*"))
+    damaged.write_text(damaged.read_text()[:100])
+    assert f"Not read: {damaged}: not a whole record" in sweep.results(jobs)
+    assert f"to have it again, delete {jobs[0].target.parent}\n" in sweep.results(jobs)
+    for job in jobs:
+        for kept in (job.target.parent / "9_sleeps" / "records").glob("*.json"):
+            kept.unlink()
+    Record({"network": "mine"}, 0, {"auc": 0.75}).save(jobs[2].target.parent / "9_sleeps" / "records")
+    assert "| strength=0.1 | , ? epochs | 1 | D's AUC | 0.75 |  |\n" in sweep.results(jobs), "of another shape"
 
 
 def test_a_relative_folder_starts_at_the_checkout_wherever_the_plan_is_made(notebook, tmp_path, monkeypatch):
@@ -212,6 +224,7 @@ def test_killed_and_failed_runs_are_redone_and_finished_ones_never(tmp_path):
 
         config.write_text(config.read_text().replace("13", "3"))
         third = finish()
+        fourth = finish()
         assert third.returncode == 0, third.stdout + third.stderr
         assert "2 runs, 1 missing: about" in third.stdout
         assert "by the mean of those there" in third.stdout
@@ -221,5 +234,7 @@ def test_killed_and_failed_runs_are_redone_and_finished_ones_never(tmp_path):
         assert row.format(1) in found
         assert row.format(3) in found
         assert found in third.stdout
+        assert found in fourth.stdout, "nothing was to be done"
+        assert fourth.returncode == 0
     finally:
         shutil.rmtree(folder, ignore_errors=True)
