@@ -1393,9 +1393,9 @@ def round_trip(model):
         return [(model.posterior(model.decode(z, label))[0] - z).square().mean().item() for z in both]
 
 
-usual = f"s = {deviation:g}"
+chosen_s = f"s = {deviation:g}"
 swept = {
-    usual: trained["G-VAE", SEEDS[0]],
+    chosen_s: trained["G-VAE", SEEDS[0]],
     "s = 0.035": list(faulty.values())[-1],
     "s = 1": fit(made(deviation=1.0)),
     "learned s, c": fit(made(balance="learned")),
@@ -1419,7 +1419,7 @@ for name, (model, record) in swept.items():
     print(f", round trip {gap:.2f} ({at_codes:.2f})")
 if (dataset, epochs, train_size, deviation, class_weight, *SEEDS) == USUAL:
     for column in (0, 1):
-        assert reached["s = 0.035"][column] < reached[usual][column] < reached["s = 1"][column]
+        assert reached["s = 0.035"][column] < reached[chosen_s][column] < reached["s = 1"][column]
 
 # %% [markdown]
 # Eight draws of the prior, the same codes under each $s$, decoded. If the source is right, the first row has pixels missing.
@@ -1427,8 +1427,8 @@ if (dataset, epochs, train_size, deviation, class_weight, *SEEDS) == USUAL:
 # %% tags=["nbval-ignore-output"]
 codes = torch.randn(8, K, generator=seeded(23))
 with torch.no_grad():
-    stack = torch.stack([swept[name][0].decode(codes) for name in ("s = 0.035", usual, "s = 1")])
-show(plots.sheet(stack, ["s = 0.035", usual, "s = 1"], size=gvae_figures.TILE), "prior_draws")
+    stack = torch.stack([swept[name][0].decode(codes) for name in ("s = 0.035", chosen_s, "s = 1")])
+show(plots.sheet(stack, ["s = 0.035", chosen_s, "s = 1"], size=gvae_figures.TILE), "prior_draws")
 
 # %% [markdown]
 # One seed, so read only what is large. With the code's $s = 0.035$ the strips are frozen: they move a fifth as far, and the class is

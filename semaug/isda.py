@@ -161,19 +161,29 @@ def _loss(
             share = share / share.sum() if reduction == "mean" else share
         loss = _FullLoss if covariance.ndim == 3 else _DiagonalLoss
         if covariance.ndim == 3 or not covariance.requires_grad:
-            tensors = (None if each is None else each.to(dtype) for each in (features, weight, bias))
-            with torch.autocast(features.device.type, enabled=False):
-                return loss.apply(*tensors, covariance.to(dtype), target, strength, share)
+            return _by_hand(loss, features, weight, bias, covariance, target, strength, share)
     once = fixed and reduction != "none" and capturing(features)
     if once and isinstance(covariance, Tensor) and _all_fit(covariance, weight, target):
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        tensors = (None if each is None else each.to(dtype) for each in (features, weight, bias))
-        with torch.autocast(features.device.type, enabled=False):
-            logits = _CapturedLogits.apply(*tensors, covariance.to(dtype), target, strength)
+        logits = _by_hand(_CapturedLogits, features, weight, bias, covariance, target, strength)
     else:
         logits = _logits(features, target, weight, bias, covariance, strength, relative=True)
     class_weight = None if class_weight is None else class_weight.to(logits.dtype)
     return F.cross_entropy(logits, target, class_weight, reduction=reduction)
+
+
+def _by_hand(
+    function: type[torch.autograd.Function],
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    covariance: Tensor,
+    *rest: Any,
+) -> Tensor:
+    """A function with gradients of its own, in float32 at least, also under autocast."""
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    tensors = (None if each is None else each.to(dtype) for each in (features, weight, bias, covariance))
+    with torch.autocast(features.device.type, enabled=False):
+        return function.apply(*tensors, *rest)
 
 
 def _logits(

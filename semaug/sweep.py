@@ -159,8 +159,8 @@ def results(jobs: Sequence[Job]) -> str:
             for seed in values.keys() & base.keys()
             if shown in base[seed].metrics
         ]
-        method = " ".join([config["objective"], *(f"{key}={value}" for key, value in config["settings"].items())])
         summary = records.summary(values.values())
+        method = " ".join([config["objective"], *(f"{key}={value}" for key, value in config["settings"].items())])
         method += f", {config['recipe'].get('epochs', '?')} epochs"
         cells = [varied, method, str(summary.n), label, summary.text(form)]
         rows.append(f"| {' | '.join([*cells, records.summary(pairs).text('+.1f') if pairs else ''])} |")

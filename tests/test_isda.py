@@ -190,7 +190,10 @@ def test_captured_loss_leaves_to_autograd_what_it_does_not_cover(captured, monke
     torch.testing.assert_close(gradients(actual, covariance), gradients(expected, covariance))
     monkeypatch.setattr(isda, "_CHUNK", 2 * 5 * (5 + 2 * 4))  # two classes of four
     isda_loss(features, target, weight, bias, covariance.detach(), 0.7)
-    monkeypatch.undo()
+    monkeypatch.setattr(isda, "_CHUNK", 2**20)
+    isda_loss(features, target, weight, bias, covariance.detach(), 0.7)
+    assert captured == [1], "what it covers"
+    captured.clear()
     isda_loss(features[:3], target[:3], weight, bias, covariance.detach(), 0.7)
     assert not captured
 
