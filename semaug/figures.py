@@ -21,7 +21,7 @@ import numpy as np
 from semaug import records as rec
 from semaug.plots import COLOURS, GREY, Picture, band, caption, comparison, curves, save, styled
 from semaug.recipe import Recipe
-from semaug.records import PROFILES, Record, summary
+from semaug.records import Record, summary
 
 S = TypeVar("S")
 
@@ -45,8 +45,7 @@ def runs_of(studies: Iterable[Mapping[str, Sequence[Record]]]) -> list[Record]:
 def experiments(found: Sequence[Record], enough: Callable[[list[Record]], bool]) -> dict[str, list[Record]]:
     """Records by experiment (data, network, recipe, profile, device), titled.
 
-    Of those that hold ``enough`` for a figure, the ones of the best profile of each data set; PROFILES are in order of
-    worth.
+    Of those that hold ``enough`` for a figure; quick ones stand in for longer ones, where a data set has none.
     """
     groups: dict[str, list[Record]] = {}
     for record in found:
@@ -55,12 +54,10 @@ def experiments(found: Sequence[Record], enough: Callable[[list[Record]], bool])
         key["recipe"] = dataclasses.asdict(Recipe(**record.config["recipe"]))  # a field that came later: its default
         groups.setdefault(json.dumps(key, sort_keys=True), []).append(record)
     kept = [group for _, group in sorted(groups.items()) if enough(group)]
-    best: dict[str, int] = {}
-    for group in kept:
-        best[_set(group)] = max(best.get(_set(group), 0), PROFILES.index(group[0].profile))
+    longer = {_set(group) for group in kept if group[0].profile != "quick"}
     titled: dict[str, list[Record]] = {}
     for group in kept:
-        if PROFILES.index(group[0].profile) == best[_set(group)]:
+        if group[0].profile != "quick" or _set(group) not in longer:
             config = group[0].config
             words = [f"{key.replace('_', ' ')} {config['data'][key]}" for key in SUBSETS if config["data"].get(key)]
             words += [str(config["network"]), f"{config['recipe']['epochs']} epochs"]

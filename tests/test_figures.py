@@ -11,15 +11,21 @@ from test_plots import found, record
 __all__ = ["found"]  # a fixture
 
 
-def test_the_best_profile_of_each_set_that_has_enough(found):
-    paper = [record("CrossEntropy", profile="paper"), record("ISDA", 0, 0.5, profile="paper")]
+def test_quick_runs_stand_in_for_longer_ones_of_a_set_that_are_enough(found):
+    """And the cpu profile's stand beside the paper's, which are of other networks."""
+    quick = [record("CrossEntropy", profile="quick"), record("ISDA", 0, 0.5, profile="quick")]
+    paper = [record(network="resnet32", profile="paper"), record("ISDA", 0, 0.5, network="resnet32", profile="paper")]
     other = [record(name="cifar10", train_size=1000)]
-    everything = [*found, *paper, *other]
+    everything = [*found, *quick, *paper, *other]
     kept = figures.experiments(everything, lambda group: len(group) > 1)
-    assert {title: len(group) for title, group in kept.items()} == {"embedded, small, 8 epochs": 2}
-    kept = figures.experiments(everything, lambda group: len(group) != 2)
-    assert sorted(kept) == ["cifar10, train size 1000, small, 8 epochs", "embedded, small, 8 epochs"]
-    assert {r.profile for r in kept["embedded, small, 8 epochs"]} == {"cpu"}
+    small, large = (f"embedded, {network}, 8 epochs" for network in ("small", "resnet32"))
+    assert {title: len(group) for title, group in kept.items()} == {small: len(found), large: 2}
+    assert {r.profile for r in kept[small]} == {"cpu"}
+    kept = figures.experiments(everything, lambda group: group[0].profile == "quick" or len(group) == 1)
+    assert {title: group[0].profile for title, group in kept.items()} == {
+        "cifar10, train size 1000, small, 8 epochs": "cpu",
+        small: "quick",
+    }
 
 
 def test_two_experiments_of_one_title_stay_apart():

@@ -26,12 +26,14 @@ from semaug.records import Record
 SCORES = {("CrossEntropy", None): 0.80, ("ISDA", 0.5): 0.82, ("ISDA", 1.0): 0.81}
 
 
-def record(objective="CrossEntropy", seed=0, strength=None, form="full", name="embedded", profile="cpu", **data):
+def record(
+    objective="CrossEntropy", seed=0, strength=None, form="full", name="embedded", profile="cpu", network="small", **data
+):
     settings = {} if strength is None else {"strength": strength, "covariance": form, "decay": None}
     config = {
         "objective": objective,
         "settings": settings,
-        "network": "small",
+        "network": network,
         "data": {"name": name, "validation": 0.1, "train_size": None} | data,
         "recipe": {"epochs": 8},
     }

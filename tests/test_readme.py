@@ -56,7 +56,7 @@ def test_what_it_says_of_runs_on_a_gpu_is_what_they_left():
         scores = records.summary(100 * record.metrics["test_accuracy"] for record in runs)
         seconds = statistics.median(record.seconds for record in runs)
         assert sentence.format(seconds, scores.mean, scores.half_width, scores.n) in TEXT
-    long_tail = records.load(ROOT / "figures" / "paper" / "1_metasaug", profile="paper")
+    long_tail = records.load(ROOT / "figures" / "records" / "1_metasaug", profile="paper")
     reached = {
         objective: {r.seed: 100 * r.metrics["test_accuracy"] for r in long_tail if r.config["objective"] == objective}
         for objective in ("CrossEntropy", "LongTailed", "MetaSAug")
