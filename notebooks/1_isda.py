@@ -104,6 +104,7 @@ from torch.nn import functional as F
 from semaug import (
     data,
     evaluation,
+    experiment,
     figures,
     gaussian,
     isda,
@@ -998,7 +999,7 @@ assert memory(1000, 2048, "full") == " 16.8 GB"
 
 # %%
 T, few = 5, data.load(dataset, train_size=256)
-made, quick = ledger.build("ISDA", "small", few, 0, strength=0.5), Recipe(epochs=T, batch_size=64)
+made, quick = experiment.build("ISDA", "small", few, 0, strength=0.5), Recipe(epochs=T, batch_size=64)
 short = training.fit(made, few, quick, progress=False)
 released, logged = [0.5 * epoch / T for epoch in range(T)], short.curves["strength"]
 print("released code:", [round(value, 3) for value in released])
@@ -1062,7 +1063,7 @@ def training_step(network, statistics, optimizer, images, target, progress):
 images = data.load(dataset, validation=0.1, train_size=train_size)
 rows = torch.arange(64) * (len(images.train) // 64)
 batch, target = images.train.floats(rows).double(), images.train.target[rows]
-package = ledger.build("ISDA", "small", images, 0, strength=0.5, covariance="full").double()
+package = experiment.build("ISDA", "small", images, 0, strength=0.5, covariance="full").double()
 plain = copy.deepcopy(package.network)
 statistics = TextbookISDA(images.num_classes, plain.num_features, 0.5)
 sgd_lines, sgd_package = (torch.optim.SGD(part.parameters(), lr=0.1) for part in (plain, package))
@@ -1246,7 +1247,7 @@ def plan(profile):
     source = {"name": dataset, "validation": 0.1, "train_size": train_size}
     methods = {"CrossEntropy": {}, "ISDA": {"strength": strength, "covariance": "full"}}
     return [
-        ledger.Run("1_isda", "quick", method, "small", source, recipe, 10.0, settings, seed)
+        experiment.Run("1_isda", "quick", method, "small", source, recipe, 10.0, settings, seed)
         for seed in SEEDS
         for method, settings in methods.items()
     ]
@@ -1291,7 +1292,7 @@ def run_experiment(profile):
     """Train the live slice, and what another profile lacks; {(method, seed): (objective, record)}, witnesses by seed."""
     trained, witnesses = {}, {}
     for run in plan("quick"):
-        made = ledger.build(run.objective, run.network, images, run.seed, **run.settings)
+        made = experiment.build(run.objective, run.network, images, run.seed, **run.settings)
         made.to(training.resolve_device(device))
         if run.objective == "ISDA":
             witnesses[run.seed] = Witness(made, len(images.train) // run.recipe.batch_size)
@@ -1373,7 +1374,7 @@ show(figures.isda_curves(live), "live")
 # of the embedded set 7,200; the set *fashion* is the whole of Fashion-MNIST. These there are:
 
 # %% tags=["nbval-ignore-output"]
-committed = records.load(ledger.records_folder("1_isda"))
+committed = records.load(experiment.records_folder("1_isda"))
 for title, group in figures.experiments(committed, len).items():
     named = [f"{name} (n = {len(runs)})" for name, runs in figures.methods(group).items()]
     print(f"{title}: ", "; ".join(named).replace(r"$\lambda_0$", "λ₀"))
@@ -1992,7 +1993,7 @@ show(plots.sheet(torch.stack(sheet, 1), names, [*kinds, "ISDA", "ISDA"]), "pixel
 
 # %% tags=["nbval-ignore-output"]
 known = data.load("shapes", train_size=4000)
-drawn = ledger.build("CrossEntropy", "small", known, 0)
+drawn = experiment.build("CrossEntropy", "small", known, 0)
 record = training.fit(drawn, known, Recipe(epochs=max(1, epochs // 2), batch_size=64, weight_decay=5e-4), seed=0)
 sees = drawn.network.features
 shape_moments = moments.ClassMoments(known.num_classes, drawn.network.num_features)

@@ -107,6 +107,7 @@ from torch.nn import functional as F
 from semaug import (
     data,
     evaluation,
+    experiment,
     gaussian,
     isda,
     ledger,
@@ -1004,7 +1005,7 @@ def metasaug_step(network, statistics, optimizer, batch, meta, weight, margins, 
 rows = torch.randperm(len(images.train), generator=seeded(7))[:60]
 batch = objective.Batch(images.train.floats(rows).double(), images.train.target[rows])
 meta = objective.Batch(images.meta.floats(slice(None)).double(), images.meta.target)
-package = ledger.build("MetaSAug", "small", images, 0, strength=0.75, stage=0.0, meta_lr=100.0).double().train()
+package = experiment.build("MetaSAug", "small", images, 0, strength=0.75, stage=0.0, meta_lr=100.0).double().train()
 plain = copy.deepcopy(package.network)
 statistics = moments.ClassMoments(images.num_classes, plain.num_features).double()
 weight, margins = tails.class_balanced_weights(counts, 0.9999), tails.ldam_margins(counts, 0.5)
@@ -1066,7 +1067,7 @@ def package_step(made):
 
 # %% tags=["nbval-ignore-output"]
 lines = (plain, statistics, sgd_lines, batch, meta, weight, margins, strength_now, 0.1)
-costs = {"cross-entropy": milliseconds(package_step(ledger.build("CrossEntropy", "small", images, 0).double()))}
+costs = {"cross-entropy": milliseconds(package_step(experiment.build("CrossEntropy", "small", images, 0).double()))}
 costs["MetaSAug, package"] = milliseconds(package_step(package))
 costs["MetaSAug, by double backward"] = milliseconds(lambda: metasaug_step(*lines))
 for name, ms in costs.items():
@@ -1154,7 +1155,7 @@ def run_experiment(profile):
     trained = {}
     for seed in SEEDS:
         for name, (kind, settings) in quick.items():
-            made = ledger.build(kind, "small", images, seed, **settings).to(training.resolve_device(device))
+            made = experiment.build(kind, "small", images, seed, **settings).to(training.resolve_device(device))
             trained[name, seed] = made, training.fit(made, images, recipe, seed=seed)
     for run in ledger.long_tail_runs() if profile != "quick" else []:
         if run.profile == profile:
@@ -1219,7 +1220,7 @@ if (profile, dataset, imbalance, epochs, *SEEDS) == ("quick", "embedded", 100, 8
 # training makes of it. LDAM-DRW, also from that seed, is the yardstick.
 
 # %% tags=["nbval-ignore-output"]
-without = ledger.build("MetaSAug", "small", images, SEEDS[0], strength=strength, meta_steps=0)
+without = experiment.build("MetaSAug", "small", images, SEEDS[0], strength=strength, meta_steps=0)
 training.fit(without.to(training.resolve_device(device)), images, recipe, seed=SEEDS[0], progress=False)
 logits = {
     name: evaluation.predictions(trained[name, SEEDS[0]][0].cpu().predict, images.test)
@@ -1558,12 +1559,13 @@ for name, chosen in (("all", counts > 0), ("many", counts > 100), ("few", counts
 # | two stages in the end | four fifths of training are plain cross-entropy | section 6 |
 # | ISDA widens the gap | not shown, on either set | verdict, below |
 # | the meta step helps | as released it does nothing; a hundred thousand times as long it helps on two sets, on one of them not shown to do more than class weights | verdict, below |
+# | MetaSAug is better than the methods before it (its paper) | at the paper's settings +1.1 ± 1.6 points over LDAM-DRW, n = 3: not shown | the authors' table, below |
 #
 # From here on everything is computed from the best records there are: committed ones of longer profiles, where they
 # have been run, beside the live ones. Captions say which. These there are:
 
 # %% tags=["nbval-ignore-output"]
-committed = records.load(ledger.records_folder("1_metasaug"))
+committed = records.load(experiment.records_folder("1_metasaug"))
 found = committed + live
 with_baseline = longtail_figures.long_tails(found, lambda group: "cross-entropy" in longtail_figures.methods(group))
 blocks = {title: longtail_figures.methods(group) for title, group in with_baseline.items()}
@@ -1593,7 +1595,8 @@ report([record for record in found if not longtail_figures.is_ablation(record.co
 
 # %% [markdown]
 # Where did a gain come from? Look whether a method that gains in *few* pays in *many*: weights and margins trade, and a
-# method that gains in one column without losing in another has done more than move the border.
+# method that gains in one column without losing in another has done more than move the border. (On the whole of CIFAR-10
+# no class has fewer than 49 images, and *few* is empty.)
 
 # %% tags=["nbval-ignore-output"]
 drawn_from_records(longtail_figures.groups, "groups")
@@ -1771,8 +1774,9 @@ for title, named in blocks.items():
 # %% [markdown]
 # ### The verdict
 #
-# Every sentence below stands on records of forty epochs with the small network, embedded set and CIFAR-10 (10,000
-# images before the tail is cut), ρ = 100; the cells after it hold the differences to them.
+# Every sentence of the verdict stands on records of forty epochs with the small network, embedded set and CIFAR-10
+# (10,000 images before the tail is cut), ρ = 100; the cells after it hold the differences to them. The runs at the
+# paper's settings stand after it, beside the authors' table.
 #
 # 1. **The meta step as released does nothing.** On the embedded set no seed of three differs with and without it, in any
 #    class; on CIFAR-10 the difference is 0.00 ± 0.08 points (LDAM) and 0.01 ± 0.07 (cross-entropy). Users who saw no
@@ -1854,7 +1858,8 @@ for named, best_of in ((small_run, "MetaSAug, no meta step, from 40%"), (cifar_r
 # hundredth. Ours is then a fifth of the epochs, half of them at 0.001 and the rest at 0.00001, with the numbers of
 # steps below; the paper's has about 4,900. So what begins there has had time to move the border, and hardly to learn
 # features: ours is no test of what ISDA does in a long second stage. But the meta step's *relative* size does not
-# depend on the length: as released, it is thrown away after every step, however many there are.
+# depend on the length: as released, it is thrown away after every step, however many there are. Only the runs on
+# `resnet32` are as long as the paper's.
 
 # %% tags=["nbval-ignore-output"]
 for title, named in blocks.items():
@@ -1891,8 +1896,35 @@ for title, named in blocks.items():
             )
 
 # %% [markdown]
-# Compare only a block that says ResNet-32, 200 epochs and the full CIFAR-10; all others have other networks, sizes or
-# lengths. If there is none, it has not been run: profile *paper*.
+# Only the block that says *resnet32, 200 epochs* has their setting; all others have other networks, sizes or lengths.
+# There is one for CIFAR-10 at ρ = 100, with three seeds. CIFAR-100 and the other ρ have not been run (profile *paper*,
+# `make records PROFILE=paper`), nor, to its end, MetaSAug without a meta step or with a longer one.
+#
+# In this block the authors' question can be asked in pairs: how much of the gain is MetaSAug's? And two more: what is
+# gained by reporting the best epoch on the test set, of those at which it was measured? And how long is the meta step?
+
+# %% tags=["nbval-ignore-output"]
+paper_run = next(named for title, named in blocks.items() if title.startswith("cifar10, imbalance 100, resnet32"))
+for first, second in (("cross-entropy", "LDAM-DRW"), ("cross-entropy", "MetaSAug"), ("LDAM-DRW", "MetaSAug")):
+    compare(paper_run, first, second)
+for name, runs in paper_run.items():
+    measured = [100 * np.array(record.curves["test_accuracy"]) for record in runs]
+    last, best_epoch = (records.summary(values) for values in zip(*((v[-1], v.max()) for v in measured), strict=True))
+    print(f"{name:13s} last epoch {last.text('.1f')}, best of {len(measured[0])} epochs {best_epoch.text('.1f')}")
+shifts = [value for record in paper_run["MetaSAug"] for value in record.curves["covariance_shift"] if value > 0]
+print(f"meta step, as a part of Σ, by epoch: {max(shifts):.0e} at most, median {np.median(shifts):.0e}")
+holds(paper_run, "cross-entropy", "LDAM-DRW", 4, 6)
+holds(paper_run, "cross-entropy", "MetaSAug", 5, 7)
+holds(paper_run, "LDAM-DRW", "MetaSAug", 0, 2, shown=False)
+assert max(shifts) < 1.1e-5
+
+# %% [markdown]
+# Most of the gain is that of deferred weights and margins, as in the verdict. What MetaSAug adds, 1.1 ± 1.6 points, is
+# within the noise of three seeds: it may be nothing, and it may be two points. If it is something, it is ISDA in a
+# second stage that is long enough, or margins that begin only there, and hardly the meta step, which moves Σ by a
+# hundred-thousandth of itself at most. MetaSAug's error stays 1.8 points above the authors'. Reporting the best of the
+# epochs measured (every twentieth) explains little of that in our runs; theirs is the best of all two hundred, and in
+# float32, ours in bfloat16.
 #
 # And the two errata of this half, with what decides each:
 
@@ -2018,7 +2050,7 @@ joined = data.Split(
 with_meta = data.Data(images.name, joined, images.test, validation=images.validation, classes=images.classes)
 gained = []
 for seed in SEEDS:
-    made = ledger.build("CrossEntropy", "small", with_meta, seed).to(training.resolve_device(device))
+    made = experiment.build("CrossEntropy", "small", with_meta, seed).to(training.resolve_device(device))
     record = training.fit(made, with_meta, recipe, seed=seed, progress=False)
     gained.append(record)
 baseline = [trained["cross-entropy", seed][1] for seed in SEEDS]

@@ -100,6 +100,7 @@ from torch.nn import functional as F
 
 from semaug import (
     data,
+    experiment,
     gaussian,
     gvae,
     gvae_figures,
@@ -161,7 +162,7 @@ assert images.image_shape[1] * 2 == full.image_shape[1]
 # encoder backwards, makes an image of a code; a linear classifier looks at codes and at nothing else.
 
 # %%
-network = ledger.build("GVAE", "autoencoder16", images, 0).network.eval()
+network = experiment.build("GVAE", "autoencoder16", images, 0).network.eval()
 K, passed = network.latent, []
 wanted = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Unflatten)
 hooks = [
@@ -1039,7 +1040,7 @@ original, its_class = full.test.floats(rows), full.test.target[rows]
 pair = {}
 for name, settings in (("G-VAE", {"class_weight": 4 * class_weight}), ("VAE", {})):
     kind = METHODS[name].__name__
-    large = ledger.build(kind, "autoencoder16", full, 0, deviation=deviation, **settings)
+    large = experiment.build(kind, "autoencoder16", full, 0, deviation=deviation, **settings)
     large.metrics = lambda of: {}  # its measures take longer than its training, and are in the records
     training.fit(large.to(training.resolve_device(device)), full, recipe, progress=False)
     pair[name] = large.cpu().eval()
@@ -1501,7 +1502,7 @@ print(
 # From here on everything is drawn from committed records. Captions say which profile and device; these there are:
 
 # %% tags=["nbval-ignore-output"]
-committed = records.load(ledger.records_folder("2_gvae"))
+committed = records.load(experiment.records_folder("2_gvae"))
 listed = list(ledger.gvae_runs())
 for profile_ in ("cpu", "paper"):
     there = sum(record.profile == profile_ for record in committed)

@@ -126,6 +126,7 @@ from semaug import (
     adversarial,
     automix,
     data,
+    experiment,
     ledger,
     lesson,
     localisation,
@@ -1005,7 +1006,7 @@ def automix_step(q, one_hot, k, block, optimizer, *batch, m):
 
 # %%
 short = {"alpha": alpha, "stage": stage, "momentum": 0.9, "std": 0.3}
-package = ledger.build("AutoMix", "small", images, 0, **short).double().train()
+package = experiment.build("AutoMix", "small", images, 0, **short).double().train()
 q, one_hot, k, block = map(
     copy.deepcopy, (package.network, package.one_hot_head, package.momentum_network, package.block)
 )
@@ -1143,7 +1144,7 @@ if (dataset, alpha, stage) == ("embedded", 2.0, 3):
 # saliency, and then its solvers, on the processor.
 
 # %%
-counted, passed = ledger.build("AutoMix", "small", images, 0, **short), []
+counted, passed = experiment.build("AutoMix", "small", images, 0, **short), []
 for network in (counted.network, counted.momentum_network):
     network.stages[0].register_forward_hook(lambda module, inputs, output: passed.append(len(inputs[0])))
 counted(xs.float(), images.train.target[:60], at)
@@ -1156,7 +1157,7 @@ assert sum(passed) == 4 * 60
 # %% tags=["nbval-ignore-output"]
 timed = {name: {} for name in ("CrossEntropy", "Mixup", "CutMix", "SaliencyMix", "ManifoldMixup", "PuzzleMix")}
 timed["AutoMix"] = short
-built = {name: ledger.build(name, "small", images, 0, **settings) for name, settings in timed.items()}
+built = {name: experiment.build(name, "small", images, 0, **settings) for name, settings in timed.items()}
 optimizers = {name: torch.optim.SGD(made.parameters(), lr=0.01) for name, made in built.items()}
 taken = {name: [] for name in built}
 for _, (name, made) in itertools.product(range(6), built.items()):
@@ -1261,7 +1262,7 @@ marks = sorted({max(1, steps // part) for part in (10, 4, 2, 1)})
 
 
 def watched(seed, **settings):
-    """An AutoMix like ledger.build's, which keeps the masks of one pair."""
+    """An AutoMix like experiment.build's, which keeps the masks of one pair."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = Watched(networks.small(C, channels), **short | settings)
@@ -1291,7 +1292,7 @@ def run_experiment(profile):
             made = (
                 watched(seed, **settings)
                 if kind == "AutoMix"
-                else ledger.build(kind, "small", images, seed, **settings)
+                else experiment.build(kind, "small", images, seed, **settings)
             )
             length = replace(recipe, epochs=3 * epochs if name.endswith("3x") else epochs)
             made = made.to(training.resolve_device(device))
@@ -1387,7 +1388,7 @@ for name, seed in itertools.product(looks, SEEDS):
 # from, one in place of two; without the edge rule; and with two passes in place of three.)
 
 # %% tags=["nbval-ignore-output"]
-tiny = ledger.build("AutoMix", "small", images, SEEDS[0], **short | {"std": 0.01})
+tiny = experiment.build("AutoMix", "small", images, SEEDS[0], **short | {"std": 0.01})
 small_start = training.fit(tiny, images, recipe, seed=SEEDS[0], progress=False)
 spreads = {name: [trained[name, s][1].curves["mask_spread"] for s in SEEDS] for name in looks}
 spreads["AutoMix, std = 0.01"] = [small_start.curves["mask_spread"]]
@@ -1522,7 +1523,7 @@ compared["AutoMix"] = ("AutoMix", short)
 def looker(name, seed):
     """A network trained on the shapes by one of the methods, and its test accuracy."""
     kind, settings = compared[name]
-    made = ledger.build(kind, "small", upright, seed, **settings).to(training.resolve_device(device))
+    made = experiment.build(kind, "small", upright, seed, **settings).to(training.resolve_device(device))
     record = training.fit(made, upright, replace(recipe, batch_size=25, lr=0.1), seed=seed, progress=False)
     return made.cpu(), record.metrics["test_accuracy"]
 
@@ -1679,7 +1680,7 @@ clothes = data.Data("clothes in three channels", *as_rgb, classes=few.classes)
 brief = Recipe(epochs=epochs, batch_size=20, lr=0.02, weight_decay=5e-4)
 tuned = {}
 for seed in SEEDS:
-    fresh = ledger.build("CrossEntropy", "small", upright, seed).network
+    fresh = experiment.build("CrossEntropy", "small", upright, seed).network
     starts = {"from nothing": fresh} | {name: lookers[name, seed][0].network for name in compared}
     for name, network in starts.items():
         record, _ = transfer.fine_tune(network, f"shapes, {name}, seed {seed}", clothes, brief, seed, progress=False)
@@ -1704,7 +1705,7 @@ for name, values in tuned.items():
 # %% tags=["nbval-ignore-output"]
 learn, tried = transfer.scenes(200, 44), transfer.scenes(100, 45)
 show(plots.sheet(learn.images[:12].unflatten(0, (2, 6))), "scenes")._ipython_display_()
-fresh = ledger.build("CrossEntropy", "small", upright, SEEDS[0]).network
+fresh = experiment.build("CrossEntropy", "small", upright, SEEDS[0]).network
 for name, network in (
     {"from nothing": fresh} | {name: lookers[name, SEEDS[0]][0].network for name in compared}
 ).items():
@@ -1742,7 +1743,7 @@ for name, network in (
 # the cell says which runs it waits for, and no conclusion is drawn; these there are:
 
 # %% tags=["nbval-ignore-output"]
-committed = records.load(ledger.records_folder("3_automix"))
+committed = records.load(experiment.records_folder("3_automix"))
 wanted = list(ledger.mixing_runs())
 for profile_ in ("cpu", "paper"):
     there = sum(record.profile == profile_ for record in committed)

@@ -114,6 +114,7 @@ from torch.nn import functional as F
 from semaug import (
     data,
     evaluation,
+    experiment,
     ledger,
     lesson,
     networks,
@@ -731,7 +732,7 @@ free = torch.randn(2, 4, 4 * C, generator=seeded(4), dtype=torch.float64, requir
 print(f"joint logits of two images: {free.numel()}, read by the aggregate: {int((slope != 0).sum())}")
 assert int((slope != 0).sum()) == 2 * 4 * C
 
-counted = ledger.build("SLA", "small", images, 0, transforms=transforms, temperature=temperature)
+counted = experiment.build("SLA", "small", images, 0, transforms=transforms, temperature=temperature)
 passed = []
 hook = counted.network.stages[0].register_forward_hook(lambda module, inputs, output: passed.append(len(inputs[0])))
 ten = images.train.floats(slice(0, 10)), images.train.target[:10]
@@ -884,7 +885,7 @@ def sla_step(network, joint_head, optimizer, images, target, transforms, T):
 # three by the package, in float64, at $T = 2$ so that a lost factor would show.
 
 # %%
-package = ledger.build("SLA", "small", images, 0, transforms=transforms, temperature=2.0).double().train()
+package = experiment.build("SLA", "small", images, 0, transforms=transforms, temperature=2.0).double().train()
 network, joint_head = copy.deepcopy(package.network), copy.deepcopy(package.joint_head)
 plain = torch.optim.SGD([*network.parameters(), *joint_head.parameters()], lr=0.1)
 sgd = torch.optim.SGD(package.parameters(), lr=0.1)
@@ -935,9 +936,9 @@ def milliseconds(made, repeats=5):
 
 
 # %% tags=["nbval-ignore-output"]
-reference = milliseconds(ledger.build("CrossEntropy", "small", images, 0))
+reference = milliseconds(experiment.build("CrossEntropy", "small", images, 0))
 for name, settings in (("DataAugmentation", {}), ("MultiTask", {}), ("SLA", {}), ("SLA", {"temperature": temperature})):
-    ms = milliseconds(ledger.build(name, "small", images, 0, transforms=transforms, **settings))
+    ms = milliseconds(experiment.build(name, "small", images, 0, transforms=transforms, **settings))
     print(f"{name + ', distilled' * bool(settings):16s} {ms:6.1f} ms, {ms / reference:.1f} times cross-entropy")
 
 # %% [markdown]
@@ -965,7 +966,7 @@ def run_experiment(profile):
     trained = {}
     for seed in SEEDS:
         for name, (kind, settings) in quick.items():
-            made = ledger.build(kind, "small", images, seed, **settings).to(training.resolve_device(device))
+            made = experiment.build(kind, "small", images, seed, **settings).to(training.resolve_device(device))
             length = replace(recipe, epochs=M * epochs if name.endswith("x") else epochs)
             trained[name, seed] = made, training.fit(made, images, length, seed=seed, progress=False)
     for run in ledger.sla_runs() if profile != "quick" else []:
@@ -1053,7 +1054,7 @@ show(sla_figures.training(live, transforms), "live_training")
 followed = {}
 for inference in sla.INFERENCES:
     settings = {"transforms": transforms, "temperature": temperature, "inference": inference}
-    made = ledger.build("SLA", "small", images, 0, **settings)
+    made = experiment.build("SLA", "small", images, 0, **settings)
     record = training.fit(made, images, replace(recipe, evaluate_every=1), seed=0, progress=False)
     followed[inference] = made, record
 same = [torch.equal(*pair) for pair in zip(*(made.parameters() for made, _ in followed.values()), strict=True)]
@@ -1240,7 +1241,7 @@ def few_shot_of(kind, seed, longer=1, **settings):
     order = torch.randperm(C, generator=seeded(50 + seed))
     base, novel = order[: C // 2], of_classes(images.test, order[C // 2 :])
     taught = data.Data("half of the classes", of_classes(images.train, base), of_classes(images.test, base))
-    made = ledger.build(kind, "small", taught, seed, **settings)
+    made = experiment.build(kind, "small", taught, seed, **settings)
     training.fit(made, taught, replace(recipe, epochs=longer * epochs), seed=seed, progress=False)
     seen = [
         evaluation.predictions(lambda part, move=move: made.eval().network.features(move(part)), novel)
@@ -1310,7 +1311,7 @@ show(picture, "few_shot")
 # From here on everything is drawn from committed records. Captions say which profile and device; these there are:
 
 # %% tags=["nbval-ignore-output"]
-committed = records.load(ledger.records_folder("5_sla"))
+committed = records.load(experiment.records_folder("5_sla"))
 wanted = list(ledger.sla_runs())
 for profile_ in ("cpu", "paper"):
     there = sum(record.profile == profile_ for record in committed)
@@ -1689,12 +1690,12 @@ assert given > 0.95
 # </details>
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
-plain_loss = ledger.build("CrossEntropy", "small", images, 0).double()(*batch, at)[0]
+plain_loss = experiment.build("CrossEntropy", "small", images, 0).double()(*batch, at)[0]
 for kind in ("DataAugmentation", "MultiTask", "SLA"):
-    made = ledger.build(kind, "small", images, 0, transforms="none").double()
+    made = experiment.build(kind, "small", images, 0, transforms="none").double()
     print(f"{kind:17s} equals cross-entropy: {torch.allclose(made(*batch, at)[0], plain_loss)}")
     assert torch.allclose(made(*batch, at)[0], plain_loss)
-made = ledger.build("SLA", "small", images, 0, transforms="none", temperature=1.0).double()
+made = experiment.build("SLA", "small", images, 0, transforms="none", temperature=1.0).double()
 features = made.network.features(batch[0])
 heads = [F.cross_entropy(head(features), batch[1]) for head in (made.joint_head, made.network.head)]
 print(f"distilled: {made(*batch, at)[0]:.3f}, both heads together {sum(heads):.3f}")

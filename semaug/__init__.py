@@ -22,6 +22,7 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     transfer gvae_measures gan_measures
     gvae gan
     augmented
+    experiment
     ledger
     plots kernels
     figures rerun
@@ -49,6 +50,7 @@ __all__ = [
     "data",
     "diffaugment",
     "evaluation",
+    "experiment",
     "fast",
     "figures",
     "gan",

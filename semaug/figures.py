@@ -11,7 +11,7 @@ import dataclasses
 import json
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from semaug.plots import COLOURS, GREY, Picture, band, caption, comparison, curv
 from semaug.recipe import Recipe
 from semaug.records import Record, summary
 
-S = TypeVar("S")
+G, S = TypeVar("G"), TypeVar("S")
 
 
 class NothingToDraw(LookupError):
@@ -42,10 +42,17 @@ def runs_of(studies: Iterable[Mapping[str, Sequence[Record]]]) -> list[Record]:
     return [record for study in studies for runs in study.values() for record in runs]
 
 
+def without_stand_ins(groups: Iterable[G], of: Callable[[G], Record]) -> list[G]:
+    """Groups of records but for quick ones of data sets of which there are longer ones. of: a record of a group."""
+    groups = list(groups)
+    longer = {of(group).config["data"]["name"] for group in groups if of(group).profile != "quick"}
+    return [g for g in groups if of(g).profile != "quick" or of(g).config["data"]["name"] not in longer]
+
+
 def experiments(found: Sequence[Record], enough: Callable[[list[Record]], bool]) -> dict[str, list[Record]]:
     """Records by experiment (data, network, recipe, profile, device), titled.
 
-    Of those that hold ``enough`` for a figure; quick ones stand in for longer ones, where a data set has none.
+    Of those that hold ``enough`` for a figure; quick ones only of data sets without longer ones.
     """
     groups: dict[str, list[Record]] = {}
     for record in found:
@@ -54,18 +61,21 @@ def experiments(found: Sequence[Record], enough: Callable[[list[Record]], bool])
         key["recipe"] = dataclasses.asdict(Recipe(**record.config["recipe"]))  # a field that came later: its default
         groups.setdefault(json.dumps(key, sort_keys=True), []).append(record)
     kept = [group for _, group in sorted(groups.items()) if enough(group)]
-    longer = {_set(group) for group in kept if group[0].profile != "quick"}
     titled: dict[str, list[Record]] = {}
-    for group in kept:
-        if group[0].profile != "quick" or _set(group) not in longer:
-            config = group[0].config
-            words = [f"{key.replace('_', ' ')} {config['data'][key]}" for key in SUBSETS if config["data"].get(key)]
-            words += [str(config["network"]), f"{config['recipe']['epochs']} epochs"]
-            title = ", ".join([_set(group), *words, *(["+".join(_augments(group))] if _augments(group) else [])])
-            for more in (group[0].environment.get("device"), group[0].hash):
-                title = title if title not in titled else f"{title}, {more}"
-            titled[title] = group
+    for group in without_stand_ins(kept, lambda group: group[0]):
+        config = group[0].config
+        words = [f"{key.replace('_', ' ')} {config['data'][key]}" for key in SUBSETS if config["data"].get(key)]
+        words += [str(config["network"]), f"{config['recipe']['epochs']} epochs"]
+        title = ", ".join([_set(group), *words, *(["+".join(_augments(group))] if _augments(group) else [])])
+        titled[fresh_title(title, titled, group[0])] = group
     return titled
+
+
+def fresh_title(title: str, taken: Container[str], record: Record) -> str:
+    """The title, with as much more about its records as none has that is taken."""
+    for more in (record.config["network"], record.environment.get("device"), record.hash):
+        title = title if title not in taken or more in title.split(", ") else f"{title}, {more}"
+    return title
 
 
 def budget(record: Record) -> str:

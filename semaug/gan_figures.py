@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Float
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from semaug import ledger, plots
-from semaug.figures import NothingToDraw, budget, needed, on_common_seeds, runs_of
+from semaug import experiment, ledger, plots
+from semaug.figures import NothingToDraw, budget, fresh_title, needed, on_common_seeds, runs_of, without_stand_ins
 from semaug.plots import COLOURS, GREY, Picture, band, caption, comparison, sheet, styled
-from semaug.records import PROFILES, Record, summary
+from semaug.records import Record, summary
 from semaug.sla_figures import gains
 
 BLUE, RED, GREEN, YELLOW, CYAN, PURPLE = COLOURS
@@ -57,8 +57,8 @@ def players(
 ) -> dict[str, Study]:
     """GANs by method, a study a set and number of images, titled, in order of these; the places of T first.
 
-    longer: those trained for more epochs than others of their budget, instead of these. Of each set the studies of the
-    best profile. Those are left out that have not both ``BASELINE`` and DiffAugment. Raises ValueError where a method
+    longer: those trained for more epochs than others of their budget, instead of these. Quick ones only of sets without
+    longer ones. Those are left out that have not both ``BASELINE`` and DiffAugment. Raises ValueError where a method
     has two runs of one seed.
     """
     groups: dict[str, dict[int, list[Record]]] = {}
@@ -73,10 +73,13 @@ def players(
         if (epochs > min(lengths)) == longer
     ]
     made = [study for study in made if {BASELINE, "DiffAugment"} <= study.keys()]
-    best = {_set(study): max(_worth(other) for other in made if _set(other) == _set(study)) for study in made}
-    made = [study for study in made if _worth(study) == best[_set(study)]]
+    made = without_stand_ins(made, _first)
     made.sort(key=lambda study: (sets.index(_set(study)), images(study)))
-    return {f"{WORDS.get(_set(study), _set(study))}, {images(study)} images": study for study in made}
+    result: dict[str, Study] = {}
+    for study in made:
+        title = f"{WORDS.get(_set(study), _set(study))}, {images(study)} images"
+        result[fresh_title(title, result, _first(study))] = study
+    return result
 
 
 def _by_method(group: Iterable[Record]) -> Study:
@@ -97,10 +100,6 @@ def _first(study: Study) -> Record:
 
 def _set(study: Study) -> str:
     return str(_first(study).config["data"]["name"])
-
-
-def _worth(study: Study) -> int:
-    return PROFILES.index(_first(study).profile)
 
 
 def images(study: Study) -> int:
@@ -349,7 +348,7 @@ def samples(found: Sequence[Record], sets: Sequence[str] = GREY_SETS, each: int 
     lines: dict[str, list[np.ndarray]] = {}
     shown = []
     for study in needed(players(found, sets, longer), BOTH).values():
-        kept = {name: (runs[0], ledger.pictures("4_diffaugment", runs[0])) for name, runs in _places(study).items()}
+        kept = {name: (runs[0], experiment.pictures("4_diffaugment", runs[0])) for name, runs in _places(study).items()}
         if len(kept) < (2 if longer else len(COLOUR)) or not all(arrays for _, arrays in kept.values()):
             continue
         columns += [f"{WORDS.get(_set(study), _set(study))}, {images(study)}", *[""] * (each - 1)]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from semaug import ledger
-from semaug.figures import NothingToDraw, experiments, needed, runs_of
+from semaug import experiment
+from semaug.figures import NothingToDraw, experiments, fresh_title, needed, runs_of
 from semaug.gvae_measures import COLUMNS, STEPS, separation
 from semaug.plots import BLUE, COLOURS, GREY, RED, Picture, band, caption, comparison, sheet, styled
 from semaug.records import Record, summary
@@ -59,15 +59,15 @@ def is_usual(record: Record) -> bool:
 
 
 def studies(found: Iterable[Record]) -> dict[str, Study]:
-    """VAE, conditional VAE and G-VAE by data set, titled; of each set the best profile that has the first and last."""
+    """VAE, conditional VAE and G-VAE by data set, titled, where there are the first and the last."""
     known = [record for record in found if record.config["objective"] in NAMES and is_usual(record)]
     groups = experiments(known, lambda group: {"VAE", "GVAE"} <= {record.config["objective"] for record in group})
     result: dict[str, Study] = {}
-    for title, group in groups.items():
+    for group in groups.values():
         short = f"{group[0].config['data']['name']}, {sum(group[0].train_counts)} images"
         ordered = sorted(group, key=lambda record: record.seed)
         study = {name: [r for r in ordered if r.config["objective"] == kind] for kind, name in NAMES.items()}
-        result[short if short not in result else title] = {name: runs for name, runs in study.items() if runs}
+        result[fresh_title(short, result, group[0])] = {name: runs for name, runs in study.items() if runs}
     return result
 
 
@@ -83,17 +83,16 @@ def variant(record: Record) -> str:
 
 
 def sweeps(found: Iterable[Record]) -> Study:
-    """G-VAE on the swept set by what is changed, the usual settings first; of the best profile that has a sweep.
+    """G-VAE on the swept set by what is changed, the usual settings first; of the experiment with most runs.
 
     Empty without the usual settings and another.
     """
     known = [r for r in found if r.config["objective"] == "GVAE" and r.config["data"]["name"] == SWEPT[0]]
     groups = experiments(known, lambda group: any(map(is_usual, group)) and not all(map(is_usual, group)))
     result: Study = {}
-    for group in groups.values():
-        order = sorted(group, key=lambda r: (not is_usual(r), _changes(r), variant(r), r.seed))
-        for record in order:
-            result.setdefault(variant(record), []).append(record)
+    most = max(groups.values(), key=len, default=[])
+    for record in sorted(most, key=lambda r: (not is_usual(r), _changes(r), variant(r), r.seed)):
+        result.setdefault(variant(record), []).append(record)
     return result
 
 
@@ -317,7 +316,7 @@ def separations(found: Sequence[Record], sets: Sequence[str] = ("lfw64", "celeba
     for study in needed(studies(r for r in found if r.config["data"]["name"] in sets), "faces").values():
         for name, runs in study.items():
             for run in runs:
-                beside = {} if "plane_separation" in run.metrics else ledger.pictures("2_gvae", run)
+                beside = {} if "plane_separation" in run.metrics else experiment.pictures("2_gvae", run)
                 for title, key in names.items():
                     value = run.metrics.get(f"plane_{key}separation")
                     if beside:
@@ -350,7 +349,7 @@ def _pictured(study: Study) -> dict[str, tuple[Record, dict[str, np.ndarray]]]:
     found: dict[str, tuple[Record, dict[str, np.ndarray]]] = {}
     for name, runs in study.items():
         for run in runs:
-            if name not in found and (kept := ledger.pictures("2_gvae", run)):
+            if name not in found and (kept := experiment.pictures("2_gvae", run)):
                 found[name] = run, kept
     return found
 

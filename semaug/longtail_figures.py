@@ -142,17 +142,13 @@ def groups(found: Sequence[Record]) -> Picture:
         (_, baseline), *others = named.items()
         members = class_groups(torch.tensor(baseline[0].train_counts))
         for axes, (group, chosen) in zip(line, members.items(), strict=True):
-            if not chosen.any():  # as on the whole of CIFAR-10, whose rarest class has 49 images
-                axes.set_title(f"{group}: no class")
-                axes.set_axis_off()
-                continue
             for row, (_, runs) in enumerate(others):
                 gain = gains(runs, baseline).get(group)
                 if gain:
                     half, colour = gain.half_width if gain.n > 1 else 0.0, COLOURS[(row + 1) % len(COLOURS)]
                     axes.errorbar(gain.mean, row, xerr=half, fmt="D", color=colour, markersize=5, capsize=3)
             axes.axvline(0, color=GREY, linewidth=1)
-            axes.set(ylim=(len(others) - 0.5, -0.5), title=f"{group} ({int(chosen.sum())} classes)")
+            axes.set(ylim=(len(others) - 0.5, -0.5), title=f"{group} ({int(chosen.sum()) or 'no'} classes)")
             axes.set_yticks(range(len(others)), [])
             axes.grid(visible=False, axis="y")
         line[0].set_yticks(range(len(others)), [f"{name} (n = {len(runs)})" for name, runs in others])

@@ -21,10 +21,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import binom
 
-from semaug.figures import NothingToDraw, budget, needed, on_common_seeds, runs_of
-from semaug.ledger import OBJECTIVES
+from semaug.experiment import OBJECTIVES
+from semaug.figures import NothingToDraw, budget, fresh_title, needed, on_common_seeds, runs_of, without_stand_ins
 from semaug.plots import COLOURS, GREY, Picture, band, caption, counts, differences, forest, styled
-from semaug.records import PROFILES, Record, summary
+from semaug.records import Record, summary
 from semaug.robustness import CORRUPTIONS
 from semaug.sla_figures import gains
 
@@ -104,8 +104,8 @@ def studies(found: Iterable[Record], wanted: Callable[[Study], bool] | None = No
     """Runs by method, a study a data set, network, recipe and device, titled; ``BASELINE`` is the first method.
 
     A method that was given more epochs than most runs of the study is one of its own; one that shares no seed with
-    cross-entropy is left out. Of each data set the studies of the best profile that are ``wanted``: by default, that
-    have another method as it is. Raises ValueError where a method has two runs of one seed.
+    cross-entropy is left out. Of those that are ``wanted``: by default, that have another method as it is; quick ones
+    only of data sets without longer ones. Raises ValueError where a method has two runs of one seed.
     """
     wanted = wanted or (lambda study: len(plain(study)) > 1)
     groups: dict[str, list[Record]] = {}
@@ -114,15 +114,11 @@ def studies(found: Iterable[Record], wanted: Callable[[Study], bool] | None = No
             groups.setdefault(budget(record), []).append(record)
     made = [study for study in (_study(group) for _, group in sorted(groups.items())) if study and wanted(study)]
     made.sort(key=lambda study: sum(study[BASELINE][0].train_counts))
-    best: dict[str, int] = {}
-    for study in made:
-        best[_set(study)] = max(best.get(_set(study), 0), _worth(study))
     result: dict[str, Study] = {}
-    for study in made:
-        if _worth(study) == best[_set(study)]:
-            first = study[BASELINE][0]
-            title = f"{_set(study)}, {sum(first.train_counts)} images, {first.config['network']}"
-            result[title if title not in result else f"{title}, {first.hash}"] = study
+    for study in without_stand_ins(made, lambda study: study[BASELINE][0]):
+        first = study[BASELINE][0]
+        title = f"{_set(study)}, {sum(first.train_counts)} images, {first.config['network']}"
+        result[fresh_title(title, result, first)] = study
     return result
 
 
@@ -152,10 +148,6 @@ def _place(record: Record) -> tuple[int, bool, list[int]]:
 
 def _set(study: Study) -> str:
     return str(study[BASELINE][0].config["data"]["name"])
-
-
-def _worth(study: Study) -> int:
-    return PROFILES.index(study[BASELINE][0].profile)
 
 
 def plain(study: Study) -> Study:

@@ -18,9 +18,9 @@ import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from semaug import longtail_figures, plots
-from semaug.figures import NothingToDraw, budget, needed, runs_of
+from semaug.figures import NothingToDraw, budget, fresh_title, needed, runs_of, without_stand_ins
 from semaug.plots import COLOURS, Picture, band, caption, styled
-from semaug.records import PROFILES, Record, summary
+from semaug.records import Record, summary
 from semaug.sla import TRANSFORMS
 
 BASELINE = "cross-entropy"
@@ -68,8 +68,8 @@ def inferences(record: Record) -> dict[str, Record]:
 def studies(found: Iterable[Record], transforms: str = "rotation", long_tail: bool = False) -> dict[str, Study]:
     """Runs by method and inference, a study a data set, network and recipe, titled; ``BASELINE`` is the first method.
 
-    What is trained without views for as many passes, M times the epochs, is a method of its own. Of each data set the
-    studies of the best profile that have the baseline and an objective on views.
+    What is trained without views for as many passes, M times the epochs, is a method of its own. Of those
+    that have the baseline and an objective on views; quick ones only of data sets without longer ones.
     """
     groups: dict[str, list[Record]] = {}
     for record in found:
@@ -81,16 +81,11 @@ def studies(found: Iterable[Record], transforms: str = "rotation", long_tail: bo
     made = [_study(group, len(TRANSFORMS[transforms])) for _, group in sorted(groups.items())]
     viewed = [any("transforms" in run.config["settings"] for runs in study.values() for run in runs) for study in made]
     made = [study for study, seen in zip(made, viewed, strict=True) if BASELINE in study and seen]
-    best: dict[str, int] = {}
-    for first in (study[BASELINE][0] for study in made):
-        name = first.config["data"]["name"]
-        best[name] = max(best.get(name, 0), PROFILES.index(first.profile))
     result: dict[str, Study] = {}
-    for study in made:
+    for study in without_stand_ins(made, lambda study: study[BASELINE][0]):
         first = study[BASELINE][0]
-        if PROFILES.index(first.profile) == best[first.config["data"]["name"]]:
-            title = f"{first.config['data']['name']}, {sum(first.train_counts)} images"
-            result[title if title not in result else f"{title}, {first.hash}"] = study
+        title = f"{first.config['data']['name']}, {sum(first.train_counts)} images"
+        result[fresh_title(title, result, first)] = study
     return result
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from semaug import capture, data, ledger, networks, objective, training
+from semaug import capture, data, experiment, networks, objective, training
 from semaug.recipe import Recipe
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -42,7 +42,7 @@ def test_the_loop_sets_all_that_differs_between_steps(name, monkeypatch):
     seen = []
 
     def run(watch):
-        made = ledger.build(name, "small", of, seed=0)
+        made = experiment.build(name, "small", of, seed=0)
         if watch:
             made.register_forward_pre_hook(lambda _, inputs: seen.append((inputs[2].progress, inputs[2].lr)))
         return training.fit(made, of, recipe, progress=False)
@@ -74,8 +74,8 @@ def test_only_what_says_so_of_itself_is_captured():
         return training._static(made, replace(recipe, **changes))
 
     for name in ("CrossEntropy", "ISDA", "SLA", "MetaSAug", "LongTailed"):
-        assert static(ledger.build(name, "small", of, 0))
-    plain = ledger.build("CrossEntropy", "small", of, 0)
+        assert static(experiment.build(name, "small", of, 0))
+    plain = experiment.build("CrossEntropy", "small", of, 0)
     assert not static(plain, optimizer="adam")
     assert not static(plain, augment="crop+randaugment")
     assert static(plain, augment="crop+cutout8")
@@ -91,11 +91,11 @@ def test_only_what_says_so_of_itself_is_captured():
 
 def test_phases():
     of = data.load("embedded", train_size=200, test_size=100)
-    factored = ledger.build("ISDA", "small", of, 0, covariance="factored", rank=4)
+    factored = experiment.build("ISDA", "small", of, 0, covariance="factored", rank=4)
     assert factored.phase(0.5) is None, "it goes through the classes of the batch"
-    meta = ledger.build("MetaSAug", "small", of, 0, stage=0.5)
+    meta = experiment.build("MetaSAug", "small", of, 0, stage=0.5)
     assert (meta.phase(0.4), meta.phase(0.6)) == ("plain", "meta")
-    assert ledger.build("MetaSAug", "small", of, 0, stage=0.5, psd=True).phase(0.6) is None
+    assert experiment.build("MetaSAug", "small", of, 0, stage=0.5, psd=True).phase(0.6) is None
 
 
 @needs_cuda
@@ -124,7 +124,7 @@ def test_captured_training_is_the_plain_one(name, monkeypatch):
     recipe = Recipe(epochs=4, batch_size=50, lr=0.02, augment="crop+flip")
 
     def run():
-        return training.fit(ledger.build(name, "small", of, seed=0).cuda(), of, recipe, progress=False)
+        return training.fit(experiment.build(name, "small", of, seed=0).cuda(), of, recipe, progress=False)
 
     captured = run()
     monkeypatch.setattr("semaug.training.Captured", lambda function, generators: function)

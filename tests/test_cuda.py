@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from semaug import capture, data, diffaugment, ledger, training
+from semaug import capture, data, diffaugment, experiment, training
 from semaug.isda import isda_logits, isda_loss
 from semaug.moments import ClassMoments
 from semaug.recipe import Recipe
@@ -100,7 +100,7 @@ def test_training_there_learns_and_resumes(objective, precision, tmp_path, monke
     recipe = Recipe(epochs=6, lr=0.05, augment="crop+flip", precision=precision)
 
     def run(resume):
-        trained = ledger.build(objective, "small", of, seed=0, **SETTINGS[objective]).cuda()
+        trained = experiment.build(objective, "small", of, seed=0, **SETTINGS[objective]).cuda()
         return training.fit(trained, of, recipe, resume=resume, progress=False)
 
     whole = run(None)
@@ -138,7 +138,7 @@ def test_deterministic_algorithms_give_the_same_bits(objective, tmp_path, monkey
     epoch = training._Loop.epoch
 
     def run(resume=None):
-        trained = ledger.build(objective, "small", of, seed=0, **SETTINGS[objective]).cuda()
+        trained = experiment.build(objective, "small", of, seed=0, **SETTINGS[objective]).cuda()
         training.fit(trained, of, recipe, resume=resume, progress=False)
         return trained.state_dict()
 
@@ -187,7 +187,7 @@ def test_runs_together_are_those_alone():
     names, seeds = ("CrossEntropy", "ISDA", "CrossEntropy", "ISDA"), (0, 0, 1, 1)
 
     def made():
-        return [ledger.build(name, "small", of, seed).cuda() for name, seed in zip(names, seeds, strict=True)]
+        return [experiment.build(name, "small", of, seed).cuda() for name, seed in zip(names, seeds, strict=True)]
 
     alone = [training.fit(one, of, recipe, seed, progress=False) for one, seed in zip(made(), seeds, strict=True)]
     together = training.fit_together(made(), of, recipe, seeds, progress=False)

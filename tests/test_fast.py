@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from semaug import data, fast, ledger, training
+from semaug import data, experiment, fast, training
 from semaug.objective import Step
 from semaug.recipe import Recipe
 
@@ -13,20 +13,20 @@ STEP = Step(torch.tensor(0.5), 0.1, torch.Generator())
 
 def test_the_loss_is_cross_entropy_against_smoothed_labels():
     of = data.load("embedded", train_size=100, test_size=40)
-    objective = ledger.build("Smoothed", "small", of, 0, smoothing=0.3)
+    objective = experiment.build("Smoothed", "small", of, 0, smoothing=0.3)
     images, target = torch.rand(8, 1, 28, 28), torch.arange(8)
     loss, terms = objective(images, target, STEP)
     soft = 0.7 * F.one_hot(target, 10) + 0.03
     expected = -(soft * objective.network(images).softmax(1).log()).sum(1).mean()
     torch.testing.assert_close(loss, expected)  # by softmax and logarithm, one after the other
     assert terms == {}
-    plain, _ = ledger.build("Smoothed", "small", of, 0, smoothing=0.0)(images, target, STEP)
-    torch.testing.assert_close(plain, ledger.build("CrossEntropy", "small", of, 0)(images, target, STEP)[0])
+    plain, _ = experiment.build("Smoothed", "small", of, 0, smoothing=0.0)(images, target, STEP)
+    torch.testing.assert_close(plain, experiment.build("CrossEntropy", "small", of, 0)(images, target, STEP)[0])
 
 
 def test_predictions_are_those_of_the_mirror_image_too():
     of = data.load("embedded", train_size=100, test_size=40)
-    objective, alone = (ledger.build("Smoothed", "small", of, 0, mirror=mirror).eval() for mirror in (True, False))
+    objective, alone = (experiment.build("Smoothed", "small", of, 0, mirror=mirror).eval() for mirror in (True, False))
     images = torch.rand(4, 1, 28, 28)
     with torch.no_grad():
         both, one, other = objective.predict(images), alone.predict(images), alone.predict(images.flip(3))
@@ -60,6 +60,6 @@ def test_the_network():
 def test_it_learns_and_could_be_captured():
     recipe = Recipe.preset("fast/resnet9", epochs=3, batch_size=100, lr=0.1, precision="float32")
     of = data.load("embedded", train_size=2000, test_size=500)
-    objective = ledger.build("Smoothed", "small", of, 0)
+    objective = experiment.build("Smoothed", "small", of, 0)
     assert training.fit(objective, of, recipe, progress=False).metrics["test_accuracy"] > 0.55
     assert training._static(fast.Smoothed(fast.resnet9(10)), Recipe.preset("fast/resnet9"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.patches import FancyArrowPatch
 
-from semaug import figures, gan_figures, ledger, records
+from semaug import experiment, figures, gan_figures, records
 from semaug.records import Record
 
 NOISE = [0.0, 0.02, -0.01]
@@ -54,7 +54,7 @@ def found():
 @pytest.fixture
 def kept(tmp_path, monkeypatch, found):
     """Pictures beside the records of seed 0: samples of the value 10 times the place of T, nearest images of 200."""
-    monkeypatch.setattr(ledger, "records_folder", lambda notebook: tmp_path / "records" / notebook)
+    monkeypatch.setattr(experiment, "records_folder", lambda notebook: tmp_path / "records" / notebook)
     for run in found:
         path = run.save(tmp_path / "records" / "4_diffaugment")
         if run.seed == 0 and run.config["objective"] == "GAN":
@@ -88,9 +88,10 @@ def test_a_study_is_a_set_and_a_number_of_images(found):
     names = ["none", "reals only", "discriminator only", "DiffAugment", "DiffAugment, adaptive", "none, R1 1"]
     assert list(studies["clothing, 100 images"]) == names
     assert [len(runs) for runs in studies["clothing, 100 images"].values()] == [3, 3, 3, 3, 2, 1]
-    paper = [gan(where, 0, profile="paper", name="cifar10") for where in FID]
-    (study,) = gan_figures.players(found + paper, ("cifar10",)).values()
-    assert {run.profile for runs in study.values() for run in runs} == {"paper"}, "the best there is"
+    paper, quick = ([gan(where, 0, profile=profile, name="cifar10") for where in FID] for profile in ("paper", "quick"))
+    both = gan_figures.players([*found, *quick, *paper], ("cifar10",))
+    used = {title: {run.profile for runs in study.values() for run in runs} for title, study in both.items()}
+    assert used == {"photographs, 100 images": {"cpu"}, "photographs, 100 images, n": {"paper"}}
     with pytest.raises(ValueError, match=r"'none': got seeds \[0, 0, 1, 2\]; takes each seed once"):
         gan_figures.players([*found, gan("nowhere", 0, fid=1.0)])
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from semaug import figures, gvae_figures, gvae_measures, ledger, records
+from semaug import experiment, figures, gvae_figures, gvae_measures, records
 from semaug.records import Record
 from semaug.training import Recipe
 
@@ -53,7 +53,7 @@ def found():
 @pytest.fixture
 def kept(tmp_path, monkeypatch, found):
     """Pictures beside the records of seed 0: grey of the value 10, and 20 at the far end of all coordinates."""
-    monkeypatch.setattr(ledger, "records_folder", lambda notebook: tmp_path / "records" / notebook)
+    monkeypatch.setattr(experiment, "records_folder", lambda notebook: tmp_path / "records" / notebook)
     for run in found:
         path = run.save(tmp_path / "records" / "2_gvae")
         if run.seed == 0 and run.config["objective"] in gvae_figures.NAMES:
@@ -83,9 +83,12 @@ def test_a_study_has_the_usual_settings_of_each_set_alone(found):
         "G-VAE": [0, 1, 2],
     }
     assert all(run.config["settings"].get("class_weight", 30.0) == 30.0 for runs in study.values() for run in runs)
-    better = [record("VAE", 0, profile="paper"), record("GVAE", 0, profile="paper")]
-    assert len(gvae_figures.studies([*found, *better])["embedded, 60 images"]["VAE"]) == 1
-    assert len(gvae_figures.studies([*found, better[0]])["embedded, 60 images"]["VAE"]) == 3
+    quick, paper = (
+        [record("VAE", 0, profile=profile), record("GVAE", 0, profile=profile)] for profile in ("quick", "paper")
+    )
+    assert gvae_figures.studies([*found, *quick]) == blocks
+    assert gvae_figures.studies([*found, paper[0]]) == blocks
+    assert len(gvae_figures.studies([*found, *paper])) == len(blocks) + 1
 
 
 def test_a_sweep_changes_one_thing_and_begins_with_the_usual(found):
@@ -174,7 +177,7 @@ def test_separations_are_of_the_record_or_of_what_lies_beside_it(found, kept):
     told = gvae_figures.separations(found)
     runs = {run.config["objective"]: run for run in found if run.config["data"]["name"] == "lfw64"}
     assert list(told) == ["gender", "smile", "all four"]
-    beside = ledger.pictures("2_gvae", runs["VAE"])
+    beside = experiment.pictures("2_gvae", runs["VAE"])
     points, man = beside["plane"], beside["labels"] >= 2
     right = []  # by hand: nearest mean of the others
     for i in range(len(points)):
@@ -236,14 +239,14 @@ def test_factors_stand_in_order_of_the_deviations(found, kept):
 
 def test_pictures_are_of_the_very_run(found, kept):
     (vae,) = (r for r in found if r.config["objective"] == "VAE" and r.config["data"]["name"] == "mnist")
-    assert ledger.pictures("2_gvae", vae)["images"].shape == (4, 1, 8, 8)
-    assert ledger.pictures("2_gvae", dataclasses.replace(vae, seed=1)) == {}
-    assert ledger.pictures("4_diffaugment", vae) == {}
+    assert experiment.pictures("2_gvae", vae)["images"].shape == (4, 1, 8, 8)
+    assert experiment.pictures("2_gvae", dataclasses.replace(vae, seed=1)) == {}
+    assert experiment.pictures("4_diffaugment", vae) == {}
 
 
 @pytest.mark.parametrize("name", gvae_figures.FIGURES["2_gvae"])
 def test_what_is_missing_is_said(found, name, tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger, "records_folder", lambda notebook: tmp_path)
+    monkeypatch.setattr(experiment, "records_folder", lambda notebook: tmp_path)
     for few in ([], found[:3], found[-1:]):
         with pytest.raises(figures.NothingToDraw):
             gvae_figures.FIGURES["2_gvae"][name](few)
@@ -259,7 +262,7 @@ def test_the_command_draws_them_too(found, kept, capsys):
 
 
 def test_the_ledger_keeps_pictures_of_the_first_seed_beside_its_record(tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger, "state_folder", lambda: tmp_path / "state")
+    monkeypatch.setattr(experiment, "state_folder", lambda: tmp_path / "state")
     monkeypatch.setattr("semaug.gvae.measures", lambda *arguments: {"kl": 1.0})  # trains a judge: half a minute
     of = {"name": "embedded", "train_size": 100, "test_size": 50}
     recipe = Recipe(epochs=1, batch_size=50, optimizer="adam", lr=1e-3)
@@ -268,7 +271,7 @@ def test_the_ledger_keeps_pictures_of_the_first_seed_beside_its_record(tmp_path,
         ("VAE", "autoencoder16", 1, False),
         ("Augmented", "small", 0, False),
     ):
-        run = ledger.Run("2_gvae", "cpu", objective, network, of, recipe, 1.0, seed=seed)
+        run = experiment.Run("2_gvae", "cpu", objective, network, of, recipe, 1.0, seed=seed)
         run.execute("cpu", folder=tmp_path / objective / str(seed))
         (path,) = (tmp_path / objective / str(seed)).glob("*.json")
         assert path.with_suffix(".npz").exists() == there

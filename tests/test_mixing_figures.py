@@ -164,13 +164,19 @@ def test_a_short_run_does_not_set_the_length_nor_does_a_method_without_the_seeds
         mixing_figures.studies([*found, record("Mixup", 0, 0.5)])
 
 
-def test_a_better_profile_takes_the_place_of_a_lesser_one_and_devices_are_not_mixed(found):
-    paper = [record("CrossEntropy", 0, 0.9, profile="paper"), record("Mixup", 0, 0.95, profile="paper")]
-    ((_, study),) = mixing_figures.studies([*found, *paper]).items()
-    assert list(study) == ["cross-entropy", "mixup"]
-    assert len(mixing_figures.studies([*found, paper[0]])) == 2, "cross-entropy alone takes no place"
+def test_quick_runs_give_way_to_longer_ones_and_devices_are_not_mixed(found):
+    quick, paper = (
+        [record("CrossEntropy", 0, 0.9, profile=profile), record("Mixup", 0, 0.95, profile=profile)]
+        for profile in ("quick", "paper")
+    )
+    ours = mixing_figures.studies(found)
+    assert mixing_figures.studies([*found, *quick]) == ours
+    assert len(mixing_figures.studies([*found, *paper])) == len(ours) + 1, "another profile is another study"
+    assert mixing_figures.studies([*found, paper[0]]) == ours, "cross-entropy alone is none"
     paper[1].environment["device"] = "a GPU"
-    assert len(mixing_figures.studies([*found, *paper])) == 2, "another device is another study"
+    assert mixing_figures.studies([*found, *paper]) == ours, "nor is what ran elsewhere"
+    (study,) = mixing_figures.studies(quick).values()
+    assert list(study) == ["cross-entropy", "mixup"], "there is nothing else"
 
 
 def test_accuracy_is_paired_with_cross_entropy_by_seed(found):

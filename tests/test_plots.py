@@ -27,7 +27,14 @@ SCORES = {("CrossEntropy", None): 0.80, ("ISDA", 0.5): 0.82, ("ISDA", 1.0): 0.81
 
 
 def record(
-    objective="CrossEntropy", seed=0, strength=None, form="full", name="embedded", profile="cpu", network="small", **data
+    objective="CrossEntropy",
+    seed=0,
+    strength=None,
+    form="full",
+    name="embedded",
+    profile="cpu",
+    network="small",
+    **data,
 ):
     settings = {} if strength is None else {"strength": strength, "covariance": form, "decay": None}
     config = {

@@ -135,12 +135,17 @@ def test_two_sets_of_as_many_views_are_both_in_the_cost(found):
     assert len(of_six) == 4
 
 
-def test_a_better_profile_takes_the_place_of_a_lesser_one(found):
-    paper = [record("CrossEntropy", 0, 0.9, profile="paper"), record("SLA", 0, 0.9, 0.95, profile="paper")]
-    ((_, study),) = sla_figures.studies([*found, *paper]).items()
+def test_quick_runs_give_way_to_longer_ones(found):
+    quick, paper = (
+        [record("CrossEntropy", 0, 0.9, profile=profile), record("SLA", 0, 0.9, 0.95, profile=profile)]
+        for profile in ("quick", "paper")
+    )
+    (study,) = sla_figures.studies(quick).values()
     assert list(study) == ["cross-entropy", "SLA, single", "SLA+AG"]
-    ((_, study),) = sla_figures.studies([*found, paper[0]]).items()
-    assert study["cross-entropy"][0].profile == "cpu", "a baseline alone takes no place"
+    ours = sla_figures.studies(found)
+    assert sla_figures.studies([*found, *quick]) == ours
+    assert len(sla_figures.studies([*found, *paper])) == len(ours) + 1, "another profile is another study"
+    assert sla_figures.studies([*found, paper[0]]) == ours, "a baseline alone is none"
     elsewhere = [record("CrossEntropy", 0, 0.9, name="mnist"), record("SLA", 0, 0.9, 0.95, name="mnist")]
     assert list(sla_figures.studies([*found, *elsewhere])) == ["embedded, 60 images", "mnist, 60 images"]
 

@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional as F
 
 import throwaway
-from semaug import data, ledger, objective, records, training
+from semaug import data, experiment, objective, records, training
 
 NAMES = list(throwaway.OBJECTIVES)
 ALL = [*NAMES, *throwaway.SLOW]
@@ -477,7 +477,7 @@ def test_runs_together_are_those_alone(tmp_path, monkeypatch):
     names, seeds = ("CrossEntropy", "ISDA", "ISDA"), (0, 0, 1)
 
     def made():
-        return [ledger.build(name, "small", of, seed) for name, seed in zip(names, seeds, strict=True)]
+        return [experiment.build(name, "small", of, seed) for name, seed in zip(names, seeds, strict=True)]
 
     alone = [training.fit(one, of, recipe, seed=seed, progress=False) for one, seed in zip(made(), seeds, strict=True)]
     files = [tmp_path / f"{number}.pt" for number in range(3)]
@@ -503,7 +503,7 @@ def test_runs_together_are_those_alone(tmp_path, monkeypatch):
 
 def test_what_cannot_run_together(tmp_path):
     of = data.load("embedded", train_size=300, test_size=100)
-    one = ledger.build("CrossEntropy", "small", of, 0)
+    one = experiment.build("CrossEntropy", "small", of, 0)
     with pytest.raises(ValueError, match=r"objectives, seeds, resume: got \[1, 2, 1\] of them"):
         training.fit_together([one], of, training.Recipe(epochs=1), [0, 1])
     for count in (0, 11):
@@ -511,14 +511,14 @@ def test_what_cannot_run_together(tmp_path):
             training.fit_together([one] * count, of, training.Recipe(epochs=1), range(count))
     with pytest.raises(ValueError, match="two of them share parameters"):
         training.fit_together([one, objective.CrossEntropy(one.network)], of, training.Recipe(epochs=1), [0, 1])
-    other = ledger.build("CrossEntropy", "small", of, 1)
+    other = experiment.build("CrossEntropy", "small", of, 1)
     files = [tmp_path / "state.pt", tmp_path / "new" / ".." / "state.pt"]
     with pytest.raises(ValueError, match=r"resume: got .*state.pt, .*state.pt; takes a file for each"):
         training.fit_together([one, other], of, training.Recipe(epochs=1), [0, 1], files)
     other.network.pool = torch.nn.Sequential(other.network.pool, torch.nn.Dropout(0.1))
     with pytest.raises(ValueError, match="one has dropout"):
         training.fit_together([one, other], of, training.Recipe(epochs=1), [0, 1])
-    there = ledger.build("CrossEntropy", "small", of, 0).to("meta")
+    there = experiment.build("CrossEntropy", "small", of, 0).to("meta")
     with pytest.raises(ValueError, match="objectives: got them on cpu, meta; takes one device"):
         training.fit_together([one, there], of, training.Recipe(epochs=1), [0, 1])
 
@@ -530,7 +530,7 @@ def test_one_that_fails_ends_all_and_leaves_their_states(tmp_path):
             return loss * (float("nan") if float(step.progress) > 0.5 else 1.0), terms
 
     of = data.load("embedded", train_size=300, test_size=100)
-    one, other = (ledger.build("CrossEntropy", "small", of, seed) for seed in (0, 1))
+    one, other = (experiment.build("CrossEntropy", "small", of, seed) for seed in (0, 1))
     files = [tmp_path / name for name in ("one.pt", "other.pt")]
     with pytest.raises(FloatingPointError, match="in epoch 2"):
         training.fit_together(
