@@ -23,7 +23,8 @@ from semaug.plots import COLOURS, GREY, Picture, band, caption, comparison, curv
 from semaug.recipe import Recipe
 from semaug.records import Record, summary
 
-G, S = TypeVar("G"), TypeVar("S")
+G = TypeVar("G")
+S = TypeVar("S")
 
 
 class NothingToDraw(LookupError):
