@@ -36,7 +36,7 @@ notebooks: env  ## run the notebooks and refresh the committed .ipynb (NOTEBOOK=
 	@$(RUN) semaug.rerun refresh $(NOTEBOOK) $(ARGS)
 
 figures: env  ## redraw figures/ from the committed records
-	$(RUN) semaug.figures $(ARGS)
+	$(RUN) semaug.redraw $(ARGS)
 
 records: env  ## the ledger: which runs the figures stand on, and what of them is there (PROFILE=paper)
 	@$(RUN) semaug.ledger --profile $(or $(PROFILE),cpu) $(ARGS)

@@ -33,7 +33,7 @@ The package is flat, one room a file. Rooms in import order, a line importing on
     mixing_figures
     gan_figures
     leaderboard
-    lesson
+    lesson redraw
 
 ``import semaug`` loads none of them: each is imported when it is first named, and the first costs torch alone.
 """
@@ -80,6 +80,7 @@ __all__ = [
     "puzzlemix",
     "recipe",
     "records",
+    "redraw",
     "rerun",
     "robustness",
     "shapes",

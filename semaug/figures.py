@@ -1,25 +1,19 @@
-"""The committed figures: which of the notebooks' figures are drawn from records, and from which records.
+"""From records to figures: which records belong together, and the figures of notebook 1 that are drawn from them.
 
-``python -m semaug.figures`` redraws ``figures/<notebook>/*.png`` and ``*.svg`` from the records in
-``figures/records/<notebook>/`` and from nothing else: the same records give the same bytes.
+The other notebooks have rooms of their own, with a table ``FIGURES`` as here; room ``redraw`` draws them all.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
-import sys
 import textwrap
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from importlib import import_module
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from semaug import records as rec
-from semaug.plots import COLOURS, GREY, Picture, band, caption, comparison, curves, save, styled
+from semaug.plots import COLOURS, GREY, Picture, band, caption, comparison, curves, styled
 from semaug.recipe import Recipe
 from semaug.records import Record, summary
 
@@ -391,36 +385,3 @@ FIGURES: dict[str, dict[str, Callable[[Sequence[Record]], Picture]]] = {
     },
 }
 """The figures of each notebook that are drawn from records."""
-
-ROOMS = ("figures", "longtail_figures", "gvae_figures", "sla_figures", "mixing_figures", "gan_figures")
-"""Rooms with such a table; those after this one import it, so it knows them by name."""
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Redraw the committed figures and the leaderboard, saying what has no records."""
-    parser = argparse.ArgumentParser(
-        prog="python -m semaug.figures", description="Redraw figures/ from figures/records/."
-    )
-    parser.add_argument(
-        "--folder", type=Path, default=Path(__file__).parents[1] / "figures", help="default: %(default)s"
-    )
-    folder = parser.parse_args(arguments).folder
-    tables = (import_module(f"semaug.{room}").FIGURES for room in ROOMS)
-    for notebook, drawings in (item for table in tables for item in table.items()):
-        found = rec.load(folder / "records" / notebook)
-        for name, draw in drawings.items():
-            try:
-                save(draw(found), folder / notebook, name)
-                print(f"drew     {notebook}/{name} from {len(found)} records")
-            except NothingToDraw as missing:
-                print(f"skipped  {notebook}/{name}: needs {missing}; {len(found)} records there do not hold them")
-    try:
-        paths = import_module("semaug.leaderboard").write(folder)
-        print(f"wrote    {', '.join(str(path.relative_to(folder)) for path in paths)}")
-    except NothingToDraw as missing:
-        print(f"skipped  leaderboard: needs {missing}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(import_module("semaug.figures").main())  # not this copy of it, whose classes are not those of the rooms

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from semaug import experiment, figures, gvae_figures, gvae_measures, records
+from semaug import experiment, figures, gvae_figures, gvae_measures, records, redraw
 from semaug.records import Record
 from semaug.training import Recipe
 
@@ -253,7 +253,7 @@ def test_what_is_missing_is_said(found, name, tmp_path, monkeypatch):
 
 
 def test_the_command_draws_them_too(found, kept, capsys):
-    assert figures.main(["--folder", str(kept)]) == 0
+    assert redraw.main(["--folder", str(kept)]) == 0
     names = set(gvae_figures.FIGURES["2_gvae"])
     pixels = {name for name in names if "strips" in name} | {"directions", "factors", "plane"}  # have no SVG
     expected = {f"{name}.png" for name in names} | {f"{name}.svg" for name in names - pixels}

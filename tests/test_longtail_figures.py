@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from semaug import figures, longtail_figures
+from semaug import figures, longtail_figures, redraw
 from semaug.records import Record
 
 COUNTS = [400, 200, 50, 25, 10, 5]
@@ -199,7 +199,7 @@ def test_what_is_missing_is_said(found, name):
 def test_the_command_draws_them_too(found, tmp_path, capsys):
     for run in found:
         run.save(tmp_path / "records" / "1_metasaug")
-    assert figures.main(["--folder", str(tmp_path)]) == 0
+    assert redraw.main(["--folder", str(tmp_path)]) == 0
     expected = {f"{name}.{kind}" for name in longtail_figures.FIGURES["1_metasaug"] for kind in ("png", "svg")}
     assert {path.name for path in (tmp_path / "1_metasaug").iterdir()} == expected
     assert f"drew     1_metasaug/groups from {len(found)} records" in capsys.readouterr().out

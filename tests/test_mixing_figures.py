@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from semaug import figures, ledger, mixing_figures
+from semaug import figures, ledger, mixing_figures, redraw
 from semaug.records import Record
 from semaug.robustness import CORRUPTIONS
 
@@ -364,7 +364,7 @@ def test_what_is_missing_is_said(found, name):
 def test_the_command_draws_them_too(found, tmp_path, capsys):
     for run in found:
         run.save(tmp_path / "records" / "3_automix")
-    assert figures.main(["--folder", str(tmp_path)]) == 0
+    assert redraw.main(["--folder", str(tmp_path)]) == 0
     expected = {f"{name}.{kind}" for name in mixing_figures.FIGURES["3_automix"] for kind in ("png", "svg")}
     assert {path.name for path in (tmp_path / "3_automix").iterdir()} == expected
     assert f"drew     3_automix/ablation from {len(found)} records" in capsys.readouterr().out
