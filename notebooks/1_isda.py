@@ -1368,13 +1368,13 @@ show(figures.isda_curves(live), "live")
 # end. It is *another loss*, so the two curves on the left cannot be compared as if one method fitted better. What can
 # be compared is on the right.
 #
-# The figures from here on draw the best records there are: the committed ones where a profile longer than *quick* has
-# been run, and otherwise those just made. Their captions say which. Most committed runs are longer and have more
+# The figures from here on draw the committed records of profiles longer than *quick*, and of sets that have none those
+# just made. Their captions say which. Most committed runs are longer and have more
 # seeds (those with controls three), and many include a third method, ISDA with the *diagonal* form of erratum 8. Where no train size is given they had all training images,
 # of the embedded set 7,200; the set *fashion* is the whole of Fashion-MNIST. These there are:
 
 # %% tags=["nbval-ignore-output"]
-committed = records.load(experiment.records_folder("1_isda"))
+committed = records.load(records.committed("1_isda"))
 for title, group in figures.experiments(committed, len).items():
     named = [f"{name} (n = {len(runs)})" for name, runs in figures.methods(group).items()]
     print(f"{title}: ", "; ".join(named).replace(r"$\lambda_0$", "λ₀"))

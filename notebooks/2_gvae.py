@@ -1502,7 +1502,7 @@ print(
 # From here on everything is drawn from committed records. Captions say which profile and device; these there are:
 
 # %% tags=["nbval-ignore-output"]
-committed = records.load(experiment.records_folder("2_gvae"))
+committed = records.load(records.committed("2_gvae"))
 listed = list(ledger.gvae_runs())
 for profile_ in ("cpu", "paper"):
     there = sum(record.profile == profile_ for record in committed)

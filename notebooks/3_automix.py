@@ -1743,7 +1743,7 @@ for name, network in (
 # the cell says which runs it waits for, and no conclusion is drawn; these there are:
 
 # %% tags=["nbval-ignore-output"]
-committed = records.load(experiment.records_folder("3_automix"))
+committed = records.load(records.committed("3_automix"))
 wanted = list(ledger.mixing_runs())
 for profile_ in ("cpu", "paper"):
     there = sum(record.profile == profile_ for record in committed)

@@ -129,7 +129,6 @@ from torch.nn import functional as F
 from semaug import (
     data,
     diffaugment,
-    experiment,
     figures,
     gan,
     gan_figures,
@@ -1124,7 +1123,7 @@ assert math.isclose(by_torchmetrics.kid, kid, rel_tol=1e-6)
 # Now the records:
 
 # %% tags=["nbval-ignore-output"]
-committed = records.load(experiment.records_folder("4_diffaugment"))
+committed = records.load(records.committed("4_diffaugment"))
 wanted = list(ledger.gan_runs())
 for profile_ in ("cpu", "paper"):
     there = sum(record.profile == profile_ for record in committed)

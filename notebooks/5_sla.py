@@ -1311,7 +1311,7 @@ show(picture, "few_shot")
 # From here on everything is drawn from committed records. Captions say which profile and device; these there are:
 
 # %% tags=["nbval-ignore-output"]
-committed = records.load(experiment.records_folder("5_sla"))
+committed = records.load(records.committed("5_sla"))
 wanted = list(ledger.sla_runs())
 for profile_ in ("cpu", "paper"):
     there = sum(record.profile == profile_ for record in committed)

@@ -149,7 +149,11 @@ class Run:
         return state_folder() / f"{self.key}.pt"
 
     def execute(self, device: str = "auto", folder: Path | None = None, root: str | None = None) -> records.Record:
-        """Train (or go on training) and write the record; the checkpoint is removed once the record is there."""
+        """Train (or go on training) and write the record; the checkpoint is removed once the record is there.
+
+        Raises what loading the set, building and training raise, ValueError for what does not go together, OSError
+        where a file cannot be written; its state is kept.
+        """
         record, arrays = self._trained(resolve_device(device), self.checkpoint, root)
         return self._keep(record, arrays, folder)
 
@@ -158,7 +162,7 @@ class Run:
     ) -> records.Record:
         """Write what a run leaves, and remove its checkpoint."""
         record.profile = self.profile
-        folder = folder or records_folder(self.notebook)
+        folder = folder or records.committed(self.notebook)
         if arrays:  # before the record, whose being there means that all is done
             records.write_whole(folder / f"{record.stem}.npz", records.pack(arrays))
         record.save(folder)
@@ -198,7 +202,7 @@ class Run:
 
     def done(self, folder: Path | None = None) -> bool:
         """Whether its record is there: of the same configuration throughout, with today's defaults filled in."""
-        found = records.load(folder or records_folder(self.notebook), profile=self.profile, seed=self.seed)
+        found = records.load(folder or records.committed(self.notebook), profile=self.profile, seed=self.seed)
         configs = [_filled(record.config) for record in found]
         for config in configs if "size" not in self.of else []:
             config["data"]["size"] = None  # a record says the side of its images, this run takes the set's own
@@ -221,7 +225,10 @@ class Run:
 
 
 def execute_together(runs: Sequence[Run], device: str = "auto", root: str | None = None) -> list[records.Record]:
-    """Execute runs of one set and recipe as one (``training.fit_together``): a GPU is hardly busy with a small one."""
+    """Execute runs of one set and recipe as one (``training.fit_together``): a GPU is hardly busy with a small one.
+
+    Raises what :meth:`Run.execute` raises, where one of them fails.
+    """
     there, of = resolve_device(device), data.load(**runs[0].of, root=root)
     objectives: list[Any] = [run.build(of).to(there) for run in runs]
     seeds, resume = [run.seed for run in runs], [run.checkpoint for run in runs]
@@ -288,17 +295,6 @@ def _network_name(network: str) -> str:
         return str(NETWORKS[network](2).name)
 
 
-def records_folder(notebook: str) -> Path:
-    """Where the records of a notebook are committed."""
-    return Path(__file__).parents[1] / "figures" / "records" / notebook
-
-
-def pictures(notebook: str, record: records.Record) -> dict[str, np.ndarray]:
-    """The arrays beside the committed record of a notebook's run; empty where there are none."""
-    path = records_folder(notebook) / f"{record.stem}.npz"
-    return records.unpack(path) if path.exists() else {}
-
-
 def state_folder() -> Path:
     """Where runs keep their checkpoints and locks; ignored by git."""
     return Path(__file__).parents[1] / "build" / "runs"
@@ -318,7 +314,10 @@ def claimed(run: Run) -> Iterator[bool]:
 
 
 def complete(runs: Sequence[Run], device: str = "auto", root: str | None = None) -> list[tuple[Run, records.Record]]:
-    """Execute these together, but for those that are done or that another process is at."""
+    """Execute these, of one set and recipe, together, but for those that are done or that another process is at.
+
+    Returns those executed, with their records. Raises what :meth:`Run.execute` raises.
+    """
     with ExitStack() as claims:
         mine = [run for run in runs if claims.enter_context(claimed(run)) and not run.done()]
         if len(mine) > 1:

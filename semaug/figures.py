@@ -1,4 +1,4 @@
-"""From records to figures: which records belong together, and the figures of notebook 1 that are drawn from them.
+"""From records to figures: which records belong together, and the figures of notebook 1, first part.
 
 The other notebooks have rooms of their own, with a table ``FIGURES`` as here; room ``redraw`` draws them all.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -56,28 +56,48 @@ def experiments(found: Sequence[Record], enough: Callable[[list[Record]], bool])
         key["recipe"] = dataclasses.asdict(Recipe(**record.config["recipe"]))  # a field that came later: its default
         groups.setdefault(json.dumps(key, sort_keys=True), []).append(record)
     kept = [group for _, group in sorted(groups.items()) if enough(group)]
-    titled: dict[str, list[Record]] = {}
-    for group in without_stand_ins(kept, lambda group: group[0]):
-        config = group[0].config
-        words = [f"{key.replace('_', ' ')} {config['data'][key]}" for key in SUBSETS if config["data"].get(key)]
-        words += [str(config["network"]), f"{config['recipe']['epochs']} epochs"]
-        title = ", ".join([_set(group), *words, *(["+".join(_augments(group))] if _augments(group) else [])])
-        titled[fresh_title(title, titled, group[0])] = group
-    return titled
+    return titled(without_stand_ins(kept, lambda group: group[0]), lambda group: group[0], _title)
 
 
-def fresh_title(title: str, taken: Container[str], record: Record) -> str:
-    """The title, with as much more about its records as none has that is taken."""
-    for more in (record.config["network"], record.environment.get("device"), record.hash):
-        title = title if title not in taken or more in title.split(", ") else f"{title}, {more}"
-    return title
+def _title(group: Sequence[Record]) -> str:
+    """Set and subset, network, epochs and augmentation of pixels."""
+    config = group[0].config
+    words = [f"{key.replace('_', ' ')} {config['data'][key]}" for key in SUBSETS if config["data"].get(key)]
+    words += [str(config["network"]), f"{config['recipe']['epochs']} epochs"]
+    return ", ".join([_set(group), *words, *(["+".join(_augments(group))] if _augments(group) else [])])
 
 
-def budget(record: Record) -> str:
-    """All that runs share which are compared at equal and at more passes: of the recipe, not how long."""
+def titled(groups: Iterable[G], of: Callable[[G], Record], title: Callable[[G], str]) -> dict[str, G]:
+    """Groups of records by title, in order; to titles that are equal is added what differs among them.
+
+    That is network, profile and device, and the hash of the configuration where these are the same. of: a record of a
+    group.
+    """
+
+    def traits(group: G) -> tuple[str, str, str]:
+        record = of(group)
+        return str(record.config["network"]), record.profile, str(record.environment.get("device"))
+
+    groups, result = list(groups), {}
+    for group in groups:
+        alike = [traits(other) for other in groups if title(other) == title(group)]
+        told = zip(traits(group), zip(*alike, strict=True), strict=True)
+        more = [own for own, all_of_them in told if len(set(all_of_them)) > 1]
+        more += [of(group).hash] if alike.count(traits(group)) > 1 else []
+        result[", ".join([title(group), *more])] = group
+    return result
+
+
+def trained_on(record: Record) -> str:
+    """Its set and the number of training images, for a title."""
+    return f"{record.config['data']['name']}, {sum(record.train_counts)} images"
+
+
+def budget(record: Record, apart: Sequence[str] = ("epochs", "evaluate_every")) -> str:
+    """All that runs share but their method and what of the recipe stands apart: what may be compared."""
     config = record.config
     recipe = dataclasses.asdict(Recipe(**config["recipe"]))
-    recipe = {name: value for name, value in recipe.items() if name not in ("epochs", "evaluate_every")}
+    recipe = {name: value for name, value in recipe.items() if name not in apart}
     where = [record.profile, record.environment.get("device")]
     return json.dumps([_given(config["data"]), config["network"], recipe, where], sort_keys=True)
 
@@ -184,14 +204,14 @@ def isda_accuracy(found: Sequence[Record]) -> Picture:
     """Notebook 1: test accuracy of cross-entropy and ISDA on their common seeds, a block a data set.
 
     Where a form was run at several strengths, the one chosen on validation data is drawn, and the caption says so.
-    Of each set the experiment with the most images and the least augmentation of pixels: the others have their own
-    figures, :func:`isda_size` and :func:`isda_augmentation`.
+    Of each set and network the experiment with the most images and the least augmentation of pixels: the others have
+    their own figures, :func:`isda_size` and :func:`isda_augmentation`.
     """
     panels = experiments(as_published(found), lambda group: len(chosen(group)) > 1)
     if not panels:
         raise NothingToDraw("two methods under one recipe")
     order = sorted(panels, key=lambda title: (_images(panels[title]), -len(_augments(panels[title]))))
-    last = {_set(panels[title]): title for title in order}
+    last = {(_set(panels[title]), panels[title][0].config["network"]): title for title in order}
     panels = {title: group for title, group in panels.items() if title in last.values()}
     blocks = {title: on_common_seeds(chosen(group)) for title, group in panels.items()}
     families = [family for group in panels.values() for family in _over_strength(group) if len(family) > 1]
@@ -275,14 +295,16 @@ def gains(group: Sequence[Record]) -> dict[str, tuple[list[float], np.ndarray]]:
 
 
 def _families(found: Sequence[Record], blank: Callable[[dict[str, Any]], None]) -> list[list[list[Record]]]:
-    """Experiments with two methods or more, in families that are equal once ``blank`` has been at their settings."""
+    """Experiments of one profile and device, with two methods or more, in families that are equal once ``blank`` has
+    been at their settings.
+    """
     families: dict[str, list[list[Record]]] = {}
     for group in experiments(found, lambda group: len(methods(group)) > 1).values():
         config = group[0].config
         settings = {"data": _given(config["data"]), "recipe": dataclasses.asdict(Recipe(**config["recipe"]))}
         blank(settings)
-        key = json.dumps([settings, group[0].config["network"]], sort_keys=True)
-        families.setdefault(key, []).append(group)
+        where = [config["network"], group[0].profile, group[0].environment.get("device")]
+        families.setdefault(json.dumps([settings, where], sort_keys=True), []).append(group)
     return [family for family in families.values() if len(family) > 1]
 
 
@@ -384,4 +406,4 @@ FIGURES: dict[str, dict[str, Callable[[Sequence[Record]], Picture]]] = {
         "controls": isda_controls,
     },
 }
-"""The figures of each notebook that are drawn from records."""
+"""The figures of notebook 1 that are drawn from records; of its second part, see room ``longtail_figures``."""

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from semaug import experiment, ledger, plots
-from semaug.figures import NothingToDraw, budget, fresh_title, needed, on_common_seeds, runs_of, without_stand_ins
+from semaug import ledger, plots, records
+from semaug.figures import NothingToDraw, budget, needed, on_common_seeds, runs_of, titled, without_stand_ins
 from semaug.plots import COLOURS, GREY, Picture, band, caption, comparison, sheet, styled
 from semaug.records import Record, summary
 from semaug.sla_figures import gains
@@ -55,7 +55,8 @@ def method(record: Record) -> str:
 def players(
     found: Iterable[Record], sets: Sequence[str] = (*GREY_SETS, *COLOUR_SETS), longer: bool = False
 ) -> dict[str, Study]:
-    """GANs by method, a study a set and number of images, titled, in order of these; the places of T first.
+    """GANs by method, a study a budget (room ``figures``) and length, titled, in order of set and number of images; the
+    places of T first.
 
     longer: those trained for more epochs than others of their budget, instead of these. Quick ones only of sets without
     longer ones. Those are left out that have not both ``BASELINE`` and DiffAugment. Raises ValueError where a method
@@ -75,11 +76,7 @@ def players(
     made = [study for study in made if {BASELINE, "DiffAugment"} <= study.keys()]
     made = without_stand_ins(made, _first)
     made.sort(key=lambda study: (sets.index(_set(study)), images(study)))
-    result: dict[str, Study] = {}
-    for study in made:
-        title = f"{WORDS.get(_set(study), _set(study))}, {images(study)} images"
-        result[fresh_title(title, result, _first(study))] = study
-    return result
+    return titled(made, _first, lambda study: f"{WORDS.get(_set(study), _set(study))}, {images(study)} images")
 
 
 def _by_method(group: Iterable[Record]) -> Study:
@@ -347,11 +344,11 @@ def samples(found: Sequence[Record], sets: Sequence[str] = GREY_SETS, each: int 
     columns: list[str] = []
     lines: dict[str, list[np.ndarray]] = {}
     shown = []
-    for study in needed(players(found, sets, longer), BOTH).values():
-        kept = {name: (runs[0], experiment.pictures("4_diffaugment", runs[0])) for name, runs in _places(study).items()}
+    for title, study in needed(players(found, sets, longer), BOTH).items():
+        kept = {name: (runs[0], records.pictures("4_diffaugment", runs[0])) for name, runs in _places(study).items()}
         if len(kept) < (2 if longer else len(COLOUR)) or not all(arrays for _, arrays in kept.values()):
             continue
-        columns += [f"{WORDS.get(_set(study), _set(study))}, {images(study)}", *[""] * (each - 1)]
+        columns += [title.replace(" images", ""), *[""] * (each - 1)]
         for name, (record, arrays) in kept.items():
             shown.append(record)
             lines.setdefault(name, []).append(arrays["samples"][:each])
@@ -384,13 +381,17 @@ def classifier(record: Record) -> str:
 
 
 def classifiers(found: Iterable[Record], sets: Sequence[str]) -> Study:
-    """The classifiers on the first of these sets that has them, by what augments; no augmentation first."""
-    runs = [record for record in found if record.config["objective"] != "GAN"]
+    """The classifiers on the first of these sets that has them, by what augments; no augmentation first.
+
+    All of one budget but for the augmentation of pixels: the one with most methods.
+    """
+    runs = sorted((record for record in found if record.config["objective"] != "GAN"), key=lambda record: record.seed)
     for name in sets:
-        study: Study = {}
-        for record in sorted((r for r in runs if r.config["data"]["name"] == name), key=lambda r: r.seed):
-            study.setdefault(classifier(record), []).append(record)
-        if BASELINE in study and len(study) > 1:
+        groups: dict[str, Study] = {}
+        for record in (record for record in runs if record.config["data"]["name"] == name):
+            groups.setdefault(budget(record, ("augment",)), {}).setdefault(classifier(record), []).append(record)
+        study = max((group for group in groups.values() if BASELINE in group), key=len, default=Study())
+        if len(study) > 1:
             return {BASELINE: study.pop(BASELINE), **dict(sorted(study.items(), key=_order))}
     raise NothingToDraw(f"cross-entropy and an augmentation on {' or '.join(sets)}")
 

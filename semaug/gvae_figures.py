@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from semaug import experiment
-from semaug.figures import NothingToDraw, experiments, fresh_title, needed, runs_of
+from semaug import records
+from semaug.figures import NothingToDraw, experiments, needed, runs_of, titled, trained_on
 from semaug.gvae_measures import COLUMNS, STEPS, separation
 from semaug.plots import BLUE, COLOURS, GREY, RED, Picture, band, caption, comparison, sheet, styled
-from semaug.records import Record, summary
+from semaug.records import PROFILES, Record, summary
 from semaug.shapes import RANGES
 
 NAMES = {"VAE": "VAE", "ConditionalVAE": "conditional VAE", "GVAE": "G-VAE"}
@@ -59,16 +59,28 @@ def is_usual(record: Record) -> bool:
 
 
 def studies(found: Iterable[Record]) -> dict[str, Study]:
-    """VAE, conditional VAE and G-VAE by data set, titled, where there are the first and the last."""
+    """VAE, conditional VAE and G-VAE, a study an experiment that has the first and the last, titled."""
     known = [record for record in found if record.config["objective"] in NAMES and is_usual(record)]
     groups = experiments(known, lambda group: {"VAE", "GVAE"} <= {record.config["objective"] for record in group})
-    result: dict[str, Study] = {}
+    made: list[Study] = []
     for group in groups.values():
-        short = f"{group[0].config['data']['name']}, {sum(group[0].train_counts)} images"
         ordered = sorted(group, key=lambda record: record.seed)
         study = {name: [r for r in ordered if r.config["objective"] == kind] for kind, name in NAMES.items()}
-        result[fresh_title(short, result, group[0])] = {name: runs for name, runs in study.items() if runs}
-    return result
+        made.append({name: runs for name, runs in study.items() if runs})
+    return titled(made, _vae, lambda study: trained_on(_vae(study)))
+
+
+def _vae(study: Study) -> Record:
+    return study["VAE"][0]
+
+
+def _of_sets(found: Iterable[Record], sets: Sequence[str]) -> list[Study]:
+    """The studies of these sets in their order, of each set the paper's profile first."""
+
+    def place(study: Study) -> tuple[int, int]:
+        return sets.index(_vae(study).config["data"]["name"]), -PROFILES.index(_vae(study).profile)
+
+    return sorted(studies(r for r in found if r.config["data"]["name"] in sets).values(), key=place)
 
 
 def variant(record: Record) -> str:
@@ -309,14 +321,19 @@ def _cell(values: Sequence[float]) -> str:
 def separations(found: Sequence[Record], sets: Sequence[str] = ("lfw64", "celeba")) -> dict[str, dict[str, Any]]:
     """How far faces lie apart in the plane, by gender, smile and all four: {label: {method: {seed: share}}}.
 
-    From the record, or from the codes beside it where it is an older one.
+    From the record, or from the codes beside it where it is an older one; of the first of these sets that has them.
     """
     names = {"gender": "male_", "smile": "smiling_", "all four": ""}
     result: dict[str, dict[str, Any]] = {}
-    for study in needed(studies(r for r in found if r.config["data"]["name"] in sets), "faces").values():
+    made = _of_sets(found, sets)
+    if not made:
+        raise NothingToDraw("faces")
+    for study in made:
+        if result:
+            break
         for name, runs in study.items():
             for run in runs:
-                beside = {} if "plane_separation" in run.metrics else experiment.pictures("2_gvae", run)
+                beside = {} if "plane_separation" in run.metrics else records.pictures("2_gvae", run)
                 for title, key in names.items():
                     value = run.metrics.get(f"plane_{key}separation")
                     if beside:
@@ -349,18 +366,17 @@ def _pictured(study: Study) -> dict[str, tuple[Record, dict[str, np.ndarray]]]:
     found: dict[str, tuple[Record, dict[str, np.ndarray]]] = {}
     for name, runs in study.items():
         for run in runs:
-            if name not in found and (kept := experiment.pictures("2_gvae", run)):
+            if name not in found and (kept := records.pictures("2_gvae", run)):
                 found[name] = run, kept
     return found
 
 
 def _of(found: Sequence[Record], sets: Sequence[str]) -> dict[str, tuple[Record, dict[str, np.ndarray]]]:
     """Pictures by method, of the first of these sets that has those of VAE and G-VAE."""
-    for name in sets:
-        for study in studies(record for record in found if record.config["data"]["name"] == name).values():
-            shown = _pictured(study)
-            if {"VAE", "G-VAE"} <= shown.keys():
-                return shown
+    for study in _of_sets(found, sets):
+        shown = _pictured(study)
+        if {"VAE", "G-VAE"} <= shown.keys():
+            return shown
     raise NothingToDraw(f"strips of VAE and G-VAE on {' or '.join(sets)}")
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from semaug import figures, gan_figures, gvae_figures, longtail_figures, mixing_figures, records, sla_figures
 from semaug.figures import NothingToDraw
 from semaug.plots import COLOURS, GREY, Picture, caption, save, styled
-from semaug.records import PROFILES, Record, Summary, summary
+from semaug.records import Record, Summary, summary
 from semaug.sla import TRANSFORMS
 
 BASELINE = "cross-entropy"
@@ -63,16 +63,7 @@ def passes(record: Record) -> float:
 
 
 def studies(found: Mapping[str, Sequence[Record]]) -> dict[tuple[str, str], Study]:
-    """Records by notebook and title of the experiment, then by method, cross-entropy first; of every profile."""
-    result: dict[tuple[str, str], Study] = {}
-    for profile in PROFILES:
-        of = {notebook: [r for r in runs if r.profile == profile] for notebook, runs in found.items()}
-        for (notebook, title), study in _of_a_profile(of).items():
-            result[notebook, title if (notebook, title) not in result else f"{title}, {profile}"] = study
-    return dict(sorted(result.items(), key=lambda item: item[0][0]))
-
-
-def _of_a_profile(found: Mapping[str, Sequence[Record]]) -> dict[tuple[str, str], Study]:
+    """Records by notebook and title of the experiment, then by method, cross-entropy first."""
     result: dict[tuple[str, str], Study] = {}
 
     def add(notebook: str, made: Mapping[str, Study], first: str = BASELINE) -> None:

@@ -22,7 +22,16 @@ from matplotlib.ticker import MaxNLocator
 from scipy.stats import binom
 
 from semaug.experiment import OBJECTIVES
-from semaug.figures import NothingToDraw, budget, fresh_title, needed, on_common_seeds, runs_of, without_stand_ins
+from semaug.figures import (
+    NothingToDraw,
+    budget,
+    needed,
+    on_common_seeds,
+    runs_of,
+    titled,
+    trained_on,
+    without_stand_ins,
+)
 from semaug.plots import COLOURS, GREY, Picture, band, caption, counts, differences, forest, styled
 from semaug.records import Record, summary
 from semaug.robustness import CORRUPTIONS
@@ -101,7 +110,7 @@ def method(record: Record) -> str:
 
 
 def studies(found: Iterable[Record], wanted: Callable[[Study], bool] | None = None) -> dict[str, Study]:
-    """Runs by method, a study a data set, network, recipe and device, titled; ``BASELINE`` is the first method.
+    """Runs by method, a study a budget (room ``figures``), titled; ``BASELINE`` is the first method.
 
     A method that was given more epochs than most runs of the study is one of its own; one that shares no seed with
     cross-entropy is left out. Of those that are ``wanted``: by default, that have another method as it is; quick ones
@@ -114,12 +123,7 @@ def studies(found: Iterable[Record], wanted: Callable[[Study], bool] | None = No
             groups.setdefault(budget(record), []).append(record)
     made = [study for study in (_study(group) for _, group in sorted(groups.items())) if study and wanted(study)]
     made.sort(key=lambda study: sum(study[BASELINE][0].train_counts))
-    result: dict[str, Study] = {}
-    for study in without_stand_ins(made, lambda study: study[BASELINE][0]):
-        first = study[BASELINE][0]
-        title = f"{_set(study)}, {sum(first.train_counts)} images, {first.config['network']}"
-        result[fresh_title(title, result, first)] = study
-    return result
+    return titled(without_stand_ins(made, _first), _first, _title)
 
 
 def _study(group: list[Record]) -> Study:
@@ -146,8 +150,16 @@ def _place(record: Record) -> tuple[int, bool, list[int]]:
     return list(NAMES).index(record.config["objective"]), bool(changed), changed
 
 
+def _title(study: Study) -> str:
+    return f"{trained_on(_first(study))}, {_first(study).config['network']}"
+
+
+def _first(study: Study) -> Record:
+    return study[BASELINE][0]
+
+
 def _set(study: Study) -> str:
-    return str(study[BASELINE][0].config["data"]["name"])
+    return str(_first(study).config["data"]["name"])
 
 
 def plain(study: Study) -> Study:
@@ -161,11 +173,12 @@ def longer(study: Study) -> Study:
 
 
 def widest(found: dict[str, Study]) -> dict[str, Study]:
-    """Of each data set the study with most methods."""
-    best: dict[str, str] = {}
+    """Of each data set and profile the study with most methods."""
+    best: dict[tuple[str, str], str] = {}
     for title, study in found.items():
-        if len(plain(study)) > len(plain(found.get(best.get(_set(study), ""), Study()))):
-            best[_set(study)] = title
+        where = _set(study), _first(study).profile
+        if len(plain(study)) > len(plain(found.get(best.get(where, ""), Study()))):
+            best[where] = title
     return {title: found[title] for title in best.values()}
 
 
@@ -237,23 +250,25 @@ def _gained(blocks: Mapping[str, Study]) -> dict[str, dict[str, list[float]]]:
 
 def networks(found: Sequence[Record]) -> Picture:
     """The gains of the methods that were run on several networks of one data set, a panel a network."""
-    by_set: dict[str, dict[str, Study]] = {}
+
+    def title(study: Study) -> str:
+        config = _first(study).config
+        return f"{config['network']}, {config['recipe'].get('optimizer', 'sgd')}, {config['recipe']['epochs']} epochs"
+
+    together: dict[tuple[str, ...], list[Study]] = {}
     for study in studies(found).values():
-        first = study[BASELINE][0]
-        recipe = first.config["recipe"]
-        line = f"{_set(study)}, {sum(first.train_counts)} images, {first.environment.get('device')}"
-        title = f"{first.config['network']}, {recipe.get('optimizer', 'sgd')}, {recipe['epochs']} epochs"
-        by_set.setdefault(line, {})[title] = plain(study)
-    lines, shown = {}, []
-    for line, by_network in by_set.items():
-        common = set.intersection(*(set(study) for study in by_network.values()))
-        if len(by_network) > 1 and len(common) > 1:
-            kept = {t: {n: runs for n, runs in study.items() if n in common} for t, study in by_network.items()}
-            lines[line.rpartition(", ")[0]] = _gained(kept)
-            shown += runs_of(kept.values())
+        where = str(_first(study).environment.get("device"))
+        together.setdefault((trained_on(_first(study)), _first(study).profile, where), []).append(plain(study))
+    kept = []
+    for group in together.values():
+        common = set.intersection(*map(set, group))
+        if len(group) > 1 and len(common) > 1:
+            kept.append([{name: runs for name, runs in study.items() if name in common} for study in group])
+    panels = titled(kept, lambda group: _first(group[0]), lambda group: trained_on(_first(group[0])))
+    lines = {line: _gained(titled(group, _first, title)) for line, group in panels.items()}
     if not lines:
         raise NothingToDraw("cross-entropy and another method on two networks and one data set")
-    return forest(lines, "gain (points)", shown, TITLE, _colour)
+    return forest(lines, "gain (points)", runs_of(study for group in kept for study in group), TITLE, _colour)
 
 
 @styled

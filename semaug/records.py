@@ -198,6 +198,17 @@ def unpack(path: str | Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def committed(notebook: str) -> Path:
+    """Where the records of a notebook are committed."""
+    return Path(__file__).parents[1] / "figures" / "records" / notebook
+
+
+def pictures(notebook: str, record: Record) -> dict[str, np.ndarray]:
+    """The arrays beside the committed record of a notebook's run; empty where there are none."""
+    path = committed(notebook) / f"{record.stem}.npz"
+    return unpack(path) if path.exists() else {}
+
+
 def load(folder: str | Path, **conditions: Any) -> list[Record]:
     """Records below ``folder`` whose configuration (or profile, seed) has the given values, in order of file name.
 

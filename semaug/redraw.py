@@ -1,7 +1,7 @@
 """``python -m semaug.redraw``: the committed figures and the leaderboard, drawn anew.
 
-``figures/<notebook>/*.png`` and ``*.svg`` come from the records in ``figures/records/<notebook>/`` and from nothing
-else: the same records give the same bytes.
+``figures/<notebook>/*.png`` and ``*.svg`` come from the records in ``figures/records/<notebook>/``, with the pictures
+beside the committed ones, and from nothing else: the same records give the same bytes.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from semaug import longtail_figures, plots
-from semaug.figures import NothingToDraw, budget, fresh_title, needed, runs_of, without_stand_ins
+from semaug.figures import NothingToDraw, budget, needed, runs_of, titled, trained_on, without_stand_ins
 from semaug.plots import COLOURS, Picture, band, caption, styled
 from semaug.records import Record, summary
 from semaug.sla import TRANSFORMS
@@ -66,7 +66,7 @@ def inferences(record: Record) -> dict[str, Record]:
 
 
 def studies(found: Iterable[Record], transforms: str = "rotation", long_tail: bool = False) -> dict[str, Study]:
-    """Runs by method and inference, a study a data set, network and recipe, titled; ``BASELINE`` is the first method.
+    """Runs by method and inference, a study a budget (room ``figures``), titled; ``BASELINE`` is the first method.
 
     What is trained without views for as many passes, M times the epochs, is a method of its own. Of those
     that have the baseline and an objective on views; quick ones only of data sets without longer ones.
@@ -81,12 +81,24 @@ def studies(found: Iterable[Record], transforms: str = "rotation", long_tail: bo
     made = [_study(group, len(TRANSFORMS[transforms])) for _, group in sorted(groups.items())]
     viewed = [any("transforms" in run.config["settings"] for runs in study.values() for run in runs) for study in made]
     made = [study for study, seen in zip(made, viewed, strict=True) if BASELINE in study and seen]
-    result: dict[str, Study] = {}
-    for study in without_stand_ins(made, lambda study: study[BASELINE][0]):
-        first = study[BASELINE][0]
-        title = f"{first.config['data']['name']}, {sum(first.train_counts)} images"
-        result[fresh_title(title, result, first)] = study
-    return result
+    return titled(without_stand_ins(made, _baseline), _baseline, lambda study: trained_on(_baseline(study)))
+
+
+def _baseline(study: Study) -> Record:
+    return study[BASELINE][0]
+
+
+def by_transforms(found: Sequence[Record]) -> dict[str, dict[str, Study]]:
+    """Studies of one budget by set of transformations, titled."""
+    joined: dict[str, dict[str, Study]] = {}
+    for transforms in TRANSFORMS:
+        for study in studies(found, transforms).values():
+            joined.setdefault(budget(_baseline(study)), {})[transforms] = study
+
+    def first(of: dict[str, Study]) -> Record:
+        return _baseline(next(iter(of.values())))
+
+    return titled(joined.values(), first, lambda of: trained_on(first(of)))
 
 
 def _study(group: list[Record], M: int) -> Study:
@@ -179,12 +191,7 @@ def inference(found: Sequence[Record]) -> Picture:
 @styled
 def cost(found: Sequence[Record]) -> Picture:
     """Accuracy over passes of training, for every set of transformations; open marks infer in one pass, filled in M."""
-    blocks: dict[str, dict[str, Study]] = {}
-    for transforms in TRANSFORMS:
-        for title, study in studies(found, transforms).items():
-            blocks.setdefault(title, {})[transforms] = study
-    if not blocks:
-        raise NothingToDraw("cross-entropy and an objective on views, of one set and recipe")
+    blocks = needed(by_transforms(found), "cross-entropy and an objective on views, of one set and recipe")
     rows = (len(blocks) + 1) // 2
     figure = Picture(figsize=(7.5, 0.6 + 2.8 * rows))
     grid = figure.subplots(rows, min(2, len(blocks)), squeeze=False).ravel()
@@ -285,8 +292,8 @@ def transforms(found: Sequence[Record]) -> Picture:
     """Sets of transformations on one set of images: gains of DA and SLA over cross-entropy."""
     lines: dict[str, dict[str, dict[str, list[float]]]] = {}
     shown: list[Record] = []
-    for name in TRANSFORMS:
-        for title, study in studies(found, name).items():
+    for title, of in by_transforms(found).items():
+        for name, study in of.items():
             for way in ("DA", "DA, averaged", "SLA, single", "SLA+AG"):
                 if way in study:
                     column = lines.setdefault(title, {}).setdefault(way, {})

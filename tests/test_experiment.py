@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from semaug import data, experiment, records
+from semaug import data, experiment, gvae_measures, records
 from semaug.records import write_whole
 from semaug.training import Recipe
 
@@ -19,7 +19,7 @@ RUN = experiment.Run(
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     """Records and state below the test's own folder."""
-    monkeypatch.setattr(experiment, "records_folder", lambda notebook: tmp_path / "records" / notebook)
+    monkeypatch.setattr(records, "committed", lambda notebook: tmp_path / "records" / notebook)
     monkeypatch.setattr(experiment, "state_folder", lambda: tmp_path / "state")
 
 
@@ -93,7 +93,27 @@ def test_no_record_without_its_pictures(tmp_path, monkeypatch):
     assert not run.done()
     assert list((tmp_path / "state").glob("*.pt")), "it can go on"
     run.execute("cpu")
-    assert experiment.pictures(RUN.notebook, records.load(tmp_path)[0])["strip"].tolist() == [0]
+    assert records.pictures(RUN.notebook, records.load(tmp_path)[0])["strip"].tolist() == [0]
+
+
+def test_pictures_of_the_first_seed_are_kept_beside_its_record(tmp_path, monkeypatch):
+    monkeypatch.setattr("semaug.gvae.measures", lambda *arguments: {"kl": 1.0})  # trains a judge: half a minute
+    of = {"name": "embedded", "train_size": 100, "test_size": 50}
+    recipe = Recipe(epochs=1, batch_size=50, optimizer="adam", lr=1e-3)
+    for objective, network, seed, there in (
+        ("VAE", "autoencoder16", 0, True),
+        ("VAE", "autoencoder16", 1, False),
+        ("Augmented", "small", 0, False),
+    ):
+        run = experiment.Run("2_gvae", "cpu", objective, network, of, recipe, 1.0, seed=seed)
+        run.execute("cpu", folder=tmp_path / objective / str(seed))
+        (path,) = (tmp_path / objective / str(seed)).glob("*.json")
+        assert path.with_suffix(".npz").exists() == there
+        assert records.load(path.parent, seed=seed) != [], "other files do not disturb the records"
+    (path,) = (tmp_path / "VAE").rglob("*.npz")
+    kept = records.unpack(path)
+    assert kept["all"].shape == (4, len(gvae_measures.COLUMNS), 1, 28, 28)
+    assert kept["plane"].shape == (50, 2)
 
 
 def test_two_processes_do_not_take_one_run():

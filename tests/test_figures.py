@@ -28,9 +28,33 @@ def test_quick_runs_stand_in_for_longer_ones_of_a_set_that_are_enough(found):
     }
 
 
+def test_titles_say_what_tells_apart():
+    def titles(*groups):
+        made = figures.titled(groups, lambda group: group[0], lambda group: "T")
+        assert list(made.values()) == list(groups)
+        return list(made)
+
+    one, large, paper = [record()], [record(network="resnet32")], [record(profile="paper")]
+    there, later = [record()], [record(subset_seed=1)]
+    there[0].environment = {"device": "a GPU"}
+    assert titles(one) == ["T"]
+    assert titles(one, large) == ["T, small", "T, resnet32"]
+    assert titles(one, paper) == ["T, cpu", "T, paper"]
+    assert titles(one, there) == ["T, test CPU", "T, a GPU"]
+    assert titles(one, later) == [f"T, {group[0].hash}" for group in (one, later)]
+    assert titles(one, large, there, later) == [
+        f"T, small, test CPU, {one[0].hash}",
+        "T, resnet32, test CPU",
+        "T, small, a GPU",
+        f"T, small, test CPU, {later[0].hash}",
+    ]
+
+
 def test_two_experiments_of_one_title_stay_apart():
     runs = [record(subset_seed=0), record(subset_seed=1)]
-    assert len(figures.experiments(runs, lambda group: True)) == 2
+    assert sorted(figures.experiments(runs, lambda group: True)) == sorted(
+        f"embedded, small, 8 epochs, {run.hash}" for run in runs
+    )
 
 
 def test_strength_is_chosen_on_validation_data(found):
@@ -122,6 +146,9 @@ def test_accuracy_over_the_size_of_the_training_set(sized, found):
     np.testing.assert_allclose(right.lines[0].get_ydata(), 3 * [2.03])  # of seeds 0 and 1
     with pytest.raises(figures.NothingToDraw, match="two sizes"):
         figures.isda_size(found)
+    paper = [record(o, seed, s, train_size=n, profile="paper") for n in (100, None) for o, s in BOTH for seed in (0, 1)]
+    left, _ = figures.isda_size([*sized, *paper]).axes
+    np.testing.assert_allclose(left.lines[0].get_xdata(), [100, 1000, 7200])  # another profile is another line
     unknown = [record(o, 0, s, name="mine", train_size=n) for n in (100, None) for o, s in BOTH]
     with pytest.raises(figures.NothingToDraw, match="two sizes"):
         figures.isda_size(unknown)  # how many images None stands for, nobody knows

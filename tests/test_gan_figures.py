@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.patches import FancyArrowPatch
 
-from semaug import experiment, figures, gan_figures, records
+from semaug import figures, gan_figures, records
 from semaug.records import Record
 
 NOISE = [0.0, 0.02, -0.01]
@@ -54,7 +54,7 @@ def found():
 @pytest.fixture
 def kept(tmp_path, monkeypatch, found):
     """Pictures beside the records of seed 0: samples of the value 10 times the place of T, nearest images of 200."""
-    monkeypatch.setattr(experiment, "records_folder", lambda notebook: tmp_path / "records" / notebook)
+    monkeypatch.setattr(records, "committed", lambda notebook: tmp_path / "records" / notebook)
     for run in found:
         path = run.save(tmp_path / "records" / "4_diffaugment")
         if run.seed == 0 and run.config["objective"] == "GAN":
@@ -80,7 +80,7 @@ def test_the_places_of_t_as_a_picture():
         assert (len(arrows), len(back)) == (3 + often + len(back), 2 if where == "everywhere" else 1)
 
 
-def test_a_study_is_a_set_and_a_number_of_images(found):
+def test_a_study_is_of_one_budget(found):
     studies = gan_figures.players(found)
     assert list(studies) == ["clothing, 100 images", "clothing, 200 images", "photographs, 100 images"], (
         "faces have no pair"
@@ -91,7 +91,7 @@ def test_a_study_is_a_set_and_a_number_of_images(found):
     paper, quick = ([gan(where, 0, profile=profile, name="cifar10") for where in FID] for profile in ("paper", "quick"))
     both = gan_figures.players([*found, *quick, *paper], ("cifar10",))
     used = {title: {run.profile for runs in study.values() for run in runs} for title, study in both.items()}
-    assert used == {"photographs, 100 images": {"cpu"}, "photographs, 100 images, n": {"paper"}}
+    assert used == {"photographs, 100 images, cpu": {"cpu"}, "photographs, 100 images, paper": {"paper"}}
     with pytest.raises(ValueError, match=r"'none': got seeds \[0, 0, 1, 2\]; takes each seed once"):
         gan_figures.players([*found, gan("nowhere", 0, fid=1.0)])
 

@@ -7,9 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from semaug import experiment, figures, gvae_figures, gvae_measures, records, redraw
+from semaug import figures, gvae_figures, records, redraw
 from semaug.records import Record
-from semaug.training import Recipe
 
 USUAL = {"deviation": 0.27, "reconstruction": "l2", "balance": "fixed"}
 NOISE = [0.0, 0.02, -0.01]
@@ -53,7 +52,7 @@ def found():
 @pytest.fixture
 def kept(tmp_path, monkeypatch, found):
     """Pictures beside the records of seed 0: grey of the value 10, and 20 at the far end of all coordinates."""
-    monkeypatch.setattr(experiment, "records_folder", lambda notebook: tmp_path / "records" / notebook)
+    monkeypatch.setattr(records, "committed", lambda notebook: tmp_path / "records" / notebook)
     for run in found:
         path = run.save(tmp_path / "records" / "2_gvae")
         if run.seed == 0 and run.config["objective"] in gvae_figures.NAMES:
@@ -97,6 +96,8 @@ def test_a_sweep_changes_one_thing_and_begins_with_the_usual(found):
     assert list(named) == expected
     assert [len(runs) for runs in named.values()] == [3, 2, 2, 2, 2, 2]
     assert gvae_figures.sweeps(named[expected[0]]) == {}
+    paper = [record("GVAE", 0, profile="paper"), record("GVAE", 0, profile="paper", deviation=0.5)]
+    assert gvae_figures.sweeps([*found, *paper]) == named, "two experiments are not one sweep"
 
 
 def test_consistency_is_drawn_over_the_distance(found):
@@ -177,7 +178,7 @@ def test_separations_are_of_the_record_or_of_what_lies_beside_it(found, kept):
     told = gvae_figures.separations(found)
     runs = {run.config["objective"]: run for run in found if run.config["data"]["name"] == "lfw64"}
     assert list(told) == ["gender", "smile", "all four"]
-    beside = experiment.pictures("2_gvae", runs["VAE"])
+    beside = records.pictures("2_gvae", runs["VAE"])
     points, man = beside["plane"], beside["labels"] >= 2
     right = []  # by hand: nearest mean of the others
     for i in range(len(points)):
@@ -187,6 +188,12 @@ def test_separations_are_of_the_record_or_of_what_lies_beside_it(found, kept):
     assert told["gender"]["VAE"] == {0: pytest.approx(np.mean([np.mean(np.array(right)[man == v]) for v in (0, 1)]))}
     runs["GVAE"].metrics |= {f"plane_{key}separation": 0.7 for key in ("", "male_", "smiling_")}
     assert gvae_figures.separations(found)["smile"]["G-VAE"] == {0: 0.7}
+    paper = [record(kind, 0, name="lfw64", profile="paper") for kind in ("VAE", "GVAE")]
+    for run in paper:
+        run.metrics["plane_separation"] = 0.9
+    assert gvae_figures.separations([*found, *paper]) == {"all four": {"VAE": {0: 0.9}, "G-VAE": {0: 0.9}}}, (
+        "one study, the paper's profile before others"
+    )
 
 
 def test_rows_of_directions_apart(found, kept):
@@ -239,14 +246,14 @@ def test_factors_stand_in_order_of_the_deviations(found, kept):
 
 def test_pictures_are_of_the_very_run(found, kept):
     (vae,) = (r for r in found if r.config["objective"] == "VAE" and r.config["data"]["name"] == "mnist")
-    assert experiment.pictures("2_gvae", vae)["images"].shape == (4, 1, 8, 8)
-    assert experiment.pictures("2_gvae", dataclasses.replace(vae, seed=1)) == {}
-    assert experiment.pictures("4_diffaugment", vae) == {}
+    assert records.pictures("2_gvae", vae)["images"].shape == (4, 1, 8, 8)
+    assert records.pictures("2_gvae", dataclasses.replace(vae, seed=1)) == {}
+    assert records.pictures("4_diffaugment", vae) == {}
 
 
 @pytest.mark.parametrize("name", gvae_figures.FIGURES["2_gvae"])
 def test_what_is_missing_is_said(found, name, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "records_folder", lambda notebook: tmp_path)
+    monkeypatch.setattr(records, "committed", lambda notebook: tmp_path)
     for few in ([], found[:3], found[-1:]):
         with pytest.raises(figures.NothingToDraw):
             gvae_figures.FIGURES["2_gvae"][name](few)
@@ -259,24 +266,3 @@ def test_the_command_draws_them_too(found, kept, capsys):
     expected = {f"{name}.png" for name in names} | {f"{name}.svg" for name in names - pixels}
     assert {path.name for path in (kept / "2_gvae").iterdir()} == expected
     assert f"drew     2_gvae/plane from {len(found)} records" in capsys.readouterr().out
-
-
-def test_the_ledger_keeps_pictures_of_the_first_seed_beside_its_record(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "state_folder", lambda: tmp_path / "state")
-    monkeypatch.setattr("semaug.gvae.measures", lambda *arguments: {"kl": 1.0})  # trains a judge: half a minute
-    of = {"name": "embedded", "train_size": 100, "test_size": 50}
-    recipe = Recipe(epochs=1, batch_size=50, optimizer="adam", lr=1e-3)
-    for objective, network, seed, there in (
-        ("VAE", "autoencoder16", 0, True),
-        ("VAE", "autoencoder16", 1, False),
-        ("Augmented", "small", 0, False),
-    ):
-        run = experiment.Run("2_gvae", "cpu", objective, network, of, recipe, 1.0, seed=seed)
-        run.execute("cpu", folder=tmp_path / objective / str(seed))
-        (path,) = (tmp_path / objective / str(seed)).glob("*.json")
-        assert path.with_suffix(".npz").exists() == there
-        assert records.load(path.parent, seed=seed) != [], "other files do not disturb the records"
-    (path,) = (tmp_path / "VAE").rglob("*.npz")
-    kept = records.unpack(path)
-    assert kept["all"].shape == (4, len(gvae_measures.COLUMNS), 1, 28, 28)
-    assert kept["plane"].shape == (50, 2)

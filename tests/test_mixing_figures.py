@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -228,6 +229,10 @@ def test_networks_show_what_ran_on_all_of_them(found):
     assert labels(small) == ["mixup"]
     np.testing.assert_allclose([*points(small), *points(vit)], [2, 0], atol=1e-9)
     assert small.get_title("left").startswith("small, sgd, 4 epochs: 80.3%")
+    there = copy.deepcopy(found)
+    for run in there:
+        run.environment = {"device": "a GPU"}
+    assert len(mixing_figures.networks([*found, *there]).axes) == 4, "a pair of networks on each device"
 
 
 def test_bins_hold_the_predictions_of_all_seeds(found):

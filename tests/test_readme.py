@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from semaug import records, rerun
+from semaug import longtail_figures, records, rerun
 
 ROOT = rerun.root()
 TEXT = (ROOT / "README.md").read_text()
@@ -56,16 +56,14 @@ def test_what_it_says_of_runs_on_a_gpu_is_what_they_left():
         scores = records.summary(100 * record.metrics["test_accuracy"] for record in runs)
         seconds = statistics.median(record.seconds for record in runs)
         assert sentence.format(seconds, scores.mean, scores.half_width, scores.n) in TEXT
-    long_tail = records.load(ROOT / "figures" / "records" / "1_metasaug", profile="paper")
-    reached = {
-        objective: {r.seed: 100 * r.metrics["test_accuracy"] for r in long_tail if r.config["objective"] == objective}
-        for objective in ("CrossEntropy", "LongTailed", "MetaSAug")
-    }
-    words = ("cross-entropy reaches", "LDAM with deferred weights", "MetaSAug")
-    for word, values in zip(words, reached.values(), strict=True):
-        scores = records.summary(values.values())
+    tails = longtail_figures.long_tails(records.load(ROOT / "figures" / "records" / "1_metasaug", profile="paper"))
+    runs = longtail_figures.methods(tails["cifar10, imbalance 100, resnet32, 200 epochs, crop+flip"])
+    reached = {name: {run.seed: 100 * run.metrics["test_accuracy"] for run in runs[name]} for name in runs}
+    words = {"cross-entropy": "cross-entropy reaches", "LDAM-DRW": "LDAM with deferred weights", "MetaSAug": "MetaSAug"}
+    for name, word in words.items():
+        scores = records.summary(reached[name].values())
         assert scores.n == 3
         assert f"{word} {scores.mean:.1f} ± {scores.half_width:.1f}%" in TEXT
-    for word, other in (("less LDAM-DRW is", "LongTailed"), ("less cross-entropy", "CrossEntropy")):
+    for word, other in (("less LDAM-DRW is", "LDAM-DRW"), ("less cross-entropy", "cross-entropy")):
         gain = records.summary(reached["MetaSAug"][seed] - reached[other][seed] for seed in range(3))
         assert f"{word} {gain.mean:+.1f} ± {gain.half_width:.1f}" in TEXT

@@ -135,6 +135,15 @@ def test_two_sets_of_as_many_views_are_both_in_the_cost(found):
     assert len(of_six) == 4
 
 
+def test_two_profiles_are_two_panels_of_the_cost(found):
+    other = [record("CrossEntropy", 0, 0.9, profile="paper")]
+    other.append(record("SLA", 0, 0.9, 0.95, profile="paper", transforms="color_perm"))  # the cpu profile has none
+    first, second = sla_figures.cost([*found, *other]).axes
+    names = ["embedded, 60 images, cpu", "embedded, 60 images, paper"]
+    assert [axes.get_title("left") or axes.get_title() for axes in (first, second)] == names
+    assert [len(axes.containers) > 3 for axes in (first, second)] == [True, False]
+
+
 def test_quick_runs_give_way_to_longer_ones(found):
     quick, paper = (
         [record("CrossEntropy", 0, 0.9, profile=profile), record("SLA", 0, 0.9, 0.95, profile=profile)]
@@ -154,9 +163,9 @@ def test_studies_of_one_name_are_both_there(found):
     other = [record("CrossEntropy", 0, 0.9), record("SLA", 0, 0.9, 0.95)]
     for run in other:
         run.config["data"]["train_size"] = 61  # counted by train_counts, which say 60
-    titles = list(sla_figures.studies([*found, *other]))
-    assert titles[0] == "embedded, 60 images"
-    assert titles[1].startswith("embedded, 60 images, ")
+    first, second = sla_figures.studies([*found, *other])
+    ours = next(run for run in found if run.config["objective"] == "CrossEntropy")
+    assert {first, second} == {f"embedded, 60 images, {run.hash}" for run in (ours, other[0])}
 
 
 def test_gains_are_by_seed(found):
