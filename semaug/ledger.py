@@ -597,4 +597,5 @@ def _time_up(seconds: float) -> Iterator[None]:
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # make records | head
     sys.exit(main())
