@@ -231,10 +231,10 @@ def drawn(found: Mapping[str, Sequence[Record]]) -> Picture:
 
 
 def _of(row: Row) -> str:
-    """The data set of a row in short."""
+    """The data set of a row in short; ρ is the imbalance of a long tail."""
     config = row.runs[0].config
     name, size = str(config["data"]["name"]), sum(row.runs[0].train_counts)
-    tail = ", long tail" if config["data"].get("imbalance") else ""
+    tail = f", ρ = {config['data']['imbalance']}" if config["data"].get("imbalance") else ""
     worth = "" if row.runs[0].profile == "cpu" else f", {row.runs[0].profile}"
     network = "" if config["network"] == "small" else f", {config['network']}"
     return f"{name}{f' {size}' if size and not tail else ''}{tail}{network}{worth}"

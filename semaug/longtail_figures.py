@@ -176,15 +176,16 @@ def classes(found: Sequence[Record], shown: Sequence[str] = ("ISDA", "LDAM-DRW",
         order = np.argsort(-counts, kind="stable")
         table = {name: 100 * np.array([r.class_accuracy for r in runs])[:, order] for name, runs in picked.items()}
         baseline = table.pop("cross-entropy")
-        _dots(left, baseline, f"cross-entropy (n = {len(baseline)})", "black", 0.0)
+        _dots(left, baseline, "", "black", 0.0)
         for row, (name, values) in enumerate(table.items()):
             aside, colour = 0.22 * (row - (len(table) - 1) / 2), COLOURS[shown.index(name) % len(COLOURS)]
             _dots(right, values - baseline, f"{name} (n = {len(values)})", colour, aside)
-        for axes, label, most in ((left, "test accuracy (%)", 4), (right, "gain over cross-entropy (points)", 10)):
+        named_left = f"cross-entropy (n = {len(baseline)}): accuracy (%)"
+        for axes, label, most in ((left, named_left, 4), (right, "gain over cross-entropy (points)", 10)):
             ticks = np.unique(np.linspace(0, len(counts) - 1, most).round().astype(int))
             axes.set_xticks(ticks, [str(count) for count in counts[order][ticks]])
             axes.set(xlabel="training images of the class", ylabel=label)
-            axes.legend(fontsize=8)
+        right.legend(fontsize=8)
         right.axhline(0, color=GREY, linewidth=1)
         left.set_ylim(0, 100)
         left.set_title(title, loc="left")
