@@ -104,7 +104,9 @@ def _compared(
             result[title] = named
     if not result:
         raise NothingToDraw("cross-entropy and another method on a long tail, on the same seeds")
-    return result
+    devices = {title: str(named["cross-entropy"][0].environment.get("device")) for title, named in result.items()}
+    several = len(set(devices.values())) > 1  # then each title says its own
+    return {f"{title}, {devices[title]}" if several else title: named for title, named in result.items()}
 
 
 def gains(runs: Sequence[Record], baseline: Sequence[Record]) -> dict[str, Summary]:
@@ -136,7 +138,7 @@ def groups(found: Sequence[Record]) -> Picture:
     """Gain over cross-entropy in the classes with many, medium and few training images; a scale for each data set."""
     blocks = _compared(found)
     rows = [len(named) - 1 for named in blocks.values()]
-    figure = Picture(figsize=(7.5, 0.6 + sum(0.6 + 0.28 * n for n in rows)))
+    figure = Picture(figsize=(7.5, 0.4 + sum(0.8 + 0.28 * n for n in rows)))
     grid = figure.subplots(len(rows), 3, squeeze=False, height_ratios=[n + 0.6 for n in rows], sharex="row")
     for line, (title, named) in zip(grid, blocks.items(), strict=True):
         (_, baseline), *others = named.items()
@@ -147,14 +149,14 @@ def groups(found: Sequence[Record]) -> Picture:
                 if gain:
                     half, colour = gain.half_width if gain.n > 1 else 0.0, COLOURS[(row + 1) % len(COLOURS)]
                     axes.errorbar(gain.mean, row, xerr=half, fmt="D", color=colour, markersize=5, capsize=3)
+            axes.set_visible(bool(chosen.any()) or axes is line[0])  # the first has the names
             axes.axvline(0, color=GREY, linewidth=1)
-            axes.set(ylim=(len(others) - 0.5, -0.5), title=f"{group} ({int(chosen.sum()) or 'no'} classes)")
+            axes.set(ylim=(len(others) - 0.5, -0.5), xlabel="gain (points)")
+            axes.set_title(f"{group} ({int(chosen.sum()) or 'no'} classes)", fontsize=9)
             axes.set_yticks(range(len(others)), [])
             axes.grid(visible=False, axis="y")
         line[0].set_yticks(range(len(others)), [f"{name} (n = {len(runs)})" for name, runs in others])
         line[0].set_ylabel(title.replace(", ", "\n"), fontsize=8)
-    for axes in grid[-1]:
-        axes.set_xlabel("gain (points)")
     shown = [record for named in blocks.values() for runs in named.values() for record in runs]
     caption(figure, shown, "Over cross-entropy, seed by seed. Bars: 95% intervals of the mean difference.")
     return figure
