@@ -103,6 +103,12 @@ def test_devices_are_not_mixed(found):
     assert [title.endswith(", test CPU") for title in groups] == [False, True]
 
 
+def test_accuracy_shows_every_network_of_a_set(found):
+    paper = [record(o, seed, s, network="resnet32", profile="paper") for o, s in BOTH for seed in range(2)]
+    titles = [axes.get_title("left") for axes in figures.isda_accuracy([*found, *paper]).axes]
+    assert [title for title in titles if title] == ["embedded, resnet32, 8 epochs", "embedded, small, 8 epochs"]
+
+
 def test_a_seed_run_twice_is_refused(found, sized):
     with pytest.raises(ValueError, match="cross-entropy, seed 0, twice"):
         figures.gains([*found, record("CrossEntropy", 0)])

@@ -171,6 +171,10 @@ def test_classifiers_are_named_by_what_augments(found):
     assert list(study) == ["none", "crop", "T: color, cutout", "ISDA 0.5", *scales, "TeachAugment, reach 0.5"]
     figure = gan_figures.learned(found)
     assert any("+10.00 ± 0.00" in text.get_text() for axes in figure.axes for text in axes.texts), "crop"
+    elsewhere = [classifier("CrossEntropy", 0, 0.9), classifier("CrossEntropy", 0, 0.9, augment="crop")]
+    for run in elsewhere:
+        run.environment = {"device": "a GPU"}
+    assert gan_figures.classifiers([*elsewhere, *found], ("embedded",)) == study, "devices are not mixed"
 
 
 def test_the_scale_of_the_reversed_gradient(found):
