@@ -24,7 +24,7 @@ lab: env  ## open the notebooks in JupyterLab
 	$(RUN) jupyterlab notebooks $(ARGS)
 
 reproduce: env  ## run the notebooks (NOTEBOOK=1_isda, ARGS="-p seeds 5"): executed copies, figures, time and memory in build/reproduce
-	@$(RUN) semaug.rerun reproduce $(NOTEBOOK) $(ARGS)
+	@$(RUN) companion.notebooks reproduce $(NOTEBOOK) $(ARGS)
 
 test: env  ## lint, types, unit tests, every notebook with reduced parameters, the committed outputs checked
 	@.venv/bin/python tools/test.py $(ARGS)
@@ -33,19 +33,19 @@ test-gpu: env  ## the tests that need a CUDA device; make test hides it from all
 	CUDA_VISIBLE_DEVICES=$(or $(CUDA_VISIBLE_DEVICES),0) $(RUN) pytest tests/test_cuda.py tests/test_capture.py $(ARGS)
 
 notebooks: env  ## run the notebooks and refresh the committed .ipynb (NOTEBOOK=1_isda)
-	@$(RUN) semaug.rerun refresh $(NOTEBOOK) $(ARGS)
+	@$(RUN) companion.notebooks refresh $(NOTEBOOK) $(ARGS)
 
 figures: env  ## redraw figures/ from the committed records
-	$(RUN) semaug.redraw $(ARGS)
+	$(RUN) companion.redraw $(ARGS)
 
 records: env  ## the ledger: which runs the figures stand on, and what of them is there (PROFILE=paper)
-	@$(RUN) semaug.ledger --profile $(or $(PROFILE),cpu) $(ARGS)
+	@$(RUN) companion.ledger --profile $(or $(PROFILE),cpu) $(ARGS)
 
 records-run: env  ## run the next missing ones that fit into MINUTES; a stopped one goes on (PROFILE=paper MINUTES=30)
-	@OMP_NUM_THREADS=1 $(RUN) semaug.ledger --profile $(or $(PROFILE),cpu) --minutes $(or $(MINUTES),30) $(ARGS)
+	@OMP_NUM_THREADS=1 $(RUN) companion.ledger --profile $(or $(PROFILE),cpu) --minutes $(or $(MINUTES),30) $(ARGS)
 
-sweep: env  ## run a notebook over a grid (CONFIG=workflow/strength.yaml, ARGS=--dry-run: plan and cost, SWEEP=slurm)
-	@$(RUN) semaug.sweep $(CONFIG) --on $(or $(SWEEP),local) $(ARGS)
+sweep: env  ## run a notebook over a grid (CONFIG=companion/workflow/strength.yaml, ARGS=--dry-run: plan and cost, SWEEP=slurm)
+	@$(RUN) companion.sweep $(CONFIG) --on $(or $(SWEEP),local) $(ARGS)
 
 bench: env  ## benchmarks on one thread, as ratios to the fastest of each group
 	OMP_NUM_THREADS=1 $(RUN) pytest tests/benchmarks --benchmark-only --benchmark-group-by=group --benchmark-columns=median,iqr,rounds $(ARGS)

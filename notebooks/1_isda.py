@@ -101,25 +101,17 @@ from scipy.stats import chi2
 from torch import nn
 from torch.nn import functional as F
 
-from semaug import (
-    data,
-    evaluation,
-    experiment,
-    figures,
-    gaussian,
-    isda,
-    ledger,
-    lesson,
-    moments,
-    objective,
-    plots,
-    records,
-    shapes,
-    streams,
-    training,
-)
-from semaug.lesson import rounded, seeded
-from semaug.recipe import Recipe
+from companion import figures, ledger, lesson, plots, records, stats
+from companion import runs as experiment
+from companion.lesson import rounded, seeded
+from semaug import data
+from semaug.core import gaussian, moments
+from semaug.data import shapes
+from semaug.measures import few_shot as evaluation
+from semaug.methods import isda
+from semaug.training import loop as training
+from semaug.training import objective, streams
+from semaug.training.recipe import Recipe
 
 SEEDS = range(first_seed, first_seed + seeds)  # of the live runs
 
@@ -1314,8 +1306,8 @@ live = [record for _, record in trained.values()]
 methods = {"cross-entropy": "CrossEntropy", "ISDA": "ISDA"}
 baseline, ours = ([trained[name, seed][1] for seed in SEEDS] for name in methods.values())
 for name, runs in zip(methods, (baseline, ours), strict=True):
-    accuracy = records.summary(record.metrics["test_accuracy"] for record in runs)
-    seconds = records.summary(record.seconds for record in runs).mean
+    accuracy = stats.summary(record.metrics["test_accuracy"] for record in runs)
+    seconds = stats.summary(record.seconds for record in runs).mean
     device_name = runs[0].environment["device"]
     print(f"{name:14s} test accuracy {accuracy}, {seconds:.1f} s a run, {device_name}")
 if (dataset, train_size, strength) == ("embedded", 2000, 0.5):
@@ -1346,15 +1338,15 @@ def verdict(difference):
 # seeds hardly tell $s$ either, so the answer is given with what the 95% interval of $s$ makes of it.
 
 # %% tags=["nbval-ignore-output"]
-difference = records.paired(baseline, ours, "test_accuracy")
+difference = stats.paired(baseline, ours, "test_accuracy")
 print("ISDA minus cross-entropy:", verdict(difference))
 if difference.n > 1:
     free = difference.n - 1
     ends = [difference.std * math.sqrt(free / chi2.ppf(level, free)) for level in (0.975, 0.025)]
-    pairs, least, most = (records.pairs_needed(0.003, std) for std in (difference.std, *ends))
+    pairs, least, most = (stats.pairs_needed(0.003, std) for std in (difference.std, *ends))
     print(f"to see 0.3 points: about {pairs} paired seeds, or anything from {least} to {most}")
 if (profile, dataset, train_size, epochs, strength, *SEEDS) == ("quick", "embedded", 2000, 15, 0.5, 0, 1, 2):
-    assert abs(records.summary(record.metrics["test_accuracy"] for record in live).mean - 0.84) < 0.02
+    assert abs(stats.summary(record.metrics["test_accuracy"] for record in live).mean - 0.84) < 0.02
 
 # %% [markdown]
 # Here is the course of these runs. Look for the distance between the two training losses (the axis is logarithmic), and
@@ -1407,7 +1399,7 @@ show(figures.isda_accuracy(committed + live), "accuracy")
 # %% tags=["nbval-ignore-output"]
 for title, group in figures.experiments(figures.as_published(committed), len).items():
     plain = next(iter(figures.methods(group).values()))
-    left = records.summary(record.metrics["train_loss"] for record in plain)
+    left = stats.summary(record.metrics["train_loss"] for record in plain)
     print(f"{title:66s} {left.mean:.4f} nats at the end")
 
 # %% [markdown]
@@ -2350,10 +2342,10 @@ def report(found):
         for name, runs in others:
             common = {record.seed for record in first} & {record.seed for record in runs}
             pair = [[record for record in side if record.seed in common] for side in (first, runs)]
-            difference = records.paired(*pair, "test_accuracy")
+            difference = stats.paired(*pair, "test_accuracy")
             print("   ", name.replace(r"$\lambda_0$", "λ₀"), verdict(difference), sep="  ")
             if difference.n > 1 and difference.std > 0:
-                print(f"        0.3 points would need {records.pairs_needed(0.003, difference.std)} pairs")
+                print(f"        0.3 points would need {stats.pairs_needed(0.003, difference.std)} pairs")
 
 
 drawn_from_records = functools.partial(lesson.drawn, "1_isda", found=committed + live)
@@ -2425,7 +2417,7 @@ if gained := figures.gains(subset):
     strengths, cost = {}, {}
     for form, (tried, values) in gained.items():
         strengths[form], cost[form] = tried, -values.mean(0)
-        half = [records.summary(column).half_width for column in values.T[1:]]
+        half = [stats.summary(column).half_width for column in values.T[1:]]
         assert all(cost[form][i] > half[i - 1] for i in range(1, len(tried)) if tried[i] > 0.25)
         assert (np.diff(cost[form]) > 0).all()  # what the text says
     for lambda_d, lost in zip(strengths["diagonal"][1:], cost["diagonal"][1:], strict=True):

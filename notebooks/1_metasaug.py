@@ -104,27 +104,17 @@ from torch import nn
 from torch.func import functional_call, jvp
 from torch.nn import functional as F
 
-from semaug import (
-    data,
-    evaluation,
-    experiment,
-    gaussian,
-    isda,
-    ledger,
-    lesson,
-    longtail_figures,
-    metasaug,
-    moments,
-    objective,
-    plots,
-    records,
-    training,
-)
-from semaug import (
-    imbalance as tails,
-)
-from semaug.lesson import rounded, seeded, verdict
-from semaug.recipe import Recipe
+from companion import ledger, lesson, longtail_figures, plots, records, stats
+from companion import runs as experiment
+from companion.lesson import rounded, seeded, verdict
+from semaug import data
+from semaug.core import gaussian, moments
+from semaug.measures import few_shot as evaluation
+from semaug.methods import isda, metasaug
+from semaug.methods import long_tail as tails
+from semaug.training import loop as training
+from semaug.training import objective
+from semaug.training.recipe import Recipe
 
 SEEDS = range(first_seed, first_seed + seeds)  # of the live runs
 
@@ -1175,8 +1165,8 @@ trained = run_experiment(profile)
 live = [record for _, record in trained.values()]
 for name in quick:
     runs = [trained[name, seed][1] for seed in SEEDS]
-    accuracy = records.summary(record.metrics["test_accuracy"] for record in runs)
-    seconds = records.summary(record.seconds for record in runs).mean
+    accuracy = stats.summary(record.metrics["test_accuracy"] for record in runs)
+    seconds = stats.summary(record.seconds for record in runs).mean
     print(f"{name:14s} test accuracy {accuracy}, {seconds:.1f} s a run, {runs[0].environment['device']}")
 shifts = trained["MetaSAug", SEEDS[0]][1].curves["covariance_shift"]
 print(f"mean size of a meta step, by epoch: {', '.join(f'{value:.0e}' for value in shifts)}")
@@ -1211,7 +1201,7 @@ def report(found):
 # %% tags=["nbval-ignore-output"]
 report(live)
 if (profile, dataset, imbalance, epochs, *SEEDS) == ("quick", "embedded", 100, 8, 0, 1, 2):
-    assert abs(records.summary(record.metrics["test_accuracy"] for record in live).mean - 0.61) < 0.05
+    assert abs(stats.summary(record.metrics["test_accuracy"] for record in live).mean - 0.61) < 0.05
 
 # %% [markdown]
 # Three seeds, eight epochs: an anecdote with an error bar. The answer is in section 9, where the runs are longer and more.
@@ -1527,7 +1517,7 @@ for c, name in enumerate(images.classes):
     cosine = f"cosine to its truth {cosines[:, c].mean():+.2f}, to the others' {controls[:, c].mean():+.2f}"
     print(f"{name:12s} {counts[c]:4d} images: {cosine}   step: {signs[0]:8s} truth: {signs[1]}")
 for name, chosen in (("all", counts > 0), ("many", counts > 100), ("few", counts < 20)):
-    pair = (records.summary(part[:, chosen].mean(1).tolist()) for part in (cosines, cosines - controls))
+    pair = (stats.summary(part[:, chosen].mean(1).tolist()) for part in (cosines, cosines - controls))
     print("{}: cosine {}; less the control {}".format(name, *pair))
     off, nearer = distances[:, :, chosen].mean((0, 2)).tolist()
     print(
@@ -1625,14 +1615,14 @@ def gap(record):
 def change_of_gap(runs, baseline):
     """Summary over the seeds that both have."""
     sides = [{record.seed: gap(record) for record in side} for side in (runs, baseline)]
-    return records.summary(sides[0][seed] - sides[1][seed] for seed in sides[0].keys() & sides[1].keys())
+    return stats.summary(sides[0][seed] - sides[1][seed] for seed in sides[0].keys() & sides[1].keys())
 
 
 # %% tags=["nbval-ignore-output"]
 for title, named in blocks.items():
     if "ISDA" not in named or math.isnan(gap(named["cross-entropy"][0])):  # no class has few images
         continue
-    size = records.summary(gap(record) for record in named["cross-entropy"])
+    size = stats.summary(gap(record) for record in named["cross-entropy"])
     print(f"{title}: gap of cross-entropy {size.mean:.0f} points")
     for name in ("ISDA", "LDAM-DRW", "MetaSAug, no meta step", "MetaSAug"):
         if name in named and {r.seed for r in named[name]} & {r.seed for r in named["cross-entropy"]}:
@@ -1684,7 +1674,7 @@ def paired(named, first, second):
         return None
     same = sum(one.class_accuracy == other.class_accuracy for one, other in pairs)
     scores = [100 * (other.metrics["test_accuracy"] - one.metrics["test_accuracy"]) for one, other in pairs]
-    return records.summary(scores), same
+    return stats.summary(scores), same
 
 
 def compare(named, first, second):
@@ -1939,7 +1929,7 @@ for title, named in blocks.items():
     for name in ("cross-entropy", "LDAM-DRW", "MetaSAug", "MetaSAug, CE"):
         runs = named.get(name, [])
         if runs:
-            error = records.summary(100 * (1 - record.metrics["test_accuracy"]) for record in runs)
+            error = stats.summary(100 * (1 - record.metrics["test_accuracy"]) for record in runs)
             half = f" ± {error.half_width:.2f}" if error.n > 1 else ""
             print(
                 f"{title}, {sum(runs[0].train_counts)} images: {name:13s} error {error.mean:.2f}{half}, n = {error.n}"
@@ -1958,7 +1948,7 @@ for title, named in blocks.items():
 paper_run = next(named for title, named in blocks.items() if title.startswith("cifar10, imbalance 100, resnet32"))
 for name, runs in paper_run.items():
     measured = [100 * np.array(record.curves["test_accuracy"]) for record in runs]
-    last, best_epoch = (records.summary(values) for values in zip(*((v[-1], v.max()) for v in measured), strict=True))
+    last, best_epoch = (stats.summary(values) for values in zip(*((v[-1], v.max()) for v in measured), strict=True))
     print(f"{name:13s} last epoch {last.text('.1f')}, best of {len(measured[0])} epochs {best_epoch.text('.1f')}")
     assert best_epoch.mean - last.mean < 0.2
     assert name != "MetaSAug" or round(100 - last.mean - 19.34, 1) == 1.7

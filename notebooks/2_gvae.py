@@ -98,24 +98,17 @@ from torch import nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from torch.nn import functional as F
 
-from semaug import (
-    data,
-    experiment,
-    gaussian,
-    gvae,
-    gvae_figures,
-    gvae_measures,
-    ledger,
-    lesson,
-    moments,
-    objective,
-    plots,
-    records,
-    shapes,
-    training,
-)
-from semaug.lesson import rounded, seeded, told
-from semaug.recipe import Recipe
+from companion import gvae_figures, ledger, lesson, plots, records, stats
+from companion import runs as experiment
+from companion.lesson import rounded, seeded, told
+from semaug import data
+from semaug.core import gaussian, moments
+from semaug.data import shapes
+from semaug.measures import codes as gvae_measures
+from semaug.methods import gvae
+from semaug.training import loop as training
+from semaug.training import objective
+from semaug.training.recipe import Recipe
 
 SEEDS = range(first_seed, first_seed + seeds)  # of the live runs
 USUAL = ("embedded", 10, 1500, 0.27, 7.5, 0, 1, 2)  # where outcomes of training are asserted
@@ -930,9 +923,9 @@ for metric, label in (
     ("movement_6", "movement at 3σ"),
     ("sample_consistency", "samples of a class"),
 ):
-    values = [records.summary(trained[name, seed][1].metrics[metric] for seed in SEEDS) for name in METHODS]
+    values = [stats.summary(trained[name, seed][1].metrics[metric] for seed in SEEDS) for name in METHODS]
     print(f"{label:18s}" + "".join(f" {name} {value.mean:.3f}" for name, value in zip(METHODS, values, strict=True)))
-seconds = records.summary(record.seconds for record in live).mean
+seconds = stats.summary(record.seconds for record in live).mean
 print(f"n = {seeds} of each, {seconds:.1f} s a run, {seconds / epochs:.2f} s an epoch")
 
 # %% [markdown]
@@ -1250,10 +1243,10 @@ show(sheet, "classes")
 
 # %% tags=["nbval-ignore-output"]
 for name, runs in study.items():
-    values = [records.summary(100 * run.metrics["sample_consistency"] for run in runs).mean]
+    values = [stats.summary(100 * run.metrics["sample_consistency"] for run in runs).mean]
     print(f"{name:16s} by class moments {values[0]:.1f}%", end="\n" if name != "conditional VAE" else "")
     if name == "conditional VAE":
-        own = records.summary(100 * run.metrics["prior_consistency"] for run in runs)
+        own = stats.summary(100 * run.metrics["prior_consistency"] for run in runs)
         print(f", by its own prior {own.mean:.1f}%")
 sampled = {name: np.array([100 * run.metrics["sample_consistency"] for run in runs]) for name, runs in study.items()}
 print("G-VAE less VAE", verdict(sampled["G-VAE"] - sampled["VAE"]))
@@ -1714,7 +1707,7 @@ lesson.table(gvae_figures.table, committed)
 # %% tags=["nbval-ignore-output"]
 on_shapes = [study for title, study in gvae_figures.studies(committed).items() if title.startswith("shapes")]
 for name, runs in (on_shapes[0] if on_shapes else {}).items():
-    found = {key: records.summary(run.metrics[key] for run in runs) for key in runs[0].metrics if "alignment" in key}
+    found = {key: stats.summary(run.metrics[key] for run in runs) for key in runs[0].metrics if "alignment" in key}
     words = ", ".join(f"{key.removeprefix('alignment_')} {value.mean:.2f}" for key, value in found.items())
     print(f"{name:16s} {words} (n = {len(runs)})")
 if not on_shapes:
@@ -1762,7 +1755,7 @@ changed = {
     if name in settings_of
 }
 for measure in next(iter(changed.values()), {}):
-    of = {name: records.summary(values[measure]) for name, values in changed.items()}
+    of = {name: stats.summary(values[measure]) for name, values in changed.items()}
     cells = [f"{e.mean:+.1f}" + (f" ± {e.half_width:.1f}" if e.n > 2 else "") for e in of.values()]
     print(f"{measure:45s}" + "".join(f" {cell:>13s}" for cell in cells))
 print(f"{'less ' + usual:45s}" + "".join(f" {name:>13s}" for name in changed))

@@ -122,29 +122,17 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from scipy.special import beta, betainc, roots_jacobi
 from torch.nn import functional as F
 
-from semaug import (
-    adversarial,
-    automix,
-    data,
-    experiment,
-    ledger,
-    lesson,
-    localisation,
-    mixing,
-    mixing_figures,
-    mixup,
-    networks,
-    objective,
-    plots,
-    puzzlemix,
-    records,
-    shapes,
-    sla_figures,
-    training,
-    transfer,
-)
-from semaug.lesson import rounded, seeded, verdict
-from semaug.recipe import Recipe
+from companion import ledger, lesson, mixing_figures, plots, records, sla_figures, stats
+from companion import runs as experiment
+from companion.lesson import rounded, seeded, verdict
+from semaug import data, networks
+from semaug.data import shapes
+from semaug.measures import localisation, transfer
+from semaug.measures import robustness as adversarial
+from semaug.methods import automix, mixing, mixup, puzzlemix
+from semaug.training import loop as training
+from semaug.training import objective
+from semaug.training.recipe import Recipe
 
 SEEDS = range(first_seed, first_seed + seeds)  # of the live runs
 
@@ -1812,9 +1800,9 @@ compare(studies, lambda study: [("CutMix", "AutoMix"), ("PuzzleMix", "AutoMix")]
 
 # %% tags=["nbval-ignore-output"]
 for title, study in studies.items():
-    losses = records.summary(run.metrics["train_loss"] for run in study["cross-entropy"])
+    losses = stats.summary(run.metrics["train_loss"] for run in study["cross-entropy"])
     shown = {
-        name: records.summary(sla_figures.gains(study[name], study["cross-entropy"]))
+        name: stats.summary(sla_figures.gains(study[name], study["cross-entropy"]))
         for name in ("mixup", "CutMix", "AutoMix")
     }
     gains = ", ".join(f"{name} {gain.text('+.1f')}" for name, gain in shown.items())
@@ -1865,9 +1853,9 @@ def ece(record):
 for title, study in studies.items():
     print(title)
     for name, runs in mixing_figures.plain(study).items():
-        gap = records.summary(100 * (r.metrics["mean_confidence"] - r.metrics["test_accuracy"]) for r in runs)
+        gap = stats.summary(100 * (r.metrics["mean_confidence"] - r.metrics["test_accuracy"]) for r in runs)
         error, least = (
-            records.summary(values)
+            stats.summary(values)
             for values in zip(*((ece(r), 100 * mixing_figures.floor(r)) for r in runs), strict=True)
         )
         sure = gap.n > 2 and abs(gap.mean) > gap.half_width
@@ -2071,7 +2059,7 @@ for title, study in studies.items():
     ours = study["cross-entropy"][0].config["recipe"]
     print(f"ours, {title}:", ", ".join(f"{name} {ours[name]}" for name in shown))
     for name in filter(study.get, columns_of):
-        result = records.summary(100 * run.metrics["test_accuracy"] for run in study[name])
+        result = stats.summary(100 * run.metrics["test_accuracy"] for run in study[name])
         print(
             f"    {name:14s} {result.mean:.2f}"
             + (f" ± {result.half_width:.2f}" if result.n > 2 else "")

@@ -126,28 +126,16 @@ from scipy.linalg import sqrtm
 from torch import nn
 from torch.nn import functional as F
 
-from semaug import (
-    data,
-    diffaugment,
-    figures,
-    gan,
-    gan_figures,
-    gan_measures,
-    learned,
-    ledger,
-    lesson,
-    mixing,
-    moments,
-    networks,
-    plots,
-    records,
-    sla_figures,
-    training,
-)
-from semaug.gan_measures import nearest
-from semaug.lesson import seeded
-from semaug.objective import Step
-from semaug.recipe import Recipe
+from companion import figures, gan_figures, ledger, lesson, plots, records, sla_figures
+from companion.lesson import seeded
+from semaug import data, networks
+from semaug.core import moments
+from semaug.measures import gans as gan_measures
+from semaug.measures.gans import nearest
+from semaug.methods import diffaugment, gan, learned, mixing
+from semaug.training import loop as training
+from semaug.training.objective import Step
+from semaug.training.recipe import Recipe
 
 SEEDS = range(first_seed, first_seed + seeds)  # of the live runs
 

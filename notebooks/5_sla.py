@@ -111,22 +111,15 @@ from scipy.optimize import linprog
 from torch import nn
 from torch.nn import functional as F
 
-from semaug import (
-    data,
-    evaluation,
-    experiment,
-    ledger,
-    lesson,
-    networks,
-    objective,
-    plots,
-    records,
-    sla,
-    sla_figures,
-    training,
-)
-from semaug.lesson import rounded, seeded, verdict
-from semaug.recipe import Recipe
+from companion import ledger, lesson, plots, records, sla_figures, stats
+from companion import runs as experiment
+from companion.lesson import rounded, seeded, verdict
+from semaug import data, networks
+from semaug.measures import few_shot as evaluation
+from semaug.methods import sla
+from semaug.training import loop as training
+from semaug.training import objective
+from semaug.training.recipe import Recipe
 
 SEEDS = range(first_seed, first_seed + seeds)  # of the live runs
 
@@ -986,11 +979,11 @@ trained = run_experiment(profile)
 live = [record for _, record in trained.values()]
 for name in quick:
     runs = [trained[name, seed][1] for seed in SEEDS]
-    seconds = records.summary(record.seconds for record in runs).mean
-    words = f"test accuracy {records.summary(record.metrics['test_accuracy'] for record in runs)}"
+    seconds = stats.summary(record.seconds for record in runs).mean
+    words = f"test accuracy {stats.summary(record.metrics['test_accuracy'] for record in runs)}"
     if "aggregated_test_accuracy" in runs[0].metrics:
         one, many = (
-            records.summary(r.metrics[f"{way}_test_accuracy"] for r in runs).mean for way in ("single", "aggregated")
+            stats.summary(r.metrics[f"{way}_test_accuracy"] for r in runs).mean for way in ("single", "aggregated")
         )
         words = f"one pass {one:.3f}, {M} passes {many:.3f} (n = {len(runs)})"
     print(f"{name:18s} {words}, {seconds:.1f} s a run, {runs[0].environment['device']}")
@@ -1006,7 +999,7 @@ def report(studies):
     """Gains over cross-entropy in points, seed by seed, with 95% intervals."""
     for title, study in studies.items():
         (_, baseline), *others = study.items()
-        reached = records.summary(100 * record.metrics["test_accuracy"] for record in baseline)
+        reached = stats.summary(100 * record.metrics["test_accuracy"] for record in baseline)
         half_width = f" ± {reached.half_width:.1f}" if reached.n > 1 else ""
         print(
             f"{title} (profile {baseline[0].profile}): cross-entropy {reached.mean:.1f}{half_width}%, n = {reached.n}"
@@ -1416,7 +1409,7 @@ for title, study in studies.items():
         ("DA", "class_loss", "class loss"),
     ):
         for part in (0.25, 1.0) if {way, "SLA+AG"} <= study.keys() else ():
-            effect = records.summary(sla_figures.gains(study[way], study["SLA+AG"], curve_at(curve, part)))
+            effect = stats.summary(sla_figures.gains(study[way], study["SLA+AG"], curve_at(curve, part)))
             half_width = f" ± {effect.half_width:.3f}" if effect.n > 2 else ""
             print(
                 f"{title}: {name} of {way} less SLA after {part:4.0%}: {effect.mean:+.3f}{half_width} nats, n = {effect.n}"
@@ -1515,7 +1508,7 @@ def figure_told():
         longer = f"cross-entropy, {len(sla.TRANSFORMS[name])}x epochs"
         for axes, one, other in zip(panels, ("DA", longer), ("SLA, single", "SLA+AG"), strict=True):
             if one in study:
-                effect = records.summary(sla_figures.gains(study[other], study[one]))
+                effect = stats.summary(sla_figures.gains(study[other], study[one]))
                 half_width, colour = effect.half_width if effect.n > 2 else 0.0, plots.COLOURS[titles.index(title)]
                 axes.errorbar(value, effect.mean, yerr=half_width, fmt=marks[name], color=colour, capsize=3, alpha=0.8)
     for axes, words in zip(panels, ("SLA less DA, one pass", "SLA+AG less CE, as many passes"), strict=True):

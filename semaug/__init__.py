@@ -4,102 +4,38 @@ Every method changes one place of supervised training:
 
     images --[1 pixels]--> stages --[2 features]--> pool, head --[3 labels]--> loss [4 loss]
 
-The package is flat, one room a file. Rooms in import order, a line importing only from the lines above it
-(``metasaug`` imports ``isda`` too); ``tests/test_rooms.py`` holds the code to this list:
+The names below are offered here; each is imported when it is first used, and the first costs torch alone:
 
-    gaussian
-    moments mixing splits capture
-    shapes
-    sources
-    networks data records recipe
-    objective
-    imbalance streams
-    isda metasaug mixup diffaugment fast
-    evaluation
-    sla automix puzzlemix adversarial localisation learned
-    robustness
-    training
-    transfer gvae_measures gan_measures
-    gvae gan
-    augmented
-    experiment
-    ledger
-    plots kernels
-    figures rerun
-    sweep
-    longtail_figures
-    gvae_figures
-    sla_figures
-    mixing_figures
-    gan_figures
-    leaderboard
-    lesson redraw
+    from semaug import ISDA, CrossEntropy, Recipe, fit, load
 
-``import semaug`` loads none of them: each is imported when it is first named, and the first costs torch alone.
+Packages, each importing only from those before it: ``core``, ``data`` and ``networks``, ``training``, ``methods`` (one
+paper a module), ``measures``. The names themselves are listed in ``__init__.pyi``, which type checkers read too.
 """
 
+import ast
 from importlib import import_module
-from types import ModuleType
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from traceback import walk_stack
 
 __version__ = "0.1.0"
-__all__ = [
-    "adversarial",
-    "augmented",
-    "automix",
-    "capture",
-    "data",
-    "diffaugment",
-    "evaluation",
-    "experiment",
-    "fast",
-    "figures",
-    "gan",
-    "gan_figures",
-    "gan_measures",
-    "gaussian",
-    "gvae",
-    "gvae_figures",
-    "gvae_measures",
-    "imbalance",
-    "isda",
-    "kernels",
-    "leaderboard",
-    "learned",
-    "ledger",
-    "lesson",
-    "localisation",
-    "longtail_figures",
-    "metasaug",
-    "mixing",
-    "mixing_figures",
-    "mixup",
-    "moments",
-    "networks",
-    "objective",
-    "plots",
-    "puzzlemix",
-    "recipe",
-    "records",
-    "redraw",
-    "rerun",
-    "robustness",
-    "shapes",
-    "sla",
-    "sla_figures",
-    "sources",
-    "splits",
-    "streams",
-    "sweep",
-    "training",
-    "transfer",
-]
+
+_STUB = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+_HOMES = {a.name: f.module for f in _STUB.body if isinstance(f, ast.ImportFrom) and f.module for a in f.names}
+__all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str) -> ModuleType:
-    if name in __all__:
-        return import_module(f"semaug.{name}")
-    raise AttributeError(f"module 'semaug' has no attribute {name!r}; its rooms are {', '.join(__all__)}")
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        return value
+    message = f"semaug has no {name!r}; it offers {', '.join(__all__)}"
+    callers = [frame.f_code.co_name for frame, _ in islice(walk_stack(None), 6)]
+    if "_handle_fromlist" in callers and find_spec(f"semaug.{name}") is None:  # from semaug import name
+        raise ImportError(message, name=__name__, path=__file__)
+    raise AttributeError(message)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return sorted({*globals(), *__all__})

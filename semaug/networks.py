@@ -1,28 +1,16 @@
-r"""Networks: the classifiers whose training the papers change, in parts that the papers can reach between.
+r"""The fast recipe: CIFAR-10 to 94% in seconds of one GPU, with a small network and no method.
 
-    images --> stages[0] --> stages[1] --> ... --> pool --> features (N, A) --> head --> logits (N, C)
+    images --> 64 --> 128, residual --> 256 --> 512, residual --> maximum / 8 --> head
 
-``stages[0]`` is the stem, and the first layer of the stem is the normalisation: images are in [0, 1] everywhere
-else. A paper that mixes maps (Manifold Mixup, AutoMix, MixStyle) or reads them (class activation maps) stands between
-two stages; one that works on features (ISDA, MetaSAug) takes ``features`` and the weights of ``head``.
+The widths are of 3x3 convolutions, and an arrow between two of them halves the sides by a maximum. What a training
+loop costs shows where training is short: the goal that the field races for is 94% of CIFAR-10's test
+images. The preset ``"fast/resnet9"`` of :class:`semaug.recipe.Recipe` is one way there. A step is a captured one of
+:func:`semaug.training.fit` like any other.
 
-* K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image recognition", CVPR 2016, arXiv:1512.03385:
-  :func:`resnet` (section 4.2, CIFAR) and :func:`resnet18` (table 1). A block computes
-  :math:`y = \mathrm{relu}(s(x) + F(x))`, :math:`F = \mathrm{norm}\,W_2\,\mathrm{relu}\,\mathrm{norm}\,W_1`, and
-  :math:`s` is the identity where the shapes agree; where they do not, option A keeps every second pixel and appends
-  zero channels, option B is a 1x1 convolution.
-* S. Xie, R. Girshick, P. Dollár, Z. Tu, K. He, "Aggregated residual transformations for deep neural networks", CVPR
-  2017, arXiv:1611.05431: :func:`resnext`, whose blocks go through a narrow middle convolution that is grouped.
-* A. Dosovitskiy et al., "An image is worth 16x16 words", ICLR 2021, arXiv:2010.11929: :func:`vit`, with the mean of the
-  places in place of a class token, and fixed sines for their positions (L. Beyer, X. Zhai, A. Kolesnikov, "Better plain
-  ViT baselines for ImageNet-1k", 2022, arXiv:2205.01580), so that it has maps like the others.
-* S. Zagoruyko, N. Komodakis, "Wide residual networks", BMVC 2016, arXiv:1605.07146: :func:`wide_resnet`, whose blocks
-  put norm and relu before each convolution: :math:`y = s(x) + W_2\,\mathrm{relu}\,\mathrm{norm}\,W_1 z`,
-  :math:`z = \mathrm{relu}\,\mathrm{norm}\,x`.
-* K. He, X. Zhang, S. Ren, J. Sun, "Delving deep into rectifiers", ICCV 2015, arXiv:1502.01852: convolutions start as
-  :math:`w \sim N(0, 2 / (k^2 c_{out}))`, the form that keeps the variance of gradients.
-* Y. Wu, K. He, "Group normalization", ECCV 2018, arXiv:1803.08494: ``norm="group"``, which knows no batch, so that two
-  processes compute exactly what one does.
+* D. Page, "How to train your ResNet", 2018-2019: the network (ResNet-9), the rise and fall of the learning rate, and
+  what made it faster: smoothed labels, and predictions averaged over an image and its mirror image.
+* C. Szegedy, V. Vanhoucke, S. Ioffe, J. Shlens, Z. Wojna, "Rethinking the Inception architecture for computer vision",
+  CVPR 2016, arXiv:1512.00567, section 7: :math:`q'(k) = (1 - s)\,[k = y] + s / C`.
 """
 
 from __future__ import annotations
@@ -34,6 +22,48 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from semaug._checks import check_count
+
+
+class Residual(nn.Module):
+    """x + F(x), F two convolutions, each followed by norm and relu."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = _layer(width, width, pool=False), _layer(width, width, pool=False)
+
+    def forward(self, maps: Float[Tensor, "N A H W"]) -> Float[Tensor, "N A H W"]:
+        """Maps to maps."""
+        return maps + self.second(self.first(maps))
+
+
+class ScaledMax(nn.Module):
+    """An eighth of the maximum over the pixels: the scale that Page gives the logits, in front of the head."""
+
+    def forward(self, maps: Float[Tensor, "N A H W"]) -> Float[Tensor, "N A"]:
+        """Maps to features."""
+        return 0.125 * maps.amax((2, 3))
+
+
+def resnet9(num_classes: int, channels: int = 3) -> Network:
+    """Page's network for images of 32 pixels: 6.57 million parameters at 10 classes, A = 512."""
+    stages: list[nn.Module] = [
+        nn.Sequential(Normalise(channels), *_layer(channels, 64, pool=False)),
+        nn.Sequential(_layer(64, 128, pool=True), Residual(128)),
+        _layer(128, 256, pool=True),
+        nn.Sequential(_layer(256, 512, pool=True), Residual(512)),
+    ]
+    network = Network(stages, 512, num_classes, "resnet9", static=True)
+    network.pool = ScaledMax()
+    return network
+
+
+def _layer(inputs: int, outputs: int, pool: bool) -> nn.Sequential:
+    """Convolution, perhaps the maximum of every 2 x 2 pixels, norm, relu."""
+    halve = [nn.MaxPool2d(2)] if pool else []
+    return nn.Sequential(convolution(inputs, outputs, 3), *halve, normalisation(outputs, "batch"), nn.ReLU())
+
 
 NORMS = ("batch", "group")
 
@@ -433,9 +463,3 @@ def _name(base: str, **options: tuple[Any, Any]) -> str:
     """The base name with every option that is not at its default: one name, one computation."""
     changed = [f"{option}={value}" for option, (value, default) in options.items() if value != default]
     return f"{base}({', '.join(changed)})" if changed else base
-
-
-def check_count(name: str, value: int) -> None:
-    """Raise ValueError naming the argument unless it is a whole number from 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}: got {value!r}; takes a whole number from 1")

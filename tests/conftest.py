@@ -28,7 +28,7 @@ from hypothesis import settings
 checker = types.ModuleType("semaug_checker")  # the hook takes the name of something it can import
 checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as type checkers have it
 sys.modules[checker.__name__] = checker
-jaxtyping.install_import_hook("semaug", typechecker="semaug_checker.check")
+jaxtyping.install_import_hook(["semaug", "companion"], typechecker="semaug_checker.check")
 
 settings.register_profile("semaug", derandomize=True, deadline=None, database=None, print_blob=False)
 settings.load_profile("semaug")

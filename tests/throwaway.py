@@ -15,20 +15,20 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
-from semaug import networks, training
-from semaug.augmented import Augmented
-from semaug.automix import AutoMix
-from semaug.data import Data, Split
-from semaug.fast import Smoothed
-from semaug.gvae import GVAE, VAE, AutoEncoder, ConditionalVAE
-from semaug.imbalance import LongTailed
-from semaug.isda import ISDA
-from semaug.learned import FeatureAugmentation, FixedAugmentation, TeachAugment
-from semaug.metasaug import MetaSAug
-from semaug.mixup import CutMix, Cutout, ManifoldMixup, MixStyle, Mixup, ResizeMix, SaliencyMix
-from semaug.objective import CrossEntropy, Objective
-from semaug.puzzlemix import PuzzleMix
-from semaug.sla import SLA, DataAugmentation, LongTailedSLA, MultiTask
+from semaug import networks
+from semaug.data.sets import Data, Split
+from semaug.methods.augmented import Augmented
+from semaug.methods.automix import AutoMix
+from semaug.methods.gvae import GVAE, VAE, AutoEncoder, ConditionalVAE
+from semaug.methods.isda import ISDA
+from semaug.methods.learned import FeatureAugmentation, FixedAugmentation, TeachAugment
+from semaug.methods.long_tail import LongTailed
+from semaug.methods.metasaug import MetaSAug
+from semaug.methods.mixup import CutMix, Cutout, ManifoldMixup, MixStyle, Mixup, ResizeMix, SaliencyMix
+from semaug.methods.puzzlemix import PuzzleMix
+from semaug.methods.sla import SLA, DataAugmentation, LongTailedSLA, MultiTask
+from semaug.training import loop as training
+from semaug.training.objective import CrossEntropy, Objective, Smoothed
 
 CLASSES = 4
 

@@ -15,10 +15,10 @@ import torch
 
 from benchmarks.test_isda import interleaved, peak_memory, spread
 from semaug import networks
-from semaug.automix import AutoMix, stage_maps
-from semaug.mixup import CutMix, ManifoldMixup, MixStyle, Mixup, ResizeMix, SaliencyMix
-from semaug.objective import CrossEntropy, Step
-from semaug.puzzlemix import PuzzleMix
+from semaug.methods.automix import AutoMix, stage_maps
+from semaug.methods.mixup import CutMix, ManifoldMixup, MixStyle, Mixup, ResizeMix, SaliencyMix
+from semaug.methods.puzzlemix import PuzzleMix
+from semaug.training.objective import CrossEntropy, Step
 
 N = 16
 

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import textbook
 from benchmarks.test_isda import interleaved, peak_memory, spread
-from semaug.diffaugment import DiffAugment
+from semaug.methods.diffaugment import DiffAugment
 
 N = 64
 

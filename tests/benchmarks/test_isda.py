@@ -19,9 +19,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.textbook import Textbook
 from semaug import networks
-from semaug.isda import ISDA, isda_loss
-from semaug.moments import ClassMoments
-from semaug.objective import CrossEntropy, Step
+from semaug.core.moments import ClassMoments
+from semaug.methods.isda import ISDA, isda_loss
+from semaug.training.objective import CrossEntropy, Step
 
 
 def clock(function, repeat=1):

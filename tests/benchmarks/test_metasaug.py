@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 from benchmarks.test_isda import clock, interleaved, peak_memory, spread
 from semaug import networks
-from semaug.imbalance import ldam_logits
-from semaug.isda import isda_logits
-from semaug.metasaug import MetaSAug
-from semaug.objective import Batch, CrossEntropy, Step
+from semaug.methods.isda import isda_logits
+from semaug.methods.long_tail import ldam_logits
+from semaug.methods.metasaug import MetaSAug
+from semaug.training.objective import Batch, CrossEntropy, Step
 
 
 def case(classes, **choice):

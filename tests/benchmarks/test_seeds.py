@@ -20,9 +20,9 @@ from torch.nn import functional as F
 
 from benchmarks.test_isda import spread
 from semaug import networks
-from semaug.capture import Captured
-from semaug.recipe import PRECISIONS
-from semaug.training import _prepared, resolve_device
+from semaug.training.capture import Captured
+from semaug.training.loop import _prepared, resolve_device
+from semaug.training.recipe import PRECISIONS
 
 DEVICE = resolve_device()
 GPU = DEVICE.type == "cuda"

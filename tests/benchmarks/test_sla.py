@@ -16,8 +16,8 @@ from torch import nn
 
 from benchmarks.test_isda import interleaved, peak_memory, spread
 from semaug import networks
-from semaug.objective import CrossEntropy, Step
-from semaug.sla import SLA, DataAugmentation, MultiTask, aggregate, views
+from semaug.methods.sla import SLA, DataAugmentation, MultiTask, aggregate, views
+from semaug.training.objective import CrossEntropy, Step
 
 STEP = Step(torch.tensor(0.5), 0.1, torch.Generator())
 METHODS = {

@@ -20,14 +20,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.test_isda import spread
 from semaug import networks
-from semaug.automix import AutoMix
-from semaug.data import Data
-from semaug.isda import ISDA
-from semaug.objective import CrossEntropy
-from semaug.recipe import PRECISIONS, Recipe
-from semaug.sla import SLA
-from semaug.splits import Split
-from semaug.training import _Loop, _prepared, resolve_device
+from semaug.data.sets import Data
+from semaug.data.split import Split
+from semaug.methods.automix import AutoMix
+from semaug.methods.isda import ISDA
+from semaug.methods.sla import SLA
+from semaug.training.loop import _Loop, _prepared, resolve_device
+from semaug.training.objective import CrossEntropy
+from semaug.training.recipe import PRECISIONS, Recipe
 
 DEVICE = resolve_device()
 GPU = DEVICE.type == "cuda"

@@ -1,0 +1,318 @@
+"""Rerun the notebooks: checked parameters, time-outs, progress, and what each run took.
+
+    reproduce 1_isda -p seeds 5     executed copies, figures and a table in build/reproduce
+    check                           the same with the parameters of ``reduced``, a notebook a core at the same time
+    refresh                         the committed notebooks/*.ipynb, from their .py
+
+A notebook's source is its py:percent ``.py``; papermill runs it in a kernel of its own. A notebook that fails is
+reported with its cell and error, the others still run, and the exit status is 1. Parameters are checked against the
+notebook's ``parameters`` cell before anything runs; a bad one ends with exit status 2.
+
+A notebook takes all its paths from here: ``root()`` and ``output()`` are the same folders whether it runs by papermill,
+under nbval or in JupyterLab.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import json
+import math
+import multiprocessing
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from companion.kernels import Limits, Run, Value, run
+from semaug.training.record import PROFILES, environment, write_whole
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+LIMITS: dict[str, Limits] = {"quick": (600, 1800), "cpu": (24 * 3600, 48 * 3600), "paper": (7 * 86400, 7 * 86400)}
+
+"""Seconds that one cell and one notebook may take, by profile."""
+
+REDUCED: dict[str, Value] = {"profile": "quick", "device": "cpu", "seeds": 1, "epochs": 2, "first_seed": 1}
+
+"""What ``make test`` runs a notebook with; of sizes, the smaller of this and the notebook's own. Another seed than the
+notebook's, which no cell may take for granted."""
+
+
+def root() -> Path:
+    """The checkout: where notebooks/ and figures/ are.
+
+    The folder of the package, or, for a package installed elsewhere, the nearest one above the working folder.
+    Raises FileNotFoundError if neither has notebooks/.
+    """
+    for folder in (Path(__file__).resolve().parents[1], Path.cwd(), *Path.cwd().parents):
+        if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
+            return folder
+    raise FileNotFoundError(f"no checkout of semaug (a folder with notebooks/) at or above {Path.cwd()}")
+
+
+def output(notebook: str) -> Path:
+    """The folder for what a notebook writes, made if missing: never a tracked one.
+
+    Below the run's own folder (build/reproduce, build/check, ...), or build/live in a session opened by hand.
+    """
+    folder = Path(os.environ.get("SEMAUG_OUTPUT") or root() / "build" / "live") / notebook
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+# What is there to run, and with which parameters
+
+
+def discover(names: Sequence[str] = (), folder: Path | None = None) -> list[Path]:
+    """Sources of the named notebooks ('1_isda' or a path to its .py or .ipynb), or of all there are, in order.
+
+    Raises ValueError for an unknown name, FileNotFoundError where there is no notebook at all.
+    """
+    folder = folder or root() / "notebooks"
+    there = {path.stem: path for path in sorted(folder.glob("*.py"))}
+    if not there:
+        raise FileNotFoundError(f"{folder}: no notebook (*.py) here")
+    chosen = []
+    for name in names:
+        if Path(name).stem not in there:
+            raise ValueError(f"notebook: got {name!r}, takes one of {', '.join(there)}")
+        chosen.append(there[Path(name).stem])
+    return chosen or list(there.values())
+
+
+def read(source: Path) -> NotebookNode:
+    """The notebook of a py:percent source, without jupytext's metadata.
+
+    With it, opening an executed copy would start to pair that copy with a .py of its own.
+    """
+    import jupytext
+
+    notebook = jupytext.read(source, fmt="py:percent")
+    notebook.metadata.pop("jupytext", None)
+    notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    return notebook
+
+
+def parameters(source: Path) -> dict[str, Value]:
+    """Names and defaults of a notebook's parameters; see :func:`declared`."""
+    return declared(read(source), source.name)
+
+
+def declared(notebook: NotebookNode, name: str = "notebook") -> dict[str, Value]:
+    """The assignments ``name = literal`` (int, float, str or bool) of the one cell tagged ``parameters``.
+
+    Raises ValueError for no such cell, more than one, or anything else in it.
+    """
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise ValueError(f"{name}: {len(cells)} cells are tagged 'parameters', there must be one")
+    found: dict[str, Value] = {}
+    for node in ast.parse(cells[0].source).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=parameter)], value=expression):
+                pass
+            case ast.AnnAssign(target=ast.Name(id=parameter), value=ast.expr() as expression):
+                pass
+            case _:
+                raise ValueError(f"{name}: the parameters cell may hold name = literal, not {ast.unparse(node)!r}")
+        try:
+            value = ast.literal_eval(expression)
+        except ValueError:
+            value = None
+        if not isinstance(value, int | float | str | bool):
+            raise ValueError(f"{name}: parameter {parameter} must be an int, float, str or bool literal")
+        found[parameter] = parse(parameter, value, value) if isinstance(value, str) else value
+    return found
+
+
+def parse(name: str, text: str, default: Value) -> Value:
+    """The value written as ``text`` for a parameter, of the type of its default; ValueError if it is not one.
+
+    >>> parse("seed", "007", 0), parse("tag", "007", "a"), parse("lr", "1e-2", 0.1), parse("fast", "true", False)
+    (7, '007', 0.01, True)
+    """
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[text.lower()]
+        if isinstance(default, int):
+            return int(text)
+        if isinstance(default, float):
+            number = float(text)
+            if not math.isfinite(number):
+                raise ValueError
+            return number
+    except (KeyError, ValueError):
+        kind = {bool: "true or false", int: "a whole number", float: "a finite number"}[type(default)]
+        raise ValueError(f"parameter {name}: got {text!r}, takes {kind} (it is {default!r} by default)") from None
+    if name == "profile" and text not in PROFILES:
+        raise ValueError(f"parameter profile: got {text!r}, takes one of {', '.join(PROFILES)}")
+    return text
+
+
+def override(source: Path, texts: Mapping[str, str]) -> dict[str, Value]:
+    """Parsed values for parameters of a notebook; ValueError names one that it lacks or of the wrong type."""
+    declared = parameters(source)
+    values = {}
+    for name, text in texts.items():
+        if name not in declared:
+            raise ValueError(f"{source.stem} has no parameter {name!r}; it has {', '.join(declared) or 'none'}")
+        values[name] = parse(name, text, declared[name])
+    return values
+
+
+def reduced(source: Path) -> dict[str, Value]:
+    """The parameters ``make test`` runs a notebook with: one seed, few epochs (``REDUCED``), as far as it has them."""
+    smaller = {}
+    for name, default in parameters(source).items():
+        if name in REDUCED:
+            value = REDUCED[name]
+            kept = name == "first_seed" or isinstance(value, str) or isinstance(default, str)
+            smaller[name] = value if kept else min(value, default)
+    return smaller
+
+
+# All of them
+
+
+Job = tuple[Path, Mapping[str, Value], Limits]
+
+"""A notebook's source, its parameters and its limits."""
+
+
+def reproduce(jobs: Sequence[Job], written: Path, at_once: int = 1) -> list[Run]:
+    """Run notebooks; executed copies, what they write and a table of what it took go to ``written``.
+
+    at_once: how many run at the same time; one, where the time it took is to mean something. A failed run leaves
+    ``<notebook>.failed.ipynb`` and the whole copy of an earlier run.
+    """
+    if at_once == 1:
+        done = [_one(job, written) for job in jobs]
+    else:
+        with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn")) as pool:
+            done = list(pool.map(partial(_one, written=written), jobs))
+    write_whole(written / "table.txt", table(done))
+    entries = [{**dataclasses.asdict(one), "seconds": round(one.seconds, 2)} for one in done]
+    write_whole(written / "table.json", json.dumps({"runs": entries, "environment": _environment()}, indent=1) + "\n")
+    return done
+
+
+def _one(job: Job, written: Path) -> Run:
+    import nbformat
+
+    source, values, limits = job
+    result, notebook = run(source.stem, read(source), values, written, written / source.stem, limits)
+    failed, whole = (written / f"{source.stem}{end}.ipynb" for end in (".failed", ""))
+    if not result.error:
+        failed.unlink(missing_ok=True)
+    write_whole(failed if result.error else whole, nbformat.writes(notebook) + "\n")
+    return result
+
+
+def _environment() -> dict[str, Any]:
+    import torch
+
+    return environment("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def table(runs: Sequence[Run]) -> str:
+    """Time and memory of the runs, as text."""
+    width = max(len("notebook"), *(len(one.notebook) for one in runs))
+    lines = [f"{'notebook':<{width}}  result    cells   seconds  peak MiB  parameters"]
+    for one in runs:
+        verdict, cells = "FAILED" if one.error else "ok", "{}/{}".format(*one.cells)
+        took = f"{one.seconds:8.1f}  {one.peak_memory / 2**20:8.0f}"
+        given = " ".join(f"{name}={value}" for name, value in one.parameters.items()) or "defaults"
+        lines.append(f"{one.notebook:<{width}}  {verdict:<6} {cells:>8}  {took}  {given}")
+    return "\n".join(lines) + "\n"
+
+
+def refresh(sources: Sequence[Path], written: Path, limits: Limits = LIMITS["quick"]) -> list[Run]:
+    """Run notebooks with their defaults and replace the .ipynb beside each source, whole or not at all.
+
+    written: where ``output()`` leads. Cells that are still there keep their ids; times and widget states are left
+    out, so that a diff shows what changed.
+    """
+    import nbformat
+    from jupytext.combine import combine_inputs_with_outputs
+
+    done = []
+    for source in sources:
+        path, notebook = source.with_suffix(".ipynb"), read(source)
+        if path.exists():
+            notebook = combine_inputs_with_outputs(notebook, nbformat.read(path, as_version=4), fmt="ipynb")
+        result, notebook = run(source.stem, notebook, {}, written, source.parent, limits)
+        done.append(result)
+        if not result.error:
+            write_whole(path, nbformat.writes(bare(notebook)) + "\n")
+    return done
+
+
+def bare(notebook: NotebookNode) -> NotebookNode:
+    """The notebook without what differs from run to run: papermill's times, widget states, empty lists of tags, and
+    where a slow machine cut what one cell printed into pieces.
+    """
+    for key in ("papermill", "widgets", "jupytext"):
+        notebook.metadata.pop(key, None)
+    for cell in notebook.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if not cell.metadata.get("tags", True):
+            del cell.metadata["tags"]
+        whole: list[Any] = []
+        for output in cell.get("outputs", []):
+            if whole and output.output_type == whole[-1].output_type == "stream" and output.name == whole[-1].name:
+                whole[-1].text += output.text
+            else:
+                whole.append(output)
+        if "outputs" in cell:
+            cell.outputs = whole
+    return notebook
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status: 0, 1 if a notebook failed, 2 for arguments that cannot be."""
+    parser = argparse.ArgumentParser(prog="python -m companion.notebooks", description="Rerun the notebooks.")
+    parser.add_argument("command", choices=("reproduce", "check", "refresh"))
+    parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="such as 1_isda; all of them if none is named")
+    parser.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter's value"
+    )
+    parser.add_argument("--limits", nargs=2, type=float, metavar=("CELL", "NOTEBOOK"), help="time-outs, in seconds")
+    parser.add_argument("--folder", type=Path, help="where the notebooks are (default: notebooks/ of the checkout)")
+    parser.add_argument("--output", type=Path, help="where results go (default: build/<command> of the checkout)")
+    options = parser.parse_args(arguments)
+    given = None if options.limits is None else (options.limits[0], options.limits[1])
+    try:
+        sources = discover(options.notebooks, options.folder)
+        if options.command == "refresh" and options.p:
+            raise ValueError("refresh takes no -p: the committed notebooks show their defaults")
+        jobs = []
+        for source in sources:
+            values = (reduced(source) if options.command == "check" else {}) | override(source, dict(options.p))
+            profile = str((parameters(source) | values).get("profile", "quick"))
+            jobs.append((source, values, given or LIMITS[profile]))
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    written = (options.output or root() / "build" / options.command).absolute()
+    print(f"==> {len(jobs)} notebook{'s' * (len(jobs) > 1)}; results go to {written}", flush=True)
+    try:
+        if options.command == "refresh":
+            done = refresh(sources, written, given or LIMITS["quick"])
+        else:
+            done = reproduce(jobs, written, min(os.cpu_count() or 1, 4) if options.command == "check" else 1)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    print("\n" + table(done), end="", flush=True)
+    return int(any(one.error for one in done))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Means over seeds with their intervals, paired differences, and the number of pairs that a test needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from semaug.training.record import Record
+
+
+class Summary(NamedTuple):
+    """Mean, half-width of its 95% interval (Student t; nan for one value), standard deviation, and n."""
+
+    mean: float
+    half_width: float
+    std: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {self.half_width:.3f} (n = {self.n})" if self.n > 1 else f"{self.mean:.3f} (n = 1)"
+
+    def text(self, form: str = ".1f") -> str:
+        """For tables: mean ± half-width, to the digits of ``form``; below three values, whose interval is wide, no ±.
+
+        A minus is a minus sign, and never stands before a zero.
+        """
+        half = f" ± {self.half_width:{form.lstrip('+')}}" if self.n > 2 else ""
+        return f"{self.mean:{form.replace('.', 'z.')}}{half}".replace("-", "\N{MINUS SIGN}")
+
+
+def summary(values: Iterable[float]) -> Summary:
+    """Mean with its 95% Student interval: the interval of the mean over seeds, not of one run."""
+    numbers = [float(value) for value in values]
+    n = len(numbers)
+    if n == 0:
+        raise ValueError("values: got none; summary needs at least one")
+    mean = math.fsum(numbers) / n
+    if n == 1:
+        return Summary(mean, math.nan, math.nan, 1)
+    std = math.sqrt(math.fsum((value - mean) ** 2 for value in numbers) / (n - 1))
+    from scipy.stats import t  # here, not at the top: the room has to load without scipy's half second
+
+    quantile = float(t.ppf(0.975, n - 1))
+    return Summary(mean, quantile * std / math.sqrt(n), std, n)
+
+
+def paired(first: Iterable[Record], second: Iterable[Record], metric: str) -> Summary:
+    """Summary of the per-seed differences ``second - first`` of a metric: what paired seeds are run for.
+
+    Raises ValueError unless both sides hold the same seeds, each once.
+    """
+    sides = list(first), list(second)
+    one, two = ({record.seed: record.metrics[metric] for record in side} for side in sides)
+    for name, side in zip(("first", "second"), sides, strict=True):
+        if len(side) != len({record.seed for record in side}):
+            raise ValueError(f"{name}: got seeds {sorted(record.seed for record in side)}; takes each seed once")
+    if not one or set(one) != set(two):
+        raise ValueError(f"seeds: first has {sorted(one)}, second {sorted(two)}; a paired difference needs the same")
+    return summary(two[seed] - one[seed] for seed in sorted(one))
+
+
+def pairs_needed(effect: float, std: float, power: float = 0.8, level: float = 0.05) -> int:
+    """Paired seeds that a two-sided t test at ``level`` needs to see a mean difference ``effect`` with ``power``.
+
+    std: standard deviation of the paired differences, in the unit of effect (``Summary.std``). The smallest n of at
+    least 2 whose power, by the noncentral t distribution, suffices. Raises ValueError for an effect of 0, a std that
+    is not positive, and a power or level outside (0, 1).
+    """
+    for name, value, good, takes in (
+        ("effect", effect, math.isfinite(effect) and effect != 0, "a number other than 0"),
+        ("std", std, math.isfinite(std) and std > 0, "a number above 0"),
+        ("power", power, level < power < 1, "a fraction between level and 1"),
+        ("level", level, 0 < level < 1, "a fraction between 0 and 1"),
+    ):
+        if not good:
+            raise ValueError(f"{name}: got {value}; takes {takes}")
+    from scipy.stats import nct, t
+
+    def enough(n: int) -> bool:
+        critical, shift = t.ppf(1 - level / 2, n - 1), abs(effect) / std * math.sqrt(n)
+        return bool(nct.sf(critical, n - 1, shift) + nct.cdf(-critical, n - 1, shift) >= power)
+
+    n = 2
+    while not enough(n):
+        n *= 2
+    low = n // 2  # not enough, or 1
+    while n - low > 1:
+        middle = (n + low) // 2
+        low, n = (low, middle) if enough(middle) else (middle, n)
+    return n

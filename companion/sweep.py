@@ -1,0 +1,232 @@
+"""Sweeps: a notebook over a grid of parameters, each run a file target of Snakemake.
+
+    make sweep CONFIG=companion/workflow/strength.yaml                     one run after another, on this machine
+    make sweep CONFIG=companion/workflow/strength.yaml ARGS=--dry-run      plan and cost; nothing is run
+    make sweep CONFIG=companion/workflow/strength.yaml SWEEP=slurm         every run a job of Slurm
+
+The configuration, in YAML: ``notebook``, its name; ``grid``, for each parameter a value or a list of them, of which all
+combinations are run; ``minutes``, about what one run takes (for the plan, until a run of the sweep has told);
+``limit``, the minutes after which a run is stopped as failed (by default those of its profile). ``folder``: where the
+notebook is, if not in the checkout's; a relative one starts at the checkout.
+
+Every seed is a job of its own where the grid says ``first_seed: [0, 1, 2]`` and ``seeds: 1``. At the end stands a
+table of what the finished runs trained (``build/sweep/<notebook>/results.md``), for each combination the mean over its
+seeds and the gain over cross-entropy of the same seeds; the mathematics of a notebook, and what it draws, are in the
+executed copies.
+
+A run's target is its executed notebook, ``build/sweep/<notebook>/<run>/<notebook>.ipynb``, which is written whole and
+only when all cells ran. So a run that was killed or failed is run again by the next ``make sweep``, and a finished one
+never, whatever other combinations the grid gains; to run it again, delete its folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from companion import notebooks as rerun
+from companion import records
+from companion.kernels import Limits, Value
+from companion.stats import summary
+from semaug.training.record import Record, config_hash, write_whole
+
+KEYS = ("notebook", "grid", "minutes", "limit", "folder")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep: the notebook's source, its parameters, seconds that a cell and the notebook may take."""
+
+    source: Path
+    values: Mapping[str, Value]
+    limits: Limits
+
+    @property
+    def name(self) -> str:
+        """Its folder: the parameters as far as they are short, and a hash of all of them."""
+        digest = hashlib.sha256(json.dumps(dict(self.values), sort_keys=True).encode()).hexdigest()[:8]
+        words = "_".join(f"{key}={value}" for key, value in sorted(self.values.items()))
+        return f"{re.sub(r'[^A-Za-z0-9.=_+-]', '-', words)[:80]}_{digest}"
+
+    @property
+    def target(self) -> Path:
+        """The executed notebook, there when the run is finished."""
+        return written(self.source.stem) / self.name / f"{self.source.stem}.ipynb"
+
+    @property
+    def arguments(self) -> list[str]:
+        """Arguments of ``python -m companion.notebooks`` for this run."""
+        given = [part for key, value in self.values.items() for part in ("-p", key, str(value))]
+        places = ["--folder", str(self.source.parent), "--output", str(self.target.parent)]
+        return ["reproduce", self.source.stem, *given, "--limits", *map(str, self.limits), *places]
+
+
+def written(notebook: str) -> Path:
+    """Where the runs of a notebook's sweeps are."""
+    return rerun.root() / "build" / "sweep" / notebook
+
+
+def plan(config: Mapping[str, Any]) -> list[Job]:
+    """All combinations of a configuration's grid, checked against the notebook's parameters.
+
+    Raises ValueError that names what is missing, unknown, empty or of the wrong type.
+    """
+    for key in config.keys() - set(KEYS):
+        raise ValueError(f"config: got {key!r}; takes {', '.join(KEYS)}")
+    notebook, grid = config.get("notebook"), config.get("grid")
+    if not isinstance(notebook, str):
+        raise ValueError(f"notebook: got {notebook!r}; takes the name of one, such as 1_isda")
+    if not isinstance(grid, Mapping) or not grid:
+        raise ValueError(f"grid: got {grid!r}; takes for each parameter a value or a list of them")
+    for key in ("minutes", "limit"):
+        number = config.get(key, 1)
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < float("inf"):
+            raise ValueError(f"{key}: got {number!r}; takes a number of minutes above 0")
+    folder = rerun.root() / config["folder"] if "folder" in config else None  # Snakemake has another working folder
+    (source,) = rerun.discover([notebook], folder)
+    columns = {str(name): values if isinstance(values, list) else [values] for name, values in grid.items()}
+    for name, values in columns.items():
+        if not values:
+            raise ValueError(f"grid.{name}: got an empty list; takes a value or a list of them")
+    jobs: dict[str, Job] = {}
+    for combination in product(*columns.values()):
+        texts = {name: str(value) for name, value in zip(columns, combination, strict=True)}
+        given = rerun.override(source, texts)
+        profile = str((rerun.parameters(source) | given).get("profile", "quick"))
+        limits = (60.0 * config["limit"], 60.0 * config["limit"]) if "limit" in config else rerun.LIMITS[profile]
+        job = Job(source, given, limits)
+        jobs.setdefault(job.name, job)  # two spellings of one value are one run
+    return list(jobs.values())
+
+
+def costs(jobs: Sequence[Job], minutes: float | None) -> str:
+    """The plan in words: every run, whether it is there, and what the missing ones will take.
+
+    minutes: of one run, where none of these has finished yet; else their mean decides.
+    """
+    there = [job for job in jobs if job.target.exists()]
+    missing = [job for job in jobs if job not in there]
+    tables = [job.target.parent / "table.json" for job in there]  # written after the target: a kill may come between
+    took = [json.loads(path.read_text())["runs"][0] for path in tables if path.exists()]
+    one = sum(run["seconds"] for run in took) / len(took) / 60 if took else minutes
+    lines = [f"{'missing' if job in missing else 'there':8s} {job.source.stem} {dict(job.values)}" for job in jobs]
+    total = f"about {one * len(missing):.1f} minutes, one after another" if one else "of unknown length (minutes: none)"
+    source = "the mean of those there" if took else "the configuration"
+    lines.append(f"{len(jobs)} runs, {len(missing)} missing: {total}" + (f", by {source}" if one else ""))
+    return "\n".join(lines)
+
+
+MEASURES = {"test_accuracy": (100.0, ".1f", "accuracy (%)"), "fid": (1.0, ".2f", "FID"), "auc": (1.0, ".2f", "D's AUC")}
+
+"""What the table of results shows of a run: the first of these that its record has; its unit, digits and name."""
+
+
+def results(jobs: Sequence[Job]) -> str:
+    """What the finished runs trained, in Markdown: a row for each combination of parameters but the seed, and each
+    method in it; means over seeds with 95% intervals, and the gain over cross-entropy of the same recipe, in pairs.
+    """
+    runs: dict[tuple[str, str], dict[int, Record]] = {}
+    unread, missing = [], sum(not job.target.exists() for job in jobs)
+    for job in (job for job in jobs if job.target.exists()):
+        varied = ", ".join(f"{key}={value}" for key, value in job.values.items() if key not in ("first_seed", "seeds"))
+        try:
+            found = records.load(job.target.parent / job.source.stem / "records")
+        except ValueError as error:
+            unread.append(f"\nNot read: {error}; to have it again, delete {job.target.parent}\n")
+            continue
+        for record in found:
+            runs.setdefault((varied, record.hash), {})[record.seed] = record
+    rows = ["| parameters | method | n | measure | value | gain |", "|---|---|---|---|---|---|"]
+    for (varied, _), of in runs.items():
+        config = {"objective": "", "settings": {}, "recipe": {}} | next(iter(of.values())).config
+        shown = next((name for name in MEASURES if all(name in record.metrics for record in of.values())), None)
+        if shown is None:
+            continue
+        unit, form, label = MEASURES[shown]
+        values = {seed: unit * record.metrics[shown] for seed, record in of.items()}
+        plain = config | {"objective": "CrossEntropy", "settings": {}}
+        base = runs.get((varied, config_hash(plain)), {}) if config != plain else {}
+        pairs = [
+            values[seed] - unit * base[seed].metrics[shown]
+            for seed in values.keys() & base.keys()
+            if shown in base[seed].metrics
+        ]
+        gained = summary(values.values())
+        method = " ".join([config["objective"], *(f"{key}={value}" for key, value in config["settings"].items())])
+        method += f", {config['recipe'].get('epochs', '?')} epochs"
+        cells = [varied, method, str(gained.n), label, gained.text(form)]
+        rows.append(f"| {' | '.join([*cells, summary(pairs).text('+.1f') if pairs else ''])} |")
+    table = "\n".join(rows) + "\n" if len(rows) > 2 else "no finished run has trained anything\n"
+    left = f"\n{missing} of {len(jobs)} runs are not finished, and not in the table.\n" if missing else ""
+    return table + left + "".join(unread)
+
+
+def report(jobs: Sequence[Job]) -> None:
+    """Print the results and keep them beside the runs; the engine's last word, also when some runs failed."""
+    found = results(jobs)
+    path = write_whole(written(jobs[0].source.stem) / "results.md", found)
+    print(f"\n{found}\n{path}", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the plan, then let Snakemake run it; exit status 2 for a configuration that cannot be."""
+    import yaml
+
+    parser = argparse.ArgumentParser(prog="python -m companion.sweep", description="Run a notebook over a grid.")
+    parser.add_argument("config", type=Path, help="such as companion/workflow/strength.yaml")
+    parser.add_argument("--on", default="local", help="a profile of companion/workflow/profiles (default: local)")
+    options, rest = parser.parse_known_args(arguments)
+    profile = rerun.root() / "companion" / "workflow" / "profiles" / options.on
+    try:
+        config = yaml.safe_load(options.config.read_text())
+        if not isinstance(config, Mapping):
+            raise ValueError(f"{options.config}: got {type(config).__name__}; takes notebook, grid, ... in YAML")
+        if not profile.is_dir():
+            known = ", ".join(sorted(path.name for path in profile.parent.iterdir()))
+            raise ValueError(f"on: got {options.on!r}; takes one of {known}")
+        jobs = plan(config)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if importlib.util.find_spec("snakemake") is None:
+        print("error: sweeps need Snakemake 9 or later: pip install -e '.[workflow]'", file=sys.stderr)
+        return 2
+    print(costs(jobs, config.get("minutes")), flush=True)
+    if all(job.target.exists() for job in jobs):  # where nothing is to be done, Snakemake calls no hook
+        report(jobs)
+        return 0
+    folder = written(jobs[0].source.stem)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+    try:  # it ends with the process, however that ends; Snakemake's own lock outlives a kill
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"error: another sweep of {jobs[0].source.stem} is running", file=sys.stderr)
+        return 2
+    os.set_inheritable(lock, True)
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(rerun.root() / "companion" / "workflow" / "Snakefile"),
+    ]
+    command += ["--workflow-profile", str(profile), "--directory", str(folder)]
+    command += ["--configfile", str(options.config.resolve()), *rest]
+    sys.stdout.flush()
+    os.execv(sys.executable, command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

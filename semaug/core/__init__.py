@@ -1,0 +1,1 @@
+"""What everything else stands on, on torch alone: Gaussian bounds, class moments, pixels, accuracies."""

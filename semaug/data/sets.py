@@ -1,0 +1,296 @@
+"""Image sets to train and test on: by name or from your own tensors, whole or as a subset drawn from a seed.
+
+``load(name)`` gives a :class:`Data` with ``train`` and ``test``; your own tensors make one directly:
+
+>>> import torch
+>>> from semaug.data import Data, Split
+>>> images, target = torch.rand(60, 3, 32, 32), torch.arange(60) % 3
+>>> mine = Data("mine", Split.from_float(images[:40], target[:40]), Split.from_float(images[40:], target[40:]))
+>>> mine.num_classes, mine.image_shape, mine.counts.tolist()
+(3, (3, 32, 32), [14, 13, 13])
+
+Inside the package lie ``embedded``, 8000 + 2000 real images of Fashion-MNIST (Xiao et al., arXiv:1708.07747; MIT), and
+``shapes``, as many generated colour images with known factors, masks and boxes (room ``shapes``). ``mnist``,
+``fashion``, ``cifar10``, ``cifar100`` and ``celeba`` are torchvision's, read from its layout, verified by checksum, and
+downloaded where the network allows; ``lfw64`` and ``folder`` read what you have. ``hues`` is ``shapes`` in two domains,
+``portraits`` one person's faces of ``lfw64``, ``strangers`` all others.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from semaug.data import sources
+from semaug.data.split import Split
+
+SIZED = ("shapes", "hues", "celeba", "lfw64", "portraits", "strangers", "folder")
+
+"""Sets whose images come in the size that is asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A set of images to train and test on.
+
+    meta: a few images of every class, kept out of train, for objectives with a second stream. classes: their names;
+    by default "0", "1", ... up to the largest target of train. settings: what decided the content (the arguments of
+    ``load``), as plain values, for the records. Raises ValueError where splits disagree, one has no images, or a target
+    is no class.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    validation: Split | None = None
+    meta: Split | None = None
+    classes: tuple[str, ...] = ()
+    settings: Mapping[str, int | float | str | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Hold the splits to one image shape, and their targets and boxes to the values they may have."""
+        for name in ("train", "test", "validation", "meta"):
+            split: Split | None = getattr(self, name)
+            if split is not None and len(split) == 0:
+                none = ", or None" if name in ("validation", "meta") else ""
+                raise ValueError(f"{name}: got no images; takes at least one{none}")
+        classes = tuple(self.classes) or tuple(str(c) for c in range(int(self.train.target.max()) + 1))
+        object.__setattr__(self, "classes", classes)
+        for name in ("train", "test", "validation", "meta"):
+            split = getattr(self, name)
+            if split is None:
+                continue
+            if tuple(split.images.shape[1:]) != self.image_shape:
+                shape = tuple(split.images.shape[1:])
+                raise ValueError(f"{name}.images: got (channels, H, W) = {shape}; takes train's, {self.image_shape}")
+            if not (int(split.target.min()) >= 0 and int(split.target.max()) < self.num_classes):
+                got = f"{int(split.target.min())} to {int(split.target.max())}"
+                raise ValueError(f"{name}.target: got classes {got}; takes 0 to {self.num_classes - 1}")
+            if name == "meta" and len(there := split.target.unique()) < self.num_classes:
+                missing = next(c for c in range(self.num_classes) if c not in there)
+                raise ValueError(f"meta: got no image of class {self.classes[missing]!r}; takes some of every class")
+            if split.boxes is not None:
+                (y0, x0, y1, x1), (height, width) = split.boxes.T, self.image_shape[1:]
+                if not bool(((y0 >= 0) & (y0 < y1) & (y1 <= height) & (x0 >= 0) & (x0 < x1) & (x1 <= width)).all()):
+                    raise ValueError(f"{name}.boxes: takes 0 <= y0 < y1 <= {height}, 0 <= x0 < x1 <= {width}")
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.classes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, H, W)."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def counts(self) -> Int64[Tensor, " C"]:
+        """Training images of each class."""
+        return torch.bincount(self.train.target, minlength=self.num_classes)
+
+
+def load(
+    name: str,
+    root: str | Path | None = None,
+    *,
+    validation: int | float = 0.0,
+    train_size: int | None = None,
+    test_size: int | None = None,
+    imbalance: int | float | None = None,
+    per_class: int | None = None,
+    meta: int = 0,
+    subset_seed: int = 0,
+    size: int | None = None,
+    download: bool = True,
+) -> Data:
+    r"""A set by name, or the subset of it that the arguments describe: for one ``subset_seed`` the same everywhere.
+
+    name: embedded, shapes, mnist, fashion, cifar10, cifar100, lfw64, portraits, strangers, hues, celeba or folder.
+    root: where its files are; by default $SEMAUG_DATA, or else a folder in the user's cache. For ``folder`` the folder
+        itself, with train/<class>/* and test/<class>/* (or val), or with <class>/*: a fifth then is the test set.
+
+    The images of each class are put in a random order; then, of what is left each time, in this order of steps:
+
+    meta: so many images of every class are taken out of train, to ``Data.meta``.
+    validation: this fraction of every class, rounded, is taken out of train, to ``Data.validation``.
+    per_class: so many images of every class stay (few-shot).
+    train_size: so many images stay in all, in the proportions of the classes (low-shot).
+    imbalance: :math:`\rho \ge 1`: of class c stay :math:`\lfloor n_{\max}\,\rho^{-c/(C-1)} \rfloor` (long tail; Cui et
+        al., arXiv:1901.05555), :math:`n_{\max}` the size of the smallest class before.
+    test_size: so many test images stay, in the proportions of the classes.
+
+    Where the images tell the person (``factors["person"]``: lfw64, celeba), meta and validation take whole persons, in
+    a random order, and nobody stands in two of train, validation and meta. First those are taken who fit into the
+    amounts, then those who bring the classes nearer to them: the sizes are near what was asked, not always the same.
+
+    So a smaller subset lies in a larger one of the same seed. Images keep the order they have in the whole set.
+    size: side in pixels, for ``shapes`` and ``hues`` (default 32), ``celeba`` (default 64), ``lfw64``, ``portraits``
+        and ``strangers`` (64, or 32 or 16), and ``folder``, whose pictures are scaled to it by the shorter side and
+        cropped to their centre; the other sets have one size.
+
+    Raises FileNotFoundError for missing files and ValueError for damaged ones, naming the file and the remedy;
+    ValueError for an unknown name and for a subset that the set is too small for, TypeError for a fraction that is no
+    number.
+    """
+    if name not in sources.READERS:
+        raise ValueError(f"name: got {name!r}; takes one of {', '.join(sources.READERS)}")
+    for argument, value, least in (
+        ("train_size", train_size, 1),
+        ("test_size", test_size, 1),
+        ("per_class", per_class, 1),
+        ("meta", meta, 0),
+        ("subset_seed", subset_seed, 0),
+        ("size", size, 8),
+    ):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise ValueError(f"{argument}: got {value!r}; takes an integer of at least {least}")
+    for argument, fraction in (("validation", validation), ("imbalance", 1 if imbalance is None else imbalance)):
+        if isinstance(fraction, bool) or not isinstance(fraction, numbers.Real):
+            raise TypeError(f"{argument}: got {fraction!r}; takes a number")
+    validation = _plain(validation)
+    imbalance = None if imbalance is None else _plain(imbalance)
+    if not 0 <= validation < 1:
+        raise ValueError(f"validation: got {validation!r}; takes a fraction in [0, 1)")
+    if imbalance is not None and not (math.isfinite(imbalance) and imbalance >= 1):
+        raise ValueError(f"imbalance: got {imbalance!r}; takes largest over smallest class, at least 1")
+    if size is not None and name not in SIZED:
+        raise ValueError(f"size: got {size} for {name!r}, whose images have one size; for {', '.join(SIZED)}")
+    if root is None and name == "folder":
+        raise ValueError("root: got None for 'folder'; takes the folder that holds the images")
+    where = Path(root).expanduser() if root is not None else sources.data_folder()
+    train, test, classes = sources.READERS[name](where, size, download)
+    if test is None:
+        queue = _Queue(train.target, classes, subset_seed)
+        test = train.take(queue.cut("a fifth for the test set", [max(1, round(n / 5)) for n in queue.sizes]))
+        train = train.take(queue.index())
+
+    parts: dict[str, Split] = {}
+    queue = _Queue(train.target, classes, subset_seed)
+    person = train.factors.get("person")
+    if meta:
+        parts["meta"] = train.take(queue.cut("meta", [meta] * len(classes), person))
+    if validation:
+        amounts = [max(1, round(validation * n)) for n in queue.sizes]
+        parts["validation"] = train.take(queue.cut("validation", amounts, person))
+    if per_class is not None:
+        queue.keep("per_class", [per_class] * len(classes))
+    if train_size is not None:
+        queue.keep("train_size", _proportional(queue.sizes, train_size))
+    if imbalance is not None:
+        largest, last = min(queue.sizes), max(len(classes) - 1, 1)
+        # 1e-9: 5000 * 100 ** -1.0 must not fall to 49
+        queue.keep("imbalance", [int(largest * imbalance ** (-c / last) + 1e-9) for c in range(len(classes))])
+    if len(queue) < len(train):
+        train = train.take(queue.index())
+    if test_size is not None:
+        queue = _Queue(test.target, classes, subset_seed)
+        queue.keep("test_size", _proportional(queue.sizes, test_size))
+        test = test.take(queue.index())
+    settings = {
+        "validation": validation,
+        "train_size": train_size,
+        "test_size": test_size,
+        "imbalance": imbalance,
+        "per_class": per_class,
+        "meta": meta,
+        "subset_seed": subset_seed,
+        "size": train.images.shape[-1],
+    }
+    label = name if name != "folder" else f"folder {where.name}"
+    return Data(label, train, test, **parts, classes=tuple(classes), settings=settings)
+
+
+class _Queue:
+    """The images of each class in a random order, from whose front the steps of ``load`` take."""
+
+    def __init__(self, target: Tensor, classes: Sequence[str], seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        members = [(target == c).nonzero().squeeze(1) for c in range(len(classes))]
+        self.classes, self.generator = classes, generator
+        self.order = [rows[torch.randperm(len(rows), generator=generator)] for rows in members]
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(rows) for rows in self.order]
+
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
+    def index(self) -> Tensor:
+        return torch.cat(self.order).sort().values
+
+    def cut(self, argument: str, amounts: Sequence[int], person: Tensor | None = None) -> Tensor:
+        """Take these amounts out of the classes: the exact ones, or whole persons that come near them."""
+        self._check(argument, amounts, remain=1)
+        if person is not None:
+            return self._cut_persons(argument, amounts, person)
+        front = torch.cat([rows[:amount] for rows, amount in zip(self.order, amounts, strict=True)]).sort().values
+        self.order = [rows[amount:] for rows, amount in zip(self.order, amounts, strict=True)]
+        return front
+
+    def _cut_persons(self, argument: str, amounts: Sequence[int], person: Tensor) -> Tensor:
+        """Persons in a random order: first those who fit into what is still missing of every class, then those who
+        bring the classes nearer to it, in the sum of their distances in parts of the amounts.
+        """
+        label = torch.cat([torch.full_like(rows, c) for c, rows in enumerate(self.order)])
+        rows = torch.cat(self.order)
+        names, index = person[rows].unique(return_inverse=True)
+        counts = torch.zeros(len(names), len(amounts), dtype=torch.int64)
+        counts.index_put_((index, label), torch.ones_like(label), accumulate=True)
+        brings = [[(c, n) for c, n in enumerate(row) if n] for row in counts.tolist()]
+        missing, sizes, chosen = list(amounts), self.sizes, torch.zeros(len(names), dtype=torch.bool)
+        order = torch.randperm(len(names), generator=self.generator).tolist()
+        for fitting in (True, False):
+            for number in order:
+                brought = brings[number]
+                nearer = sum((abs(missing[c]) - abs(missing[c] - n)) / amounts[c] for c, n in brought)
+                wanted = all(n <= missing[c] for c, n in brought) if fitting else nearer > 0
+                if (
+                    wanted and not chosen[number] and all(sizes[c] > n for c, n in brought)
+                ):  # one of each stays in train
+                    chosen[number] = True
+                    for c, n in brought:
+                        missing[c], sizes[c] = missing[c] - n, sizes[c] - n
+        front = rows[chosen[index]]
+        for c, label_name in enumerate(self.classes):
+            if not (label[chosen[index]] == c).any():
+                raise ValueError(f"{argument}: class {label_name!r} has too few persons to take some out of train")
+        gone = torch.zeros(int(rows.max()) + 1, dtype=torch.bool)
+        gone[front] = True
+        self.order = [part[~gone[part]] for part in self.order]
+        return front.sort().values
+
+    def keep(self, argument: str, amounts: Sequence[int]) -> None:
+        """Leave these amounts of the classes."""
+        self._check(argument, amounts, remain=0)
+        self.order = [rows[:amount] for rows, amount in zip(self.order, amounts, strict=True)]
+
+    def _check(self, argument: str, amounts: Sequence[int], remain: int) -> None:
+        for label, size, amount in zip(self.classes, self.sizes, amounts, strict=True):
+            if not 1 <= amount <= size - remain:
+                stays = ", and one has to stay in train" if remain else ""
+                asks = f"{argument}: asks for {amount} images of class {label!r}"
+                raise ValueError(f"{asks}; takes at least 1, at most the {size} there are{stays}")
+
+
+def _plain(value: int | float) -> int | float:
+    """A number of NumPy's as Python's own, which a record can hold: np.float32(0.1) is 0.1."""
+    return value if isinstance(value, int | float) and type(value) in (int, float) else float(str(value))
+
+
+def _proportional(sizes: Sequence[int], total: int) -> list[int]:
+    """Integers in the proportions of ``sizes`` that add up to ``total``; largest remainders are rounded up."""
+    amounts = [size * total // sum(sizes) for size in sizes]
+    by_remainder = sorted(range(len(sizes)), key=lambda c: -(sizes[c] * total % sum(sizes)))
+    for c in by_remainder[: total - sum(amounts)]:
+        amounts[c] += 1
+    return amounts

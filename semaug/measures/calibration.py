@@ -1,0 +1,56 @@
+r"""Calibration: whether the confidence of predictions is deserved.
+
+Of :math:`N` predictions, those whose confidence is in one of :math:`B` bins give
+
+.. math:: \text{ECE} = \sum_b \frac{n_b}{N} \, |\text{accuracy}_b - \text{confidence}_b|, \qquad
+          \text{MCE} = \max_b |\text{accuracy}_b - \text{confidence}_b|.
+
+C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural networks", ICML 2017, arXiv:1706.04599.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+class Calibration(NamedTuple):
+    """Expected and maximal calibration error, and the reliability diagram behind them.
+
+    table: float64, a row for every bin that holds a prediction: its ends (low, high], the predictions in it, their
+    accuracy and their mean confidence.
+    """
+
+    ece: float
+    mce: float
+    table: Float[Tensor, "rows 5"]
+
+
+def calibration(confidence: Float[Tensor, " N"], correct: Bool[Tensor, " N"], bins: int = 15) -> Calibration:
+    r"""Calibration of predictions made with a confidence in [0, 1], of which some are correct.
+
+    The bins are :math:`(k/B, (k + 1)/B]`, the first with its lower end, in float64: a confidence of exactly 0.2 is in
+    the lower of two bins that meet there, 1 in the last one. Edges in float32, or of numpy.linspace (0.6 + 1e-16),
+    would sort it otherwise, and a few samples on an edge can move the error by a third. Raises ValueError for lengths
+    that differ, no predictions, a confidence outside [0, 1] and bins below 1.
+    """
+    if confidence.ndim != 1 or confidence.shape != correct.shape or len(confidence) == 0:
+        got = f"{tuple(confidence.shape)} and {tuple(correct.shape)}"
+        raise ValueError(f"confidence and correct: got shapes {got}; takes (N,) and (N,), at least one")
+    if bins < 1:
+        raise ValueError(f"bins: got {bins}; takes a whole number from 1")
+    if not bool(((confidence >= 0) & (confidence <= 1)).all()):
+        got = f"{float(confidence.min()):.6g} to {float(confidence.max()):.6g}"
+        raise ValueError(f"confidence: got {got}; takes numbers in [0, 1]")
+    confidence, right = confidence.double(), correct.double()
+    edges = torch.arange(bins + 1, dtype=torch.float64, device=confidence.device) / bins
+    place = torch.bucketize(confidence, edges[1:])  # the first edge that is not below
+    count, hits, total = (torch.bincount(place, each, bins) for each in (torch.ones_like(right), right, confidence))
+    there = count > 0
+    count, hits, total = count[there], hits[there], total[there]
+    gap = (hits - total).abs() / count
+    table = torch.stack([edges[:-1][there], edges[1:][there], count, hits / count, total / count], 1)
+    return Calibration(float((gap * count).sum() / len(confidence)), float(gap.max()), table)

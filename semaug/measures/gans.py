@@ -1,0 +1,224 @@
+r"""What a GAN is worth: how far its images are from real ones, and what its discriminator has learned by heart.
+
+Distances are between features $a = f(x)$ of real and of generated images. With their means and covariances
+
+$$\mathrm{FID} = |\mu_r - \mu_g|^2 + \mathrm{tr}\bigl(\Sigma_r + \Sigma_g - 2 (\Sigma_r \Sigma_g)^{1/2}\bigr), \tag{1}$$
+
+and the squared maximum mean discrepancy of the kernel $k(a, b) = (a^\top b / A + 1)^3$, unbiased, over subsets:
+
+$$\mathrm{KID} = \mathbb E\,k(r, r') + \mathbb E\,k(g, g') - 2\,\mathbb E\,k(r, g). \tag{2}$$
+
+The usual $f$ is an Inception network trained on ImageNet, whose weights are to be downloaded. Here it is a classifier
+trained on the images at hand (``gvae_measures.judge``): "FID on the features of a classifier trained here", comparable
+between runs of one set and with no number of a paper. FID is biased: compare it at equal numbers of images alone.
+
+Of a discriminator, by its logits of the images it was trained on and of others of the same kind: the share that it
+accepts of each, and $P(D(x_{train}) > D(x_{other}))$, the area under the ROC curve: 1/2 for one that tells them not
+apart.
+
+* FID: Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter, NeurIPS 2017, https://arxiv.org/abs/1706.08500
+* KID: Bińkowski, Sutherland, Arbel, Gretton, ICLR 2018, https://arxiv.org/abs/1801.01401
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semaug._checks import check_count
+from semaug.core.metrics import evaluating
+from semaug.data.sets import Data
+from semaug.methods.diffaugment import DiffAugment
+
+Images = Float[Tensor, "N channels H W"]
+
+Features = Float[Tensor, "N A"]
+
+
+class Distance(NamedTuple):
+    """(1), and (2) as mean and standard deviation over subsets."""
+
+    fid: float
+    kid: float
+    kid_std: float
+
+
+def distance(
+    real: Features, generated: Float[Tensor, "M A"], subsets: int = 50, subset_size: int = 100, seed: int = 0
+) -> Distance:
+    """FID and KID of torchmetrics, on features of at least two images each.
+
+    subsets, subset_size: of KID, drawn from ``seed``; the global generator is left alone. Raises ValueError for
+    features that are not (N, A) and (M, A), finite, with N and M at least 2 and ``subset_size``.
+    """
+    check_count("subsets", subsets)
+    if not (isinstance(subset_size, int) and subset_size >= 2):
+        raise ValueError(f"subset_size: got {subset_size!r}; takes a whole number from 2")
+    if real.ndim != 2 or generated.ndim != 2 or real.shape[1] != generated.shape[1]:
+        got = f"{tuple(real.shape)} and {tuple(generated.shape)}"
+        raise ValueError(f"real and generated: got shapes {got}; takes (N, A) and (M, A)")
+    for name, features in (("real", real), ("generated", generated)):
+        if len(features) < subset_size:
+            raise ValueError(f"{name}: got {len(features)} images; takes at least subset_size, {subset_size}")
+        if not bool(features.isfinite().all()):
+            raise ValueError(f"{name}: got features that are not finite")
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    given = nn.Identity()  # as extractor: the features are there
+    given.num_features = real.shape[1]  # type: ignore[assignment]  # what torchmetrics asks of an extractor
+    fid = FrechetInceptionDistance(feature=given).to(real.device)
+    with warnings.catch_warnings():  # that it keeps the features, which are here already
+        warnings.simplefilter("ignore", UserWarning)
+        kid = KernelInceptionDistance(feature=given, subsets=subsets, subset_size=subset_size).to(real.device)
+    for metric in (fid, kid):
+        metric.update(real, real=True)
+        metric.update(generated, real=False)
+    with torch.random.fork_rng(devices=[]):  # it draws from the global generator, on the CPU
+        torch.default_generator.manual_seed(seed)
+        mean, std = kid.compute()
+    return Distance(float(fid.compute()), float(mean), float(std))
+
+
+@torch.no_grad()
+def features_of(extract: Callable[[Tensor], Tensor], images: Images, batch_size: int = 500) -> Features:
+    """Features of images in [0, 1], a batch at a time: ``judge(data).features``, or any function to (n, A).
+
+    Inception, where torch-fidelity and its weights are there, is ``FrechetInceptionDistance(normalize=True).inception``
+    of torchmetrics, for colour images as bytes.
+    """
+    check_count("batch_size", batch_size)
+    with evaluating(extract):
+        return torch.cat([extract(part) for part in images.split(batch_size)])
+
+
+class Nearest(NamedTuple):
+    """Of each image the nearest training images: their row numbers, and how far they are, the nearest first."""
+
+    rows: Int64[Tensor, "N k"]
+    distance: Float[Tensor, "N k"]
+
+
+def nearest(images: Float[Tensor, "N ..."], train: Float[Tensor, "M ..."], count: int = 1) -> Nearest:
+    """The nearest of ``train`` by Euclidean distance of pixels or of features: whether a sample is a copy.
+
+    Raises ValueError for shapes that differ beyond their first axis, and a count that is not 1 to M.
+    """
+    if images.shape[1:] != train.shape[1:]:
+        raise ValueError(f"images: got shape {tuple(images.shape)}; takes (N, ...) with train's {tuple(train.shape)}")
+    if not 1 <= count <= len(train):
+        raise ValueError(f"count: got {count}; takes 1 to {len(train)}, the training images")
+    flat = train.flatten(1)
+    found = [torch.cdist(part.flatten(1), flat).topk(count, largest=False) for part in images.split(256)]
+    return Nearest(torch.cat([each.indices for each in found]), torch.cat([each.values for each in found]))
+
+
+def flattest_window(images: Images, size: tuple[int, int], level: float = 0.5) -> Float[Tensor, " N"]:
+    """Of each image the window of ``size`` that is nearest to one flat level: the root mean square distance from it.
+
+    Cutout's windows have the distance 0 from 0.5, the middle of [0, 1] (0 in [-1, 1]); where a generator has learned to
+    draw them, its images have windows that real images have not. Windows that hang over the edge are not looked at.
+    Raises ValueError for a window that does not fit into the image.
+    """
+    if not all(1 <= length <= side for length, side in zip(size, images.shape[2:], strict=True)):
+        raise ValueError(f"size: got {size}; takes 1 to {tuple(images.shape[2:])}, the sides of the images")
+    off = (images - level).square().mean(1, keepdim=True)
+    return F.avg_pool2d(off, size, 1).flatten(1).amin(1).sqrt()
+
+
+class Quality:
+    """What the record of a GAN says: ``fit_gan(..., measure=Quality(data, judge(data).features))``.
+
+    extract: features of images in [0, 1] on ``device``, the GAN's. count: test images, the first ones, that as many
+    samples are held against, always of the same codes.
+
+    fid, kid: (1) and (2). leak: the share of samples with a window of half the sides that is flatter than in 99 of 100
+    test images (0.01 for real ones). copy_ratio: the distance from a sample to the nearest training image over that to
+    the nearest of as many test images, at most 1000, the median of 200 samples: near 1 where none is remembered, also
+    for samples that are like nothing, 0 for copies. logit_train, logit_held_out, logit_fake: the discriminator's means,
+    of at most 2000 real images each and of the samples, as they are.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        extract: Callable[[Tensor], Tensor],
+        count: int = 800,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        check_count("count", count)
+        self.extract = extract
+        self.train, self.others = data.train.to(device), data.test.to(device)
+        self.held_out = data.validation.to(device) if data.validation is not None else self.others
+        self.test = self.others.take(slice(0, count)).floats()
+        self.real = features_of(extract, self.test)
+        self.window = (round(self.test.shape[2] / 2), round(self.test.shape[3] / 2))
+        self.flat = flattest_window(self.test, self.window).quantile(0.01)
+
+    def samples(self, gan: Any) -> Images:
+        """As many as there are test images; of codes from seed 0."""
+        device = self.test.device
+        return gan.sample(gan.codes(len(self.test), torch.Generator(device).manual_seed(0)))
+
+    def leak(self, images: Images) -> float:
+        """The share of images with a window of half the sides that is flatter than in 99 of 100 test images."""
+        return float((flattest_window(images, self.window) < self.flat).double().mean())
+
+    @torch.no_grad()
+    def augmented(self, gan: Any) -> dict[str, float]:
+        """What the samples would be held against if augmented images were what G should draw: T of the test images.
+
+        leak_augmented: their leak; fid_augmented: the FID of the samples from them; T is the GAN's at full
+        probability, DiffAugment's default where it has none.
+        """
+        transform = DiffAugment(",".join(gan.augment.names)) if gan.augment is not None else DiffAugment()
+        draws = torch.Generator(self.test.device).manual_seed(0)
+        seen = (transform(2 * self.test - 1, draws) / 2 + 0.5).clamp(0, 1)
+        aim, made = (features_of(self.extract, images) for images in (seen, self.samples(gan)))
+        return {"leak_augmented": self.leak(seen), "fid_augmented": distance(aim, made).fid}
+
+    def real_images(self) -> dict[str, float]:
+        """What other real images have: real_fid and real_kid of as many held-out ones as there are test images.
+
+        Where they are fewer, real_kid alone, of the training images: its mean does not depend on how many there are.
+        Nothing of fewer than a hundred.
+        """
+        whole = len(self.held_out) >= len(self.test) and self.held_out is not self.others
+        part = self.held_out if whole else self.train
+        if len(part) < 100:
+            return {}
+        found = distance(self.real, features_of(self.extract, part.take(slice(0, len(self.test))).floats()))
+        return {"real_fid": found.fid, "real_kid": found.kid} if whole else {"real_kid": found.kid}
+
+    @torch.no_grad()
+    def __call__(self, gan: Any) -> dict[str, float]:
+        """The measures of a GAN as it is."""
+        made = self.samples(gan)
+        found = distance(self.real, features_of(self.extract, made))
+        rows, few = slice(0, min(len(self.train), len(self.others), 1000)), slice(0, 2000)
+        to_train, to_test = (nearest(made[:200], part.floats(rows)).distance for part in (self.train, self.others))
+        parts = {"train": self.train, "held_out": self.held_out}
+        logits = {name: gan.logits(part.take(few)) for name, part in parts.items()}
+        with evaluating(gan.discriminator):
+            logits["fake"] = gan.discriminator(2 * made - 1)
+        return {
+            "fid": found.fid,
+            "kid": found.kid,
+            "leak": self.leak(made),
+            "copy_ratio": float((to_train / to_test.clamp_min(1e-12)).median()),
+            **{f"logit_{name}": float(values.double().mean()) for name, values in logits.items()},
+        }
+
+    def pictures(self, gan: Any, count: int = 8) -> dict[str, np.ndarray]:
+        """The first samples, uint8 (count, channels, H, W), and of each the nearest image of all it was trained on."""
+        made = self.samples(gan)[:count]
+        rows = nearest(made, self.train.floats()).rows[:, 0]
+        samples = (made * 255).round().byte().cpu().numpy()
+        return {"samples": samples, "nearest": self.train.images[rows].cpu().numpy()}

@@ -1,0 +1,108 @@
+r"""Where a classifier looks: class activation maps, and how well they find objects that nobody showed it.
+
+A network whose head sees the mean of its last maps $a_k(i, j)$ has, for every class, a logit that is itself a mean:
+
+$$z_c = \sum_k w_{ck} \frac{1}{HW} \sum_{ij} a_k(i, j) + b_c = \frac{1}{HW} \sum_{ij} m_c(i, j) + b_c, \qquad
+  m_c(i, j) = \sum_k w_{ck}\, a_k(i, j). \tag{39}$$
+
+Scaled to [0, 1] and enlarged to the image, the part of $m_c$ above a threshold is where the class was seen; the box
+around its largest connected piece is compared with the true one by intersection over union.
+
+Zhou, Khosla, Lapedriza, Oliva, Torralba, "Learning Deep Features for Discriminative Localization", CVPR 2016,
+https://arxiv.org/abs/1512.04150. How much rides on the threshold: Choe et al., "Evaluating Weakly Supervised Object
+Localization Methods Right", CVPR 2020, https://arxiv.org/abs/2001.07437.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semaug.core.metrics import evaluating
+from semaug.data.sets import Split
+
+
+class Localisation(NamedTuple):
+    """Shares of a split's images: boxes that overlap enough, those of images classified right too, and peaks inside.
+
+    box: intersection over union with the true box of at least the half, of the map of the true class. classified: and
+    the image is called right. pointing: the map's highest pixel is on the object, by its mask. overlap: mean
+    intersection over union.
+    """
+
+    box: float
+    classified: float
+    pointing: float
+    overlap: float
+
+
+def activation_maps(
+    network: nn.Module, images: Float[Tensor, "N channels H W"], target: Int64[Tensor, " N"]
+) -> tuple[Float[Tensor, "N h w"], Float[Tensor, "N C"]]:
+    """The map (39) of the given class of every image, and the logits; in evaluation mode, without gradients.
+
+    network: has stages, pool (the mean) and a linear head (room ``networks``).
+    """
+    parts: Any = network
+    with torch.no_grad(), evaluating(network):
+        maps = images
+        for stage in parts.stages:
+            maps = stage(maps)
+        seen = torch.einsum("nahw,na->nhw", maps, parts.head.weight[target])
+        return seen, parts.head(parts.pool(maps))
+
+
+def boxes(maps: Float[Tensor, "N H W"], threshold: float = 0.2) -> Int64[Tensor, "N 4"]:
+    """(y0, x0, y1, x1), half open, around the largest connected piece of what is at least ``threshold`` of [0, 1].
+
+    Every map is scaled to [0, 1] by its own ends first; one that is the same everywhere gives the whole image. Pieces
+    hang together by their sides. Raises ValueError for a threshold outside (0, 1] and maps that are not finite.
+    """
+    if not bool(maps.isfinite().all()):
+        raise ValueError("maps: got numbers that are not finite")
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold: got {threshold!r}; takes a fraction in (0, 1]")
+    from scipy import ndimage  # here, not at the top: the room has to load without scipy
+
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    inside = (maps - low) >= threshold * (high - low)
+    found = []
+    for each in inside.cpu().numpy():
+        pieces, _ = ndimage.label(each)
+        sizes = ndimage.sum_labels(each, pieces, range(1, pieces.max() + 1))
+        rows, columns = ndimage.find_objects(pieces)[int(sizes.argmax())]
+        found.append([rows.start, columns.start, rows.stop, columns.stop])
+    return torch.tensor(found, device=maps.device)
+
+
+def localisation(network: nn.Module, split: Split, threshold: float = 0.2, batch_size: int = 500) -> Localisation:
+    """How well the maps of the true classes find the objects of a split, which has boxes and masks (set ``shapes``).
+
+    Maps are enlarged to the image by linear interpolation. Raises ValueError for a split that is empty or lacks
+    boxes or masks.
+    """
+    if len(split) == 0:
+        raise ValueError("split: got 0 images; takes at least one")
+    if split.boxes is None or split.masks is None:
+        raise ValueError("split: got one without boxes or masks; takes one that has them, as data.load('shapes')")
+    from torchvision.ops import box_iou
+
+    overlaps, right, peaks = [], [], []
+    for start in range(0, len(split), batch_size):
+        rows = slice(start, start + batch_size)
+        images, target = split.floats(rows), split.target[rows]
+        maps, logits = activation_maps(network, images, target)
+        large = F.interpolate(maps[:, None], images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+        # box_iou names the axes in the other order, which changes nothing.
+        overlaps.append(box_iou(boxes(large, threshold).double(), split.boxes[rows].double()).diagonal())
+        right.append(logits.argmax(1) == target)
+        peak = large.flatten(1).argmax(1, keepdim=True)
+        peaks.append(split.masks[rows].flatten(1).gather(1, peak)[:, 0])
+    overlap, called, peak = torch.cat(overlaps), torch.cat(right), torch.cat(peaks)
+    found = overlap >= 0.5
+    shares = (found, found & called, peak, overlap)
+    return Localisation(*(float(each.double().mean()) for each in shares))

@@ -1,0 +1,255 @@
+r"""Attacks: the images nearest to given ones that the classifier gets wrong, looked for along the gradient of its loss.
+
+In the box of the side $2 \epsilon$ around an image, FGSM goes once, as far as it may, along the sign of the gradient,
+which is the best step for a loss that is linear; PGD goes in smaller steps of $\alpha$ and back into the box each time:
+
+$$x^* = x + \epsilon\, \mathrm{sign}\, \nabla_x \mathrm{CE}(f(x), y), \qquad
+  x_{t+1} = \Pi_\epsilon \bigl( x_t + \alpha\, \mathrm{sign}\, \nabla_x \mathrm{CE}(f(x_t), y) \bigr). \tag{38}$$
+
+Goodfellow, Shlens, Szegedy, "Explaining and Harnessing Adversarial Examples", ICLR 2015,
+https://arxiv.org/abs/1412.6572; Madry, Makelov, Schmidt, Tsipras, Vladu, "Towards Deep Learning Models Resistant to
+Adversarial Attacks", ICLR 2018, https://arxiv.org/abs/1706.06083.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from semaug.core.metrics import Predict, accuracy, evaluating, predictions
+from semaug.data.sets import Split
+from semaug.measures.calibration import calibration
+
+FloatImages = Float[Tensor, "N channels H W"]
+
+Labels = Int64[Tensor, " N"] | Float[Tensor, "N C"]
+
+
+def fgsm(
+    predict: Predict, images: FloatImages, target: Labels, epsilon: float, clip: tuple[float, float] = (0, 1)
+) -> FloatImages:
+    """The images after one step (38) of ``epsilon``, in the unit of the images, and clipped to ``clip``.
+
+    predict: images to logits (N, C), differentiable; a module, or the module whose method it is, runs in evaluation
+    mode and gets back the mode it had. Its parameters get no gradient. Raises ValueError for an epsilon that is
+    negative or not finite, a clip that is not low < high, and images outside of clip.
+    """
+    return pgd(predict, images, target, epsilon, 1, epsilon, clip=clip)
+
+
+def pgd(
+    predict: Predict,
+    images: FloatImages,
+    target: Labels,
+    epsilon: float,
+    steps: int,
+    step_size: float,
+    generator: torch.Generator | None = None,
+    clip: tuple[float, float] = (0, 1),
+) -> FloatImages:
+    """The images after ``steps`` steps (38) of ``step_size``, none further from where it was than ``epsilon``.
+
+    generator: with one, the first step starts anywhere in the box, without at the image. The rest as in :func:`fgsm`.
+    """
+    for name, value in (("epsilon", epsilon), ("step_size", step_size)):
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name}: got {value!r}; takes a finite number from 0")
+    if steps < 1:
+        raise ValueError(f"steps: got {steps}; takes a whole number from 1")
+    low, high = clip
+    if not low < high:
+        raise ValueError(f"clip: got {clip}; takes (low, high), low < high")
+    if not bool(((images >= low) & (images <= high)).all()):
+        got = f"{float(images.min()):.3g} to {float(images.max()):.3g}"
+        raise ValueError(f"images: got values {got}; takes {low} to {high} (clip)")
+    images = images.detach()
+    least, most = (images - epsilon).clamp_min(low), (images + epsilon).clamp_max(high)
+    found = images
+    if generator is not None:
+        found = least + (most - least) * torch.rand(images.shape, generator=generator, device=images.device)
+    with evaluating(predict), torch.enable_grad():
+        for _ in range(steps):
+            found = found.detach().requires_grad_()
+            # in float32 the gradient at the right class is 0 from a margin of 17 on: the sure would look robust
+            loss = F.cross_entropy(predict(found).double(), target, reduction="sum")
+            (slope,) = torch.autograd.grad(loss, found)
+            found = (found + step_size * slope.sign()).clamp(least, most)
+    return found.detach()
+
+
+def attacked_accuracy(
+    predict: Predict, split: Split, attack: Callable[[Tensor, Tensor], Tensor], batch_size: int = 500
+) -> float:
+    """Accuracy on a split whose images go through ``attack(images, target)`` first, a batch at a time.
+
+    Raises ValueError for an empty split.
+    """
+    if len(split) == 0:
+        raise ValueError("split: got 0 images; takes at least one")
+    right = 0
+    for start in range(0, len(split), batch_size):
+        rows = slice(start, start + batch_size)
+        images = attack(split.floats(rows), split.target[rows])
+        with torch.no_grad(), evaluating(predict):
+            right += int((predict(images).argmax(1) == split.target[rows]).sum())
+    return right / len(split)
+
+
+Images = Float[Tensor, "N channels H W"]
+
+Corruption = Callable[[Tensor, float, torch.Generator], Tensor]
+
+EPSILONS = tuple(n / 255 for n in (1, 2, 4, 8, 16))
+
+
+def _gaussian_noise(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
+    return x + level * torch.randn(x.shape, generator=generator)
+
+
+def _shot_noise(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
+    return torch.poisson(x * level, generator) / level
+
+
+def _impulse_noise(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
+    """Salt and pepper, as much of each, in every channel by itself."""
+    drawn, salt = (torch.rand(x.shape, generator=generator) for _ in range(2))
+    return torch.where(drawn < level, (salt < 0.5).to(x.dtype), x)
+
+
+def _speckle_noise(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
+    return x + x * level * torch.randn(x.shape, generator=generator)
+
+
+def _gaussian_blur(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
+    from scipy.ndimage import gaussian_filter
+
+    return torch.from_numpy(gaussian_filter(x.numpy(), (0, 0, level, level), mode="nearest"))
+
+
+def _brightness(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
+    """Value in HSV raised, hue and saturation kept: all channels by one factor; black becomes gray."""
+    value = x.amax(1, keepdim=True)
+    raised = (value + level).clamp_max(1)
+    return torch.where(value > 0, x * (raised / value.clamp_min(1e-12)), raised)
+
+
+def _contrast(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
+    mean = x.mean((2, 3), keepdim=True)
+    return (x - mean) * level + mean
+
+
+def _pixelate(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
+    from PIL import Image
+
+    height, width = x.shape[2:]
+
+    def change(image: Image.Image) -> Image.Image:
+        small = image.resize((int(width * level), int(height * level)), Image.Resampling.BOX)
+        return small.resize((width, height), Image.Resampling.BOX)
+
+    return _by_pillow(x, change)
+
+
+def _jpeg(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
+    import io
+
+    from PIL import Image
+
+    def change(image: Image.Image) -> Image.Image:
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=int(level))
+        return Image.open(file)
+
+    return _by_pillow(x, change)
+
+
+def _by_pillow(x: Tensor, change: Callable) -> Tensor:
+    """A function of Pillow's image for every image of a batch, of one or three channels."""
+    from PIL import Image
+
+    changed = []
+    for image in (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy():
+        result = np.asarray(change(Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)))
+        changed.append(result.reshape(image.shape))
+    return torch.from_numpy(np.stack(changed)).permute(0, 3, 1, 2).to(x.dtype) / 255
+
+
+CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
+    "gaussian_noise": (_gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10)),
+    "shot_noise": (_shot_noise, (500, 250, 100, 75, 50)),
+    "impulse_noise": (_impulse_noise, (0.01, 0.02, 0.03, 0.05, 0.07)),
+    "speckle_noise": (_speckle_noise, (0.06, 0.1, 0.12, 0.16, 0.2)),
+    "gaussian_blur": (_gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1.0)),
+    "brightness": (_brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
+    "contrast": (_contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
+    "pixelate": (_pixelate, (0.95, 0.9, 0.85, 0.75, 0.65)),
+    "jpeg": (_jpeg, (80, 65, 58, 50, 40)),
+}
+
+"""Each with what its severities 1 to 5 are: the numbers of CIFAR-10-C."""
+
+
+def corrupt(
+    images: UInt8[Tensor, "N channels H W"], name: str, severity: int, generator: torch.Generator
+) -> UInt8[Tensor, "N channels H W"]:
+    """Images under one of ``CORRUPTIONS``, at a severity of 1 to 5, as bytes again, rounded down as CIFAR-10-C's.
+
+    generator: of the CPU, where all this is computed. Raises ValueError for a name or severity there is not, and for
+    images that have neither one nor three channels.
+    """
+    if name not in CORRUPTIONS:
+        raise ValueError(f"name: got {name!r}; takes one of {', '.join(CORRUPTIONS)}")
+    if severity not in range(1, 6):
+        raise ValueError(f"severity: got {severity!r}; takes 1 to 5")
+    if images.shape[1] not in (1, 3):
+        raise ValueError(f"images: got {images.shape[1]} channels; takes 1 or 3")
+    function, levels = CORRUPTIONS[name]
+    changed = function(images.cpu().float() / 255, levels[severity - 1], generator)
+    # 255 * (k / 255) can fall short of k by a rounding
+    return (changed.clamp(0, 1) * 255 + 1e-3).to(torch.uint8).to(images.device)
+
+
+def corruption_accuracy(
+    predict: Predict,
+    split: Split,
+    names: Sequence[str] = tuple(CORRUPTIONS),
+    severities: Sequence[int] = (1, 2, 3, 4, 5),
+    seed: int = 0,
+) -> dict[str, list[float]]:
+    """Accuracy under every corruption, at every severity in order; the same noise for everything of one seed."""
+    found = {}
+    for name in names:
+        generator = torch.Generator().manual_seed(seed)
+        changed = (corrupt(split.images, name, severity, generator) for severity in severities)
+        found[name] = [accuracy(predict, Split(images, split.target)) for images in changed]
+    return found
+
+
+def measures(predict: Predict, split: Split) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Metrics and curves for a record: calibration, FGSM and corruption on a split.
+
+    Metrics: ``ece`` and ``mce`` of 15 bins, ``nll`` in nats, ``mean_confidence``, ``corruption_accuracy`` and that of
+    every corruption, mean over the severities. Curves: ``fgsm_epsilon`` and ``fgsm_accuracy``, and the columns of the
+    reliability diagram, ``reliability_low``, ``_high``, ``_count``, ``_accuracy`` and ``_confidence``.
+    """
+    logits = predictions(predict, split).double()
+    confidence, called = logits.softmax(1).max(1)
+    found = calibration(confidence.clamp_max(1), called == split.target)
+    nll = torch.nn.functional.cross_entropy(logits, split.target)
+    metrics = {"ece": found.ece, "mce": found.mce, "nll": float(nll), "mean_confidence": float(confidence.mean())}
+    by_name = {name: sum(each) / len(each) for name, each in corruption_accuracy(predict, split).items()}
+    metrics["corruption_accuracy"] = sum(by_name.values()) / len(by_name)
+    metrics |= {f"{name}_accuracy": value for name, value in by_name.items()}
+    curves: dict[str, list[float]] = {"fgsm_epsilon": list(EPSILONS)}
+    attacks = (partial(fgsm, predict, epsilon=epsilon) for epsilon in EPSILONS)
+    curves["fgsm_accuracy"] = [attacked_accuracy(predict, split, attack) for attack in attacks]
+    columns = ("low", "high", "count", "accuracy", "confidence")
+    rows = zip(columns, found.table.T.tolist(), strict=True)
+    return metrics, curves | {f"reliability_{column}": values for column, values in rows}

@@ -1,0 +1,1 @@
+"""The training loop, the contract of an objective, recipes, checkpoints and records."""

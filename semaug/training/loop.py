@@ -1,0 +1,472 @@
+"""One training loop for every objective: recipe in, record out.
+
+``fit`` owns what a paper does not change: optimiser and schedule, the order of the data, crop and flip, every random
+generator, checkpoints, the record. The data set lies on the device as uint8 and is augmented there, without workers.
+
+Reproducible: one seed decides the data order, the augmentation and the objective's draws, each from a generator of
+its own. On one CPU machine two runs of a seed are bitwise equal, also when one of them was killed and resumed.
+
+Data-parallel: start the script with ``torchrun``, initialise the process group, call ``fit``. ``batch_size`` is the
+global batch; every rank takes its contiguous share of it and of the draws made for the whole of it (``Step.share``).
+Two processes then equal one, except where a layer looks at its own share alone: BatchNorm (each rank normalises by, and
+keeps the running statistics of, its share) and dropout (the masks of one rank are repeated on the others).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from semaug.core.metrics import accuracy, class_accuracy, confusion, predictions
+from semaug.data.sets import Data, Split
+from semaug.training.capture import Captured
+from semaug.training.checkpoint import Checkpoint, _global_generators
+from semaug.training.objective import Objective, Step
+from semaug.training.progress import Progress
+from semaug.training.recipe import PRECISIONS, Recipe
+from semaug.training.record import Record, environment
+from semaug.training.streams import Stream, generator_for
+
+T = TypeVar("T")
+
+MOST_TOGETHER = 10
+
+"""torch has 32 streams to give, round robin, and a run takes one, and one more for each phase it captures."""
+
+
+def resolve_device(device: str = "auto") -> torch.device:
+    """'auto' is the GPU where there is one and the CPU elsewhere; anything else is taken by its torch name.
+
+    Of several GPUs it is the one of this process, by torchrun's LOCAL_RANK.
+    """
+    if device == "auto":
+        own = f":{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else ""
+        return torch.device(f"cuda{own}" if torch.cuda.is_available() else "cpu")
+    resolved = torch.device(device)
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: got {device!r}, but this torch sees no CUDA device; takes 'auto' or 'cpu' here")
+    return resolved
+
+
+def fit(
+    objective: Objective,
+    data: Data,
+    recipe: Recipe,
+    seed: int = 0,
+    resume: str | Path | None = None,
+    progress: bool = True,
+) -> Record:
+    """Train an objective in place, on the device its parameters are on; the record of the run comes back.
+
+    resume: a checkpoint file, written whole after every epoch and continued from where it exists; it refuses a
+        checkpoint of another configuration or seed, and data-parallel all processes have to see it.
+    progress: one line that is updated while it runs.
+
+    The test split is evaluated after the last epoch and that value is reported, never the best. The objective is left
+    in evaluation mode. Raises ValueError for an objective and data that do not fit together, FloatingPointError when
+    the loss stops being finite, OSError when a checkpoint cannot be written; the last good checkpoint stays.
+    """
+    device = _trainable(objective)
+    with _prepared(device):
+        return _drained(_training(objective, data, recipe, seed, device, resume, progress))
+
+
+def fit_together(
+    objectives: Sequence[Objective],
+    data: Data,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    resume: Sequence[str | Path] | None = None,
+    progress: bool = True,
+) -> list[Record]:
+    """:func:`fit` for several objectives on one device at a time, a step of each in turn; their records in order.
+
+    seeds, resume: one for each objective, at most ten. On a GPU each has a stream of its own: the kernels of a small
+    network leave most of it idle, and those of five together are done in less than half the time (``make bench``). Each
+    run is the one it would be alone. Time and memory cannot be told apart: ``seconds`` of a record are those of its
+    epochs, in which all have their steps, over the number of runs, and ``peak_memory`` is that of all.
+
+    Raises what ``fit`` raises, for the first that does (the others' checkpoints stay), and ValueError for lengths that
+    differ, none or more than ten, parameters or files that two of them share, dropout, which draws from a generator
+    that all share, objectives on several devices, or a data-parallel run.
+    """
+    given = [len(objectives), len(seeds), len(objectives) if resume is None else len(resume)]
+    if len(set(given)) > 1 or not 1 <= len(objectives) <= MOST_TOGETHER:
+        takes = f"as many of each, 1 to {MOST_TOGETHER}"
+        raise ValueError(f"objectives, seeds, resume: got {given} of them; takes {takes}")
+    parameters = [id(parameter) for objective in objectives for parameter in objective.parameters()]
+    if len(set(parameters)) < len(parameters):
+        raise ValueError("objectives: two of them share parameters; takes networks of their own")
+    if resume is not None and len({Path(file).resolve() for file in resume}) < len(resume):
+        raise ValueError(f"resume: got {', '.join(map(str, resume))}; takes a file for each")
+    if any(isinstance(module, nn.Dropout) and module.p for objective in objectives for module in objective.modules()):
+        raise ValueError("objectives: one has dropout, whose generator all would share; takes it alone, by fit")
+    if dist.is_available() and dist.is_initialized():
+        raise ValueError("fit_together: got a data-parallel process; there one run at a time has all devices")
+    devices = {_trainable(objective) for objective in objectives}
+    if len(devices) > 1:
+        raise ValueError(f"objectives: got them on {', '.join(sorted(map(str, devices)))}; takes one device")
+    device, files = devices.pop(), [None] * len(objectives) if resume is None else resume
+    with _prepared(device):
+        lanes = [_lane(device) for _ in objectives]
+        waiting = {
+            number: _training(objective, data, recipe, seed, device, file, progress and not number, len(objectives))
+            for number, (objective, seed, file) in enumerate(zip(objectives, seeds, files, strict=True))
+        }
+        records: dict[int, Record] = {}
+        try:
+            while waiting:
+                for number, training in [*waiting.items()]:
+                    with lanes[number]():
+                        try:
+                            next(training)
+                        except StopIteration as done:
+                            records[number] = done.value
+                            del waiting[number]
+        finally:  # nothing is at work on what the caller has, however this ends
+            for training in waiting.values():
+                training.close()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+    return [records[number] for number in range(len(objectives))]
+
+
+def _lane(device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+    """What a run's work is done within, again and again: a stream of its own on a GPU."""
+    if device.type != "cuda":
+        return nullcontext
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    return lambda: torch.cuda.stream(stream)
+
+
+def _trainable(objective: Objective) -> torch.device:
+    """The device of an objective; raises ValueError for one without parameters to train."""
+    if not any(parameter.requires_grad for parameter in objective.parameters()):
+        raise ValueError(f"objective: {type(objective).__name__} has no parameter to train")
+    return next(objective.parameters()).device
+
+
+def _drained(steps: Generator[None, None, T]) -> T:
+    """What a generator returns at its end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value
+
+
+def _training(
+    objective: Objective,
+    data: Data,
+    recipe: Recipe,
+    seed: int,
+    device: torch.device,
+    resume: str | Path | None,
+    progress: bool,
+    beside: int = 1,
+) -> Generator[None, None, Record]:
+    """What ``fit`` does, and a pause after every step; ``beside``: runs that share its time."""
+    record = Record(_config(objective, data, recipe), _whole_seed(seed), environment=environment(str(device)))
+    if beside > 1:
+        record.environment["together"] = beside
+    clock = time.process_time if device.type == "cpu" else time.perf_counter  # the cores may have other work too
+    for generator in _global_generators(device):
+        generator.manual_seed(generator_for(seed, "global").initial_seed())
+    loop = _Loop(objective, data, recipe, seed, device)
+    checkpoint = Checkpoint(Path(resume), loop, record) if resume is not None else None
+    done = loop.agreed(checkpoint.load()) if checkpoint else 0
+    label = f"{type(objective).__name__}, {data.name}, seed {seed}" + (f" and {beside - 1} more" if beside > 1 else "")
+    with (
+        closing(loop),  # graphs hold the loop, and the loop holds them
+        Progress(label, recipe.epochs, done, enabled=progress and loop.rank == 0) as bar,
+    ):
+        for epoch in range(done, recipe.epochs):
+            started = clock()
+            values = yield from loop.epoch(epoch)
+            record.seconds += (clock() - started) / beside
+            if recipe.evaluate_every and (epoch + 1) % recipe.evaluate_every == 0:
+                name = "test" if data.validation is None else "validation"
+                split = data.test if data.validation is None else data.validation
+                values[f"{name}_accuracy"] = _accuracy(objective, split)
+            for name, value in values.items():
+                record.curves.setdefault(name, []).append(value)
+            if checkpoint and loop.rank == 0:
+                checkpoint.save(epoch + 1)
+            bar.update(record, epoch + 1)
+
+        loop.close()
+        objective.eval()
+        test = data.test.to(device)
+        called = confusion(predictions(objective.predict, test), test.target)
+        record.train_counts, record.class_accuracy = data.counts.tolist(), class_accuracy(called).tolist()
+        record.metrics["train_loss"] = record.curves["train_loss"][-1]
+        record.metrics["test_accuracy"] = int(called.trace()) / len(test)
+        if data.validation is not None:
+            record.metrics["validation_accuracy"] = _accuracy(objective, data.validation)
+        own = objective.metrics(data)
+        if taken := own.keys() & record.metrics.keys():
+            raise ValueError(f"{type(objective).__name__}.metrics: got {sorted(taken)[0]!r}, which fit records itself")
+        record.metrics |= own
+        record.peak_memory = _peak_memory(device)
+        bar.update(record, recipe.epochs)
+    return record
+
+
+class _Loop:
+    """What fit owns while it trains, and one epoch of it."""
+
+    def __init__(self, objective: Objective, data: Data, recipe: Recipe, seed: int, device: torch.device) -> None:
+        distributed = dist.is_available() and dist.is_initialized()
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+        _check(objective, data, recipe, self.world)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            for module in objective.modules():
+                if isinstance(module, nn.Conv2d):
+                    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the images come
+        self.objective, self.recipe, self.device = objective, recipe, device
+        self.optimizer = _optimizer(objective.parameter_groups(recipe), recipe, device)
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.streams = [Stream(data.train, "train", recipe.batch_size, recipe, seed, device)]
+        if data.meta is not None and "meta" in objective.streams:
+            size = min(recipe.meta_batch_size, len(data.meta))
+            self.streams.append(Stream(data.meta, "meta", size, recipe, seed, device))
+        self.draws = generator_for(seed, "objective", device)
+        self.generators = {"objective": self.draws}
+        for stream in self.streams:
+            self.generators |= {f"order/{stream.name}": stream.order, f"augment/{stream.name}": stream.draws}
+        self.steps = len(data.train) // recipe.batch_size
+        self.total = self.steps * recipe.epochs
+        self.model = _parallel(objective, device) if self.world > 1 else objective
+        # What differs between two steps, in tensors: a step captured as a CUDA graph finds it where it was.
+        self.rows = [torch.zeros(stream.batch_size, dtype=torch.int64, device=device) for stream in self.streams]
+        self.progress = torch.zeros((), device=device)
+        self.phase: str | None = None
+        self.rates = [torch.zeros((), device=device) for _ in self.peaks]
+        static = _static(objective, recipe) and not torch.are_deterministic_algorithms_enabled()
+        self.captures = device.type == "cuda" and self.world == 1 and static
+        self.captured: dict[str, Captured[dict[str, Tensor]]] = {}
+
+    def agreed(self, done: int) -> int:
+        """The epochs behind the checkpoint; raises ValueError where other processes have read another one."""
+        if self.world > 1:
+            all_of = [torch.zeros_like(self.rows[0][:1]) for _ in range(self.world)]
+            dist.all_gather(all_of, torch.full_like(all_of[0], done))
+            if len(seen := {int(one) for one in all_of}) > 1:
+                raise ValueError(f"resume: got {sorted(seen)} epochs behind; takes one file that all processes see")
+        return done
+
+    def close(self) -> None:
+        """Let go of the captured steps and their memory."""
+        self.captured.clear()
+
+    def epoch(self, number: int) -> Generator[None, None, dict[str, float]]:
+        """One pass over the training set; means of the loss and its terms, and the last learning rate.
+
+        A pause after every step: other runs may have theirs.
+        """
+        self.objective.train()
+        orders = [stream.epoch(self.steps) for stream in self.streams]
+        sums: dict[str, Tensor] = {}
+        for i in range(self.steps):
+            for mine, rows in zip(self.rows, orders, strict=True):
+                mine.copy_(rows[i])
+            values = self.advance(number * self.steps + i)
+            if i and values.keys() != sums.keys():
+                before, got = (sorted(each - {"train_loss"}) for each in (sums.keys(), values.keys()))
+                raise ValueError(f"terms: got {got}, at the step before {before}; takes the same always")
+            sums = {name: value + sums[name] if i else value.clone() for name, value in values.items()}
+            yield
+        means = torch.stack([value.double() for value in sums.values()]) / (self.steps * self.world)
+        if self.world > 1:
+            dist.all_reduce(means)
+        logged = dict(zip(sums, means.tolist(), strict=True))  # the one wait for the device in an epoch
+        rate = self.peaks[0] * self.recipe.lr_at(((number + 1) * self.steps - 0.5) / self.total)
+        if not math.isfinite(logged["train_loss"]):
+            raise FloatingPointError(
+                f"the loss became {logged['train_loss']} in epoch {number + 1} (lr {rate:.3g}); "
+                "a lower Recipe.lr or a Recipe.warmup usually mends this"
+            )
+        return {**logged, "lr": rate}
+
+    def advance(self, number: int) -> dict[str, Tensor]:
+        """Step ``number`` on the rows that are set: captured where this is possible."""
+        fraction = (number + 0.5) / self.total
+        scale = self.recipe.lr_at(fraction)
+        self.progress.fill_(fraction)
+        self.phase = phase = self.objective.phase(fraction)
+        for group, peak, rate in zip(self.optimizer.param_groups, self.peaks, self.rates, strict=True):
+            rate.fill_(peak * scale)
+            group["lr"] = rate if self.captures else peak * scale
+        if phase is None or not self.captures:
+            return self.step()
+        if phase not in self.captured:
+            self.captured.clear()  # a phase does not come back: its graph's memory may go
+            drawn = [generator for generator in self.generators.values() if generator.device.type == "cuda"]
+            self.captured[phase] = Captured(self.step, drawn)
+        return self.captured[phase]()
+
+    def step(self) -> dict[str, Tensor]:
+        """One optimiser step; the loss and its terms, detached."""
+        batches = [
+            stream.batch(rows, _share(stream.batch_size, self.rank, self.world))
+            for stream, rows in zip(self.streams, self.rows, strict=True)
+        ]
+        meta = batches[1] if len(batches) > 1 else None
+        step = Step(self.progress, self.rates[0], self.draws, meta, self.rank, self.world, self.phase)
+        precision = PRECISIONS[self.recipe.precision]
+        with torch.autocast(self.device.type, precision, enabled=precision is not None):
+            loss, terms = self.model(*batches[0], step)
+        _check_result(self.objective, loss, terms)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        with torch.no_grad():
+            self.objective.after_step(step)
+        return {"train_loss": loss.detach(), **terms}
+
+
+@contextmanager
+def _prepared(device: torch.device) -> Iterator[None]:
+    """The global generators forked; a GPU made the current one, its fastest way of each convolution looked for.
+
+    Not where the user asked for deterministic algorithms, by torch or for cuDNN alone: another choice rounds otherwise.
+    """
+    cuda, before = device.type == "cuda", torch.backends.cudnn.benchmark
+    exact = torch.are_deterministic_algorithms_enabled() or torch.backends.cudnn.deterministic
+    with torch.random.fork_rng(devices=[device] if cuda else []), torch.cuda.device(device) if cuda else nullcontext():
+        torch.backends.cudnn.benchmark = not exact
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.benchmark = before
+
+
+def _static(objective: Objective, recipe: Recipe) -> bool:
+    """Whether a step can be captured: objective and network say so of themselves, and so do the rest of its parts.
+
+    Not where a hook, or a method put on an instance, has to run at every step: a replay would leave it out.
+    torchvision's policies are drawn image by image in Python. Adam would have to be told at construction, and then
+    warns at every step that is not captured.
+    """
+    said = vars(type(objective)).get("static", False) and getattr(objective.network, "static", False)
+    if not said or recipe.optimizer != "sgd" or {"randaugment", "autoaugment"} & set(recipe.augments):
+        return False
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    own = ("forward", "after_step", "phase")
+    return not any(
+        any(getattr(module, name) for name in hooks) or any(name in vars(module) for name in own)
+        for module in objective.modules()
+    )
+
+
+def _whole_seed(seed: int) -> int:
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise TypeError(f"seed: got {seed!r}, takes a whole number")
+    return seed
+
+
+def _check_result(objective: Objective, loss: Tensor, terms: dict[str, Tensor]) -> None:
+    """The loss and the terms of a step, by shape and name alone: no value is looked at."""
+    name = type(objective).__name__
+    if not isinstance(loss, Tensor) or loss.ndim != 0:
+        got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(f"{name}.forward: got a loss of {got}, takes (loss, terms) with a 0-d tensor for the loss")
+    if reserved := terms.keys() & {"train_loss", "lr", "validation_accuracy", "test_accuracy"}:
+        raise ValueError(f"{name}.forward: got a term named {sorted(reserved)[0]!r}, which fit logs itself")
+    for term, value in terms.items():
+        if not isinstance(value, Tensor) or value.ndim != 0 or value.requires_grad:
+            raise ValueError(f"{name}.forward: got {value!r} for the term {term!r}, takes a detached 0-d tensor")
+
+
+def _config(objective: Objective, data: Data, recipe: Recipe) -> dict[str, Any]:
+    """What decides a run's result besides its seed, as plain values; raises TypeError for a value that JSON lacks."""
+    config = {
+        "objective": type(objective).__name__,
+        "settings": dict(objective.settings),
+        "network": getattr(objective.network, "name", type(objective.network).__name__),
+        "data": {"name": data.name, **data.settings},
+        "recipe": dataclasses.asdict(recipe) | {"milestones": list(recipe.milestones)},
+    }
+    for part, values in (("settings", objective.settings), ("data", data.settings)):
+        for name, value in values.items():
+            finite = type(value) is not float or math.isfinite(value)
+            if type(value) not in (int, float, str, bool, type(None)) or not finite:
+                raise TypeError(f"{part}: got {value!r} for {name!r}, takes a finite number, a string, a bool or None")
+    return config
+
+
+def _check(objective: Objective, data: Data, recipe: Recipe, world: int) -> None:
+    """What cannot train is said before the first step."""
+    if recipe.batch_size > len(data.train):
+        raise ValueError(
+            f"Recipe.batch_size: got {recipe.batch_size}, takes at most the {len(data.train)} training images"
+        )
+    if recipe.batch_size % world:
+        raise ValueError(f"Recipe.batch_size: got {recipe.batch_size}, takes a multiple of the {world} processes")
+    if unknown := set(objective.streams) - {"train", "meta"}:
+        raise ValueError(f"{type(objective).__name__}.streams: got {sorted(unknown)}, takes 'train' and 'meta'")
+    if "meta" in objective.streams and (data.meta is None or min(recipe.meta_batch_size, len(data.meta)) % world):
+        got = "none" if data.meta is None else f"{len(data.meta)} images"
+        asks = f"{type(objective).__name__} asks for a second stream (data.load(..., meta=10))"
+        raise ValueError(f"data.meta: got {got}; {asks}, a batch of which divides among {world} process(es)")
+    named = {id(p): name for name, p in objective.named_parameters() if p.requires_grad}
+    for group in objective.parameter_groups(recipe):
+        for parameter in group["params"]:
+            named.pop(id(parameter), None)
+    if named:
+        left = ", ".join(named.values())
+        raise ValueError(f"parameter_groups: {left} would never be trained; add them to a group, or freeze them")
+    few = data.test.take(slice(0, 2)).to(next(objective.parameters()).device)
+    classes = predictions(objective.predict, few).shape[1]
+    if classes != data.num_classes:
+        raise ValueError(f"objective: predicts {classes} classes, takes {data.num_classes} for data {data.name!r}")
+
+
+def _optimizer(groups: list[dict[str, Any]], recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
+    """On a GPU fused: one kernel in place of several for each group, and a learning rate that may be a tensor."""
+    options: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    options |= {"fused": True} if device.type == "cuda" else {}
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(groups, betas=(recipe.momentum, 0.999), **options)
+    nesterov = recipe.nesterov and recipe.momentum > 0
+    return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=nesterov, **options)
+
+
+def _parallel(objective: Objective, device: torch.device) -> DistributedDataParallel:
+    """DDP that leaves buffers alone: moments are reduced by their room, DDP would overwrite all with rank 0's."""
+    devices = [device] if device.type == "cuda" else None
+    options = inspect.signature(DistributedDataParallel.__init__).parameters
+    if "forward_sync_buffers" in options:  # torch 2.13; before it the same was called broadcast_buffers
+        return DistributedDataParallel(objective, device_ids=devices, forward_sync_buffers=False)
+    return DistributedDataParallel(objective, device_ids=devices, broadcast_buffers=False)
+
+
+def _share(batch_size: int, rank: int, world: int) -> slice:
+    return slice(rank * batch_size // world, (rank + 1) * batch_size // world)
+
+
+def _accuracy(objective: Objective, split: Split) -> float:
+    return accuracy(objective.predict, split.to(next(objective.parameters()).device))
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: the device's peak allocation, or the process's peak resident memory on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

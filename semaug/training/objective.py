@@ -1,0 +1,176 @@
+"""The contract between a paper and the training loop: one step of supervised training, and what a paper changes in it.
+
+``fit`` (room ``training``) owns the optimiser, the schedule, the data order and every random generator. A paper owns
+an :class:`Objective`: the network with its heads, the loss and the prediction. Whatever it has to remember from one
+step to the next (moments, an EMA copy, a Mix Block) lives in its buffers and submodules, at full shape from
+construction on, so that a checkpoint is complete and data-parallel training sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semaug.core.tensors import at_least_float32
+from semaug.data.sets import Data
+from semaug.training.recipe import Recipe
+
+Setting = int | float | str | bool | None
+
+Target = Int64[Tensor, " N"] | Float[Tensor, "N C"]
+
+
+class Batch(NamedTuple):
+    """Images (N, channels, H, W), float in [0, 1], and their target: (N,) int64, or (N, C) soft."""
+
+    images: Float[Tensor, "N channels H W"]
+    target: Target
+
+
+class Step(NamedTuple):
+    """Where training stands.
+
+    progress: 0-d float32 tensor, (step + 1/2) / total steps: the fraction that schedules of a paper (ISDA's strength,
+        an EMA's momentum, gradient reversal) are functions of. A tensor, so that a compiled objective is not compiled
+        again at every step; the next step overwrites it.
+    lr: the optimiser's learning rate now (of the first parameter group), a 0-d float32 tensor for the same reason.
+    generator: for the objective's own draws, on the images' device; part of every checkpoint.
+    meta: a batch of the second stream, for objectives whose ``streams`` ask for one.
+    rank, world: which of how many data-parallel processes this is; ``generator`` is in the same state in all of them.
+    phase: what :meth:`Objective.phase` says of this step, so that ``forward`` need not look at ``progress``.
+    """
+
+    progress: Float[Tensor, ""]
+    lr: float | Float[Tensor, ""]
+    generator: torch.Generator
+    meta: Batch | None = None
+    rank: int = 0
+    world: int = 1
+    phase: str | None = None
+
+    def share(self, count: int, draw: Callable[[int], Tensor]) -> Tensor:
+        """This process's ``count`` rows of what ``draw`` gives for the global batch: one draw, whatever the processes.
+
+        >>> step = Step(torch.tensor(0.5), 0.1, torch.Generator().manual_seed(0))
+        >>> step.share(4, lambda n: torch.rand(n, generator=step.generator)).shape
+        torch.Size([4])
+        """
+        return draw(count * self.world)[self.rank * count : (self.rank + 1) * count]
+
+    def mean(self, *tensors: Tensor) -> list[Tensor]:
+        """Means over the processes, in one message, of what DDP does not see: gradients and sums taken inside forward.
+
+        The tensors are of one dtype; those that come back are constants, but where there is one process the very same.
+        """
+        if self.world == 1:
+            return list(tensors)
+        joined = torch.cat([tensor.detach().flatten() for tensor in tensors])
+        dist.all_reduce(joined)
+        parts = (joined / self.world).split([tensor.numel() for tensor in tensors])
+        return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+class Objective(nn.Module):
+    """What a paper changes about supervised training; owns its network and heads.
+
+    A subclass overrides ``forward`` and, where the paper needs it, the rest. ``settings`` holds the
+    hyper-parameters as plain values: they go into the record of every run. One that is None is left out: an option
+    that came later does not make another experiment of the runs before it.
+    """
+
+    streams: ClassVar[tuple[str, ...]] = ("train",)
+    """Data streams ``fit`` feeds: ``("train",)`` or ``("train", "meta")``."""
+
+    static: ClassVar[bool] = False
+    """Whether the Python of ``forward`` and ``after_step`` looks at no value and is the same at every step of a phase.
+
+    On a GPU ``fit`` then captures the step of each phase as a CUDA graph (room ``capture``). Not inherited: a subclass
+    that changes the step says it of itself.
+    """
+
+    def __init__(self, network: nn.Module, **settings: Setting) -> None:
+        super().__init__()
+        self.network = network
+        self.settings: dict[str, Setting] = {name: value for name, value in settings.items() if value is not None}
+
+    def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one batch (0-d, differentiable) and its terms to log (detached scalars)."""
+        raise NotImplementedError(f"{type(self).__name__} has to define forward(images, target, step)")
+
+    def predict(self, images: Float[Tensor, "N channels H W"]) -> Float[Tensor, "N C"]:
+        """Logits at inference."""
+        return self.network(images)
+
+    def parameter_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
+        """Groups for the optimiser; a group without ``lr`` trains at the recipe's. Default: one group of all."""
+        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+
+    def phase(self, progress: float) -> str | None:
+        """A name for what the Python of ``forward`` decides at this fraction of training; None: the step is not static.
+
+        ``forward`` finds it in ``Step.phase``. See ``static``.
+        """
+        return "all"
+
+    def after_step(self, step: Step) -> None:
+        """Called after every optimiser step, without gradients: EMA copies and the like."""
+
+    def metrics(self, data: Data) -> dict[str, float]:
+        """What the record of a run says beside the accuracy of :meth:`predict`; called after training.
+
+        The objective is in evaluation mode on its device, ``data`` as ``fit`` got it (``data.test.to(device)``).
+        """
+        return {}
+
+
+def linear_head(network: nn.Module) -> nn.Linear:
+    """``network.head``, for papers that work on features; raises TypeError for a network without what they need."""
+    head = getattr(network, "head", None)
+    if not isinstance(head, nn.Linear) or not callable(getattr(network, "features", None)):
+        raise TypeError(
+            f"network must have a method features(images) -> (N, A) and an nn.Linear called head, "
+            f"{type(network).__name__} has head {type(head).__name__}"
+        )
+    return head
+
+
+class CrossEntropy(Objective):
+    """Plain training, the baseline of every notebook; takes int64 or soft targets."""
+
+    static = True
+
+    def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy, mean over the batch, in nats."""
+        return F.cross_entropy(at_least_float32(self.network(images)), target), {}
+
+
+class Smoothed(Objective):
+    """Cross-entropy against smoothed labels; predictions are means over an image and its mirror image.
+
+    smoothing: s of the source, the share of the target that all classes have equally, in [0, 1).
+    mirror: whether the mirror image is asked too. Raises ValueError for a smoothing outside the range.
+    """
+
+    static = True
+
+    def __init__(self, network: nn.Module, smoothing: float = 0.2, mirror: bool = True) -> None:
+        super().__init__(network, smoothing=smoothing, mirror=mirror)
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing: got {smoothing!r}; takes a number in [0, 1)")
+        self.smoothing, self.mirror = smoothing, mirror
+
+    def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean over the batch of -sum_k q'(k) log p(k), in nats."""
+        logits = at_least_float32(self.network(images))
+        return F.cross_entropy(logits, target, label_smoothing=self.smoothing), {}
+
+    def predict(self, images: Float[Tensor, "N channels H W"]) -> Float[Tensor, "N C"]:
+        """The mean of the logits of both."""
+        logits = self.network(images)
+        return (logits + self.network(images.flip(-1))) / 2 if self.mirror else logits

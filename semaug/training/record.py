@@ -1,0 +1,156 @@
+"""Records: one training run as one JSON file, and the only evidence a figure may be drawn from.
+
+A record is written whole or not at all, one per seed, and names everything needed to run it again: configuration
+and its hash, seed, device, versions, commit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PROFILES = ("quick", "cpu", "paper")
+
+
+def write_whole(path: str | Path, content: bytes | str) -> Path:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
+
+    The content goes to a temporary file in the same folder, is flushed to the disk and renamed over ``path``.
+    On any error (a full disk, a read-only folder) the temporary file is removed and the old file stays.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files only their owner can read
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """First 12 hex digits of the SHA-256 of the configuration as canonical JSON (sorted keys)."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, allow_nan=False).encode()).hexdigest()[:12]
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Device, versions, threads and commit of this process, as every record carries them."""
+    import torch  # here: what reads records, or plans runs, need not wait seconds for it
+
+    name = platform.machine() + " CPU" if torch.device(device).type == "cpu" else torch.cuda.get_device_name(device)
+    versions = {"python": platform.python_version(), "torch": torch.__version__.split("+")[0]}
+    return {"device": name, "threads": torch.get_num_threads(), "versions": versions, "commit": _commit()}
+
+
+@cache
+def _commit() -> str:
+    """The checkout's commit, '+' appended where tracked files differ from it; outside a checkout $SEMAUG_COMMIT, by
+    which an archive or a container can say what it holds, or 'unknown'. Asked for once: what is committed later is not
+    what this process has loaded.
+    """
+    if not (Path(__file__).parents[2] / ".git").exists():  # installed, perhaps inside a checkout of something else
+        return os.environ.get("SEMAUG_COMMIT", "unknown")
+    try:
+        command = [
+            "git",
+            "-C",
+            str(Path(__file__).parent),
+            "describe",
+            "--always",
+            "--abbrev=12",
+            "--dirty=+",
+            "--exclude=*",
+        ]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+@dataclasses.dataclass
+class Record:
+    """One run.
+
+    config: everything that decides the result but the seed: objective and its settings, network, data, recipe.
+    metrics: final values, the last epoch's and never the best's (accuracies in [0, 1], losses in nats).
+    curves: one value an epoch (or whatever the key says), by name; in the file to seven digits, which float32 holds.
+    train_counts, class_accuracy: images in train, and accuracy on the test split (nan without an image, in the file
+        null), of each class; empty in records of before they were kept.
+    seconds: training alone, added up over resumed parts: of the processor on the CPU (by the clock in records of before
+        25 November 2026, where other work on the machine counts), by the clock on a GPU.
+    peak_memory: bytes, on the CPU the most that the process held so far; on a GPU the most in this run, with what the
+        process had there before (workspaces, other runs).
+    profile: 'quick', 'cpu' or 'paper'.
+    """
+
+    config: dict[str, Any]
+    seed: int
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    curves: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    train_counts: list[int] = dataclasses.field(default_factory=list)
+    class_accuracy: list[float] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+    peak_memory: int = 0
+    profile: str = "quick"
+    environment: dict[str, Any] = dataclasses.field(default_factory=dict)
+    date: str = dataclasses.field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @property
+    def hash(self) -> str:
+        """Hash of the configuration: equal for the seeds of one experiment."""
+        return config_hash(self.config)
+
+    @property
+    def stem(self) -> str:
+        """What its file is called, without the ending."""
+        return f"{self.config.get('objective', 'run')}-{self.hash}-seed{self.seed}"
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the record to ``folder/<objective>-<hash>-seed<seed>.json``, a line a field, whole or not at all."""
+        content = {"hash": self.hash, **self._content()}
+        lines = (f"{json.dumps(key)}: {json.dumps(content[key], sort_keys=True)}" for key in sorted(content))
+        return write_whole(Path(folder) / f"{self.stem}.json", "{\n" + ",\n".join(lines) + "\n}\n")
+
+    def __eq__(self, other: object) -> bool:
+        """Whether their files say the same: there a class without an image equals another one."""
+        return isinstance(other, Record) and self._content() == other._content()
+
+    def _content(self) -> dict[str, Any]:
+        """Its fields as the file has them: null for nan in class_accuracy, JSON having no nan; shorter curves."""
+        accuracy = [None if math.isnan(value) else value for value in self.class_accuracy]
+        curves = {name: [float(f"{value:.7g}") for value in values] for name, values in self.curves.items()}
+        return {**dataclasses.asdict(self), "class_accuracy": accuracy, "curves": curves}
+
+
+def read(path: str | Path) -> Record:
+    """One record from its file; raises ValueError naming a file that is no whole record or whose config was edited."""
+    try:
+        content = json.loads(Path(path).read_text())
+        stated = content.pop("hash")
+        accuracy = content.get("class_accuracy", [])
+        content["class_accuracy"] = [math.nan if value is None else value for value in accuracy]
+        record = Record(**content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not a whole record ({error}); delete it and run it again") from error
+    if stated != record.hash:
+        raise ValueError(f"{path}: its configuration hashes to {record.hash} but it says {stated}; run it again")
+    return record

@@ -1,0 +1,543 @@
+"""The loop, held to the contract: any objective, resumed bitwise, two processes as one, bad input said at once."""
+
+import hashlib
+import io
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import throwaway
+from companion import runs as experiment
+from semaug import data
+from semaug.training import loop as training
+from semaug.training import objective
+from semaug.training import record as rec
+
+NAMES = list(throwaway.OBJECTIVES)
+ALL = [*NAMES, *throwaway.SLOW]
+RECIPE = throwaway.RECIPE
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(objective.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+
+
+def equal_states(one, two):
+    assert one.keys() == two.keys()
+    return all(torch.equal(one[key], two[key]) for key in one)
+
+
+# --- every objective through the one fit --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shape_of_objective_trains(name):
+    objective_ = throwaway.build(name)
+    before = {key: value.clone() for key, value in objective_.state_dict().items()}
+    recipe = replace(RECIPE, epochs=8, augment="none")  # a flip would turn one class into another
+    record = training.fit(objective_, throwaway.data(), recipe, progress=False)
+    moved = {key for key, value in objective_.state_dict().items() if not torch.equal(value, before[key])}
+    networks = "network", "copy", "momentum_network", "teacher"
+    constant = {f"{part}.stages.0.0.{name}" for part in networks for name in ("mean", "std")}  # normalisation
+    constant |= {"augment.probability"}  # moved by ADA alone
+    constant |= {f"generator.network.encoder.0.{name}" for name in ("mean", "std")}
+    assert not before.keys() - moved - constant, (
+        "everything the objective owns takes part: weights, EMA copy, block, moments, class weights"
+    )
+    assert record.curves["train_loss"][-1] < record.curves["train_loss"][0]
+    assert record.metrics["test_accuracy"] > 0.5  # four classes: chance is .25
+    assert record.metrics["test_accuracy"] == record.curves["test_accuracy"][-1], "the last epoch is reported"
+    assert len(record.curves["test_accuracy"]) == len(record.curves["lr"]) == 8
+
+
+def test_the_record_says_what_ran(tmp_path):
+    objective_ = throwaway.build("Teacher")
+    record = training.fit(objective_, throwaway.data(), RECIPE, seed=3, progress=False)
+    assert record.config["objective"] == "Teacher"
+    assert record.config["settings"] == {"block_lr": 0.01}
+    assert record.config["data"]["name"] == "quadrants"
+    assert record.config["recipe"]["lr"] == RECIPE.lr
+    assert record.seed == 3
+    assert record.seconds > 0
+    assert record.peak_memory > 2**20
+    assert "through" in record.curves
+    assert rec.read(record.save(tmp_path)) == record
+
+
+def test_the_record_says_each_class_and_what_the_objective_adds(tmp_path):
+    class Adds(objective.CrossEntropy):
+        def metrics(self, data):
+            assert not self.training
+            return {"images": float(len(data.test))}
+
+    def brightest(images):  # the right quadrant, but class 0 is called 1
+        quadrant = images.unfold(2, 6, 6).unfold(3, 6, 6).sum((1, 4, 5)).flatten(1).argmax(1)
+        return F.one_hot(quadrant.clamp_min(1), 4).float()
+
+    objective_ = Adds(throwaway.build("CrossEntropy").network)
+    objective_.predict = brightest
+    data = throwaway.data()
+    data = replace(data, train=data.train.take([*range(16), 0, 4, 2]))
+    record = training.fit(objective_, data, RECIPE, progress=False)
+    assert record.train_counts == [6, 4, 5, 4]
+    assert record.class_accuracy == [0.0, 1.0, 1.0, 1.0]
+    assert record.metrics["test_accuracy"] == 0.75
+    assert record.metrics["images"] == 32.0
+    assert rec.read(record.save(tmp_path)) == record
+
+
+def test_a_metric_that_fit_records_itself_is_refused():
+    objective_ = throwaway.build("CrossEntropy")
+    objective_.metrics = lambda data: {"test_accuracy": 1.0}
+    with pytest.raises(ValueError, match=r"CrossEntropy.metrics: got 'test_accuracy', which fit records itself"):
+        training.fit(objective_, throwaway.data(), replace(RECIPE, epochs=1), progress=False)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_same_seed_same_bits_other_seed_other_bits(name):
+    states = []
+    for seed in (1, 1, 2):
+        objective_ = throwaway.build(name)
+        training.fit(objective_, throwaway.data(), RECIPE, seed=seed, progress=False)
+        states.append(objective_.state_dict())
+    assert equal_states(states[0], states[1])
+    assert not equal_states(states[0], states[2])
+
+
+def test_global_generator_is_left_alone():
+    before = torch.get_rng_state()
+    training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, progress=False)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# --- resume ---------------------------------------------------------------------------------------------------------
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(objective_, steps):
+    """Raise in the middle of a later epoch, as a crash would."""
+    original, count = objective_.after_step, [0]
+
+    def after_step(step):
+        original(step)
+        count[0] += 1
+        if count[0] == steps:
+            raise Stopped
+
+    objective_.after_step = after_step
+    return objective_
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_resumed_run_equals_an_unbroken_one_bitwise(name, tmp_path):
+    recipe = replace(RECIPE, epochs=3)
+    unbroken = throwaway.build(name)
+    whole = training.fit(unbroken, throwaway.data(), recipe, seed=5, progress=False)
+
+    path = tmp_path / "run.pt"
+    with pytest.raises(Stopped):  # 4 steps an epoch: in the second epoch
+        training.fit(
+            stop_after(throwaway.build(name), 6), throwaway.data(), recipe, seed=5, resume=path, progress=False
+        )
+    torch.manual_seed(99)  # a new process has another global state
+    resumed = throwaway.build(name)
+    record = training.fit(resumed, throwaway.data(), recipe, seed=5, resume=path, progress=False)
+
+    assert equal_states(unbroken.state_dict(), resumed.state_dict())
+    assert record.curves == whole.curves
+    assert record.metrics == whole.metrics
+    again = training.fit(throwaway.build(name), throwaway.data(), recipe, seed=5, resume=path, progress=False)
+    assert again.metrics == whole.metrics, "a finished run is not trained again, and reports the same"
+
+
+def test_dropout_resumes_bitwise_from_the_global_generator(tmp_path):
+    def build():
+        objective_ = throwaway.build("CrossEntropy")
+        objective_.network.pool = torch.nn.Sequential(objective_.network.pool, torch.nn.Dropout(0.5))
+        return objective_
+
+    unbroken, resumed = build(), build()
+    training.fit(unbroken, throwaway.data(), RECIPE, progress=False)
+    with pytest.raises(Stopped):
+        training.fit(stop_after(build(), 6), throwaway.data(), RECIPE, resume=tmp_path / "run.pt", progress=False)
+    training.fit(resumed, throwaway.data(), RECIPE, resume=tmp_path / "run.pt", progress=False)
+    assert equal_states(unbroken.state_dict(), resumed.state_dict())
+
+
+def test_killed_process_resumes(tmp_path):
+    """SIGKILL at whatever moment it comes; the checkpoint on the disk is whole and the rest of the run the same."""
+    script = f"""
+import sys; sys.path.insert(0, {str(Path(throwaway.__file__).parent)!r})
+import torch; torch.set_num_threads(1)
+import throwaway; from semaug.training import loop as training; from dataclasses import replace
+recipe = replace(throwaway.RECIPE, epochs=60)
+training.fit(throwaway.build("ISDA"), throwaway.data(), recipe, resume={str(tmp_path / "run.pt")!r})
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(Path(objective.__file__).parents[2])}
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it was to be killed in the middle, not to end"
+    content = training.Checkpoint.read(tmp_path / "run.pt")
+    assert 1 <= content["epochs_done"] < 60
+    unbroken, resumed = throwaway.build("ISDA"), throwaway.build("ISDA")
+    recipe = replace(RECIPE, epochs=60)
+    whole = training.fit(unbroken, throwaway.data(), recipe, progress=False)
+    record = training.fit(resumed, throwaway.data(), recipe, resume=tmp_path / "run.pt", progress=False)
+    assert equal_states(unbroken.state_dict(), resumed.state_dict())
+    assert record.curves == whole.curves
+
+
+def test_checkpoint_of_another_run_is_refused(tmp_path):
+    path = tmp_path / "run.pt"
+    training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+    kept = path.read_bytes()
+    with pytest.raises(ValueError, match=r"resume: .* its config is"):
+        training.fit(
+            throwaway.build("CrossEntropy"), throwaway.data(), replace(RECIPE, lr=0.01), resume=path, progress=False
+        )
+    with pytest.raises(ValueError, match=r"resume: .* its seed is 0, this run's is 1"):
+        training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, seed=1, resume=path, progress=False)
+    assert path.read_bytes() == kept
+
+
+def rewrite(path, content):
+    """A checkpoint of other content, whole."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.write_bytes(hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())
+
+
+def test_one_flipped_bit_is_noticed(tmp_path):
+    path = tmp_path / "run.pt"
+    training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+    whole = path.read_bytes()
+    for place in torch.randint(len(whole), (20,)).tolist():
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match="is no whole checkpoint"):
+            training.Checkpoint.read(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match="is no whole checkpoint"):
+        training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+
+
+def test_checkpoint_of_another_network_is_refused_before_anything_changes(tmp_path):
+    path = tmp_path / "run.pt"
+    training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+    other = throwaway.build("CrossEntropy")
+    other.network.extra = torch.nn.Linear(2, 2).requires_grad_(False)  # same name, another network
+    before = {key: value.clone() for key, value in other.state_dict().items()}
+    with pytest.raises(ValueError, match=r"is of another run: its objective is"):
+        training.fit(other, throwaway.data(), RECIPE, resume=path, progress=False)
+    assert equal_states(before, other.state_dict())
+
+
+def test_checkpoint_of_another_version_is_refused(tmp_path):
+    path = tmp_path / "run.pt"
+    training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+    content = training.Checkpoint.read(path)
+    content["generators"]["draws"] = content["generators"].pop("objective")
+    rewrite(path, content)
+    with pytest.raises(ValueError, match=r"is of another run: its generators is .*'draws'"):
+        training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"not a checkpoint"])
+def test_damaged_checkpoint_is_named(tmp_path, damage):
+    path = tmp_path / "run.pt"
+    training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"run.pt is no whole checkpoint \((?s:.*)\); delete it to start anew"):
+        training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+
+
+def test_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+    path, synced, fsync = tmp_path / "run.pt", [], os.fsync
+
+    def full_at_the_second(handle):
+        synced.append(handle)
+        if len(synced) == 2:
+            raise OSError(28, "No space left on device")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", full_at_the_second)
+    with pytest.raises(OSError, match="No space left"):
+        training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+    assert training.Checkpoint.read(path)["epochs_done"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"], "no part of a file is left"
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+
+    def read_only(**_):
+        raise OSError(30, "Read-only file system")
+
+    def trained(*_):
+        raise AssertionError("it should not have come to that")
+
+    monkeypatch.setattr(training._Loop, "epoch", trained)
+    one = throwaway.build("CrossEntropy")
+    with pytest.raises(OSError, match="file"):
+        training.fit(one, throwaway.data(), RECIPE, resume=tmp_path / "file" / "run.pt", progress=False)
+    monkeypatch.setattr(training.tempfile, "TemporaryFile", read_only)
+    with pytest.raises(OSError, match="Read-only file system"):
+        training.fit(one, throwaway.data(), RECIPE, resume=tmp_path / "run.pt", progress=False)
+
+
+def test_a_run_that_changed_its_machine_says_so_and_removes_what_a_kill_left(tmp_path):
+    path = tmp_path / "run.pt"
+    training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+    content = training.Checkpoint.read(path)
+    assert "resumed_from" not in content["environment"]
+    content["environment"] = {"device": "another"}
+    rewrite(path, content)
+    (tmp_path / ".run.pt.abc.part").write_bytes(b"half")
+    record = training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, resume=path, progress=False)
+    assert record.environment["resumed_from"] == {"device": "another"}
+    assert record.environment["device"] != "another"
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+
+
+# --- what a captured step would leave out -----------------------------------------------------------------------------
+
+
+def test_a_step_with_hooks_or_methods_of_an_instance_is_not_captured():
+    one, recipe = throwaway.build("ISDA"), replace(RECIPE, optimizer="sgd")
+    assert training._static(one, recipe)
+    hook = one.network.head.register_forward_hook(lambda *_: None)
+    assert not training._static(one, recipe)
+    hook.remove()
+    assert training._static(one, recipe)
+    assert not training._static(one, replace(recipe, optimizer="adam"))
+    one.after_step = lambda step: None
+    assert not training._static(one, recipe)
+
+
+# --- two processes --------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_equal_one(tmp_path):
+    """Float64 with GroupNorm: what is left is the order of summation. (BatchNorm differs.)"""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
+    names = [*ALL, *throwaway.TURNED]
+    command += ["--rdzv-endpoint=localhost:0", throwaway.__file__, str(tmp_path), *names]
+    run = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+    assert run.returncode == 0, run.stderr[-3000:]
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for name in names:
+        alone = throwaway.train_exactly(name)
+        assert alone.keys() == ranks[0][name].keys()
+        for key, value in alone.items():
+            assert torch.equal(ranks[0][name][key], ranks[1][name][key]), f"{name} {key}: the two ranks differ"
+            one = torch.allclose(ranks[0][name][key].double(), value.double(), rtol=0, atol=1e-12)
+            assert one or name in throwaway.PAIRED, f"{name} {key}"
+
+
+# --- objectives and data that do not fit together -------------------------------------------------------------------
+
+
+def test_batch_larger_than_the_set():
+    with pytest.raises(ValueError, match=r"Recipe.batch_size: got 128, takes at most the 64 training images"):
+        training.fit(throwaway.build("CrossEntropy"), throwaway.data(), replace(RECIPE, batch_size=128), progress=False)
+
+
+def test_missing_second_stream():
+    data = replace(throwaway.data(), meta=None)
+    with pytest.raises(ValueError, match=r"data.meta: got none; Reweighter asks for a second stream"):
+        training.fit(throwaway.build("Reweighter"), data, RECIPE, progress=False)
+
+
+def test_wrong_number_of_classes():
+    data = replace(throwaway.data(), classes=tuple("abcde"), meta=None)
+    with pytest.raises(ValueError, match="objective: predicts 4 classes, takes 5 for data 'quadrants'"):
+        training.fit(throwaway.build("CrossEntropy"), data, RECIPE, progress=False)
+
+
+def test_parameter_in_no_group():
+    objective_ = throwaway.build("Teacher")
+    objective_.parameter_groups = lambda recipe: [{"params": list(objective_.network.parameters())}]
+    with pytest.raises(ValueError, match=r"parameter_groups: block.weight, block.bias would never be trained"):
+        training.fit(objective_, throwaway.data(), RECIPE, progress=False)
+
+
+def test_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
+    class Explodes(objective.CrossEntropy):
+        def forward(self, images, target, step):
+            loss, terms = super().forward(images, target, step)
+            return (loss * math.nan if step.progress > 0.6 else loss), terms
+
+    path = tmp_path / "run.pt"
+    exploding = Explodes(throwaway.build("CrossEntropy").network)
+    with pytest.raises(FloatingPointError, match=r"the loss became nan in epoch 3 .* a lower Recipe.lr"):
+        training.fit(exploding, throwaway.data(), replace(RECIPE, epochs=4), resume=path, progress=False)
+    content = training.Checkpoint.read(path)
+    assert content["epochs_done"] == 2
+    assert all(torch.isfinite(value).all() for value in content["objective"].values())
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (lambda loss: (loss.expand(3), {}), r"Odd.forward: got a loss of \(3,\), takes \(loss, terms\)"),
+        (lambda loss: (loss, {"lr": loss.detach()}), "got a term named 'lr', which fit logs itself"),
+        (lambda loss: (loss, {"size": 0.5}), "got 0.5 for the term 'size', takes a detached 0-d tensor"),
+        (lambda loss: (loss, {"size": loss}), "for the term 'size', takes a detached 0-d tensor"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_what_forward_returns_is_checked_at_the_first_step(result, message):
+    class Odd(objective.CrossEntropy):
+        def forward(self, images, target, step):
+            return result(super().forward(images, target, step)[0])
+
+    with pytest.raises(ValueError, match=message):
+        training.fit(Odd(throwaway.build("CrossEntropy").network), throwaway.data(), RECIPE, progress=False)
+
+
+def test_what_cannot_be_recorded_is_said_before_training():
+    odd = throwaway.build("CrossEntropy")
+    odd.settings["strength"] = math.inf
+    with pytest.raises(TypeError, match="settings: got inf for 'strength', takes a finite number"):
+        training.fit(odd, throwaway.data(), RECIPE, progress=False)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_seed_is_a_whole_number():
+    with pytest.raises(TypeError, match=r"seed: got 1.5, takes a whole number"):
+        training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, seed=1.5, progress=False)
+
+
+def test_processes_that_see_different_checkpoints_stop(monkeypatch):
+    loop = training._Loop(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, 0, torch.device("cpu"))
+    assert loop.agreed(3) == 3
+
+    def others_have(epochs):
+        def gather(into, mine):
+            for one, value in zip(into, (int(mine), epochs), strict=True):
+                one.fill_(value)
+
+        return gather
+
+    loop.world = 2
+    monkeypatch.setattr(training.dist, "all_gather", others_have(3))
+    assert loop.agreed(3) == 3
+    monkeypatch.setattr(training.dist, "all_gather", others_have(0))
+    with pytest.raises(ValueError, match=r"resume: got \[0, 3\] epochs behind; takes one file that all processes see"):
+        loop.agreed(3)
+
+
+def test_device_of_one_of_several_processes(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert training.resolve_device() == torch.device("cuda:1")
+    monkeypatch.delenv("LOCAL_RANK")
+    assert training.resolve_device() == torch.device("cuda")
+
+
+def test_device():
+    assert training.resolve_device("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        assert training.resolve_device("auto").type == "cpu"
+        with pytest.raises(ValueError, match=r"device: got 'cuda', but this torch sees no CUDA device"):
+            training.resolve_device("cuda")
+
+
+def test_bfloat16_trains():
+    record = training.fit(
+        throwaway.build("ISDA"), throwaway.data(), replace(RECIPE, precision="bfloat16"), progress=False
+    )
+    assert math.isfinite(record.curves["train_loss"][-1])
+    assert json.loads(json.dumps(record.config)) == record.config
+
+
+def test_soft_targets_take_the_same_loss():
+    objective_ = throwaway.build("CrossEntropy").eval()
+    images, target = throwaway.data().train.floats(slice(0, 8)), throwaway.data().train.target[:8]
+    step = objective.Step(torch.tensor(0.5), 0.1, torch.Generator())
+    hard, _ = objective_(images, target, step)
+    soft, _ = objective_(images, F.one_hot(target, 4).float(), step)
+    assert hard.item() == pytest.approx(soft.item(), rel=1e-6)
+
+
+def test_runs_together_are_those_alone(tmp_path, monkeypatch):
+    of = data.load("embedded", train_size=300, test_size=100)
+    recipe = training.Recipe(epochs=2, batch_size=50, lr=0.05, augment="crop+flip")
+    names, seeds = ("CrossEntropy", "ISDA", "ISDA"), (0, 0, 1)
+
+    def made():
+        return [experiment.build(name, "small", of, seed) for name, seed in zip(names, seeds, strict=True)]
+
+    alone = [training.fit(one, of, recipe, seed=seed, progress=False) for one, seed in zip(made(), seeds, strict=True)]
+    files = [tmp_path / f"{number}.pt" for number in range(3)]
+    before = torch.get_rng_state()
+    together = training.fit_together(made(), of, recipe, seeds, resume=files, progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
+    for one, other in zip(alone, together, strict=True):
+        assert (one.config, one.seed, one.metrics, one.curves) == (
+            other.config,
+            other.seed,
+            other.metrics,
+            other.curves,
+        )
+        assert other.environment["together"] == 3
+        assert all(each.seconds > 0 for each in (one, other))
+    assert [training.Checkpoint.read(file)["epochs_done"] for file in files] == [2, 2, 2]
+    monkeypatch.setattr(time, "process_time", itertools.count().__next__)  # asked as an epoch begins and as it ends
+    shares = [one.seconds for one in training.fit_together(made(), of, recipe, seeds, progress=False)]
+    assert shares == pytest.approx([8 / 3] * 3), "3 + 5 ticks for two epochs, the others' questions between its own"
+    again = training.fit_together(made(), of, recipe, seeds, resume=files, progress=False)
+    assert [one.metrics for one in again] == [one.metrics for one in together], "nothing was left to do"
+
+
+def test_what_cannot_run_together(tmp_path):
+    of = data.load("embedded", train_size=300, test_size=100)
+    one = experiment.build("CrossEntropy", "small", of, 0)
+    with pytest.raises(ValueError, match=r"objectives, seeds, resume: got \[1, 2, 1\] of them"):
+        training.fit_together([one], of, training.Recipe(epochs=1), [0, 1])
+    for count in (0, 11):
+        with pytest.raises(ValueError, match=rf"got \[{count}, {count}, {count}\] of them; .* 1 to 10"):
+            training.fit_together([one] * count, of, training.Recipe(epochs=1), range(count))
+    with pytest.raises(ValueError, match="two of them share parameters"):
+        training.fit_together([one, objective.CrossEntropy(one.network)], of, training.Recipe(epochs=1), [0, 1])
+    other = experiment.build("CrossEntropy", "small", of, 1)
+    files = [tmp_path / "state.pt", tmp_path / "new" / ".." / "state.pt"]
+    with pytest.raises(ValueError, match=r"resume: got .*state.pt, .*state.pt; takes a file for each"):
+        training.fit_together([one, other], of, training.Recipe(epochs=1), [0, 1], files)
+    other.network.pool = torch.nn.Sequential(other.network.pool, torch.nn.Dropout(0.1))
+    with pytest.raises(ValueError, match="one has dropout"):
+        training.fit_together([one, other], of, training.Recipe(epochs=1), [0, 1])
+    there = experiment.build("CrossEntropy", "small", of, 0).to("meta")
+    with pytest.raises(ValueError, match="objectives: got them on cpu, meta; takes one device"):
+        training.fit_together([one, there], of, training.Recipe(epochs=1), [0, 1])
+
+
+def test_one_that_fails_ends_all_and_leaves_their_states(tmp_path):
+    class Failing(objective.CrossEntropy):
+        def forward(self, images, target, step):
+            loss, terms = super().forward(images, target, step)
+            return loss * (float("nan") if float(step.progress) > 0.5 else 1.0), terms
+
+    of = data.load("embedded", train_size=300, test_size=100)
+    one, other = (experiment.build("CrossEntropy", "small", of, seed) for seed in (0, 1))
+    files = [tmp_path / name for name in ("one.pt", "other.pt")]
+    with pytest.raises(FloatingPointError, match="in epoch 2"):
+        training.fit_together(
+            [one, Failing(other.network)], of, training.Recipe(epochs=2, batch_size=50, lr=0.05), [0, 1], files, False
+        )
+    assert [training.Checkpoint.read(file)["epochs_done"] for file in files] == [2, 1]

@@ -1,0 +1,44 @@
+"""The contract's own pieces; how it carries real training is in test_training."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from semaug.training.objective import Batch, CrossEntropy, Objective, Step
+from semaug.training.recipe import Recipe
+
+STEP = Step(torch.tensor(0.5), 0.1, torch.Generator())
+
+
+def test_cross_entropy_in_nats():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    images, target = torch.rand(5, 1, 2, 2), torch.tensor([0, 1, 2, 0, 1])
+    loss, terms = CrossEntropy(network)(images, target, STEP)
+    probability = network(images).softmax(1)[torch.arange(5), target]
+    assert loss.item() == pytest.approx(-probability.log().mean().item(), rel=1e-6)
+    assert terms == {}
+    soft = F.one_hot(target, 3).float()
+    assert CrossEntropy(network)(images, soft, STEP)[0].item() == pytest.approx(loss.item(), rel=1e-6)
+
+
+def test_defaults():
+    objective = Objective(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), strength=0.5)
+    assert objective.settings == {"strength": 0.5}
+    assert objective.streams == ("train",)
+    next(objective.parameters()).requires_grad_(False)
+    (group,) = objective.parameter_groups(Recipe())
+    assert [p.shape for p in group["params"]] == [(3,)], "frozen parameters stay out"
+    assert objective.predict(torch.rand(2, 1, 2, 2)).shape == (2, 3)
+    assert objective.after_step(STEP) is None
+
+
+def test_an_objective_without_a_loss_says_so():
+    with pytest.raises(NotImplementedError, match=r"Objective has to define forward\(images, target, step\)"):
+        Objective(nn.Identity())(torch.rand(1, 1, 2, 2), torch.tensor([0]), STEP)
+
+
+def test_batch_and_step_are_plain_tuples():
+    images, _ = Batch(torch.rand(1, 1, 2, 2), torch.tensor([0]))
+    assert images.shape == (1, 1, 2, 2)
+    assert STEP.meta is None
