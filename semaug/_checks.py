@@ -3,12 +3,64 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
+from numbers import Integral, Real
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from semaug.core.tensors import REDUCTIONS, Covariance, Factored, tracing
+
+
+def require(condition: bool, name: str, got: object, takes: str, error: type[Exception] = ValueError) -> None:
+    """Raise ``error`` with the message ``name: got X; takes Y`` unless the condition holds."""
+    if not condition:
+        raise error(f"{name}: got {got!r}; takes {takes}")
+
+
+def check_count(name: str, value: int, low: int = 1) -> int:
+    """A whole number from ``low`` as a plain int (NumPy's integers too); ValueError naming the argument otherwise."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool) and value >= low
+    require(whole, name, value, f"a whole number from {low}")
+    return int(value)
+
+
+def check_number(
+    name: str, value: float, low: float = -math.inf, high: float = math.inf, without: tuple[float, ...] = ()
+) -> float:
+    """A finite number in [low, high] as a plain float (NumPy's and whole numbers too).
+
+    Args:
+        without: ends of the interval that are not in it: ``check_number("lr", lr, low=0, without=(0,))``.
+
+    Raises:
+        ValueError: for a bool, text, NaN, infinity or a number outside.
+    """
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    inside = number and math.isfinite(value) and low <= value <= high and value not in without
+    if not inside:
+        opening, closing = "(" if low in without else "[", ")" if high in without else "]"
+        bounds = f" in {opening}{low:g}, {high:g}{closing}" if math.isfinite(high) else ""
+        bounds = bounds or (f" {'above' if low in without else 'from'} {low:g}" if math.isfinite(low) else "")
+        require(False, name, value, f"a finite number{bounds}")
+    return float(value)
+
+
+def check_flag(name: str, value: bool) -> bool:
+    """True or False; ValueError for anything else that counts as one, such as "no" or 1."""
+    require(isinstance(value, bool), name, value, "True or False")
+    return value
+
+
+Choice = TypeVar("Choice")
+
+
+def check_choice(name: str, value: Choice, choices: Collection[Choice]) -> Choice:
+    """One of the choices; ValueError listing them otherwise."""
+    require(value in choices, name, value, f"one of {', '.join(map(str, choices))}")
+    return value
 
 
 def check_batch(
@@ -128,9 +180,3 @@ def check_draws(images: Tensor, lam: Ratio, permutation: Tensor, name: str = "im
         if len(images) and not 0 <= int(permutation.min()) <= int(permutation.max()) < len(images):
             raise ValueError(f"permutation: got {permutation.tolist()}; takes numbers in [0, {len(images)})")
     return lam
-
-
-def check_count(name: str, value: int) -> None:
-    """Raise ValueError naming the argument unless it is a whole number from 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}: got {value!r}; takes a whole number from 1")
