@@ -9,7 +9,7 @@ construction on, so that a checkpoint is complete and data-parallel training see
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,6 +24,8 @@ from semaug.training.recipe import Recipe
 Setting = int | float | str | bool | None
 
 Target = Int64[Tensor, " N"] | Float[Tensor, "N C"]
+
+Built = TypeVar("Built", bound="Objective")
 
 
 class Batch(NamedTuple):
@@ -98,6 +100,17 @@ class Objective(nn.Module):
         super().__init__()
         self.network = network
         self.settings: dict[str, Setting] = {name: value for name, value in settings.items() if value is not None}
+
+    @classmethod
+    def build(cls: type[Built], network: nn.Module, dataset: Data, **settings: Setting) -> Built:
+        """The objective for a data set. A method that needs its class counts or image shape overrides this.
+
+        Args:
+            network: what is trained.
+            dataset: what it will be trained on.
+            settings: hyper-parameters, as the class takes them.
+        """
+        return cls(network, **settings)
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one batch (0-d, differentiable) and its terms to log (detached scalars)."""

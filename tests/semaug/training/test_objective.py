@@ -5,7 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from semaug.training.objective import Batch, CrossEntropy, Objective, Step
+from semaug.data.sets import Data
+from semaug.data.split import Split
+from semaug.training.objective import Batch, CrossEntropy, Objective, Smoothed, Step
 from semaug.training.recipe import Recipe
 
 STEP = Step(torch.tensor(0.5), 0.1, torch.Generator())
@@ -31,6 +33,28 @@ def test_defaults():
     assert [p.shape for p in group["params"]] == [(3,)], "frozen parameters stay out"
     assert objective.predict(torch.rand(2, 1, 2, 2)).shape == (2, 3)
     assert objective.after_step(STEP) is None
+
+
+def test_an_objective_is_built_for_a_data_set_and_may_ask_it():
+    class Counted(Objective):
+        def __init__(self, network, counts, strength=1.0):
+            super().__init__(network, strength=strength)
+            self.counts = counts
+
+        @classmethod
+        def build(cls, network, dataset, **settings):
+            return cls(network, dataset.counts, **settings)
+
+    target = torch.tensor([0, 1, 1])
+    split = Split(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), target)
+    dataset, network = Data("three", split, split), nn.Linear(4, 2)
+    assert CrossEntropy.build(network, dataset).network is network
+    built = Counted.build(network, dataset, strength=0.5)
+    assert type(built) is Counted
+    assert built.counts.tolist() == [1, 2]
+    assert built.settings == {"strength": 0.5}
+    with pytest.raises(TypeError, match="smoothness"):
+        Smoothed.build(network, dataset, smoothness=0.1)
 
 
 def test_an_objective_without_a_loss_says_so():
