@@ -59,28 +59,22 @@ def environment(device: str) -> dict[str, Any]:
 
     name = platform.machine() + " CPU" if torch.device(device).type == "cpu" else torch.cuda.get_device_name(device)
     versions = {"python": platform.python_version(), "torch": torch.__version__.split("+")[0]}
-    return {"device": name, "threads": torch.get_num_threads(), "versions": versions, "commit": _commit()}
+    return {"device": name, "threads": torch.get_num_threads(), "versions": versions, "commit": commit()}
 
 
 @cache
-def _commit() -> str:
-    """The checkout's commit, '+' appended where tracked files differ from it; outside a checkout $SEMAUG_COMMIT, by
-    which an archive or a container can say what it holds, or 'unknown'. Asked for once: what is committed later is not
-    what this process has loaded.
+def commit() -> str:
+    """The commit of the checkout this file lies in, '+' appended where tracked files differ from it.
+
+    An installed package, also one inside a checkout of something else, has $SEMAUG_COMMIT, by which an archive or a
+    container can say what it holds, or 'unknown'. Asked for once: what is committed later is not what this process has
+    loaded.
     """
-    if not (Path(__file__).parents[2] / ".git").exists():  # installed, perhaps inside a checkout of something else
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists() or not (root / "pyproject.toml").exists():
         return os.environ.get("SEMAUG_COMMIT", "unknown")
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     try:
-        command = [
-            "git",
-            "-C",
-            str(Path(__file__).parent),
-            "describe",
-            "--always",
-            "--abbrev=12",
-            "--dirty=+",
-            "--exclude=*",
-        ]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
@@ -90,16 +84,20 @@ def _commit() -> str:
 class Record:
     """One run.
 
-    config: everything that decides the result but the seed: objective and its settings, network, data, recipe.
-    metrics: final values, the last epoch's and never the best's (accuracies in [0, 1], losses in nats).
-    curves: one value an epoch (or whatever the key says), by name; in the file to seven digits, which float32 holds.
-    train_counts, class_accuracy: images in train, and accuracy on the test split (nan without an image, in the file
-        null), of each class; empty in records of before they were kept.
-    seconds: training alone, added up over resumed parts: of the processor on the CPU (by the clock in records of before
-        25 November 2026, where other work on the machine counts), by the clock on a GPU.
-    peak_memory: bytes, on the CPU the most that the process held so far; on a GPU the most in this run, with what the
-        process had there before (workspaces, other runs).
-    profile: 'quick', 'cpu' or 'paper'.
+    Attributes:
+        config: everything that decides the result but the seed: objective and its settings, network, data with the
+            digest of its images and labels, recipe.
+        metrics: final values, the last epoch's and never the best's (accuracies in [0, 1], losses in nats).
+        curves: one value an epoch (or whatever the key says), by name; in the file to seven digits, which float32
+            holds. A value that is not finite is null in the file and NaN when it is read, here and in metrics.
+        train_counts: images in train of each class; empty in records of before they were kept.
+        class_accuracy: accuracy on the test split of each class, NaN without an image; empty likewise.
+        seconds: training alone, added up over resumed parts: of the processor on the CPU (by the clock in records of
+            before 25 November 2026, where other work on the machine counts), by the clock on a GPU.
+        peak_memory: bytes, on the CPU the most that the process held so far; on a GPU the most in this run, with what
+            the process had there before (workspaces, other runs).
+        profile: 'quick', 'cpu' or 'paper'.
+        study, arm: the comparison that the run belongs to, and which side of it; they decide nothing of the result.
     """
 
     config: dict[str, Any]
@@ -111,6 +109,8 @@ class Record:
     seconds: float = 0.0
     peak_memory: int = 0
     profile: str = "quick"
+    study: str = ""
+    arm: str = ""
     environment: dict[str, Any] = dataclasses.field(default_factory=dict)
     date: str = dataclasses.field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
@@ -130,27 +130,48 @@ class Record:
         lines = (f"{json.dumps(key)}: {json.dumps(content[key], sort_keys=True)}" for key in sorted(content))
         return write_whole(Path(folder) / f"{self.stem}.json", "{\n" + ",\n".join(lines) + "\n}\n")
 
+    @classmethod
+    def read(cls, path: str | Path) -> Record:
+        """One record from its file.
+
+        Raises:
+            ValueError: naming a file that is no whole record, or whose configuration was edited.
+            OSError: where there is no file, or it cannot be read.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            stated = content.pop("hash")
+            curves, metrics = content.get("curves", {}), content.get("metrics", {})
+            content["curves"] = {name: [_number(value) for value in values] for name, values in curves.items()}
+            content["metrics"] = {name: _number(value) for name, value in metrics.items()}
+            content["class_accuracy"] = [_number(value) for value in content.get("class_accuracy", [])]
+            record = cls(**content)
+            own = record.hash
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: not a whole record ({error!r}); restore it, or run it again") from error
+        if stated != own:
+            raise ValueError(f"{path}: its configuration hashes to {own} but it says {stated}; run it again")
+        return record
+
     def __eq__(self, other: object) -> bool:
-        """Whether their files say the same: there a class without an image equals another one."""
+        """Whether their files say the same: there every value that is not finite is null."""
         return isinstance(other, Record) and self._content() == other._content()
 
     def _content(self) -> dict[str, Any]:
-        """Its fields as the file has them: null for nan in class_accuracy, JSON having no nan; shorter curves."""
-        accuracy = [None if math.isnan(value) else value for value in self.class_accuracy]
-        curves = {name: [float(f"{value:.7g}") for value in values] for name, values in self.curves.items()}
-        return {**dataclasses.asdict(self), "class_accuracy": accuracy, "curves": curves}
+        """Its fields as the file has them, in plain values of JSON."""
+        curves = {name: [_plain(float(f"{value:.7g}")) for value in values] for name, values in self.curves.items()}
+        metrics = {name: _plain(value) for name, value in self.metrics.items()}
+        accuracy = [_plain(value) for value in self.class_accuracy]
+        return {**dataclasses.asdict(self), "curves": curves, "metrics": metrics, "class_accuracy": accuracy}
 
 
-def read(path: str | Path) -> Record:
-    """One record from its file; raises ValueError naming a file that is no whole record or whose config was edited."""
-    try:
-        content = json.loads(Path(path).read_text())
-        stated = content.pop("hash")
-        accuracy = content.get("class_accuracy", [])
-        content["class_accuracy"] = [math.nan if value is None else value for value in accuracy]
-        record = Record(**content)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a whole record ({error}); delete it and run it again") from error
-    if stated != record.hash:
-        raise ValueError(f"{path}: its configuration hashes to {record.hash} but it says {stated}; run it again")
-    return record
+def _plain(value: float) -> float | None:
+    """A number as JSON has it, which knows neither NaN nor infinity."""
+    return value if math.isfinite(value) else None
+
+
+def _number(value: object) -> float:
+    """A number out of a file, where null is NaN; raises TypeError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | None):
+        raise TypeError(f"got {value!r} for a number")
+    return math.nan if value is None else value

@@ -69,7 +69,7 @@ def test_the_record_says_what_ran(tmp_path):
     assert record.seconds > 0
     assert record.peak_memory > 2**20
     assert "through" in record.curves
-    assert rec.read(record.save(tmp_path)) == record
+    assert rec.Record.read(record.save(tmp_path)) == record
 
 
 def test_the_record_says_each_class_and_what_the_objective_adds(tmp_path):
@@ -91,7 +91,7 @@ def test_the_record_says_each_class_and_what_the_objective_adds(tmp_path):
     assert record.class_accuracy == [0.0, 1.0, 1.0, 1.0]
     assert record.metrics["test_accuracy"] == 0.75
     assert record.metrics["images"] == 32.0
-    assert rec.read(record.save(tmp_path)) == record
+    assert rec.Record.read(record.save(tmp_path)) == record
 
 
 def test_a_metric_that_fit_records_itself_is_refused():
