@@ -1,11 +1,11 @@
 # `make reproduce` and `make test` do everything, the environment included. `make help` lists the rest.
 #
 #   make reproduce                                     every notebook, results in build/reproduce
-#   make reproduce NOTEBOOK=1_isda ARGS="-p seeds 5"   one notebook, other parameters
+#   make reproduce NOTEBOOK=1_isda ARGS="-p seeds=5"   one notebook, other parameters
 #   PYTHON=python3.12 make env                         an environment with another Python
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab reproduce test test-gpu notebooks figures records records-run sweep bench lint clean
+.PHONY: help env lab reproduce test test-gpu notebooks figures runs run sweep bench lint clean
 
 # The environment's modules are compiled at their first import; where this is set they would be at every import.
 unexport PYTHONDONTWRITEBYTECODE
@@ -23,29 +23,29 @@ env:  ## make or update the environment in .venv
 lab: env  ## open the notebooks in JupyterLab
 	$(RUN) jupyterlab notebooks $(ARGS)
 
-reproduce: env  ## run the notebooks (NOTEBOOK=1_isda, ARGS="-p seeds 5"): executed copies, figures, time and memory in build/reproduce
-	@$(RUN) companion.notebooks reproduce $(NOTEBOOK) $(ARGS)
+reproduce: env  ## run the notebooks (NOTEBOOK=1_isda, ARGS="-p seeds=5"): executed copies, figures, times in build/reproduce
+	@$(RUN) companion reproduce $(NOTEBOOK) $(ARGS)
 
 test: env  ## lint, types, unit tests, every notebook with reduced parameters, the committed outputs checked
 	@.venv/bin/python tools/test.py $(ARGS)
 
 test-gpu: env  ## the tests that need a CUDA device; make test hides it from all others
-	CUDA_VISIBLE_DEVICES=$(or $(CUDA_VISIBLE_DEVICES),0) $(RUN) pytest tests/test_cuda.py tests/test_capture.py $(ARGS)
+	CUDA_VISIBLE_DEVICES=$(or $(CUDA_VISIBLE_DEVICES),0) $(RUN) pytest tests/semaug/test_cuda.py tests/semaug/training/test_capture.py $(ARGS)
 
 notebooks: env  ## run the notebooks and refresh the committed .ipynb (NOTEBOOK=1_isda)
-	@$(RUN) companion.notebooks refresh $(NOTEBOOK) $(ARGS)
+	@$(RUN) companion refresh $(NOTEBOOK) $(ARGS)
 
-figures: env  ## redraw figures/ from the committed records
-	$(RUN) companion.redraw $(ARGS)
+figures: env  ## redraw figures/ from the committed records (NOTEBOOK=1_isda FIGURE=accuracy)
+	@$(RUN) companion figures $(NOTEBOOK) $(FIGURE) $(ARGS)
 
-records: env  ## the ledger: which runs the figures stand on, and what of them is there (PROFILE=paper)
-	@$(RUN) companion.ledger --profile $(or $(PROFILE),cpu) $(ARGS)
+runs: env  ## the planned training runs that the figures stand on, and which are saved (NOTEBOOK=1_isda PROFILE=paper)
+	@$(RUN) companion runs $(NOTEBOOK) --profile $(or $(PROFILE),cpu) $(ARGS)
 
-records-run: env  ## run the next missing ones that fit into MINUTES; a stopped one goes on (PROFILE=paper MINUTES=30)
-	@OMP_NUM_THREADS=1 $(RUN) companion.ledger --profile $(or $(PROFILE),cpu) --minutes $(or $(MINUTES),30) $(ARGS)
+run: env  ## train the next missing ones that fit into MINUTES; a stopped one goes on (PROFILE=paper MINUTES=30)
+	@$(RUN) companion run $(NOTEBOOK) --profile $(or $(PROFILE),cpu) --minutes $(or $(MINUTES),30) $(ARGS)
 
 sweep: env  ## run a notebook over a grid (CONFIG=companion/workflow/strength.yaml, ARGS=--dry-run: plan and cost, SWEEP=slurm)
-	@$(RUN) companion.sweep $(CONFIG) --on $(or $(SWEEP),local) $(ARGS)
+	@$(RUN) companion sweep $(CONFIG) --on $(or $(SWEEP),local) $(ARGS)
 
 bench: env  ## benchmarks on one thread, as ratios to the fastest of each group
 	OMP_NUM_THREADS=1 $(RUN) pytest tests/benchmarks --benchmark-only --benchmark-group-by=group --benchmark-columns=median,iqr,rounds $(ARGS)

@@ -2,7 +2,7 @@
 
 Papermill runs the cells and has no time-out unless told, no memory of what a run took, and names a failing cell by its
 execution count. Here a thread looks at the notebook that papermill fills, and at the kernel's process, five times a
-second; a kernel that takes too long is ended. The room ``rerun`` says what is run.
+second; a kernel that takes too long is ended. Module ``notebooks`` says what is run.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ Limits = tuple[float, float]
 
 
 @dataclasses.dataclass
-class Run:
-    """What one notebook's run took. cells: finished of all; peak_memory: bytes of the kernel; error: '' for none."""
+class Execution:
+    """What running one notebook took.
+
+    cells: finished of all; peak_memory: bytes of the kernel; error: '' for none.
+    """
 
     notebook: str
     parameters: dict[str, Value]
@@ -43,7 +46,7 @@ class Run:
     error: str = ""
 
 
-class Progress:
+class StatusLine:
     """One notebook's progress: a line that is redrawn in a terminal, one line every 15 seconds in a log."""
 
     def __init__(self, name: str, every: float = 15.0) -> None:
@@ -63,16 +66,16 @@ class Progress:
             self.stream.write(f"    {self.name}: {done}/{total} cells, {now - self.start:.0f} s: {doing}\n")
         self.stream.flush()
 
-    def close(self, verdict: str) -> None:
-        """Replace the line by the verdict."""
-        self.stream.write(("\r\033[K" if self.terminal else "") + verdict + "\n")
+    def close(self, result: str) -> None:
+        """Replace the line by the result."""
+        self.stream.write(("\r\033[K" if self.terminal else "") + result + "\n")
         self.stream.flush()
 
 
 class _Watch(threading.Thread):
     """Follows a run from outside its kernel: where it is, its memory, its time; ends a kernel that takes too long."""
 
-    def __init__(self, progress: Progress, limits: Limits) -> None:
+    def __init__(self, progress: StatusLine, limits: Limits) -> None:
         super().__init__(daemon=True)
         self.progress, self.limits = progress, limits
         self.notebook: NotebookNode | None = None
@@ -173,8 +176,8 @@ def run(
     written: Path,
     folder: Path,
     limits: Limits,
-) -> tuple[Run, NotebookNode]:
-    """Run one notebook by papermill and return what it took, and the notebook as far as it came.
+) -> tuple[Execution, NotebookNode]:
+    """Execution one notebook by papermill and return what it took, and the notebook as far as it came.
 
     values: parameters that differ from the defaults. written: where the notebook's own files go (``SEMAUG_OUTPUT``).
     folder: its working folder, made if missing. limits: seconds for a cell and for all of them.
@@ -186,7 +189,7 @@ def run(
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
-    progress = Progress(name)
+    progress = StatusLine(name)
     start, error, trace = time.monotonic(), "", ""
     for attempt in range(3):
         watch = _Watch(progress, limits)
@@ -212,7 +215,7 @@ def run(
         break
     seconds = time.monotonic() - start
     current, total = watch.place()
-    done = Run(name, dict(values), (current if error else total, total), seconds, watch.peak_memory, error)
+    done = Execution(name, dict(values), (current if error else total, total), seconds, watch.peak_memory, error)
     progress.close(f"{'FAILED' if error else 'ok':<6} {name}  {seconds:.1f} s" + (f"  {error}" if error else ""))
     if trace:
         plain = trace if progress.terminal else re.sub(r"\x1b\[[0-9;]*m", "", trace)

@@ -1,20 +1,17 @@
-"""What the notebooks do alike: draw by seed, round for print, keep and show a picture, or say what it waits for, and
-say of paired differences what they allow.
-"""
+"""What the notebooks do alike: draw by seed, round for print, keep and show pictures, say what differences allow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from companion import leaderboard, plots
-from companion import notebooks as rerun
-from companion.figures import NothingToDraw
-from companion.plots import Picture
+from companion.plots import Picture, save
+from companion.records import Index, committed
 from companion.stats import Summary, summary
+from companion.studies import NothingToDraw, modules
 from semaug.training.record import Record
 
 
@@ -24,61 +21,71 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def rounded(values: Tensor, digits: int = 2) -> list[Any] | float:
-    """Numbers for printing, as plain lists of the shape of ``values``, any; adding 0 turns -0.0 into 0.0."""
+    """Numbers for printing, as plain lists of the shape of ``values``; adding 0 turns -0.0 into 0.0."""
     result: list[Any] | float = (torch.round(values.detach(), decimals=digits) + 0).tolist()
     return result
 
 
-def keep(notebook: str, trained: Iterable[Record]) -> None:
-    """Keep the records of a notebook's live runs among its results, in place of those of before: what a sweep gathers
-    (room ``sweep``).
+def effect(differences: Iterable[float] | Summary, words: tuple[str, str] = ("better", "worse")) -> str:
+    """Paired differences in words: their mean, half of its 95% interval, and the side of zero on which that lies.
+
+    Args:
+        differences: the numbers, or their summary.
+        words: for an interval above zero and for one below.
+
+    Returns:
+        Such as "+1.2 ± 0.3, better (n = 5)"; of fewer than three pairs, that nothing can be said.
     """
-    folder = rerun.output(notebook) / "records"
+    result = differences if isinstance(differences, Summary) else summary(differences)
+    if result.n < 3:
+        return f"{result.mean:+.1f} (n = {result.n}: nothing can be said)"
+    side = words[result.mean < 0] if abs(result.mean) > result.half_width else "not significantly different"
+    return f"{result.mean:+.1f} ± {result.half_width:.1f}, {side} (n = {result.n})"
+
+
+def keep(notebook: str, records: Iterable[Record]) -> None:
+    """Keep the records of a notebook's live runs among its results, in place of those of before."""
+    from companion.notebooks import output
+
+    folder = output(notebook) / "records"
     for old in folder.glob("*.json"):
         old.unlink()
-    for record in trained:
+    for record in records:
         record.save(folder)
 
 
 def show(notebook: str, picture: Picture, name: str) -> Picture:
     """Keep a picture among the results of this run of a notebook, and give it to the cell to show."""
-    plots.save(picture, rerun.output(notebook), name)
+    from companion.notebooks import output
+
+    save(picture, output(notebook), name)
     return picture
 
 
-def told(say: Callable[[Sequence[Record]], object], found: Sequence[Record], what: str = "number") -> None:
-    """Let ``say`` print or show what it makes of the records, or say what is missing for it."""
+def reading(say: Callable[[Index], object], notebook: str, what: str = "number") -> None:
+    """Let ``say`` print or show what it makes of a notebook's committed records, or say what is missing for it."""
     try:
-        say(found)
+        say(committed(notebook))
     except NothingToDraw as missing:
-        print(f"no {what} yet: it needs {missing} (python -m companion.ledger lists the runs)")
+        print(f"no {what} yet: it needs {missing} (python -m companion runs {notebook})")
 
 
-def drawn(notebook: str, draw: Callable[[Sequence[Record]], Picture], name: str, found: Sequence[Record]) -> None:
-    """Show what ``draw`` makes of the records, or say what is missing for it."""
-    told(lambda runs: show(notebook, draw(runs), name)._ipython_display_(), found, "figure")
+def figure(notebook: str, name: str) -> None:
+    """Show a figure of a notebook's study, drawn from the committed records, or say what is missing for it."""
+    draw = modules()[notebook].FIGURES[name]
+    reading(lambda index: show(notebook, draw(index), name)._ipython_display_(), notebook, "figure")
 
 
-def table(draw: Callable[[Sequence[Record]], str], found: Sequence[Record]) -> None:
-    """Show the table in Markdown that ``draw`` makes of the records, or say what is missing for it."""
+def table(notebook: str, make: Callable[[Index], str] | None = None) -> None:
+    """Show the table in Markdown that ``make`` (by default the study's own) makes of the records."""
     from IPython.display import Markdown, display
 
-    told(lambda runs: display(Markdown(draw(runs))), found, "table")
+    chosen = make or modules()[notebook].table
+    reading(lambda index: display(Markdown(chosen(index))), notebook, "table")
 
 
-def ranked(notebook: str, found: Sequence[Record]) -> None:
-    """Show a notebook's part of the leaderboard (room ``leaderboard``), below it what the papers report."""
-    table(lambda runs: f"{leaderboard.table({notebook: runs}, notebook)}\n{leaderboard.papers(notebook)}", found)
+def ranked(notebook: str) -> None:
+    """Show a notebook's part of the leaderboard, and below it what the paper reports."""
+    from companion import leaderboard
 
-
-def verdict(differences: Iterable[float] | Summary, words: tuple[str, str] = ("better", "worse")) -> str:
-    """What paired differences allow one to say: their mean, half of its 95% interval, on which side of zero that lies.
-
-    differences: or their summary. words: for an interval above zero and one below. Of fewer than three pairs nothing
-    can be said.
-    """
-    effect = differences if isinstance(differences, Summary) else summary(differences)
-    if effect.n < 3:
-        return f"{effect.mean:+.1f} (n = {effect.n}: nothing can be said)"
-    side = words[effect.mean < 0] if abs(effect.mean) > effect.half_width else "within the noise"
-    return f"{effect.mean:+.1f} ± {effect.half_width:.1f}, {side} (n = {effect.n})"
+    table(notebook, lambda index: f"{leaderboard.table(notebook)}\n{leaderboard.papers(notebook)}")

@@ -1,8 +1,4 @@
-"""Rerun the notebooks: checked parameters, time-outs, progress, and what each run took.
-
-    reproduce 1_isda -p seeds 5     executed copies, figures and a table in build/reproduce
-    check                           the same with the parameters of ``reduced``, a notebook a core at the same time
-    refresh                         the committed notebooks/*.ipynb, from their .py
+"""Run the notebooks: checked parameters, time-outs, progress, and what each run took.
 
 A notebook's source is its py:percent ``.py``; papermill runs it in a kernel of its own. A notebook that fails is
 reported with its cell and error, the others still run, and the exit status is 1. Parameters are checked against the
@@ -14,7 +10,6 @@ under nbval or in JupyterLab.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import dataclasses
 import json
@@ -28,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from companion.kernels import Limits, Run, Value, run
+from companion.kernels import Execution, Limits, Value, run
 from semaug.training.record import PROFILES, environment, write_whole
 
 if TYPE_CHECKING:
@@ -45,15 +40,8 @@ notebook's, which no cell may take for granted."""
 
 
 def root() -> Path:
-    """The checkout: where notebooks/ and figures/ are.
-
-    The folder of the package, or, for a package installed elsewhere, the nearest one above the working folder.
-    Raises FileNotFoundError if neither has notebooks/.
-    """
-    for folder in (Path(__file__).resolve().parents[1], Path.cwd(), *Path.cwd().parents):
-        if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
-            return folder
-    raise FileNotFoundError(f"no checkout of semaug (a folder with notebooks/) at or above {Path.cwd()}")
+    """The checkout, where notebooks/ and figures/ are: the companion is never installed elsewhere."""
+    return Path(__file__).resolve().parents[1]
 
 
 def output(notebook: str) -> Path:
@@ -185,8 +173,8 @@ Job = tuple[Path, Mapping[str, Value], Limits]
 """A notebook's source, its parameters and its limits."""
 
 
-def reproduce(jobs: Sequence[Job], written: Path, at_once: int = 1) -> list[Run]:
-    """Run notebooks; executed copies, what they write and a table of what it took go to ``written``.
+def reproduce(jobs: Sequence[Job], written: Path, at_once: int = 1) -> list[Execution]:
+    """Execution notebooks; executed copies, what they write and a table of what it took go to ``written``.
 
     at_once: how many run at the same time; one, where the time it took is to mean something. A failed run leaves
     ``<notebook>.failed.ipynb`` and the whole copy of an earlier run.
@@ -202,7 +190,7 @@ def reproduce(jobs: Sequence[Job], written: Path, at_once: int = 1) -> list[Run]
     return done
 
 
-def _one(job: Job, written: Path) -> Run:
+def _one(job: Job, written: Path) -> Execution:
     import nbformat
 
     source, values, limits = job
@@ -220,20 +208,20 @@ def _environment() -> dict[str, Any]:
     return environment("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def table(runs: Sequence[Run]) -> str:
+def table(runs: Sequence[Execution]) -> str:
     """Time and memory of the runs, as text."""
     width = max(len("notebook"), *(len(one.notebook) for one in runs))
     lines = [f"{'notebook':<{width}}  result    cells   seconds  peak MiB  parameters"]
     for one in runs:
-        verdict, cells = "FAILED" if one.error else "ok", "{}/{}".format(*one.cells)
+        result, cells = "FAILED" if one.error else "ok", "{}/{}".format(*one.cells)
         took = f"{one.seconds:8.1f}  {one.peak_memory / 2**20:8.0f}"
         given = " ".join(f"{name}={value}" for name, value in one.parameters.items()) or "defaults"
-        lines.append(f"{one.notebook:<{width}}  {verdict:<6} {cells:>8}  {took}  {given}")
+        lines.append(f"{one.notebook:<{width}}  {result:<6} {cells:>8}  {took}  {given}")
     return "\n".join(lines) + "\n"
 
 
-def refresh(sources: Sequence[Path], written: Path, limits: Limits = LIMITS["quick"]) -> list[Run]:
-    """Run notebooks with their defaults and replace the .ipynb beside each source, whole or not at all.
+def refresh(sources: Sequence[Path], written: Path, limits: Limits = LIMITS["quick"]) -> list[Execution]:
+    """Execution notebooks with their defaults and replace the .ipynb beside each source, whole or not at all.
 
     written: where ``output()`` leads. Cells that are still there keep their ids; times and widget states are left
     out, so that a diff shows what changed.
@@ -275,44 +263,33 @@ def bare(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0, 1 if a notebook failed, 2 for arguments that cannot be."""
-    parser = argparse.ArgumentParser(prog="python -m companion.notebooks", description="Rerun the notebooks.")
-    parser.add_argument("command", choices=("reproduce", "check", "refresh"))
-    parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="such as 1_isda; all of them if none is named")
-    parser.add_argument(
-        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter's value"
-    )
-    parser.add_argument("--limits", nargs=2, type=float, metavar=("CELL", "NOTEBOOK"), help="time-outs, in seconds")
-    parser.add_argument("--folder", type=Path, help="where the notebooks are (default: notebooks/ of the checkout)")
-    parser.add_argument("--output", type=Path, help="where results go (default: build/<command> of the checkout)")
-    options = parser.parse_args(arguments)
-    given = None if options.limits is None else (options.limits[0], options.limits[1])
+def execute(
+    command: str,
+    names: Sequence[str] = (),
+    texts: Mapping[str, str] | None = None,
+    limits: Limits | None = None,
+    folder: Path | None = None,
+    written: Path | None = None,
+) -> int:
+    """One of the commands ``reproduce``, ``check`` and ``refresh`` on the named notebooks, or on all.
+
+    Returns the exit status: 0, 1 if a notebook failed, 2 for arguments that cannot be.
+    """
     try:
-        sources = discover(options.notebooks, options.folder)
-        if options.command == "refresh" and options.p:
-            raise ValueError("refresh takes no -p: the committed notebooks show their defaults")
+        sources = discover(names, folder)
         jobs = []
         for source in sources:
-            values = (reduced(source) if options.command == "check" else {}) | override(source, dict(options.p))
+            values = (reduced(source) if command == "check" else {}) | override(source, texts or {})
             profile = str((parameters(source) | values).get("profile", "quick"))
-            jobs.append((source, values, given or LIMITS[profile]))
+            jobs.append((source, values, limits or LIMITS[profile]))
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    written = (options.output or root() / "build" / options.command).absolute()
+    written = (written or root() / "build" / command).absolute()
     print(f"==> {len(jobs)} notebook{'s' * (len(jobs) > 1)}; results go to {written}", flush=True)
-    try:
-        if options.command == "refresh":
-            done = refresh(sources, written, given or LIMITS["quick"])
-        else:
-            done = reproduce(jobs, written, min(os.cpu_count() or 1, 4) if options.command == "check" else 1)
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+    if command == "refresh":
+        done = refresh(sources, written, limits or LIMITS["quick"])
+    else:
+        done = reproduce(jobs, written, min(os.cpu_count() or 1, 4) if command == "check" else 1)
     print("\n" + table(done), end="", flush=True)
     return int(any(one.error for one in done))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

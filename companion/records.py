@@ -1,38 +1,123 @@
-"""The committed records and the arrays beside them: read, selected, packed."""
+"""The committed records of a notebook, read once, by study, arm and seed; and the arrays that lie beside them."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from semaug.training.record import Record, read
+from companion.studies import Arm, NothingToDraw, Study
+from semaug.training.record import Record
+
+FIGURES = Path(__file__).parents[1] / "figures"
+
+
+class Index:
+    """The records below a folder, read once.
+
+    ``problems`` names the files that are no records, with the reason: they are skipped, and nothing else suffers.
+    """
+
+    def __init__(self, folder: Path | None = None, records: Iterable[Record] = ()) -> None:
+        self.folder, self.problems = folder, list[str]()
+        self._seen: set[Path] = set()
+        self._records: list[Record] = []
+        self._by_arm: dict[tuple[str, str, str], dict[int, Record]] = {}
+        for record in records:
+            self.add(record)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the files that have come since."""
+        paths = sorted(self.folder.glob("*.json")) if self.folder is not None else []
+        for path in (path for path in paths if path not in self._seen):
+            self._seen.add(path)
+            try:
+                self.add(Record.read(path))
+            except (ValueError, OSError) as error:
+                self.problems.append(str(error))
+
+    def add(self, record: Record) -> None:
+        """Take in a record; ValueError where its study, arm, profile and seed are there already."""
+        runs = self._by_arm.setdefault((record.study, record.arm, record.profile), {})
+        if record.seed in runs:
+            where = f"study {record.study!r}, arm {record.arm!r}, profile {record.profile}, seed {record.seed}"
+            raise ValueError(f"{self.folder or 'records'}: got two records of {where}; takes each seed once")
+        runs[record.seed] = record
+        self._records.append(record)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def of(self, study: Study, arm: Arm | str) -> list[Record]:
+        """The records of an arm, in order of seed; none where it was not run. ValueError for an unknown arm."""
+        name = study.arm(arm).name if isinstance(arm, str) else arm.name
+        runs = self._by_arm.get((study.name, name, study.profile), {})
+        return [runs[seed] for seed in sorted(runs)]
+
+    def by_arm(self, study: Study, arms: Sequence[str] | None = None) -> dict[str, list[Record]]:
+        """The records of a study by arm, in the study's order or that of ``arms``; arms without records are left out.
+
+        Empty where the baseline has none: nothing could be compared with it.
+        """
+        if not self.of(study, study.baseline):
+            return {}
+        chosen = [study.arm(name) for name in arms] if arms is not None else study.arms
+        return {arm.name: runs for arm in chosen if (runs := self.of(study, arm))}
+
+    def blocks(
+        self, studies: Iterable[Study], needs: str, arms: Sequence[str] | None = None
+    ) -> dict[str, dict[str, list[Record]]]:
+        """:meth:`by_arm` of several studies by title, of those with two arms or more.
+
+        Raises NothingToDraw, saying what a figure ``needs``, where there is none.
+        """
+        found = {study.title: self.by_arm(study, arms) for study in studies}
+        found = {title: by_arm for title, by_arm in found.items() if len(by_arm) > 1}
+        if not found:
+            raise NothingToDraw(needs)
+        return found
+
+
+@cache
+def committed(notebook: str) -> Index:
+    """The committed records of a notebook; read at the first call of a process."""
+    return Index(FIGURES / "records" / notebook)
+
+
+def on_common_seeds(by_arm: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
+    """Arms on the seeds that all of them have; as they are where there are none."""
+    seeds = set.intersection(*({record.seed for record in runs} for runs in by_arm.values()))
+    return {name: [record for record in runs if record.seed in seeds or not seeds] for name, runs in by_arm.items()}
 
 
 def pack(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """An .npz file of arrays to lie beside a record. Images, uint8 with last axes (1 or 3, H, W), go in as WebP of
-    quality 90: to the eye the same, in a fifth of the bytes; all else as it is.
+    """An .npz file of arrays to lie beside a record.
+
+    Images, uint8 with last axes (1 or 3, H, W), go in as WebP of quality 90: to the eye the same, in a fifth of the
+    bytes; all else as it is.
     """
     from PIL import Image
 
-    kept: dict[str, np.ndarray] = {}
+    packed: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         if array.dtype == np.uint8 and array.ndim > 2 and array.shape[-3] in (1, 3):
             channels, _, width = array.shape[-3:]
             tall = array.reshape(-1, *array.shape[-3:]).transpose(0, 2, 3, 1).reshape(-1, width, channels)
             file = io.BytesIO()
             Image.fromarray(tall if channels == 3 else tall[..., 0]).save(file, "webp", quality=90, method=6)
-            kept[f"{name}.webp"], kept[f"{name}.shape"] = (
-                np.frombuffer(file.getvalue(), np.uint8),
-                np.array(array.shape),
-            )
+            packed[f"{name}.webp"] = np.frombuffer(file.getvalue(), np.uint8)
+            packed[f"{name}.shape"] = np.array(array.shape)
         else:
-            kept[name] = array
+            packed[name] = array
     file = io.BytesIO()
-    np.savez_compressed(file, **kept)  # type: ignore[arg-type]  # numpy's stub of **kwds
+    np.savez_compressed(file, **packed)  # type: ignore[arg-type]  # numpy's stub of **kwds
     return file.getvalue()
 
 
@@ -41,54 +126,17 @@ def unpack(path: str | Path) -> dict[str, np.ndarray]:
     from PIL import Image
 
     with np.load(path) as file:
-        kept = dict(file)
-    arrays = {name: value for name, value in kept.items() if "." not in name}
-    for name in (key.removesuffix(".webp") for key in kept if key.endswith(".webp")):
-        *outer, channels, height, width = (int(size) for size in kept[f"{name}.shape"])
-        picture = Image.open(io.BytesIO(kept[f"{name}.webp"].tobytes())).convert("RGB" if channels == 3 else "L")
+        packed = dict(file)
+    arrays = {name: value for name, value in packed.items() if "." not in name}
+    for name in (key.removesuffix(".webp") for key in packed if key.endswith(".webp")):
+        *outer, channels, height, width = (int(size) for size in packed[f"{name}.shape"])
+        picture = Image.open(io.BytesIO(packed[f"{name}.webp"].tobytes())).convert("RGB" if channels == 3 else "L")
         tiles = np.asarray(picture).reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
         arrays[name] = tiles.reshape(*outer, channels, height, width)
     return arrays
 
 
-def committed(notebook: str) -> Path:
-    """Where the records of a notebook are committed."""
-    return Path(__file__).parents[1] / "figures" / "records" / notebook
-
-
 def pictures(notebook: str, record: Record) -> dict[str, np.ndarray]:
     """The arrays beside the committed record of a notebook's run; empty where there are none."""
-    path = committed(notebook) / f"{record.stem}.npz"
+    path = FIGURES / "records" / notebook / f"{record.stem}.npz"
     return unpack(path) if path.exists() else {}
-
-
-def load(folder: str | Path, **conditions: Any) -> list[Record]:
-    """Records below ``folder`` whose configuration (or profile, seed) has the given values, in order of file name.
-
-    A name may stand at any depth of the configuration, and is given with its parent where several parents have it; a
-    record without it has the value None. Raises ValueError for a name that is ambiguous.
-
-    >>> load("figures/records/1_isda", objective="ISDA", strength=0.5)      # doctest: +SKIP
-    >>> load("figures/records/1_isda", **{"data.name": "cifar10"})          # doctest: +SKIP
-    """
-    found = [read(path) for path in sorted(Path(folder).rglob("*.json"))]
-    return [record for record in found if all(_lookup(record, key) == value for key, value in conditions.items())]
-
-
-def _lookup(record: Record, key: str) -> Any:
-    if key in ("profile", "seed"):
-        return getattr(record, key)
-    if key in record.config:
-        return record.config[key]
-    matches = {name: value for name, value in _flat(record.config) if f".{name}".endswith(f".{key}")}
-    if len(matches) > 1:
-        raise ValueError(f"{key}: got a name that {', '.join(matches)} share; takes one of these")
-    return next(iter(matches.values()), None)
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -1,18 +1,19 @@
-"""One training run by plain values: what it is built of, executed, and where its record and its state lie.
+"""Runs: one arm of a study trained with one seed, executed once, by one process, and resumed where it was stopped.
 
-A :class:`Run` names an objective, a network, a data set, a recipe and a seed. Executing it leaves a record in
-``figures/records/<notebook>/``. One that was stopped goes on from its last epoch, one whose record is there is never
-run again, and two processes beside each other never take the same one. The ledger (room ``ledger``) is a list of them.
+Executing a run leaves a record in ``figures/records/<notebook>/``. A run whose record is there is never executed again,
+one that was stopped goes on from its last epoch, and two processes beside each other never take the same one.
 """
 
 from __future__ import annotations
 
-import fcntl
-import inspect
+import contextlib
+import math
+import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from functools import cache, partial
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,298 +21,224 @@ import numpy as np
 import torch
 from torch import nn
 
-from companion import records
-from semaug import data, networks
-from semaug.measures import codes as gvae_measures
-from semaug.measures import gans as gan_measures
-from semaug.measures.robustness import measures
-from semaug.methods import gan, learned, mixup
-from semaug.methods.augmented import Augmented
-from semaug.methods.automix import AutoMix
-from semaug.methods.gvae import GVAE, VAE, AutoEncoder, ConditionalVAE
-from semaug.methods.isda import ISDA
-from semaug.methods.long_tail import LongTailed
-from semaug.methods.metasaug import MetaSAug
-from semaug.methods.puzzlemix import CoMixup, PuzzleMix
-from semaug.methods.sla import SLA, DataAugmentation, LongTailedSLA, MultiTask
+from companion.records import FIGURES, committed, pack
+from companion.studies import Arm, Study, studies
+from semaug import networks
+from semaug.data.sets import Data, load
+from semaug.measures import codes, gans
+from semaug.methods import gan, gvae, objectives
 from semaug.training.checkpoint import Checkpoint
-from semaug.training.loop import Recipe, fit, fit_together, resolve_device
-from semaug.training.objective import CrossEntropy, Objective, Setting, Smoothed
+from semaug.training.loop import fit, fit_together, resolve_device
+from semaug.training.objective import Objective, Setting
+from semaug.training.recipe import Recipe
 from semaug.training.record import Record, config_hash, write_whole
 
-OBJECTIVES: dict[str, Callable[..., Objective]] = {
-    "CrossEntropy": CrossEntropy,
-    "ISDA": ISDA,
-    "LongTailed": LongTailed,
-    "MetaSAug": MetaSAug,
-    "DataAugmentation": DataAugmentation,
-    "MultiTask": MultiTask,
-    "SLA": SLA,
-    "LongTailedSLA": LongTailedSLA,
-    "VAE": VAE,
-    "ConditionalVAE": ConditionalVAE,
-    "GVAE": GVAE,
-    "Augmented": Augmented,
-    "Mixup": mixup.Mixup,
-    "CutMix": mixup.CutMix,
-    "ManifoldMixup": mixup.ManifoldMixup,
-    "ResizeMix": mixup.ResizeMix,
-    "SaliencyMix": mixup.SaliencyMix,
-    "Cutout": mixup.Cutout,
-    "MixStyle": mixup.MixStyle,
-    "PuzzleMix": PuzzleMix,
-    "CoMixup": CoMixup,
-    "AutoMix": AutoMix,
-    "FixedAugmentation": learned.FixedAugmentation,
-    "FeatureAugmentation": learned.FeatureAugmentation,
-    "TeachAugment": learned.TeachAugment,
-    "Smoothed": Smoothed,
+Builder = Callable[[Data], nn.Module]
+
+
+def _network(build: Callable[..., nn.Module], **options: Any) -> Builder:
+    return lambda dataset: build(dataset.num_classes, channels=dataset.image_shape[0], **options)
+
+
+def _autoencoder(**options: Any) -> Builder:
+    return lambda dataset: gvae.AutoEncoder(
+        dataset.num_classes, channels=dataset.image_shape[0], **{"size": dataset.image_shape[1:], **options}
+    )
+
+
+NETWORKS: dict[str, Builder] = {
+    "small": _network(networks.small),
+    "resnet20": _network(networks.resnet, depth=20),
+    "resnet32": _network(networks.resnet, depth=32),
+    "resnet110": _network(networks.resnet, depth=110),
+    "resnet18": _network(networks.resnet18),
+    "wrn-28-10": _network(networks.wide_resnet, depth=28, width=10, dropout=0.3),
+    "resnext50": _network(networks.resnext),
+    "vit": lambda dataset: networks.vit(
+        dataset.num_classes, channels=dataset.image_shape[0], size=dataset.image_shape[1:]
+    ),
+    "resnet9": _network(networks.resnet9),
+    "autoencoder16": _autoencoder(latent=16),
+    "autoencoder64": _autoencoder(latent=64),
+    "autoencoder128": _autoencoder(latent=128, width=32, blocks=(1, 2)),
+    "autoencoder2048": _autoencoder(latent=2048, width=32, size=(32, 32), blocks=(3, 4, 6, 3)),
+    "autoencoder2048-faces": _autoencoder(latent=2048, width=32, size=(64, 64), blocks=(1, 2, 4, 4, 2)),
 }
-
-Measured = tuple[dict[str, float], dict[str, list[float]]]
-
-
-def _of_codes(objective: Any, of: data.Data, device: torch.device) -> Measured:
-    return (gvae_measures.measures(objective, of, device) if isinstance(objective, GVAE) else {}), {}
-
-
-def _of_predictions(objective: Any, of: data.Data, device: torch.device) -> Measured:
-    return measures(objective.predict, of.test.to(device))
-
-
-MEASURES: dict[str, Callable[[Any, data.Data, torch.device], Measured]] = {
-    "2_gvae": _of_codes,
-    "3_automix": _of_predictions,
-}
-"""What the records of a notebook's runs say beside accuracy: metrics and curves, of a trained objective."""
-
-PICTURES = {"2_gvae": gvae_measures.pictures}
-
-"""What the figures of a notebook show of a trained objective itself: arrays, kept beside the record of seed 0 in a file
-of its name that ends in .npz. A record holds numbers and no network."""
-
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "small": networks.small,
-    "resnet20": partial(networks.resnet, depth=20),
-    "resnet32": partial(networks.resnet, depth=32),
-    "resnet110": partial(networks.resnet, depth=110),
-    "resnet18": networks.resnet18,
-    "wrn-28-10": partial(networks.wide_resnet, depth=28, width=10, dropout=0.3),
-    "resnext50": networks.resnext,
-    "vit": networks.vit,
-    "resnet9": networks.resnet9,
-    "autoencoder16": partial(AutoEncoder, latent=16),
-    "autoencoder64": partial(AutoEncoder, latent=64),
-    "autoencoder128": partial(AutoEncoder, latent=128, width=32, blocks=(1, 2)),
-    "autoencoder2048": partial(AutoEncoder, latent=2048, width=32, size=(32, 32), blocks=(3, 4, 6, 3)),
-    "autoencoder2048-faces": partial(AutoEncoder, latent=2048, width=32, size=(64, 64), blocks=(1, 2, 4, 4, 2)),
-}
+"""Networks by the name a study gives them, built for a data set."""
 
 PLAYERS: dict[str, tuple[int, int, bool]] = {"dcgan": (8, 24, False), "dcgan-wide": (64, 96, True)}
-
 """Widths of generator and discriminator, and whether the latter's layers are spectrally normalised."""
 
 
-def build(objective: str, network: str, of: data.Data, seed: int, **settings: Setting) -> Objective:
+def build(objective: str, network: str, dataset: Data, seed: int, **settings: Setting) -> Objective:
     """An objective by its names, for a data set, initialised from a seed; leaves the global generator alone.
 
-    Two objectives built with one network and seed start from the same weights: what paired seeds need. One that takes
-    ``counts`` or ``image_shape`` is given the set's, a network that takes ``size`` the images' sides. Raises ValueError
-    for a name that is not in ``OBJECTIVES`` or ``NETWORKS``.
+    Two objectives built with one network and seed start from the same weights: what paired seeds need. Raises
+    ValueError for a name that is no objective or not in ``NETWORKS``.
     """
-    for argument, name, known in (("objective", objective, OBJECTIVES), ("network", network, NETWORKS)):
+    for argument, name, known in (("objective", objective, objectives()), ("network", network, NETWORKS)):
         if name not in known:
             raise ValueError(f"{argument}: got {name!r}; takes one of {', '.join(known)}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        make = OBJECTIVES[objective]
-        channels, *size = of.image_shape
-        sides = {"size": tuple(size)} if "size" in inspect.signature(NETWORKS[network]).parameters else {}
-        body = NETWORKS[network](of.num_classes, channels=channels, **sides)
-        told = {"counts": of.counts, "image_shape": of.image_shape}
-        told = {name: value for name, value in told.items() if name in inspect.signature(make).parameters}
-        return make(body, **told, **settings)
+        return objectives()[objective].build(NETWORKS[network](dataset), dataset, **settings)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run by plain values. seconds: its estimate on the profile's device (one core; one H100)."""
+    """One arm of a study with one seed."""
 
-    notebook: str
-    profile: str
-    objective: str
-    network: str
-    of: Mapping[str, Any]
-    recipe: Recipe
-    seconds: float
-    settings: Mapping[str, Setting] = field(default_factory=dict)
-    seed: int = 0
+    study: Study
+    arm: Arm
+    seed: int
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """How it is trained."""
+        return self.study.recipe_of(self.arm)
 
     @property
     def name(self) -> str:
-        """One line for a list; runs whose recipes differ in more than epochs and augmentation share it."""
-        settings, of = (
-            "".join(f" {key}={value}" for key, value in values.items() if key != "name")
-            for values in (self.settings, self.of)
-        )
-        what = f"{self.of['name']}{of} {self.network} {self.objective}{settings}"
-        recipe = f"{self.recipe.epochs} epochs, {self.recipe.augment}"
-        return f"{self.notebook} {self.profile} {what}, {recipe}, seed {self.seed}"
+        """One line for a list."""
+        return f"{self.study.notebook} {self.study.name}: {self.arm.name}, seed {self.seed}"
+
+    @property
+    def seconds(self) -> float:
+        """Its estimate, on one core or one GPU."""
+        times = self.recipe.epochs / self.study.recipe.epochs
+        return self.study.seconds * times * (self.arm.passes if self.arm.cost is None else self.arm.cost)
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """All that decides its result but the seed and the code, in plain values."""
+        plan = {
+            "objective": self.arm.objective,
+            "settings": {name: value for name, value in self.arm.settings.items() if value is not None},
+            "network": self.study.network,
+            "data": dict(self.study.data),
+            "recipe": asdict(self.recipe) | {"milestones": list(self.recipe.milestones)},
+        }
+        return plan if self.study.judge is None else {**plan, "judge": dict(self.study.judge)}
 
     @property
     def key(self) -> str:
         """Name of its files while it runs: changes with anything that changes the result."""
-        plain = {"name": self.name, "recipe": repr(self.recipe)}
-        return config_hash(plain)
+        return config_hash({"run": f"{self.name} {self.study.profile}", **self.plan})
 
     @property
     def checkpoint(self) -> Path:
         """Where its state is kept while it runs."""
         return state_folder() / f"{self.key}.pt"
 
-    def execute(self, device: str = "auto", folder: Path | None = None, root: str | None = None) -> Record:
-        """Train (or go on training) and write the record; the checkpoint is removed once the record is there.
+    def done(self) -> bool:
+        """Whether its record is there; a record of another plan under its names is an error (see :meth:`agrees`)."""
+        runs = committed(self.study.notebook).of(self.study, self.arm)
+        return any(record.seed == self.seed for record in runs)
 
-        Raises what loading the set, building and training raise, ValueError for what does not go together, OSError
-        where a file cannot be written; its state is kept.
+    def agrees(self, record: Record) -> bool:
+        """Whether a record is of this plan: whatever the plan says, the record's configuration says too.
+
+        The network is left out, which a configuration describes and a plan names.
         """
-        record, arrays = self._trained(resolve_device(device), self.checkpoint, root)
-        return self._keep(record, arrays, folder)
-
-    def _keep(self, record: Record, arrays: dict[str, np.ndarray], folder: Path | None = None) -> Record:
-        """Write what a run leaves, and remove its checkpoint."""
-        record.profile = self.profile
-        folder = folder or records.committed(self.notebook)
-        if arrays:  # before the record, whose being there means that all is done
-            write_whole(folder / f"{record.stem}.npz", records.pack(arrays))
-        record.save(folder)
-        self.checkpoint.unlink()
-        return record
-
-    def complete(self, device: str = "auto", root: str | None = None) -> Record | None:
-        """Execute it, unless it is done or another process is at it: then None."""
-        return next((record for _, record in complete([self], device, root)), None)
+        plan, config = self.plan, record.config
+        parts = [part for part in ("settings", "data", "judge") if part in plan]
+        same = all(plan[part].items() <= config.get(part, {}).items() for part in parts)
+        recipe = {**plan["recipe"], **config["recipe"]}  # a field that came later has its default
+        return same and plan["objective"] == config["objective"] and plan["recipe"] == recipe
 
     def left(self) -> float:
-        """Seconds by its estimate, less the share of its epochs that a checkpoint has behind it."""
+        """Seconds by its estimate that a checkpoint has not behind it."""
         behind = Checkpoint.read(self.checkpoint)["epochs_done"] if self.checkpoint.exists() else 0
         return self.seconds * (1 - behind / self.recipe.epochs)
 
-    def build(self, of: data.Data) -> nn.Module:
+    def build(self, dataset: Data) -> nn.Module:
         """What is trained, as it starts."""
-        return build(self.objective, self.network, of, self.seed, **self.settings)
+        if self.arm.objective == "GAN":
+            return self._players(dataset)
+        return build(self.arm.objective, self.study.network, dataset, self.seed, **self.arm.settings)
 
-    def _trained(
-        self, device: torch.device, checkpoint: Path, root: str | None
-    ) -> tuple[Record, dict[str, np.ndarray]]:
-        """The record, and the pictures for seed 0."""
-        of = data.load(**self.of, root=root)
-        objective: Any = self.build(of).to(device)
-        record = fit(objective, of, self.recipe, seed=self.seed, resume=checkpoint)
-        return self._measured(record, objective, of, device)
+    def execute(self, device: str = "auto", folder: Path | None = None, root: str | None = None) -> Record:
+        """Train (or go on training) and write the record; the checkpoint is removed once the record is there.
 
-    def _measured(
-        self, record: Record, objective: Any, of: data.Data, device: torch.device
-    ) -> tuple[Record, dict[str, np.ndarray]]:
-        """The record with what its notebook measures, and the pictures for seed 0."""
-        if self.notebook in MEASURES:
-            metrics, curves = MEASURES[self.notebook](objective, of, device)
+        Raises what loading the set, building and training raise, OSError where a file cannot be written; its state is
+        kept.
+        """
+        there, dataset = resolve_device(device), load(**self.study.data, root=root)
+        model: Any = self.build(dataset).to(there)
+        if self.arm.objective == "GAN":
+            record, arrays = self._play(model, dataset, there, root)
+        else:
+            record = fit(model, dataset, self.recipe, seed=self.seed, resume=self.checkpoint)
+            arrays = self.measure(record, model, dataset, there)
+        return self.keep(record, arrays, folder)
+
+    def measure(self, record: Record, model: Any, dataset: Data, device: torch.device) -> dict[str, np.ndarray]:
+        """Add what the study measures to the record; the pictures for seed 0.
+
+        A measure that fails leaves the record of the training, and says so in its environment.
+        """
+        if self.study.measure is not None:
+            metrics, curves = self.study.measure(model, dataset, device)
             record.metrics, record.curves = record.metrics | metrics, record.curves | curves
-        return record, PICTURES[self.notebook](objective, of) if self.seed == 0 and self.notebook in PICTURES else {}
+        return self.study.pictures(model, dataset) if self.study.pictures is not None and self.seed == 0 else {}
 
-    def done(self, folder: Path | None = None) -> bool:
-        """Whether its record is there: of the same configuration throughout, with today's defaults filled in."""
-        found = records.load(folder or records.committed(self.notebook), profile=self.profile, seed=self.seed)
-        configs = [_filled(record.config) for record in found]
-        for config in configs if "size" not in self.of else []:
-            config["data"]["size"] = None  # a record says the side of its images, this run takes the set's own
-        return self._wanted() in configs
+    def keep(self, record: Record, arrays: Mapping[str, np.ndarray], folder: Path | None = None) -> Record:
+        """Write what a run leaves, and remove its checkpoint."""
+        record.profile, record.study, record.arm = self.study.profile, self.study.name, self.arm.name
+        folder = folder or FIGURES / "records" / self.study.notebook
+        if arrays:  # before the record, whose being there means that all is done
+            write_whole(folder / f"{record.stem}.npz", pack(arrays))
+        record.save(folder)
+        self.checkpoint.unlink(missing_ok=True)
+        return record
 
-    def _wanted(self) -> dict[str, Any]:
-        """Its configuration as its record will have it."""
-        return _filled(
-            {
-                "objective": self.objective,
-                "settings": self.settings,
-                "network": self._network_name(),
-                "data": self.of,
-                "recipe": vars(self.recipe),
-            }
-        )
-
-    def _network_name(self) -> str:
-        return _network_name(self.network)
-
-
-def execute_together(runs: Sequence[Run], device: str = "auto", root: str | None = None) -> list[Record]:
-    """Execute runs of one set and recipe as one (``training.fit_together``): a GPU is hardly busy with a small one.
-
-    Raises what :meth:`Run.execute` raises, where one of them fails.
-    """
-    there, of = resolve_device(device), data.load(**runs[0].of, root=root)
-    objectives: list[Any] = [run.build(of).to(there) for run in runs]
-    seeds, resume = [run.seed for run in runs], [run.checkpoint for run in runs]
-    found = fit_together(objectives, of, runs[0].recipe, seeds, resume)
-    measured = zip(runs, found, objectives, strict=True)
-    return [run._keep(*run._measured(record, objective, of, there)) for run, record, objective in measured]
-
-
-@dataclass(frozen=True)
-class GANRun(Run):
-    """One training of two players; ``network`` is one of ``PLAYERS``, ``settings`` are those of :class:`gan.GAN`.
-
-    judged: the set, as arguments of ``data.load``, whose classifier's features FID and KID are of: larger than the set
-    that is learned, of which a hundred images make no classifier.
-    """
-
-    judged: Mapping[str, Any] = field(default_factory=dict)
-
-    def build(self, of: data.Data) -> gan.GAN:
-        """The players, initialised from the seed."""
-        channels, side, _ = of.image_shape
-        width, against, spectral = PLAYERS[self.network]
+    def _players(self, dataset: Data) -> gan.GAN:
+        channels, side, _ = dataset.image_shape
+        width, against, spectral = PLAYERS[self.study.network]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
             players = gan.Generator(side, channels, width=width), gan.Discriminator(side, channels, against, spectral)
-            return gan.GAN(*players, **dict[str, Any](self.settings))
+            return gan.GAN(*players, **dict[str, Any](self.arm.settings))
 
-    def _trained(
-        self, device: torch.device, checkpoint: Path, root: str | None
+    def _play(
+        self, players: gan.GAN, dataset: Data, device: torch.device, root: str | None
     ) -> tuple[Record, dict[str, np.ndarray]]:
-        of, judged = data.load(**self.of, root=root), data.load(**self.judged, root=root)
-        players = self.build(of).to(device)
-        judge: Any = gvae_measures.judge(judged, device)
-        extract = judge.features
-        quality = gan_measures.Quality(of, extract, device=device)
-        record = gan.fit_gan(players, of, self.recipe, seed=self.seed, resume=checkpoint, measure=quality)
+        """Train two players; FID and KID are of the features of a classifier of the study's judge."""
+        assert self.study.judge is not None
+        judged = load(**self.study.judge, root=root)
+        judge: Any = codes.judge(judged, device)
+        quality = gans.Quality(dataset, judge.features, device=device)
+        record = gan.fit_gan(players, dataset, self.recipe, seed=self.seed, resume=self.checkpoint, measure=quality)
+        record.config["judge"] = {"name": judged.name, **judged.settings, "digest": judged.digest}
         record.metrics |= quality.augmented(players) | quality.real_images()
         return record, quality.pictures(players) if self.seed == 0 else {}
 
-    def _network_name(self) -> str:
-        width, against, spectral = PLAYERS[self.network]
-        with torch.device("meta"):
-            return f"{gan.Generator(width=width).name} against {gan.Discriminator(32, 1, against, spectral).name}"
+
+def planned(profile: str | None = None, notebook: str | None = None) -> list[Run]:
+    """All runs, or those of a profile or notebook: one seed of every arm first, then three, then the rest."""
+    chosen = list(studies(notebook, profile))
+    tiers = (range(1), range(1, 3), range(3, 1000))
+    return [
+        Run(study, arm, seed)
+        for tier in tiers
+        for study in chosen
+        for seed in range(tier.start, min(tier.stop, max(map(len, map(study.seeds_of, study.arms)))))
+        for arm in study.arms
+        if seed in study.seeds_of(arm)
+    ]
 
 
-def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with every default written out, so that an old record and a new run can be compared."""
-    makes = OBJECTIVES | {"GAN": gan.GAN}
-    settings = _defaults(makes[config["objective"]]) if config["objective"] in makes else {}
-    settings = {name: value for name, value in (settings | config["settings"]).items() if value is not None}
-    of = _defaults(data.load) | config["data"]
-    of = {name: value for name, value in of.items() if name not in ("root", "download")}
-    return {**config, "settings": settings, "data": of, "recipe": Recipe(**config["recipe"])}
+def execute_together(runs: Sequence[Run], device: str = "auto", root: str | None = None) -> list[Record]:
+    """Execute runs of one study and recipe as one (``fit_together``): a GPU is hardly busy with a small one.
 
-
-def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
-
-
-@cache
-def _network_name(network: str) -> str:
-    with torch.device("meta"):
-        return str(NETWORKS[network](2).name)
+    Raises what :meth:`Run.execute` raises, where one of them fails.
+    """
+    there, dataset = resolve_device(device), load(**runs[0].study.data, root=root)
+    models: list[Any] = [run.build(dataset).to(there) for run in runs]
+    seeds, resume = [run.seed for run in runs], [run.checkpoint for run in runs]
+    records = fit_together(models, dataset, runs[0].recipe, seeds, resume)
+    measured = zip(runs, records, models, strict=True)
+    return [run.keep(record, run.measure(record, model, dataset, there)) for run, record, model in measured]
 
 
 def state_folder() -> Path:
@@ -322,8 +249,11 @@ def state_folder() -> Path:
 @contextmanager
 def claimed(run: Run) -> Iterator[bool]:
     """True for the one process that may execute this run now; the claim ends with the process, however it ends."""
+    import fcntl  # here: what reads the planned runs works without it, as on Windows
+
     state_folder().mkdir(parents=True, exist_ok=True)
-    with open(state_folder() / f"{run.key}.lock", "w") as file:
+    path = state_folder() / f"{run.key}.lock"
+    with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -333,12 +263,92 @@ def claimed(run: Run) -> Iterator[bool]:
 
 
 def complete(runs: Sequence[Run], device: str = "auto", root: str | None = None) -> list[tuple[Run, Record]]:
-    """Execute these, of one set and recipe, together, but for those that are done or that another process is at.
+    """Execute these, of one study and recipe, together, but for those that are done or that another process is at.
 
     Returns those executed, with their records. Raises what :meth:`Run.execute` raises.
     """
     with ExitStack() as claims:
-        mine = [run for run in runs if claims.enter_context(claimed(run)) and not run.done()]
-        if len(mine) > 1:
-            return [*zip(mine, execute_together(mine, device, root), strict=True)]
-        return [(run, run.execute(device, root=root)) for run in mine]
+        mine = [run for run in runs if claims.enter_context(claimed(run))]
+        for index in {id(committed(run.study.notebook)): committed(run.study.notebook) for run in mine}.values():
+            index.refresh()  # another process may have been at them since
+        mine = [run for run in mine if not run.done()]
+        several = len(mine) > 1
+        records = execute_together(mine, device, root) if several else [run.execute(device, root=root) for run in mine]
+        for run in mine:
+            committed(run.study.notebook).refresh()
+        return [*zip(mine, records, strict=True)]
+
+
+def _alike(run: Run, missing: Sequence[Run], most: int) -> list[Run]:
+    """The run, and those after it that could be executed together with it."""
+    later = missing[missing.index(run) + 1 :] if most > 1 and run.arm.objective != "GAN" else []
+    return [run, *[one for one in later if one.study is run.study and one.recipe == run.recipe][: most - 1]]
+
+
+def _seconds(runs: Sequence[Run], device: str) -> float:
+    """Estimate for runs executed together: on a GPU each after the first is a third of one alone (``make bench``)."""
+    more = 1 if resolve_device(device).type == "cpu" else 1 / 3
+    return max(run.left() for run in runs) * (1 + (len(runs) - 1) * more)
+
+
+def run_for(
+    minutes: float, runs: Sequence[Run], device: str = "auto", root: str | None = None, together: int = 1
+) -> int:
+    """Execute the missing runs that fit into so many minutes, in their order; returns how many failed.
+
+    A run that fails is named with its error, and the others still run; one that was not finished in time goes on from
+    its last epoch next time.
+    """
+    end, ran, failed, waiting = time.monotonic() + 60 * minutes, 0, list[Run](), list[float]()
+    with _time_up(60 * minutes):
+        missing = [run for run in runs if not run.done()]
+        for run in missing:
+            if run.done():
+                continue
+            try:
+                some = [one for one in _alike(run, missing, together) if one not in failed and not one.done()]
+                while time.monotonic() + (left := _seconds(some, device)) > end and len(some) > 1:
+                    some.pop()
+                if time.monotonic() + left > end:
+                    waiting.append(left)
+                    continue  # a shorter one further down may still fit
+                try:
+                    records = complete(some, device, root)
+                except Exception as error:
+                    if len(some) == 1:
+                        raise
+                    print(f"alone, as one of {len(some)} failed together ({error}): {run.name}", flush=True)
+                    records = complete([run], device, root)
+            except Exception as error:  # whatever it is, the others may still run
+                failed.append(run)
+                print(f"FAILED  {run.name}: {type(error).__name__}: {error}", flush=True)
+                continue
+            ran += len(records)
+            for one, record in records:
+                score = record.metrics.get("test_accuracy", record.metrics.get("fid", math.nan))
+                print(f"{record.seconds:6.0f} s  {score:.4f}  {one.name}", flush=True)
+    if waiting and not ran:
+        print(f"{len(waiting)} runs are longer than that; the shortest takes about {min(waiting) / 60:.0f} minutes")
+    return len(failed)
+
+
+@contextmanager
+def _time_up(seconds: float) -> Iterator[None]:
+    """What stands inside ends after so many seconds, also where an estimate was wrong: a run's checkpoint is there."""
+
+    class TimeUp(BaseException):
+        pass
+
+    def stop(*_: object) -> None:
+        raise TimeUp
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        with contextlib.suppress(TimeUp):
+            yield
+            return
+        print("time is up; what was running goes on from its last epoch next time", flush=True)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

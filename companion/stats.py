@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from semaug.training.record import Record
 
 
 class Summary(NamedTuple):
-    """Mean, half-width of its 95% interval (Student t; nan for one value), standard deviation, and n."""
+    """Mean, half-width of its 95% Student interval (NaN for fewer than three values), standard deviation, and n."""
 
     mean: float
     half_width: float
@@ -18,10 +18,10 @@ class Summary(NamedTuple):
     n: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} ± {self.half_width:.3f} (n = {self.n})" if self.n > 1 else f"{self.mean:.3f} (n = 1)"
+        return f"{self.text('.3f')} (n = {self.n})"
 
     def text(self, form: str = ".1f") -> str:
-        """For tables: mean ± half-width, to the digits of ``form``; below three values, whose interval is wide, no ±.
+        """For tables: mean ± half-width, to the digits of ``form``; no interval for fewer than three values.
 
         A minus is a minus sign, and never stands before a zero.
         """
@@ -36,28 +36,34 @@ def summary(values: Iterable[float]) -> Summary:
     if n == 0:
         raise ValueError("values: got none; summary needs at least one")
     mean = math.fsum(numbers) / n
-    if n == 1:
-        return Summary(mean, math.nan, math.nan, 1)
-    std = math.sqrt(math.fsum((value - mean) ** 2 for value in numbers) / (n - 1))
-    from scipy.stats import t  # here, not at the top: the room has to load without scipy's half second
+    std = math.sqrt(math.fsum((value - mean) ** 2 for value in numbers) / (n - 1)) if n > 1 else math.nan
+    if n < 3:
+        return Summary(mean, math.nan, std, n)
+    from scipy.stats import t  # here: SciPy takes half a second to load
 
     quantile = float(t.ppf(0.975, n - 1))
     return Summary(mean, quantile * std / math.sqrt(n), std, n)
 
 
-def paired(first: Iterable[Record], second: Iterable[Record], metric: str) -> Summary:
-    """Summary of the per-seed differences ``second - first`` of a metric: what paired seeds are run for.
+def points(record: Record) -> float:
+    """Test accuracy in percent."""
+    return 100 * record.metrics["test_accuracy"]
 
-    Raises ValueError unless both sides hold the same seeds, each once.
+
+def gains(
+    records: Iterable[Record], baseline: Iterable[Record], score: Callable[[Record], float] = points
+) -> list[float]:
+    """Differences of a score, records - baseline, on the seeds that both have, in their order.
+
+    Raises:
+        ValueError: where a side holds a seed twice.
     """
-    sides = list(first), list(second)
-    one, two = ({record.seed: record.metrics[metric] for record in side} for side in sides)
-    for name, side in zip(("first", "second"), sides, strict=True):
-        if len(side) != len({record.seed for record in side}):
+    sides = []
+    for name, side in (("records", list(records)), ("baseline", list(baseline))):
+        sides.append({record.seed: score(record) for record in side})
+        if len(sides[-1]) != len(side):
             raise ValueError(f"{name}: got seeds {sorted(record.seed for record in side)}; takes each seed once")
-    if not one or set(one) != set(two):
-        raise ValueError(f"seeds: first has {sorted(one)}, second {sorted(two)}; a paired difference needs the same")
-    return summary(two[seed] - one[seed] for seed in sorted(one))
+    return [sides[0][seed] - sides[1][seed] for seed in sorted(sides[0].keys() & sides[1].keys())]
 
 
 def pairs_needed(effect: float, std: float, power: float = 0.8, level: float = 0.05) -> int:

@@ -21,8 +21,6 @@ never, whatever other combinations the grid gains; to run it again, delete its f
 
 from __future__ import annotations
 
-import argparse
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -35,12 +33,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from companion import notebooks as rerun
-from companion import records
+from companion import notebooks
 from companion.kernels import Limits, Value
 from companion.stats import summary
 from semaug.training.record import Record, config_hash, write_whole
 
+WORKFLOW = Path(__file__).parent / "workflow"
 KEYS = ("notebook", "grid", "minutes", "limit", "folder")
 
 
@@ -66,15 +64,15 @@ class Job:
 
     @property
     def arguments(self) -> list[str]:
-        """Arguments of ``python -m companion.notebooks`` for this run."""
-        given = [part for key, value in self.values.items() for part in ("-p", key, str(value))]
+        """Arguments of ``python -m companion`` for this run."""
+        given = [part for key, value in self.values.items() for part in ("-p", f"{key}={value}")]
         places = ["--folder", str(self.source.parent), "--output", str(self.target.parent)]
         return ["reproduce", self.source.stem, *given, "--limits", *map(str, self.limits), *places]
 
 
 def written(notebook: str) -> Path:
     """Where the runs of a notebook's sweeps are."""
-    return rerun.root() / "build" / "sweep" / notebook
+    return notebooks.root() / "build" / "sweep" / notebook
 
 
 def plan(config: Mapping[str, Any]) -> list[Job]:
@@ -93,8 +91,8 @@ def plan(config: Mapping[str, Any]) -> list[Job]:
         number = config.get(key, 1)
         if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < float("inf"):
             raise ValueError(f"{key}: got {number!r}; takes a number of minutes above 0")
-    folder = rerun.root() / config["folder"] if "folder" in config else None  # Snakemake has another working folder
-    (source,) = rerun.discover([notebook], folder)
+    folder = notebooks.root() / config["folder"] if "folder" in config else None  # Snakemake has another working folder
+    (source,) = notebooks.discover([notebook], folder)
     columns = {str(name): values if isinstance(values, list) else [values] for name, values in grid.items()}
     for name, values in columns.items():
         if not values:
@@ -102,9 +100,9 @@ def plan(config: Mapping[str, Any]) -> list[Job]:
     jobs: dict[str, Job] = {}
     for combination in product(*columns.values()):
         texts = {name: str(value) for name, value in zip(columns, combination, strict=True)}
-        given = rerun.override(source, texts)
-        profile = str((rerun.parameters(source) | given).get("profile", "quick"))
-        limits = (60.0 * config["limit"], 60.0 * config["limit"]) if "limit" in config else rerun.LIMITS[profile]
+        given = notebooks.override(source, texts)
+        profile = str((notebooks.parameters(source) | given).get("profile", "quick"))
+        limits = (60.0 * config["limit"], 60.0 * config["limit"]) if "limit" in config else notebooks.LIMITS[profile]
         job = Job(source, given, limits)
         jobs.setdefault(job.name, job)  # two spellings of one value are one run
     return list(jobs.values())
@@ -141,20 +139,21 @@ def results(jobs: Sequence[Job]) -> str:
     for job in (job for job in jobs if job.target.exists()):
         varied = ", ".join(f"{key}={value}" for key, value in job.values.items() if key not in ("first_seed", "seeds"))
         try:
-            found = records.load(job.target.parent / job.source.stem / "records")
-        except ValueError as error:
+            records = sorted((job.target.parent / job.source.stem / "records").glob("*.json"))
+            found = [Record.read(path) for path in records]
+        except (ValueError, OSError) as error:
             unread.append(f"\nNot read: {error}; to have it again, delete {job.target.parent}\n")
             continue
         for record in found:
             runs.setdefault((varied, record.hash), {})[record.seed] = record
     rows = ["| parameters | method | n | measure | value | gain |", "|---|---|---|---|---|---|"]
-    for (varied, _), of in runs.items():
-        config = {"objective": "", "settings": {}, "recipe": {}} | next(iter(of.values())).config
-        shown = next((name for name in MEASURES if all(name in record.metrics for record in of.values())), None)
+    for (varied, _), seeds in runs.items():
+        config = {"objective": "", "settings": {}, "recipe": {}} | next(iter(seeds.values())).config
+        shown = next((name for name in MEASURES if all(name in record.metrics for record in seeds.values())), None)
         if shown is None:
             continue
         unit, form, label = MEASURES[shown]
-        values = {seed: unit * record.metrics[shown] for seed, record in of.items()}
+        values = {seed: unit * record.metrics[shown] for seed, record in seeds.items()}
         plain = config | {"objective": "CrossEntropy", "settings": {}}
         base = runs.get((varied, config_hash(plain)), {}) if config != plain else {}
         pairs = [
@@ -179,22 +178,21 @@ def report(jobs: Sequence[Job]) -> None:
     print(f"\n{found}\n{path}", flush=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the plan, then let Snakemake run it; exit status 2 for a configuration that cannot be."""
+def start(path: Path, on: str = "local", options: Sequence[str] = ()) -> int:
+    """Print the plan, then let Snakemake run it; exit status 2 for a configuration that cannot be.
+
+    path: the configuration. on: the name of a folder in ``companion/workflow/profiles``. options: for Snakemake.
+    """
     import yaml
 
-    parser = argparse.ArgumentParser(prog="python -m companion.sweep", description="Run a notebook over a grid.")
-    parser.add_argument("config", type=Path, help="such as companion/workflow/strength.yaml")
-    parser.add_argument("--on", default="local", help="a profile of companion/workflow/profiles (default: local)")
-    options, rest = parser.parse_known_args(arguments)
-    profile = rerun.root() / "companion" / "workflow" / "profiles" / options.on
+    profile = WORKFLOW / "profiles" / on
     try:
-        config = yaml.safe_load(options.config.read_text())
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(config, Mapping):
-            raise ValueError(f"{options.config}: got {type(config).__name__}; takes notebook, grid, ... in YAML")
+            raise ValueError(f"{path}: got {type(config).__name__}; takes notebook, grid, ... in YAML")
         if not profile.is_dir():
-            known = ", ".join(sorted(path.name for path in profile.parent.iterdir()))
-            raise ValueError(f"on: got {options.on!r}; takes one of {known}")
+            known = ", ".join(sorted(folder.name for folder in profile.parent.iterdir()))
+            raise ValueError(f"on: got {on!r}; takes one of {known}")
         jobs = plan(config)
     except (OSError, ValueError, yaml.YAMLError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -208,6 +206,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     folder = written(jobs[0].source.stem)
     folder.mkdir(parents=True, exist_ok=True)
+    import fcntl
+
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
     try:  # it ends with the process, however that ends; Snakemake's own lock outlives a kill
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -215,18 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: another sweep of {jobs[0].source.stem} is running", file=sys.stderr)
         return 2
     os.set_inheritable(lock, True)
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(rerun.root() / "companion" / "workflow" / "Snakefile"),
-    ]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(WORKFLOW / "Snakefile")]
     command += ["--workflow-profile", str(profile), "--directory", str(folder)]
-    command += ["--configfile", str(options.config.resolve()), *rest]
+    command += ["--configfile", str(path.resolve()), *options]
     sys.stdout.flush()
     os.execv(sys.executable, command)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

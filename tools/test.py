@@ -23,7 +23,7 @@ STAGES: dict[str, list[str]] = {
     "format": ["ruff", "format", "--check"],
     "types": ["mypy"],
     "unit": ["pytest", "tests", "-q", *WORKERS, "worksteal", "--junitxml", str(REPORTS / "unit.xml")],
-    "notebooks": ["companion.notebooks", "check"],
+    "notebooks": ["companion", "check"],
     "nbval": ["pytest", "notebooks", "-q", *WORKERS, "loadfile", *NBVAL, "--junitxml", str(REPORTS / "nbval.xml")],
 }
 MEANING = {

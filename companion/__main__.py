@@ -1,0 +1,115 @@
+"""The command line of the companion: ``python -m companion --help``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+EPILOG = """examples:
+  python -m companion reproduce 1_isda -p seeds=5        one notebook with another parameter
+  python -m companion figures 3_automix accuracy         one figure, drawn anew from the committed records
+  python -m companion runs 1_isda                        which training runs its figures stand on, and which are there
+  python -m companion run --minutes 60                   train the next missing ones; a stopped run goes on
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    top = argparse.ArgumentParser(
+        prog="python -m companion",
+        description="Run the notebooks, draw their figures, train what the figures stand on.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    notebooks = {
+        "reproduce": "run notebooks; executed copies, figures, times in build/reproduce",
+        "check": "the same with small parameters, several notebooks at a time, in build/check",
+        "refresh": "run notebooks and replace the committed .ipynb beside each .py",
+    }
+    for name, about in notebooks.items():
+        command = commands.add_parser(name, help=about, description=about)
+        command.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="such as 1_isda; all if none is named")
+        if name != "refresh":  # the committed notebooks show their defaults
+            command.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", help="a parameter's value")
+        command.add_argument("--limits", nargs=2, type=float, metavar=("CELL", "NOTEBOOK"), help="time-outs, seconds")
+        command.add_argument("--folder", type=Path, help="where the notebooks are (default: notebooks/)")
+        command.add_argument("--output", type=Path, help=f"where results go (default: build/{name})")
+    about = "draw figures anew from the committed records"
+    command = commands.add_parser("figures", help=about, description=about)
+    command.add_argument("notebook", nargs="?", metavar="NOTEBOOK", help="such as 1_isda, or leaderboard; else all")
+    command.add_argument("figure", nargs="?", metavar="FIGURE", help="one figure of it")
+    command.add_argument("--folder", type=Path, help="where the pictures go (default: figures/)")
+    about = "list the planned training runs, and which of them are saved"
+    command = commands.add_parser("runs", help=about, description=about)
+    _select(command)
+    about = "train the next missing runs, as many as fit; a stopped run goes on from its last epoch"
+    command = commands.add_parser("run", help=about, description=about)
+    _select(command)
+    command.add_argument("--minutes", type=float, default=30.0, help="about how long (default: 30)")
+    together = "runs of one study at a time, as a GPU has room for with small networks (default: 1)"
+    command.add_argument("--together", type=int, default=1, help=together)
+    command.add_argument("--device", help="default: cpu for the profile cpu, whose runs are paired, else the GPU")
+    command.add_argument("--root", help="folder of the data sets (default: $SEMAUG_DATA or the user's cache)")
+    about = "run a notebook over a grid of parameters, by Snakemake"
+    command = commands.add_parser("sweep", help=about, description=f"{about}; further options go to Snakemake")
+    command.add_argument("config", type=Path, help="such as companion/workflow/strength.yaml")
+    command.add_argument("--on", default="local", help="a profile of companion/workflow/profiles (default: local)")
+    return top
+
+
+def _select(command: argparse.ArgumentParser) -> None:
+    command.add_argument("notebook", nargs="?", metavar="NOTEBOOK", help="only this one's runs")
+    command.add_argument("--profile", choices=("cpu", "paper"), default="cpu", help="default: cpu")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0, 1 if something failed, 2 for arguments that cannot be, 130 if interrupted."""
+    options, rest = parser().parse_known_args(arguments)
+    if rest and options.command != "sweep":
+        parser().error(f"unknown arguments: {' '.join(rest)}")
+    try:
+        return _do(options, rest)
+    except KeyboardInterrupt:
+        print("\ninterrupted; what was done is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # python -m companion runs | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _do(options: argparse.Namespace, rest: list[str]) -> int:
+    """Each command imports what it needs: the help must not wait for torch."""
+    if options.command in ("reproduce", "check", "refresh"):
+        from companion import notebooks
+
+        texts = dict.fromkeys(getattr(options, "p", []))
+        if unclear := [text for text in texts if "=" not in text]:
+            print(f"error: -p: got {unclear[0]!r}; takes name=value", file=sys.stderr)
+            return 2
+        given = dict(text.split("=", 1) for text in texts)
+        limits = None if options.limits is None else (options.limits[0], options.limits[1])
+        return notebooks.execute(options.command, options.notebooks, given, limits, options.folder, options.output)
+    if options.command == "figures":
+        from companion import drawing
+
+        return drawing.draw(options.notebook, options.figure, options.folder)
+    if options.command == "sweep":
+        from companion import sweep
+
+        return sweep.start(options.config, options.on, rest)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from companion import planning
+
+    if options.command == "runs":
+        return planning.show(options.profile, options.notebook)
+    return planning.run(
+        options.profile, options.notebook, options.minutes, options.together, options.device, options.root
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
