@@ -103,6 +103,26 @@ LONGER = (
     _players("portraits", _FACES, _OF_FACES, _BOTH, times=4),
 )
 
+_BIG = Recipe(batch_size=64, optimizer="adam", lr=2e-4, momentum=0.0, schedule="constant", weight_decay=0.0)
+
+
+def _large(images: int, policy: str) -> Study:
+    """CIFAR-10 by the paper's recipe: 200,000 steps of the discriminator, four for one of the generator."""
+    epochs = 200000 // (images // _BIG.batch_size)
+    usual: dict[str, Setting] = {"ratio": 4, "ema": 0.999}
+    arms = tuple(
+        replace(arm, settings={**usual, "where": where, **({} if arm is NOWHERE else {"policy": policy})})
+        for arm, where in zip(PLACES, ("nowhere", "reals", "discriminator", "everywhere"), strict=True)
+    )
+    data = {"name": "cifar10", "validation": 0.1, "train_size": images}
+    recipe = replace(_BIG, epochs=epochs, evaluate_every=epochs // 20)
+    judge = {**data, "train_size": 45000}
+    title, name = f"CIFAR-10, {images} images", f"cifar10-{images}-paper"
+    return Study(NOTEBOOK, name, title, data, "dcgan-wide", recipe, arms, 3, 2400, "paper", judge)
+
+
+LARGE = (_large(5000, "translation,cutout"), _large(10000, "translation,cutout"), _large(45000, "cutout"))
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Classifiers
 
@@ -154,4 +174,4 @@ DOMAINS = Study(
     seconds=20,
 )
 
-STUDIES = (GREYS[0], GREYS[2], CLASSIFIERS, DOMAINS, *COLOURED, GREYS[1], GREYS[3], *LONGER)
+STUDIES = (GREYS[0], GREYS[2], CLASSIFIERS, DOMAINS, *COLOURED, GREYS[1], GREYS[3], *LONGER, *LARGE)
