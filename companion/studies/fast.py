@@ -7,20 +7,9 @@ from semaug.training.recipe import Recipe
 
 NOTEBOOK = "fast"
 
+RECIPE = Recipe.preset("fast/resnet9")
 ARMS = (Arm("16 epochs", "Smoothed"), Arm("20 epochs", "Smoothed", recipe={"epochs": 20}))
-STUDIES = (
-    Study(
-        NOTEBOOK,
-        "cifar10",
-        "CIFAR-10, ResNet-9",
-        {"name": "cifar10"},
-        "resnet9",
-        Recipe.preset("fast/resnet9"),
-        ARMS,
-        5,
-        15.0,
-        "paper",
-    ),
-)
+CIFAR = {"name": "cifar10"}
+STUDIES = (Study(NOTEBOOK, "cifar10", "CIFAR-10, ResNet-9", CIFAR, "resnet9", RECIPE, ARMS, 5, 15.0, "paper"),)
 FIGURES: dict[str, object] = {}
 PAPER: tuple[tuple[str, str, str], ...] = ()

@@ -17,21 +17,20 @@ NOTEBOOK = "1_isda"
 # Arms
 
 
-def isda(form: str, strength: float, more: str = "", **changes: Setting) -> Arm:
-    """ISDA with covariances of a form at a strength; ``more`` names what else of it ``changes``."""
-    settings = {"covariance": form, "strength": strength, **changes}
-    name = f"ISDA {form}, λ₀ = {strength:g}{more}"
-    return Arm(name, "ISDA", settings, BLUE if form == "full" else CYAN, variant=bool(changes))
+def isda(form: str, strength: float, change: str = "", **settings: Setting) -> Arm:
+    """ISDA with covariances of a form at a strength, and with a ``change`` of its other settings."""
+    name, color = f"ISDA {form}, λ₀ = {strength:g}{change}", BLUE if form == "full" else CYAN
+    settings = {"covariance": form, "strength": strength, **settings}
+    return Arm(name, "ISDA", settings, color, seeds=3 if change else None, variant=bool(change))
 
 
 CROSS_ENTROPY = Arm("cross-entropy", "CrossEntropy", color="black")
 FULL = tuple(isda("full", strength) for strength in (0.1, 0.25, 0.5, 1.0, 2.5))
 DIAGONAL = tuple(isda("diagonal", strength) for strength in (0.5, 2.5, 7.5))
-USUAL = isda("full", 0.5)
-PAIR = (CROSS_ENTROPY, USUAL)
-FORMS = (*PAIR, isda("diagonal", 2.5))
 STRENGTHS = (CROSS_ENTROPY, *FULL, *DIAGONAL)
-CONTROLS = (
+PAIR = (CROSS_ENTROPY, isda("full", 0.5))
+FORMS = (*PAIR, isda("diagonal", 2.5))
+CONTROLS = (  # other covariances of equal trace, and moments that forget
     *(isda("full", 0.5, f", control {name}", control=name) for name in ("diagonal", "identity", "random", "shared")),
     isda("full", 0.5, ", decay 0.99", decay=0.99),
 )
@@ -43,60 +42,34 @@ PLAIN = Recipe(epochs=40, weight_decay=5e-4, evaluate_every=4)
 CROP = replace(PLAIN, augment="crop+flip")
 SHORT = replace(PLAIN, epochs=10, evaluate_every=1)
 BRIEF = replace(CROP, epochs=20, evaluate_every=2)
-PAPERS_OWN = Recipe.preset("isda/resnet", evaluate_every=10, precision="bfloat16")
+RELEASED = Recipe.preset("isda/resnet", evaluate_every=10, precision="bfloat16")
 
 MINI = {"name": "fashion-mini", "validation": 0.1}
-CIFAR = {"name": "cifar10", "validation": 0.1}
-FEW = CIFAR | {"train_size": 5000}
+MINI_500, MINI_2000 = MINI | {"train_size": 500}, MINI | {"train_size": 2000}
+FASHION = {"name": "fashion", "validation": 0.1}
+CIFAR_10000 = {"name": "cifar10", "validation": 0.1, "train_size": 10000}
+CIFAR_5000 = CIFAR_10000 | {"train_size": 5000}
 
-POLICIES = {"cutout16": "Cutout", "randaugment": "RandAugment", "autoaugment": "AutoAugment"}
-
-SWEPT = (
-    Study(NOTEBOOK, "fashion-mini", "fashion-mini", MINI, "small", PLAIN, STRENGTHS, 10, 90.0),
-    Study(
-        *(NOTEBOOK, "cifar10-10000", "CIFAR-10, 10,000 images", CIFAR | {"train_size": 10000}),
-        *("small", CROP, STRENGTHS, 10, 170.0),
-    ),
+SMALL = Study(NOTEBOOK, "fashion-mini", "fashion-mini", MINI, "small", PLAIN, STRENGTHS, 10, 90.0)
+SIZES = (  # the whole of fashion-mini is the third
+    Study(NOTEBOOK, "fashion-mini-500", "fashion-mini, 500 images", MINI_500, "small", PLAIN, FORMS, 10, 8.0),
+    Study(NOTEBOOK, "fashion-mini-2000", "fashion-mini, 2,000 images", MINI_2000, "small", PLAIN, FORMS, 10, 25.0),
 )
-SIZES = (
-    *(
-        Study(
-            *(NOTEBOOK, f"fashion-mini-{size}", f"fashion-mini, {size:,} images", MINI | {"train_size": size}),
-            *("small", PLAIN, FORMS, 10, seconds),
-        )
-        for size, seconds in ((500, 8.0), (2000, 25.0))
-    ),
-    SWEPT[0],
+COLOUR = Study(
+    NOTEBOOK, "cifar10-10000", "CIFAR-10, 10,000 images", CIFAR_10000, "small", CROP, STRENGTHS, 10, seconds=170.0
 )
-WHOLE = Study(
-    NOTEBOOK, "fashion", "Fashion-MNIST", {"name": "fashion", "validation": 0.1}, "small", SHORT, FORMS, 5, 160.0
-)
-AUGMENTED = (
-    Study(
-        *(NOTEBOOK, "cifar10-5000", "CIFAR-10, 5,000 images", FEW, "small", BRIEF),
-        *((*PAIR, *(replace(arm, seeds=3) for arm in CONTROLS)), 5, 45.0),
-    ),
-    *(
-        Study(
-            *(NOTEBOOK, f"cifar10-5000-{policy}", f"CIFAR-10, 5,000 images, {name}", FEW, "small"),
-            *(replace(BRIEF, augment=f"crop+flip+{policy}"), PAIR, 5, 60.0),
-        )
-        for policy, name in POLICIES.items()
-    ),
+WHOLE = Study(NOTEBOOK, "fashion", "Fashion-MNIST", FASHION, "small", SHORT, FORMS, 5, 160.0)
+PIXELS = tuple(
+    Study(NOTEBOOK, name, title, CIFAR_5000, "small", replace(BRIEF, augment=augment), arms, 5, seconds)
+    for name, title, augment, arms, seconds in (
+        ("cifar10-5000", "CIFAR-10, 5,000 images", "crop+flip", (*PAIR, *CONTROLS), 45.0),
+        ("cifar10-5000-cutout16", "CIFAR-10, 5,000 images, Cutout", "crop+flip+cutout16", PAIR, 60.0),
+        ("cifar10-5000-randaugment", "CIFAR-10, 5,000 images, RandAugment", "crop+flip+randaugment", PAIR, 60.0),
+        ("cifar10-5000-autoaugment", "CIFAR-10, 5,000 images, AutoAugment", "crop+flip+autoaugment", PAIR, 60.0),
+    )
 )
 PAPER_SETTING = tuple(
-    Study(
-        NOTEBOOK,
-        f"{name}-resnet32",
-        f"{title}, ResNet-32",
-        {"name": name},
-        "resnet32",
-        PAPERS_OWN,
-        PAIR,
-        5,
-        230.0,
-        "paper",
-    )
-    for name, title in (("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100"))
+    Study(NOTEBOOK, f"{name}-resnet32", title, {"name": name}, "resnet32", RELEASED, PAIR, 5, 230.0, "paper")
+    for name, title in (("cifar10", "CIFAR-10, ResNet-32"), ("cifar100", "CIFAR-100, ResNet-32"))
 )
-STUDIES = (*SWEPT, *SIZES[:2], WHOLE, *AUGMENTED, *PAPER_SETTING)
+STUDIES = (SMALL, *SIZES, COLOUR, WHOLE, *PIXELS, *PAPER_SETTING)

@@ -18,18 +18,18 @@ NOTEBOOK = "1_metasaug"
 # ---------------------------------------------------------------------------------------------------------------------
 # Arms
 
-FAR: dict[str, Setting] = {"meta_lr": 10000.0}  # a meta step long enough to show what projecting and keeping do
 
+def metasaug(change: str = "", meta_steps: int = 1, stage: float = 0.8, **settings: Setting) -> Arm:
+    """MetaSAug as released but for a ``change``; its second stage begins after a part ``stage`` of training.
 
-def metasaug(changed: str = "", variant: bool = False, stage: float = 0.8, **settings: Setting) -> Arm:
-    """MetaSAug as released but for what is ``changed``; ``stage``: where its second stage begins, a part of training.
-
-    In the second stage each meta step takes 8/3 passes over the network (``semaug.methods.metasaug``).
+    There each meta step takes 8/3 passes over the network (``semaug.methods.metasaug``).
     """
-    name = f"MetaSAug, {changed}" if changed else "MetaSAug"
-    steps = int(settings.get("meta_steps") if "meta_steps" in settings else 1)
-    own = {"strength": 0.75, **settings} | ({"stage": stage} if stage != 0.8 else {})
-    return Arm(name, "MetaSAug", own, RED, passes=1 + (1 - stage) * steps * 8 / 3, variant=variant)
+    settings = {"strength": 0.75, **settings}
+    settings |= {} if meta_steps == 1 else {"meta_steps": meta_steps}
+    settings |= {} if stage == 0.8 else {"stage": stage}
+    variant = not settings.keys() <= {"strength", "loss", "covariance"} or settings["strength"] != 0.75
+    name, passes = f"MetaSAug, {change}" if change else "MetaSAug", 1 + (1 - stage) * meta_steps * 8 / 3
+    return Arm(name, "MetaSAug", settings, RED, passes=passes, variant=variant)
 
 
 CROSS_ENTROPY = Arm("cross-entropy", "CrossEntropy", color="black")
@@ -51,22 +51,22 @@ METHODS = (
     metasaug("diagonal", covariance="diagonal"),
 )
 ABLATIONS = (
-    metasaug("no meta step", True, meta_steps=0),
-    metasaug("CE, no meta step", True, loss="ce", meta_steps=0),
-    metasaug("3 meta steps", True, meta_steps=3),
-    metasaug("Σ′ projected", True, psd=True),
-    metasaug("Σ′ kept", True, keep=True),
-    metasaug("α = 100, Σ′ projected", True, meta_lr=100.0, psd=True),  # the released step is 0.1
-    metasaug("α = 10,000, Σ′ projected", True, **FAR, psd=True),
-    metasaug("stage 2 from 40%", True, 0.4),  # two thirds of the second stage at the full learning rate
-    metasaug("stage 2 from 40%, no meta step", True, 0.4, meta_steps=0),
+    metasaug("no meta step", meta_steps=0),
+    metasaug("CE, no meta step", loss="ce", meta_steps=0),
+    metasaug("3 meta steps", meta_steps=3),
+    metasaug("Σ′ projected", psd=True),
+    metasaug("Σ′ kept", keep=True),
+    metasaug("α = 100, Σ′ projected", meta_lr=100.0, psd=True),  # the released step is 0.1
+    metasaug("α = 10,000, Σ′ projected", meta_lr=10000.0, psd=True),
+    metasaug("stage 2 from 40%", stage=0.4),  # two thirds of the second stage at the full learning rate
+    metasaug("stage 2 from 40%, no meta step", stage=0.4, meta_steps=0),
     replace(LDAM_DRW, name="LDAM-DRW, stage 2 from 40%", settings={**LDAM_DRW.settings, "defer": 0.4}, variant=True),
 )
-STRENGTHS = tuple(metasaug(f"λ₀ = {strength:g}", True, strength=strength) for strength in (0.25, 0.5, 1.0))
+STRENGTHS = tuple(metasaug(f"λ₀ = {strength:g}", strength=strength) for strength in (0.25, 0.5, 1.0))
 LONG_STEPS = (
-    metasaug("α = 10,000", True, **FAR),
-    metasaug("α = 10,000, Σ′ projected and kept", True, **FAR, psd=True, keep=True),
-    metasaug("α = 10,000, Σ′ projected, 3 meta steps", True, **FAR, psd=True, meta_steps=3),
+    metasaug("α = 10,000", meta_lr=10000.0),
+    metasaug("α = 10,000, Σ′ projected and kept", meta_lr=10000.0, psd=True, keep=True),
+    metasaug("α = 10,000, Σ′ projected, 3 meta steps", meta_lr=10000.0, psd=True, meta_steps=3),
 )
 LONGER = tuple(  # as many passes over the network as MetaSAug's 40 epochs take
     replace(arm, name=f"{arm.name}, 62 epochs", recipe={"epochs": 62}, variant=True) for arm in (WEIGHTED, LDAM_DRW)
@@ -75,32 +75,23 @@ LONGER = tuple(  # as many passes over the network as MetaSAug's 40 epochs take
 # ---------------------------------------------------------------------------------------------------------------------
 # Studies
 
-PAPERS_OWN = Recipe.preset("metasaug/resnet", evaluate_every=20, precision="bfloat16")
-CROP = replace(PAPERS_OWN, epochs=40, evaluate_every=4, precision="float32")
+RELEASED = Recipe.preset("metasaug/resnet", evaluate_every=20, precision="bfloat16")
+CROP = replace(RELEASED, epochs=40, evaluate_every=4, precision="float32")
 PLAIN = replace(CROP, augment="none")
 
 MINI = {"name": "fashion-mini", "validation": 0.1, "imbalance": 100, "meta": 10}
-CIFAR = {"name": "cifar10", "validation": 0.1, "train_size": 10000, "meta": 10}
+CIFAR_10 = {"name": "cifar10", "validation": 0.1, "train_size": 10000, "imbalance": 10, "meta": 10}
+CIFAR_100 = CIFAR_10 | {"imbalance": 100}
 
-SMALL = Study(
-    *(NOTEBOOK, "fashion-mini-100", "fashion-mini, ρ = 100", MINI, "small", PLAIN),
-    *((*METHODS, *ABLATIONS, *LONGER, *STRENGTHS, *LONG_STEPS), 5, 25.0),
-)
-STEEP = Study(
-    *(NOTEBOOK, "cifar10-100", "CIFAR-10, ρ = 100", CIFAR | {"imbalance": 100}, "small", CROP),
-    *((*METHODS, *ABLATIONS), 5, 30.0),
-)
-MILD = Study(NOTEBOOK, "cifar10-10", "CIFAR-10, ρ = 10", CIFAR | {"imbalance": 10}, "small", CROP, METHODS, 5, 50.0)
+ALL = (*METHODS, *ABLATIONS, *LONGER, *STRENGTHS, *LONG_STEPS)
+SMALL = Study(NOTEBOOK, "fashion-mini-100", "fashion-mini, ρ = 100", MINI, "small", PLAIN, ALL, 5, 25.0)
+STEEP = Study(NOTEBOOK, "cifar10-100", "CIFAR-10, ρ = 100", CIFAR_100, "small", CROP, (*METHODS, *ABLATIONS), 5, 30.0)
+MILD = Study(NOTEBOOK, "cifar10-10", "CIFAR-10, ρ = 10", CIFAR_10, "small", CROP, METHODS, 5, 50.0)
 PAPER_SETTING = tuple(
-    Study(
-        *(
-            NOTEBOOK,
-            f"{name}-100-resnet32",
-            f"{title}, ρ = 100, ResNet-32",
-            {"name": name, "imbalance": 100, "meta": 10},
-        ),
-        *("resnet32", PAPERS_OWN, (*METHODS, *ABLATIONS), 3, 80.0, "paper"),
+    Study(NOTEBOOK, f"{name}-100-resnet32", title, data, "resnet32", RELEASED, (*METHODS, *ABLATIONS), 3, 80.0, "paper")
+    for name, title, data in (
+        ("cifar10", "CIFAR-10, ρ = 100, ResNet-32", {"name": "cifar10", "imbalance": 100, "meta": 10}),
+        ("cifar100", "CIFAR-100, ρ = 100, ResNet-32", {"name": "cifar100", "imbalance": 100, "meta": 10}),
     )
-    for name, title in (("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100"))
 )
 STUDIES = (SMALL, STEEP, MILD, *PAPER_SETTING)
