@@ -18,6 +18,7 @@ downloaded where the network allows; ``lfw64`` and ``folder`` read what you have
 
 from __future__ import annotations
 
+import hashlib
 import math
 import numbers
 from collections.abc import Mapping, Sequence
@@ -53,6 +54,7 @@ class Data:
     meta: Split | None = None
     classes: tuple[str, ...] = ()
     settings: Mapping[str, int | float | str | None] = field(default_factory=dict)
+    _digests: dict[tuple[int, ...], str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Hold the splits to one image shape, and their targets and boxes to the values they may have."""
@@ -96,6 +98,25 @@ class Data:
     def counts(self) -> Int64[Tensor, " C"]:
         """Training images of each class."""
         return torch.bincount(self.train.target, minlength=self.num_classes)
+
+    @property
+    def digest(self) -> str:
+        """First 16 hex digits of the SHA-256 of the images and labels of all splits, with their dtypes and shapes.
+
+        Computed once, and again after a tensor was changed in place by torch.
+        """
+        splits = {"train": self.train, "validation": self.validation, "test": self.test, "meta": self.meta}
+        parts: list[tuple[str, Tensor]] = []
+        for name, split in splits.items():
+            parts += [(f"{name}.images", split.images), (f"{name}.target", split.target)] if split is not None else []
+        versions = tuple(0 if tensor.is_inference() else tensor._version for _, tensor in parts)
+        if versions not in self._digests:
+            content = hashlib.sha256()
+            for name, tensor in parts:
+                content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                content.update(tensor.cpu().contiguous().numpy().data)
+            self._digests[versions] = content.hexdigest()[:16]
+        return self._digests[versions]
 
 
 def load(

@@ -26,7 +26,6 @@ also where the generator learns: DiffAugment is the last. Images are in [-1, 1] 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import itertools
 import math
 import time
@@ -45,8 +44,10 @@ from semaug.core.metrics import evaluating
 from semaug.data.sets import Data
 from semaug.data.split import Split
 from semaug.methods.diffaugment import DiffAugment, ada_step
-from semaug.training import loop as training
+from semaug.training.checkpoint import Checkpoint
+from semaug.training.common import check_seed, configuration, global_generators, make_optimizer, peak_memory, prepared
 from semaug.training.objective import Setting
+from semaug.training.progress import Progress
 from semaug.training.recipe import Recipe
 from semaug.training.record import Record, environment
 from semaug.training.streams import Stream, generator_for
@@ -281,16 +282,18 @@ def fit_gan(
     Raises ValueError for images of another shape, more images a batch than there are, and another precision.
     """
     device = next(gan.parameters()).device
-    record = Record(_config(gan, data, recipe), training._whole_seed(seed), environment=environment(str(device)))
+    network = f"{gan.generator.name} against {gan.discriminator.name}"
+    config = configuration("GAN", gan.settings, network, data, recipe)
+    record = Record(config, check_seed(seed), environment=environment(str(device)))
     period = recipe.evaluate_every or recipe.epochs
-    with training._prepared(device):
-        for generator in training._global_generators(device):
+    with prepared(device):
+        for generator in global_generators(device):
             generator.manual_seed(generator_for(seed, "global").initial_seed())
         loop = _Players(gan, data, recipe, seed, device)
-        checkpoint = training.Checkpoint(Path(resume), loop, record) if resume is not None else None
+        checkpoint = Checkpoint(Path(resume), loop, record) if resume is not None else None
         done = checkpoint.load() if checkpoint else 0
         label = f"GAN, {data.name}, seed {seed}"
-        with training.Progress(label, recipe.epochs, done, progress, "discriminator_loss") as bar:
+        with Progress(label, recipe.epochs, done, progress, "discriminator_loss") as bar:
             while done < recipe.epochs:
                 epochs = range(done, min(done + period, recipe.epochs))
                 started = time.process_time() if device.type == "cpu" else time.perf_counter()
@@ -309,7 +312,7 @@ def fit_gan(
             gan.eval()
             record.train_counts = data.counts.tolist()
             record.metrics = {name: values[-1] for name, values in record.curves.items() if name not in ("epoch", "lr")}
-            record.peak_memory = training._peak_memory(device)
+            record.peak_memory = peak_memory(device)
     return record
 
 
@@ -332,7 +335,7 @@ class _Players:
             {"params": list(gan.discriminator.parameters())},
             {"params": list(gan.generator.parameters()), **own},
         ]
-        self.optimizer = training._optimizer(groups, recipe, device)
+        self.optimizer = make_optimizer(groups, recipe, device)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.stream = Stream(data.train, "train", recipe.batch_size, recipe, seed, device)
         self.latent, self.draws = (generator_for(seed, name, device) for name in ("latent", "diffaugment"))
@@ -376,16 +379,6 @@ class _Players:
         """What the discriminator says of training and of held-out images, at most 2000 of each, and as they are."""
         few = slice(0, 2000)
         return memory(self.gan.logits(self.train.take(few)), self.gan.logits(self.held_out.take(few)))._asdict()
-
-
-def _config(gan: GAN, data: Data, recipe: Recipe) -> dict[str, object]:
-    return {
-        "objective": "GAN",
-        "settings": dict(gan.settings),
-        "network": f"{gan.generator.name} against {gan.discriminator.name}",
-        "data": {"name": data.name, **data.settings},
-        "recipe": dataclasses.asdict(recipe) | {"milestones": list(recipe.milestones)},
-    }
 
 
 def _halvings(size: int) -> tuple[int, int]:

@@ -12,16 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from semaug.training.common import global_generators
 from semaug.training.record import Record, write_whole
-
-
-def _global_generators(device: torch.device) -> list[torch.Generator]:
-    """The generators that dropout and the like draw from; torch.manual_seed would change every other device's too."""
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        generators.append(torch.cuda.default_generators[index])
-    return generators
 
 
 @runtime_checkable
@@ -54,7 +46,7 @@ class Checkpoint:
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generators": {name: generator.get_state() for name, generator in self.generators.items()},
-            "global": [generator.get_state() for generator in _global_generators(self.device)],
+            "global": [generator.get_state() for generator in global_generators(self.device)],
             "curves": self.record.curves,
             "seconds": self.record.seconds,
             "environment": self.record.environment,
@@ -110,7 +102,7 @@ class Checkpoint:
         self.optimizer.load_state_dict(content["optimizer"])
         for name, generator in self.generators.items():
             generator.set_state(content["generators"][name])
-        for generator, saved in zip(_global_generators(self.device), content["global"], strict=True):
+        for generator, saved in zip(global_generators(self.device), content["global"], strict=True):
             generator.set_state(saved)
         self.record.curves, self.record.seconds = content["curves"], content["seconds"]
         before = content.get("environment", self.record.environment)

@@ -14,15 +14,12 @@ keeps the running statistics of, its share) and dropout (the masks of one rank a
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
 import os
-import resource
-import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +31,8 @@ from torch.nn.parallel import DistributedDataParallel
 from semaug.core.metrics import accuracy, class_accuracy, confusion, predictions
 from semaug.data.sets import Data, Split
 from semaug.training.capture import Captured
-from semaug.training.checkpoint import Checkpoint, _global_generators
+from semaug.training.checkpoint import Checkpoint
+from semaug.training.common import check_seed, configuration, global_generators, make_optimizer, peak_memory, prepared
 from semaug.training.objective import Objective, Step
 from semaug.training.progress import Progress
 from semaug.training.recipe import PRECISIONS, Recipe
@@ -81,7 +79,7 @@ def fit(
     the loss stops being finite, OSError when a checkpoint cannot be written; the last good checkpoint stays.
     """
     device = _trainable(objective)
-    with _prepared(device):
+    with prepared(device):
         return _drained(_training(objective, data, recipe, seed, device, resume, progress))
 
 
@@ -121,7 +119,7 @@ def fit_together(
     if len(devices) > 1:
         raise ValueError(f"objectives: got them on {', '.join(sorted(map(str, devices)))}; takes one device")
     device, files = devices.pop(), [None] * len(objectives) if resume is None else resume
-    with _prepared(device):
+    with prepared(device):
         lanes = [_lane(device) for _ in objectives]
         waiting = {
             number: _training(objective, data, recipe, seed, device, file, progress and not number, len(objectives))
@@ -181,11 +179,13 @@ def _training(
     beside: int = 1,
 ) -> Generator[None, None, Record]:
     """What ``fit`` does, and a pause after every step; ``beside``: runs that share its time."""
-    record = Record(_config(objective, data, recipe), _whole_seed(seed), environment=environment(str(device)))
+    network = getattr(objective.network, "name", type(objective.network).__name__)
+    config = configuration(type(objective).__name__, objective.settings, network, data, recipe)
+    record = Record(config, check_seed(seed), environment=environment(str(device)))
     if beside > 1:
         record.environment["together"] = beside
     clock = time.process_time if device.type == "cpu" else time.perf_counter  # the cores may have other work too
-    for generator in _global_generators(device):
+    for generator in global_generators(device):
         generator.manual_seed(generator_for(seed, "global").initial_seed())
     loop = _Loop(objective, data, recipe, seed, device)
     checkpoint = Checkpoint(Path(resume), loop, record) if resume is not None else None
@@ -222,7 +222,7 @@ def _training(
         if taken := own.keys() & record.metrics.keys():
             raise ValueError(f"{type(objective).__name__}.metrics: got {sorted(taken)[0]!r}, which fit records itself")
         record.metrics |= own
-        record.peak_memory = _peak_memory(device)
+        record.peak_memory = peak_memory(device)
         bar.update(record, recipe.epochs)
     return record
 
@@ -240,7 +240,7 @@ class _Loop:
                 if isinstance(module, nn.Conv2d):
                     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the images come
         self.objective, self.recipe, self.device = objective, recipe, device
-        self.optimizer = _optimizer(objective.parameter_groups(recipe), recipe, device)
+        self.optimizer = make_optimizer(objective.parameter_groups(recipe), recipe, device)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.streams = [Stream(data.train, "train", recipe.batch_size, recipe, seed, device)]
         if data.meta is not None and "meta" in objective.streams:
@@ -341,22 +341,6 @@ class _Loop:
         return {"train_loss": loss.detach(), **terms}
 
 
-@contextmanager
-def _prepared(device: torch.device) -> Iterator[None]:
-    """The global generators forked; a GPU made the current one, its fastest way of each convolution looked for.
-
-    Not where the user asked for deterministic algorithms, by torch or for cuDNN alone: another choice rounds otherwise.
-    """
-    cuda, before = device.type == "cuda", torch.backends.cudnn.benchmark
-    exact = torch.are_deterministic_algorithms_enabled() or torch.backends.cudnn.deterministic
-    with torch.random.fork_rng(devices=[device] if cuda else []), torch.cuda.device(device) if cuda else nullcontext():
-        torch.backends.cudnn.benchmark = not exact
-        try:
-            yield
-        finally:
-            torch.backends.cudnn.benchmark = before
-
-
 def _static(objective: Objective, recipe: Recipe) -> bool:
     """Whether a step can be captured: objective and network say so of themselves, and so do the rest of its parts.
 
@@ -375,12 +359,6 @@ def _static(objective: Objective, recipe: Recipe) -> bool:
     )
 
 
-def _whole_seed(seed: int) -> int:
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise TypeError(f"seed: got {seed!r}, takes a whole number")
-    return seed
-
-
 def _check_result(objective: Objective, loss: Tensor, terms: dict[str, Tensor]) -> None:
     """The loss and the terms of a step, by shape and name alone: no value is looked at."""
     name = type(objective).__name__
@@ -392,23 +370,6 @@ def _check_result(objective: Objective, loss: Tensor, terms: dict[str, Tensor]) 
     for term, value in terms.items():
         if not isinstance(value, Tensor) or value.ndim != 0 or value.requires_grad:
             raise ValueError(f"{name}.forward: got {value!r} for the term {term!r}, takes a detached 0-d tensor")
-
-
-def _config(objective: Objective, data: Data, recipe: Recipe) -> dict[str, Any]:
-    """What decides a run's result besides its seed, as plain values; raises TypeError for a value that JSON lacks."""
-    config = {
-        "objective": type(objective).__name__,
-        "settings": dict(objective.settings),
-        "network": getattr(objective.network, "name", type(objective.network).__name__),
-        "data": {"name": data.name, **data.settings},
-        "recipe": dataclasses.asdict(recipe) | {"milestones": list(recipe.milestones)},
-    }
-    for part, values in (("settings", objective.settings), ("data", data.settings)):
-        for name, value in values.items():
-            finite = type(value) is not float or math.isfinite(value)
-            if type(value) not in (int, float, str, bool, type(None)) or not finite:
-                raise TypeError(f"{part}: got {value!r} for {name!r}, takes a finite number, a string, a bool or None")
-    return config
 
 
 def _check(objective: Objective, data: Data, recipe: Recipe, world: int) -> None:
@@ -438,16 +399,6 @@ def _check(objective: Objective, data: Data, recipe: Recipe, world: int) -> None
         raise ValueError(f"objective: predicts {classes} classes, takes {data.num_classes} for data {data.name!r}")
 
 
-def _optimizer(groups: list[dict[str, Any]], recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
-    """On a GPU fused: one kernel in place of several for each group, and a learning rate that may be a tensor."""
-    options: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
-    options |= {"fused": True} if device.type == "cuda" else {}
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(groups, betas=(recipe.momentum, 0.999), **options)
-    nesterov = recipe.nesterov and recipe.momentum > 0
-    return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=nesterov, **options)
-
-
 def _parallel(objective: Objective, device: torch.device) -> DistributedDataParallel:
     """DDP that leaves buffers alone: moments are reduced by their room, DDP would overwrite all with rank 0's."""
     devices = [device] if device.type == "cuda" else None
@@ -463,10 +414,3 @@ def _share(batch_size: int, rank: int, world: int) -> slice:
 
 def _accuracy(objective: Objective, split: Split) -> float:
     return accuracy(objective.predict, split.to(next(objective.parameters()).device))
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes: the device's peak allocation, or the process's peak resident memory on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -8,6 +8,7 @@ construction on, so that a checkpoint is complete and data-parallel training see
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -112,6 +113,7 @@ class Objective(nn.Module):
         """
         return cls(network, **settings)
 
+    @abstractmethod
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one batch (0-d, differentiable) and its terms to log (detached scalars)."""
         raise NotImplementedError(f"{type(self).__name__} has to define forward(images, target, step)")

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from benchmarks.test_isda import spread
 from semaug import networks
 from semaug.training.capture import Captured
-from semaug.training.loop import _prepared, resolve_device
+from semaug.training.common import prepared
+from semaug.training.loop import resolve_device
 from semaug.training.recipe import PRECISIONS
 
 DEVICE = resolve_device()
@@ -141,11 +142,11 @@ def work(connection, name, seed, threads):
 
 
 @pytest.fixture(autouse=True)
-def prepared():
+def as_in_fit():
     """As in fit; and all cores for one seed after the other too, whatever ``make bench`` has set."""
     before = torch.get_num_threads()
     torch.set_num_threads(before if GPU else SEEDS)
-    with _prepared(DEVICE):
+    with prepared(DEVICE):
         yield
     torch.set_num_threads(before)
 

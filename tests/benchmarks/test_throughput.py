@@ -25,7 +25,8 @@ from semaug.data.split import Split
 from semaug.methods.automix import AutoMix
 from semaug.methods.isda import ISDA
 from semaug.methods.sla import SLA
-from semaug.training.loop import _Loop, _prepared, resolve_device
+from semaug.training.common import prepared
+from semaug.training.loop import _Loop, resolve_device
 from semaug.training.objective import CrossEntropy
 from semaug.training.recipe import PRECISIONS, Recipe
 
@@ -47,9 +48,9 @@ METHODS = {
 
 
 @pytest.fixture(autouse=True)
-def prepared():
+def as_in_fit():
     """What fit sets on a GPU: the fastest way of each convolution is looked for."""
-    with _prepared(DEVICE):
+    with prepared(DEVICE):
         yield
 
 

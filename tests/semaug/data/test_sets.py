@@ -2,6 +2,8 @@
 
 import json
 import re
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,66 @@ def uneven(monkeypatch):
 
 
 # -- Data --------------------------------------------------------------------------------------------------------------
+
+
+def test_digest_is_of_images_and_labels_of_every_split():
+    def build(**changes):
+        generator = torch.Generator().manual_seed(0)
+        parts = {}
+        for name in ("train", "validation", "test", "meta"):
+            images = torch.randint(256, (4, 1, 4, 4), generator=generator, dtype=torch.uint8)
+            parts[name] = Split(images, torch.tensor([0, 1, 0, 1]))
+        return Data("one", **(parts | {name: change(parts[name]) for name, change in changes.items()}))
+
+    def recoloured(split):
+        images = split.images.clone()
+        images[-1, 0, -1, -1] ^= 1
+        return Split(images, split.target)
+
+    def relabelled(split):
+        return Split(split.images, torch.tensor([0, 1, 1, 0]))
+
+    def wider(split):  # the same bytes
+        return Split(split.images.view(4, 1, 2, 8), split.target)
+
+    one = build()
+    assert one.digest == build().digest == replace(one, name="two", settings={"size": 4}).digest
+    assert re.fullmatch("[0-9a-f]{16}", one.digest)
+    others = [build(**{name: change}) for change in (recoloured, relabelled) for name in ("train", "test", "meta")]
+    others += [build(validation=recoloured), build(validation=lambda split: None), build(meta=lambda split: None)]
+    others += [replace(one, validation=one.meta, meta=one.validation), replace(one, validation=None, meta=one.meta)]
+    others += [build(**dict.fromkeys(("train", "validation", "test", "meta"), wider))]
+    digests = [other.digest for other in [one, *others]]
+    assert len(set(digests)) == len(digests) - 1, "without validation stands there twice"
+
+
+def test_digest_after_an_edit_in_place_and_of_any_layout():
+    images = torch.arange(32, dtype=torch.uint8).view(2, 1, 4, 4)
+    one = Data("one", Split(images, torch.tensor([0, 1])), split(1))
+    before = one.digest
+    across = images.mT.contiguous().mT
+    assert not across.is_contiguous()
+    assert Data("one", Split(across, torch.tensor([0, 1])), split(1)).digest == before
+    images[0, 0, 0, 0] += 1
+    assert one.digest != before
+    images[0, 0, 0, 0] -= 1
+    assert one.digest == before
+
+
+def test_digest_of_a_set_loaded_twice_and_of_another_subset():
+    one, again, other = (load("shapes", train_size=100, test_size=10, subset_seed=seed) for seed in (0, 0, 1))
+    assert one.digest == again.digest != other.digest
+
+
+def test_digest_of_a_large_set_takes_less_than_a_second():
+    train = Split(torch.zeros(50_000, 3, 32, 32, dtype=torch.uint8), torch.arange(50_000) % 10)
+    large = Data("large", train, train.take(slice(0, 10_000)))
+    started = time.process_time()
+    digest = large.digest
+    assert time.process_time() - started < 1
+    started = time.process_time()
+    assert large.digest == digest
+    assert time.process_time() - started < 0.01, "computed once"
 
 
 def test_your_own_tensors():

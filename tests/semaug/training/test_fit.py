@@ -20,8 +20,8 @@ from torch.nn import functional as F
 import throwaway
 from companion import runs as experiment
 from semaug import data
+from semaug.training import checkpoint, objective
 from semaug.training import loop as training
-from semaug.training import objective
 from semaug.training import record as rec
 
 NAMES = list(throwaway.OBJECTIVES)
@@ -63,7 +63,7 @@ def test_the_record_says_what_ran(tmp_path):
     record = training.fit(objective_, throwaway.data(), RECIPE, seed=3, progress=False)
     assert record.config["objective"] == "Teacher"
     assert record.config["settings"] == {"block_lr": 0.01}
-    assert record.config["data"]["name"] == "quadrants"
+    assert record.config["data"] == {"name": "quadrants", "digest": throwaway.data().digest}
     assert record.config["recipe"]["lr"] == RECIPE.lr
     assert record.seed == 3
     assert record.seconds > 0
@@ -215,6 +215,16 @@ def test_checkpoint_of_another_run_is_refused(tmp_path):
     assert path.read_bytes() == kept
 
 
+def test_checkpoint_of_other_images_of_the_same_name_is_refused(tmp_path):
+    path, data = tmp_path / "run.pt", throwaway.data()
+    training.fit(throwaway.build("CrossEntropy"), data, RECIPE, resume=path, progress=False)
+    relabelled = replace(data.train, target=data.train.target.roll(1))
+    test = data.test.take(slice(1, None))
+    for other in (replace(data, train=relabelled), replace(data, test=test)):
+        with pytest.raises(ValueError, match=rf"is of another run: .*{data.digest}.*{other.digest}"):
+            training.fit(throwaway.build("CrossEntropy"), other, RECIPE, resume=path, progress=False)
+
+
 def rewrite(path, content):
     """A checkpoint of other content, whole."""
     buffer = io.BytesIO()
@@ -295,7 +305,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path, monke
     one = throwaway.build("CrossEntropy")
     with pytest.raises(OSError, match="file"):
         training.fit(one, throwaway.data(), RECIPE, resume=tmp_path / "file" / "run.pt", progress=False)
-    monkeypatch.setattr(training.tempfile, "TemporaryFile", read_only)
+    monkeypatch.setattr(checkpoint.tempfile, "TemporaryFile", read_only)
     with pytest.raises(OSError, match="Read-only file system"):
         training.fit(one, throwaway.data(), RECIPE, resume=tmp_path / "run.pt", progress=False)
 
@@ -413,13 +423,13 @@ def test_what_forward_returns_is_checked_at_the_first_step(result, message):
 def test_what_cannot_be_recorded_is_said_before_training():
     odd = throwaway.build("CrossEntropy")
     odd.settings["strength"] = math.inf
-    with pytest.raises(TypeError, match="settings: got inf for 'strength', takes a finite number"):
+    with pytest.raises(TypeError, match=r"settings\[.strength.\]: got inf; takes a finite number"):
         training.fit(odd, throwaway.data(), RECIPE, progress=False)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_seed_is_a_whole_number():
-    with pytest.raises(TypeError, match=r"seed: got 1.5, takes a whole number"):
+    with pytest.raises(TypeError, match=r"seed: got 1.5; takes a whole number"):
         training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, seed=1.5, progress=False)
 
 
