@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+
+from semaug._checks import check_choice, check_count, check_flag, check_number, require
 
 SCHEDULES: dict[str, Callable[[Recipe, float], float]] = {
     "constant": lambda recipe, fraction: 1.0,
@@ -19,30 +21,56 @@ SCHEDULES: dict[str, Callable[[Recipe, float], float]] = {
 
 """Learning rate over its peak, as a function of the fraction of training done (after the warm-up) in [0, 1]."""
 
-OPTIMIZERS = ("sgd", "adam")
-
-AUGMENTS = ("crop", "flip", "randaugment", "autoaugment", "cutout")
-
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
+
+AUGMENTS = ("crop", "flip", "randaugment", "autoaugment", "cutout[1-9][0-9]*")
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "optimizer": ("sgd", "adam"),
+    "schedule": tuple(SCHEDULES),
+    "padding_mode": ("reflect", "zeros"),
+    "precision": tuple(PRECISIONS),
+}
+
+COUNTS = {"epochs": 1, "batch_size": 1, "meta_batch_size": 1, "padding": 0, "evaluate_every": 0}
+
+"""The least value of each."""
+
+NUMBERS: dict[str, tuple[float, float, tuple[float, ...]]] = {
+    "lr": (0, math.inf, (0,)),
+    "factor": (0, math.inf, (0,)),
+    "warmup": (0, 1, (1,)),
+    "momentum": (0, 1, (1,)),
+    "weight_decay": (0, math.inf, ()),
+}
+
+"""The least and the largest value of each, and which of the two it may not have."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """How to train, apart from the objective; part of every record.
 
-    epochs: passes over the training set; the last, smaller batch of each is dropped (static shapes).
-    batch_size, meta_batch_size: images a step in the two streams, over all ranks together.
-    optimizer: 'sgd' (momentum, nesterov) or 'adam' (momentum is its first beta). weight_decay: L2, as in the papers.
-    lr: peak learning rate. schedule: 'constant', 'cosine', 'linear' or 'step' (times ``factor`` after each of
-        ``milestones``, fractions of what follows the warm-up). warmup: the first fraction of training, in which lr
-        rises linearly.
-    augment: 'none', or any of 'crop', 'flip', 'randaugment', 'autoaugment' (torchvision's, with its defaults) and
-        'cutout16' (a black window of that side), joined by '+', as in 'crop+flip+cutout16'; they are applied in this
-        order, whatever the order of the names. padding: pixels on each side before the crop; padding_mode:
-        'reflect' or 'zeros'.
-    precision: 'float32', or 'bfloat16' (autocast).
-    evaluate_every: epochs between evaluations on the validation split (the test split where there is none) during
-        training; 0: only after the last epoch.
+    Attributes:
+        epochs: passes over the training set; the last, smaller batch of each is dropped (static shapes).
+        batch_size, meta_batch_size: images a step in the two streams, over all ranks together.
+        optimizer: 'sgd' (momentum, nesterov) or 'adam' (momentum is its first beta).
+        lr: peak learning rate.
+        schedule: 'constant', 'cosine', 'linear' or 'step' (times ``factor`` after each of ``milestones``).
+        milestones: fractions, in (0, 1), of what follows the warm-up.
+        warmup: the first fraction of training, in which lr rises linearly.
+        weight_decay: L2, as in the papers.
+        augment: 'none', or any of 'crop', 'flip', 'randaugment', 'autoaugment' (torchvision's, with its defaults) and
+            'cutout16' (a black window of that side), joined by '+', as in 'crop+flip+cutout16'; they are applied in
+            this order, whatever the order of the names.
+        padding: pixels on each side before the crop.
+        padding_mode: 'reflect' or 'zeros'.
+        precision: 'float32', or 'bfloat16' (autocast).
+        evaluate_every: epochs between evaluations on the validation split (the test split where there is none) during
+            training; 0: only after the last epoch.
+
+    Raises:
+        ValueError: naming the field, what it got and what it takes.
     """
 
     epochs: int = 20
@@ -63,48 +91,29 @@ class Recipe:
     precision: str = "float32"
     evaluate_every: int = 0
 
-    def __new__(cls, *args: Any, **fields: Any) -> Recipe:
-        """Name an unknown field, and the one that was probably meant, before the dataclass sees it."""
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in fields:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
-                raise TypeError(f"Recipe has no field {name!r}; {hint}")
-        return super().__new__(cls)
-
     def __post_init__(self) -> None:
-        """Check every field; raises ValueError naming the field, what it got and what it takes."""
-        object.__setattr__(self, "milestones", tuple(self.milestones))
-        for name in ("epochs", "batch_size", "meta_batch_size"):
-            _require(
-                isinstance(getattr(self, name), int) and getattr(self, name) >= 1, self, name, "a whole number from 1"
-            )
-        for name in ("padding", "evaluate_every"):
-            _require(
-                isinstance(getattr(self, name), int) and getattr(self, name) >= 0, self, name, "a whole number from 0"
-            )
-        _require(math.isfinite(self.lr) and self.lr > 0, self, "lr", "a finite number above 0")
-        _require(0 <= self.momentum < 1, self, "momentum", "a number in [0, 1)")
-        _require(0 <= self.warmup < 1, self, "warmup", "a fraction in [0, 1)")
-        _require(math.isfinite(self.weight_decay) and self.weight_decay >= 0, self, "weight_decay", "a number from 0")
-        _require(all(0 < m < 1 for m in self.milestones), self, "milestones", "fractions of training in (0, 1)")
-        names = [part.rstrip("0123456789") for part in self.augments]
-        known = set(names) <= set(AUGMENTS) and len(names) == len(set(names))
-        sized = all((name == part) != (name == "cutout") for name, part in zip(names, self.augments, strict=True))
-        takes = f"'none', or {', '.join(AUGMENTS)} (with its side, as cutout16) joined by '+', each once"
-        _require(self.augment == "none" or (known and sized), self, "augment", takes)
-        choices = {"optimizer": OPTIMIZERS, "schedule": tuple(SCHEDULES)}
-        choices |= {"precision": tuple(PRECISIONS), "padding_mode": ("reflect", "zeros")}
-        for name, allowed in choices.items():
-            _require(getattr(self, name) in allowed, self, name, f"one of {', '.join(allowed)}")
+        """Hold every field to what it takes, as a plain value that a record and a checkpoint can hold."""
+        plain: dict[str, Any] = {"nesterov": check_flag("Recipe.nesterov", self.nesterov)}
+        for name, least in COUNTS.items():
+            plain[name] = check_count(f"Recipe.{name}", getattr(self, name), least)
+        for name, (low, high, without) in NUMBERS.items():
+            plain[name] = check_number(f"Recipe.{name}", getattr(self, name), low, high, without)
+        for name, choices in CHOICES.items():
+            plain[name] = str(check_choice(f"Recipe.{name}", getattr(self, name), choices))
+        listed = isinstance(self.milestones, Iterable) and not isinstance(self.milestones, str)
+        require(listed, "Recipe.milestones", self.milestones, "a sequence of fractions in (0, 1)")
+        plain["milestones"] = tuple(check_number("Recipe.milestones", one, 0, 1, (0, 1)) for one in self.milestones)
+        plain["augment"] = augment = str(self.augment)
+        part, names = f"({'|'.join(AUGMENTS)})", [part.rstrip("0123456789") for part in augment.split("+")]
+        good = re.fullmatch(rf"none|{part}(\+{part})*", augment) is not None and len(set(names)) == len(names)
+        takes = "'none', or crop, flip, randaugment, autoaugment, cutout16 (or another side) joined by '+', each once"
+        require(good, "Recipe.augment", self.augment, takes)
+        vars(self).update(plain)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Recipe:
         """A paper's recipe (see ``PRESETS``), with some fields changed."""
-        if name not in PRESETS:
-            raise ValueError(f"preset: got {name!r}, takes one of {', '.join(PRESETS)}")
-        return cls(**(PRESETS[name] | changes))
+        return cls(**(PRESETS[check_choice("preset", name, tuple(PRESETS))] | changes))
 
     @property
     def augments(self) -> tuple[str, ...]:
@@ -121,11 +130,6 @@ class Recipe:
         if progress < self.warmup:
             return progress / self.warmup
         return SCHEDULES[self.schedule](self, (progress - self.warmup) / (1 - self.warmup))
-
-
-def _require(condition: bool, recipe: Recipe, name: str, takes: str) -> None:
-    if not condition:
-        raise ValueError(f"Recipe.{name}: got {getattr(recipe, name)!r}, takes {takes}")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -151,7 +155,21 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 5e-4,
         "augment": "crop+flip",
     },
+    # Cao et al. (NeurIPS 2019) and their released code (kaidic/LDAM-DRW): zero-pad-4 crop and flip. The rate rises in 5
+    # epochs (there at every epoch, here at every step) and falls to a hundredth after epochs 160 and 180.
+    "ldam/resnet": {
+        "epochs": 200,
+        "schedule": "step",
+        "warmup": 5 / 200,
+        "milestones": (155 / 195, 175 / 195),
+        "factor": 0.01,
+        "nesterov": False,
+        "weight_decay": 2e-4,
+        "augment": "crop+flip",
+        "padding_mode": "zeros",
+    },
     # Lee et al. (ICML 2020) and their released code: 80,000 steps of 128 images, zero-pad-4 crop and flip, no Nesterov.
+    # 80,000 steps are 205 epochs of 50,000 images; the released split trains on 45,000, where they are 228.
     "sla/resnet": {
         "epochs": 205,
         "schedule": "step",
@@ -159,7 +177,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "augment": "crop+flip",
         "padding_mode": "zeros",
     },
-    # Page (2018-2019): one rise and one fall of the rate, batches of 512; room ``fast``.
+    # Page (2018-2019): one rise and one fall of the rate, batches of 512, with the network ``networks.resnet9``.
     "fast/resnet9": {
         "epochs": 16,
         "batch_size": 512,
