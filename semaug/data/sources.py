@@ -322,7 +322,7 @@ def _kept(file: Path, paths: Sequence[Path], size: int) -> Tensor:
 
 
 READERS: dict[str, Callable[..., Splits]] = {
-    "embedded": embedded,
+    "fashion-mini": embedded,
     "shapes": generated,
     "mnist": mnist,
     "fashion": partial(mnist, name="fashion"),
