@@ -93,7 +93,7 @@ def committed(notebook: str) -> Index:
 
 def on_common_seeds(by_arm: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
     """Arms on the seeds that all of them have; as they are where there are none."""
-    seeds = set.intersection(*({record.seed for record in runs} for runs in by_arm.values()))
+    seeds = set.intersection(*({record.seed for record in runs} for runs in by_arm.values())) if by_arm else set()
     return {name: [record for record in runs if record.seed in seeds or not seeds] for name, runs in by_arm.items()}
 
 

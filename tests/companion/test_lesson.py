@@ -1,15 +1,17 @@
 """What the notebooks do alike."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from companion import lesson, records
-from companion import notebooks as rerun
-from companion.figures import NothingToDraw
+from companion import lesson, notebooks
 from companion.plots import Picture
+from companion.records import Index
 from companion.stats import summary
+from companion.studies import NothingToDraw
 from semaug.training.record import Record
 
 
@@ -23,62 +25,72 @@ def test_draws_and_numbers():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Where this run's pictures go."""
-    monkeypatch.setattr(rerun, "output", lambda notebook: tmp_path / notebook)
+    monkeypatch.setattr(notebooks, "output", lambda notebook: tmp_path / notebook)
     return tmp_path
 
 
 def test_records_of_live_runs_are_kept_one_a_seed(folder):
     config = {"objective": "ISDA", "settings": {"strength": 0.5}}
     runs = [Record(config, seed, {"test_accuracy": seed / 10}) for seed in range(3)]
+
+    def there():
+        return [Record.read(path) for path in sorted((folder / "1_isda" / "records").glob("*.json"))]
+
     lesson.keep("1_isda", (run for run in runs))
-    assert records.load(folder / "1_isda" / "records") == runs
+    assert there() == runs
     lesson.keep("1_isda", runs[:1])  # run again with other parameters
-    assert records.load(folder / "1_isda" / "records") == runs[:1]
+    assert there() == runs[:1]
 
 
-def a_picture(found):
-    picture = Picture(figsize=(1, 1))
-    picture.subplots().plot([len(found), 2])
-    return picture
+def picture(index):
+    drawing = Picture(figsize=(1, 1))
+    drawing.subplots().plot([len(index), 2])
+    return drawing
 
 
-def nothing(found):
-    raise NothingToDraw(f"records, of which there are {len(found)}")
+def nothing(index):
+    raise NothingToDraw(f"records, of which there are {len(index)}")
+
+
+@pytest.fixture
+def study(monkeypatch):
+    """A study with a figure that can be drawn and one that cannot."""
+    module = SimpleNamespace(FIGURES={"line": picture, "missing": nothing}, table=lambda index: f"| {len(index)} |")
+    monkeypatch.setattr(lesson, "modules", lambda: {"5_sla": module})
+    monkeypatch.setattr(lesson, "committed", lambda notebook: Index(records=[Record({}, 0)]))
 
 
 def test_a_picture_is_kept_and_given_back(folder):
-    picture = a_picture([])
-    assert lesson.show("5_sla", picture, "line") is picture
+    drawing = picture([])
+    assert lesson.show("5_sla", drawing, "line") is drawing
     assert (folder / "5_sla" / "line.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_figure_or_what_it_waits_for(folder, capsys):
-    lesson.drawn("5_sla", nothing, "line", [])
-    assert capsys.readouterr().out.startswith("no figure yet: it needs records, of which there are 0 (python -m")
+def test_a_figure_or_what_it_needs(folder, study, capsys):
+    lesson.figure("5_sla", "missing")
+    assert capsys.readouterr().out.startswith("no figure yet: it needs records, of which there are 1 (python -m")
     assert not (folder / "5_sla").exists()
-    lesson.drawn("5_sla", a_picture, "line", [Record({}, 0)])
+    lesson.figure("5_sla", "line")
     assert (folder / "5_sla" / "line.png").exists()
 
 
-def test_a_table_or_what_it_waits_for(capsys):
-    lesson.told(nothing, [])
+def test_a_table_or_what_it_needs(study, capsys):
+    lesson.reading(nothing, "5_sla")
     assert capsys.readouterr().out.startswith("no number yet: it needs records")
-    lesson.told(lambda found: print(len(found)), [Record({}, 0)])
+    lesson.reading(lambda index: print(len(index)), "5_sla")
     assert capsys.readouterr().out == "1\n"
-    lesson.table(nothing, [])
+    lesson.table("5_sla", nothing)
     assert capsys.readouterr().out.startswith("no table yet: it needs records")
-    lesson.table(lambda found: f"| {len(found)} |", [Record({}, 0)])
+    lesson.table("5_sla")
     assert "Markdown object" in capsys.readouterr().out, "outside a notebook its repr is printed"
-    lesson.ranked("5_sla", [])
-    assert capsys.readouterr().out.startswith("no table yet: it needs cross-entropy and another method")
 
 
-def test_a_verdict_is_by_students_interval():
+def test_an_effect_is_judged_by_students_interval():
     values = np.array([1.0, 2.0, 2.5, 0.5])
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert low > 0
     expected = f"+1.5 ± {(high - low) / 2:.1f}, better (n = 4)"
-    assert lesson.verdict(values) == lesson.verdict(summary(values)) == expected
-    assert lesson.verdict(-values, ("above", "below")).endswith(", below (n = 4)")
-    assert lesson.verdict([1.0, -2.0, 2.0]).endswith("within the noise (n = 3)")
-    assert lesson.verdict([1.0, 2.0]) == "+1.5 (n = 2: nothing can be said)"
+    assert lesson.effect(values) == lesson.effect(summary(values)) == expected
+    assert lesson.effect(-values, ("above", "below")).endswith(", below (n = 4)")
+    assert lesson.effect([1.0, -2.0, 2.0]).endswith("not significantly different (n = 3)")
+    assert lesson.effect([1.0, 2.0]) == "+1.5 (n = 2: nothing can be said)"
