@@ -1,4 +1,4 @@
-"""Build semaug/embedded/fashion.xz from the official Fashion-MNIST files.
+"""Build semaug/data/embedded/fashion.xz from the official Fashion-MNIST files.
 
     python tools/build_embedded.py [ROOT]      (default: $SEMAUG_DATA; the files are ROOT/FashionMNIST/raw/*-ubyte)
 
@@ -27,7 +27,7 @@ import torch
 from torchvision.datasets import FashionMNIST
 
 TRAIN_PER_CLASS, TEST_PER_CLASS = 800, 200
-TARGET = Path(__file__).resolve().parents[1] / "semaug" / "embedded" / "fashion.xz"
+TARGET = Path(__file__).resolve().parents[1] / "semaug" / "data" / "embedded" / "fashion.xz"
 
 
 def payload(root: str | Path) -> bytes:

@@ -9,8 +9,8 @@
 >>> mine.num_classes, mine.image_shape, mine.counts.tolist()
 (3, (3, 32, 32), [14, 13, 13])
 
-Inside the package lie ``embedded``, 8000 + 2000 real images of Fashion-MNIST (Xiao et al., arXiv:1708.07747; MIT), and
-``shapes``, as many generated colour images with known factors, masks and boxes (room ``shapes``). ``mnist``,
+Inside the package lie ``fashion-mini``, 8000 + 2000 real images of Fashion-MNIST (Xiao et al., arXiv:1708.07747; MIT),
+and ``shapes``, as many generated colour images with known factors, masks and boxes (module ``shapes``). ``mnist``,
 ``fashion``, ``cifar10``, ``cifar100`` and ``celeba`` are torchvision's, read from its layout, verified by checksum, and
 downloaded where the network allows; ``lfw64`` and ``folder`` read what you have. ``hues`` is ``shapes`` in two domains,
 ``portraits`` one person's faces of ``lfw64``, ``strangers`` all others.
@@ -19,8 +19,6 @@ downloaded where the network allows; ``lfw64`` and ``folder`` read what you have
 from __future__ import annotations
 
 import hashlib
-import math
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +27,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from semaug._checks import check_choice, check_count, check_number, require
 from semaug.data import sources
 from semaug.data.split import Split
 
@@ -41,10 +40,15 @@ SIZED = ("shapes", "hues", "celeba", "lfw64", "portraits", "strangers", "folder"
 class Data:
     """A set of images to train and test on.
 
-    meta: a few images of every class, kept out of train, for objectives with a second stream. classes: their names;
-    by default "0", "1", ... up to the largest target of train. settings: what decided the content (the arguments of
-    ``load``), as plain values, for the records. Raises ValueError where splits disagree, one has no images, or a target
-    is no class.
+    Attributes:
+        name: how records and figures call it.
+        train, test, validation: its splits.
+        meta: a few images of every class, kept out of train, for objectives with a second stream.
+        classes: their names; by default "0", "1", ... up to the largest target of train.
+        settings: what decided the content (the arguments of ``load``), as plain values, for the records.
+
+    Raises:
+        ValueError: where splits disagree, one has no images, or a target is no class.
     """
 
     name: str
@@ -127,6 +131,7 @@ def load(
     train_size: int | None = None,
     test_size: int | None = None,
     imbalance: int | float | None = None,
+    imbalance_kind: str = "exp",
     per_class: int | None = None,
     meta: int = 0,
     subset_seed: int = 0,
@@ -135,58 +140,55 @@ def load(
 ) -> Data:
     r"""A set by name, or the subset of it that the arguments describe: for one ``subset_seed`` the same everywhere.
 
-    name: embedded, shapes, mnist, fashion, cifar10, cifar100, lfw64, portraits, strangers, hues, celeba or folder.
-    root: where its files are; by default $SEMAUG_DATA, or else a folder in the user's cache. For ``folder`` the folder
-        itself, with train/<class>/* and test/<class>/* (or val), or with <class>/*: a fifth then is the test set.
-
-    The images of each class are put in a random order; then, of what is left each time, in this order of steps:
-
-    meta: so many images of every class are taken out of train, to ``Data.meta``.
-    validation: this fraction of every class, rounded, is taken out of train, to ``Data.validation``.
-    per_class: so many images of every class stay (few-shot).
-    train_size: so many images stay in all, in the proportions of the classes (low-shot).
-    imbalance: :math:`\rho \ge 1`: of class c stay :math:`\lfloor n_{\max}\,\rho^{-c/(C-1)} \rfloor` (long tail; Cui et
-        al., arXiv:1901.05555), :math:`n_{\max}` the size of the smallest class before.
-    test_size: so many test images stay, in the proportions of the classes.
+    The images of each class are put in a random order. Then each step takes of what is left, in the order: ``meta``,
+    ``validation``, ``per_class``, ``train_size``, ``imbalance``; so a smaller subset lies in a larger one of the same
+    seed. Images keep the order they have in the whole set.
 
     Where the images tell the person (``factors["person"]``: lfw64, celeba), meta and validation take whole persons, in
     a random order, and nobody stands in two of train, validation and meta. First those are taken who fit into the
     amounts, then those who bring the classes nearer to them: the sizes are near what was asked, not always the same.
 
-    So a smaller subset lies in a larger one of the same seed. Images keep the order they have in the whole set.
-    size: side in pixels, for ``shapes`` and ``hues`` (default 32), ``celeba`` (default 64), ``lfw64``, ``portraits``
-        and ``strangers`` (64, or 32 or 16), and ``folder``, whose pictures are scaled to it by the shorter side and
-        cropped to their centre; the other sets have one size.
+    Args:
+        name: fashion-mini, shapes, mnist, fashion, cifar10, cifar100, lfw64, portraits, strangers, hues, celeba or
+            folder.
+        root: where its files are; by default $SEMAUG_DATA, or else a folder in the user's cache. For ``folder`` the
+            folder itself, with train/<class>/* and test/<class>/* (or val), or with <class>/*: a fifth then is the test
+            set.
+        meta: so many images of every class are taken out of train, to ``Data.meta``.
+        validation: this fraction of every class, rounded, is taken out of train, to ``Data.validation``.
+        per_class: so many images of every class stay (few-shot).
+        train_size: so many images stay in all, in the proportions of the classes (low-shot).
+        imbalance: $\rho \ge 1$, the largest class over the smallest. Of class $c$ stay
+            $\lfloor n_{\max}\,\rho^{-c/(C-1)} \rfloor$ images, $n_{\max}$ the size of the smallest class before (long
+            tail; Cui et al., https://arxiv.org/abs/1901.05555).
+        imbalance_kind: "exp", the long tail, or "step": half of the classes keep $n_{\max}$ images, the others
+            $\lfloor n_{\max} / \rho \rfloor$ (Cao et al., https://arxiv.org/abs/1906.07413).
+        test_size: so many test images stay, in the proportions of the classes.
+        subset_seed: of the random order, below 2**64.
+        size: side in pixels, for ``shapes`` and ``hues`` (default 32), ``celeba`` (default 64), ``lfw64``,
+            ``portraits`` and ``strangers`` (64, or 32 or 16), and ``folder``, whose pictures are scaled to it by the
+            shorter side and cropped to their centre; the other sets have one size.
+        download: whether missing files may be fetched.
 
-    Raises FileNotFoundError for missing files and ValueError for damaged ones, naming the file and the remedy;
-    ValueError for an unknown name and for a subset that the set is too small for, TypeError for a fraction that is no
-    number.
+    Raises:
+        FileNotFoundError: for missing files, naming the file and the remedy.
+        ValueError: for damaged files, naming them and the remedy; for an argument that is none, and for a subset that
+            the set is too small for.
     """
-    if name not in sources.READERS:
-        raise ValueError(f"name: got {name!r}; takes one of {', '.join(sources.READERS)}")
-    for argument, value, least in (
-        ("train_size", train_size, 1),
-        ("test_size", test_size, 1),
-        ("per_class", per_class, 1),
-        ("meta", meta, 0),
-        ("subset_seed", subset_seed, 0),
-        ("size", size, 8),
-    ):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            raise ValueError(f"{argument}: got {value!r}; takes an integer of at least {least}")
-    for argument, fraction in (("validation", validation), ("imbalance", 1 if imbalance is None else imbalance)):
-        if isinstance(fraction, bool) or not isinstance(fraction, numbers.Real):
-            raise TypeError(f"{argument}: got {fraction!r}; takes a number")
-    validation = _plain(validation)
-    imbalance = None if imbalance is None else _plain(imbalance)
-    if not 0 <= validation < 1:
-        raise ValueError(f"validation: got {validation!r}; takes a fraction in [0, 1)")
-    if imbalance is not None and not (math.isfinite(imbalance) and imbalance >= 1):
-        raise ValueError(f"imbalance: got {imbalance!r}; takes largest over smallest class, at least 1")
-    if size is not None and name not in SIZED:
-        raise ValueError(f"size: got {size} for {name!r}, whose images have one size; for {', '.join(SIZED)}")
-    if root is None and name == "folder":
-        raise ValueError("root: got None for 'folder'; takes the folder that holds the images")
+    require(name != "embedded", "name", name, "'fashion-mini', as the embedded images are called now")
+    check_choice("name", name, tuple(sources.READERS))
+    train_size, test_size = _optional("train_size", train_size, 1), _optional("test_size", test_size, 1)
+    per_class, size = _optional("per_class", per_class, 1), _optional("size", size, 8)
+    meta, subset_seed = check_count("meta", meta, 0), check_count("subset_seed", subset_seed, 0)
+    require(subset_seed < 2**64, "subset_seed", subset_seed, "a whole number below 2**64")
+    validation = check_number("validation", _plain(validation), 0, 1, without=(1,))
+    if imbalance is not None:  # 100 and 100.0 are one setting
+        imbalance = check_number("imbalance", _plain(imbalance), 1)
+        imbalance = int(imbalance) if imbalance.is_integer() else imbalance
+    check_choice("imbalance_kind", imbalance_kind, ("exp", "step"))
+    one_size = f"None: the images of {name!r} have one size, those of {', '.join(SIZED)} are scaled"
+    require(size is None or name in SIZED, "size", size, one_size)
+    require(root is not None or name != "folder", "root", root, "the folder that holds the images")
     where = Path(root).expanduser() if root is not None else sources.data_folder()
     train, test, classes = sources.READERS[name](where, size, download)
     if test is None:
@@ -208,15 +210,16 @@ def load(
         queue.keep("train_size", _proportional(queue.sizes, train_size))
     if imbalance is not None:
         largest, last = min(queue.sizes), max(len(classes) - 1, 1)
+        rare = [c / last if imbalance_kind == "exp" else c >= len(classes) // 2 for c in range(len(classes))]
         # 1e-9: 5000 * 100 ** -1.0 must not fall to 49
-        queue.keep("imbalance", [int(largest * imbalance ** (-c / last) + 1e-9) for c in range(len(classes))])
+        queue.keep("imbalance", [int(largest * imbalance**-share + 1e-9) for share in rare])
     if len(queue) < len(train):
         train = train.take(queue.index())
     if test_size is not None:
         queue = _Queue(test.target, classes, subset_seed)
         queue.keep("test_size", _proportional(queue.sizes, test_size))
         test = test.take(queue.index())
-    settings = {
+    settings: dict[str, int | float | str | None] = {
         "validation": validation,
         "train_size": train_size,
         "test_size": test_size,
@@ -226,6 +229,8 @@ def load(
         "subset_seed": subset_seed,
         "size": train.images.shape[-1],
     }
+    if imbalance_kind != "exp":  # an option that came later does not make another set of those before it
+        settings["imbalance_kind"] = imbalance_kind
     label = name if name != "folder" else f"folder {where.name}"
     return Data(label, train, test, **parts, classes=tuple(classes), settings=settings)
 
@@ -303,9 +308,13 @@ class _Queue:
                 raise ValueError(f"{asks}; takes at least 1, at most the {size} there are{stays}")
 
 
-def _plain(value: int | float) -> int | float:
-    """A number of NumPy's as Python's own, which a record can hold: np.float32(0.1) is 0.1."""
-    return value if isinstance(value, int | float) and type(value) in (int, float) else float(str(value))
+def _optional(name: str, value: int | None, least: int) -> int | None:
+    return None if value is None else check_count(name, value, least)
+
+
+def _plain(value: float) -> float:
+    """A number of NumPy's by its digits: np.float32(0.1) is 0.1."""
+    return float(str(value)) if type(value).__module__ == "numpy" else value
 
 
 def _proportional(sizes: Sequence[int], total: int) -> list[int]:

@@ -47,9 +47,9 @@ EMBEDDED = Path(__file__).parent / "embedded" / "fashion.xz"
 EMBEDDED_SHA256 = "bb49ce4b4943b8293e7e9bddb711a131ee09883f090c5204e205572cd0a40add"  # of the uncompressed content
 
 
-def embedded(root: Path, size: int | None = None, download: bool = False) -> Splits:
+def fashion_mini(root: Path, size: int | None = None, download: bool = False) -> Splits:
     """8000 + 2000 images of Fashion-MNIST as tools/build_embedded.py wrote them; factor: index in the official file."""
-    remedy = f"embedded: {EMBEDDED} is {{}}; install the package again, or restore the file from its repository"
+    remedy = f"fashion-mini: {EMBEDDED} is {{}}; install the package again, or restore the file from its repository"
     try:
         content = lzma.decompress(EMBEDDED.read_bytes())
     except FileNotFoundError:
@@ -322,7 +322,7 @@ def _kept(file: Path, paths: Sequence[Path], size: int) -> Tensor:
 
 
 READERS: dict[str, Callable[..., Splits]] = {
-    "fashion-mini": embedded,
+    "fashion-mini": fashion_mini,
     "shapes": generated,
     "mnist": mnist,
     "fashion": partial(mnist, name="fashion"),

@@ -1,4 +1,4 @@
-"""A split: images with what is known of each of them. ``data``, ``sources`` and ``shapes`` all stand on it.
+"""A split: images with what is known of each of them. ``sets``, ``sources`` and ``shapes`` all stand on it.
 
 Images are kept as uint8, a quarter of what float32 takes, so that a whole set fits on a GPU and is augmented there.
 """
@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from semaug.core.tensors import at_least_float32
+
 Index = slice | Sequence[int] | Tensor
 
 
@@ -20,9 +22,16 @@ Index = slice | Sequence[int] | Tensor
 class Split:
     """Images with what is known of each of them, all on one device.
 
-    images: (N, channels, H, W) uint8, 0 black, 255 full. target: (N,) int64, the class. factors: values known of each
-    image, by name, each (N,). masks: (N, H, W) bool, True on the object. boxes: (N, 4) int64, (y0, x0, y1, x1) in
-    pixels, half open. Raises TypeError or ValueError for any other dtype or shape.
+    Attributes:
+        images: (N, channels, H, W) uint8, 0 black, 255 full.
+        target: (N,) int64, the class.
+        factors: values known of each image, by name, each (N,).
+        masks: (N, H, W) bool, True on the object.
+        boxes: (N, 4) int64, (y0, x0, y1, x1) in pixels, half open.
+
+    Raises:
+        TypeError: for any other dtype.
+        ValueError: for any other shape.
     """
 
     images: UInt8[Tensor, "N channels H W"]
@@ -49,17 +58,26 @@ class Split:
 
     @classmethod
     def from_float(cls, images: Float[Tensor, "N channels H W"], target: Int64[Tensor, " N"], **parts: Any) -> Split:
-        """From floating-point images in [0, 1], rounded to 256 levels; the other fields by name.
+        """From floating-point images in [0, 1], rounded to 256 levels.
 
-        Raises TypeError for other dtypes, ValueError for NaN or values outside [0, 1].
+        Args:
+            images: a few units in the last place below 0 or above 1, as interpolation leaves them, count as 0 or 1.
+            target: the classes.
+            parts: the other fields by name.
+
+        Raises:
+            TypeError: for other dtypes.
+            ValueError: for NaN or values outside [0, 1].
         """
         if not isinstance(images, Tensor) or not images.is_floating_point():
             raise TypeError(f"images: got {_describe(images)}; takes a floating-point tensor, Split(...) takes uint8")
-        if images.numel() and not bool(((images >= 0) & (images <= 1)).all()):  # NaN compares false
+        little = 8 * torch.finfo(images.dtype).eps
+        if images.numel() and not bool(((images >= -little) & (images <= 1 + little)).all()):  # NaN compares false
             numbers = images[~images.isnan()]
-            got = f"{float(numbers.min()):.4g} to {float(numbers.max()):.4g}" if len(numbers) else "no number"
+            ends = [at_least_float32(end).cpu().numpy() for end in (numbers.aminmax() if len(numbers) else ())]
+            got = " to ".join(map(str, ends)) or "no number"  # of NumPy: as many digits as the dtype tells apart
             raise ValueError(f"images: got {got} and {images.numel() - len(numbers)} NaN; takes values in [0, 1]")
-        return cls((images.float() * 255).round().to(torch.uint8), target, **parts)
+        return cls((images.float().clamp(0, 1) * 255).round().to(torch.uint8), target, **parts)
 
     def __len__(self) -> int:
         return len(self.images)

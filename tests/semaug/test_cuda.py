@@ -100,7 +100,7 @@ SETTINGS = {
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("objective", SETTINGS)
 def test_training_there_learns_and_resumes(objective, precision, tmp_path, monkeypatch):
-    of = data.load("embedded", train_size=2000, test_size=500, meta=10)
+    of = data.load("fashion-mini", train_size=2000, test_size=500, meta=10)
     recipe = Recipe(epochs=6, lr=0.05, augment="crop+flip", precision=precision)
 
     def run(resume):
@@ -137,7 +137,7 @@ def test_training_there_learns_and_resumes(objective, precision, tmp_path, monke
 def test_deterministic_algorithms_give_the_same_bits(objective, tmp_path, monkeypatch):
     """Two runs, and one that was interrupted, under torch's flag: no step is captured then."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    of = data.load("embedded", train_size=1000, test_size=200)
+    of = data.load("fashion-mini", train_size=1000, test_size=200)
     recipe = Recipe(epochs=4, lr=0.05, augment="crop+flip")
     epoch = training._Loop.epoch
 
@@ -186,7 +186,7 @@ def test_a_stream_there_gives_windows_of_its_images():
 
 def test_runs_together_are_those_alone():
     """Each on a stream of its own: nothing of one is read by another, or before it is written."""
-    of = data.load("embedded", train_size=1000, test_size=500)
+    of = data.load("fashion-mini", train_size=1000, test_size=500)
     recipe = Recipe(epochs=4, batch_size=50, lr=0.02, augment="crop+flip", evaluate_every=2)
     names, seeds = ("CrossEntropy", "ISDA", "CrossEntropy", "ISDA"), (0, 0, 1, 1)
 

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from semaug import data
-from semaug.data import sources
+from semaug.data import sets, sources
 from semaug.data.sets import Data, Split, load
 
 SUBSETS = {"meta": 10, "validation": 0.1, "per_class": 300, "train_size": 1000, "imbalance": 10.0, "test_size": 500}
@@ -90,7 +89,7 @@ def test_digest_after_an_edit_in_place_and_of_any_layout():
 
 
 def test_digest_of_a_set_loaded_twice_and_of_another_subset():
-    one, again, other = (load("shapes", train_size=100, test_size=10, subset_seed=seed) for seed in (0, 0, 1))
+    one, again, other = (load("fashion-mini", train_size=100, test_size=10, subset_seed=seed) for seed in (0, 0, 1))
     assert one.digest == again.digest != other.digest
 
 
@@ -150,14 +149,14 @@ def test_data_refuses(fields, message):
 
 
 def test_whole_set_in_its_own_order():
-    whole = load("embedded")
-    assert whole.name == "embedded"
+    whole = load("fashion-mini")
+    assert whole.name == "fashion-mini"
     assert (len(whole.train), len(whole.test), whole.validation, whole.meta) == (8000, 2000, None, None)
-    assert torch.equal(whole.train.factors["index"], sources.embedded(Path())[0].factors["index"])
+    assert torch.equal(whole.train.factors["index"], sources.fashion_mini(Path())[0].factors["index"])
 
 
 def test_parts_are_disjoint_balanced_and_nothing_else():
-    whole, parts = load("embedded"), load("embedded", **SUBSETS)
+    whole, parts = load("fashion-mini"), load("fashion-mini", **SUBSETS)
     index = [part.factors["index"] for part in (parts.train, parts.validation, parts.meta)]
     assert len(torch.cat(index).unique()) == sum(map(len, index))
     assert torch.bincount(parts.meta.target).tolist() == [10] * 10
@@ -173,13 +172,13 @@ def test_parts_are_disjoint_balanced_and_nothing_else():
 
 
 def test_subsets_follow_from_their_seed():
-    first, again, other = (load("embedded", subset_seed=seed, **SUBSETS) for seed in (7, 7, 8))
+    first, again, other = (load("fashion-mini", subset_seed=seed, **SUBSETS) for seed in (7, 7, 8))
     for name in ("train", "test", "validation", "meta"):
         one, two, three = (getattr(which, name).factors["index"] for which in (first, again, other))
         assert torch.equal(one, two)
         assert not torch.equal(one, three)
     # On every machine these, since torch's generator and randperm are its own on the CPU.
-    assert load("embedded", train_size=10).train.factors["index"].tolist() == GOLDEN
+    assert load("fashion-mini", train_size=10).train.factors["index"].tolist() == GOLDEN
 
 
 GOLDEN = [429, 1115, 1368, 2306, 2483, 2898, 3789, 4175, 5692, 6135]
@@ -187,7 +186,7 @@ GOLDEN = [429, 1115, 1368, 2306, 2483, 2898, 3789, 4175, 5692, 6135]
 
 def test_smaller_subsets_lie_in_larger_ones():
     def kept(**subset):
-        return set(load("embedded", meta=10, validation=0.1, **subset).train.factors["index"].tolist())
+        return set(load("fashion-mini", meta=10, validation=0.1, **subset).train.factors["index"].tolist())
 
     assert kept(train_size=100) < kept(train_size=500) < kept(per_class=60) < kept()
     assert kept(per_class=60, imbalance=10.0) < kept(per_class=60)
@@ -222,7 +221,7 @@ def test_uneven_classes(uneven):
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=40), st.floats(0, 1))
 def test_proportional_amounts_add_up(sizes, fraction):
     total = round(sum(sizes) * fraction)
-    amounts = data._proportional(sizes, total)
+    amounts = sets._proportional(sizes, total)
     assert sum(amounts) == total
     for size, amount in zip(sizes, amounts, strict=True):
         assert amount <= size
@@ -234,21 +233,24 @@ def test_proportional_amounts_add_up(sizes, fraction):
     [
         (
             {"name": "imagenet"},
-            "name: got 'imagenet'; takes one of embedded, shapes, mnist, fashion, cifar10, cifar100, ",
+            "name: got 'imagenet'; takes one of fashion-mini, shapes, mnist, fashion, cifar10, cifar100, ",
         ),
-        ({"train_size": 0}, "train_size: got 0; takes an integer of at least 1"),
+        ({"train_size": 0}, "train_size: got 0; takes a whole number from 1"),
         ({"per_class": -3}, "per_class: got -3"),
-        ({"meta": -1}, "meta: got -1; takes an integer of at least 0"),
-        ({"meta": True}, "meta: got True; takes an integer of at least 0"),
-        ({"test_size": 2.5}, "test_size: got 2.5; takes an integer"),
+        ({"meta": -1}, "meta: got -1; takes a whole number from 0"),
+        ({"meta": True}, "meta: got True; takes a whole number from 0"),
+        ({"test_size": 2.5}, "test_size: got 2.5; takes a whole number"),
         ({"subset_seed": -1}, "subset_seed: got -1"),
-        ({"validation": 1.0}, "validation: got 1.0; takes a fraction in [0, 1)"),
+        ({"subset_seed": 2**64}, f"subset_seed: got {2**64}; takes a whole number below 2**64"),
+        ({"name": "embedded"}, "name: got 'embedded'; takes 'fashion-mini'"),
+        ({"imbalance_kind": "linear"}, "imbalance_kind: got 'linear'; takes one of exp, step"),
+        ({"validation": 1.0}, "validation: got 1.0; takes a finite number in [0, 1)"),
         ({"validation": -0.1}, "validation: got -0.1"),
         ({"validation": float("nan")}, "validation: got nan"),
-        ({"imbalance": 0.01}, "imbalance: got 0.01; takes largest over smallest class, at least 1"),
+        ({"imbalance": 0.01}, "imbalance: got 0.01; takes a finite number from 1"),
         ({"imbalance": float("inf")}, "imbalance: got inf"),
-        ({"size": 64}, "size: got 64 for 'mnist', whose images have one size"),
-        ({"name": "folder"}, "root: got None for 'folder'"),
+        ({"size": 64}, "size: got 64; takes None: the images of 'mnist' have one size"),
+        ({"name": "folder"}, "root: got None; takes the folder"),
         ({"per_class": 7}, "per_class: asks for 7 images of class 'few'; takes at least 1, at most the 6 there are"),
         (
             {"meta": 6},
@@ -269,12 +271,22 @@ def test_load_refuses(uneven, unchecked, subset, message):
         load(**{"name": "mnist", **subset})
 
 
+@pytest.mark.usefixtures("balanced")
+def test_step_imbalance_has_the_counts_of_the_released_code():
+    """kaidic/LDAM-DRW, imbalance_cifar.py, imb_type "step": int(5000) for five classes, int(5000 * factor) for five."""
+    for factor in (0.01, 0.02, 0.1):
+        parts = load("cifar10", imbalance=1 / factor, imbalance_kind="step")
+        assert parts.counts.tolist() == [5000] * 5 + [int(5000 * factor)] * 5
+        assert parts.settings["imbalance_kind"] == "step"
+    assert "imbalance_kind" not in load("cifar10", imbalance=10).settings, "as the records of before have it"
+
+
 @pytest.mark.parametrize("argument", ["validation", "imbalance"])
 @pytest.mark.parametrize("value", ["0.1", None, True, [0.1], 1j])
 def test_load_takes_numbers(uneven, unchecked, argument, value):
     if (argument, value) == ("imbalance", None):
         return
-    with pytest.raises(TypeError, match=re.escape(f"{argument}: got {value!r}; takes a number")):
+    with pytest.raises(ValueError, match=re.escape(f"{argument}: got {value!r}; takes a finite number")):
         load("mnist", **{argument: value})
 
 
@@ -283,7 +295,7 @@ def test_numbers_of_numpy_are_plain_in_the_settings(uneven, unchecked):
     for kind in (np.float32, np.float64, np.float16):
         parts = load("mnist", validation=kind(0.1), imbalance=kind(2))
         assert json.dumps(parts.settings) == json.dumps(plain.settings)
-        assert {type(parts.settings[name]) for name in ("validation", "imbalance")} == {float}
+        assert [type(parts.settings[name]) for name in ("validation", "imbalance")] == [float, int]
         assert torch.equal(parts.validation.target, plain.validation.target)
 
 
@@ -307,8 +319,8 @@ def test_nobody_stands_in_two_splits(portraits, seed):
     parts = load("mnist", validation=0.1, meta=10, subset_seed=seed)
     splits = [parts.train, parts.validation, parts.meta]
     numbers, persons = ([set(part.factors[name].tolist()) for part in splits] for name in ("number", "person"))
-    for sets in (numbers, persons):
-        assert len(set.union(*sets)) == sum(map(len, sets))
+    for groups in (numbers, persons):
+        assert len(set.union(*groups)) == sum(map(len, groups))
     assert len(set.union(*numbers)) == 2000
     whole = torch.bincount(portraits.target)
     counts = torch.bincount(parts.validation.target, minlength=4)
@@ -331,7 +343,7 @@ def test_too_few_persons_to_part_them(monkeypatch):
 
 
 def test_settings_decide_the_content_and_fit_into_a_record():
-    parts = load("embedded", **SUBSETS, subset_seed=3)
+    parts = load("fashion-mini", **SUBSETS, subset_seed=3)
     assert parts.settings == {**SUBSETS, "subset_seed": 3, "size": 28}
     assert json.loads(json.dumps(parts.settings)) == parts.settings
     again = load(parts.name, **{key: value for key, value in parts.settings.items() if key != "size"})

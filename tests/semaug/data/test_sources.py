@@ -46,8 +46,8 @@ def md5(path):
 # -- the set inside the package ----------------------------------------------------------------------------------------
 
 
-def test_embedded():
-    train, test, classes = sources.embedded(Path())
+def test_fashion_mini():
+    train, test, classes = sources.fashion_mini(Path())
     assert (len(train), len(test), classes[8]) == (8000, 2000, "Bag")
     assert train.images.shape[1:] == (1, 28, 28)
     assert torch.bincount(train.target).tolist() == [800] * 10
@@ -57,9 +57,9 @@ def test_embedded():
     assert train.target[:10].tolist() == [9, 0, 0, 3, 0, 2, 7, 2, 5, 5]  # the official file begins with these
 
 
-def test_embedded_is_the_official_set_at_its_indices():
+def test_fashion_mini_is_the_official_set_at_its_indices():
     raw = real("fashion") / "FashionMNIST" / "raw"
-    for split, images, labels in zip(sources.embedded(Path())[:2], RAW[::2], RAW[1::2], strict=True):
+    for split, images, labels in zip(sources.fashion_mini(Path())[:2], RAW[::2], RAW[1::2], strict=True):
         index = split.factors["index"].numpy()
         official = np.frombuffer((raw / images).read_bytes(), np.uint8, offset=16).reshape(-1, 28, 28)
         target = np.frombuffer((raw / labels).read_bytes(), np.uint8, offset=8)
@@ -70,7 +70,7 @@ def test_embedded_is_the_official_set_at_its_indices():
             assert np.array_equal(index[split.target.numpy() == c], first)
 
 
-def test_embedded_is_rebuilt_by_its_script():
+def test_fashion_mini_is_rebuilt_by_its_script():
     script = Path(__file__).parents[3] / "tools" / "build_embedded.py"
     spec = importlib.util.spec_from_file_location("build_embedded", script)
     build_embedded = importlib.util.module_from_spec(spec)
@@ -82,7 +82,7 @@ def test_embedded_is_rebuilt_by_its_script():
 
 
 @pytest.mark.parametrize("damage", ["cut off", "one bit", "other content", "no xz"])
-def test_embedded_damaged(tmp_path, monkeypatch, damage):
+def test_fashion_mini_damaged(tmp_path, monkeypatch, damage):
     content = sources.EMBEDDED.read_bytes()
     flipped = bytearray(content)
     flipped[len(content) // 2] ^= 1
@@ -95,14 +95,14 @@ def test_embedded_damaged(tmp_path, monkeypatch, damage):
         }[damage]
     )
     monkeypatch.setattr(sources, "EMBEDDED", tmp_path / "fashion.xz")
-    with pytest.raises(ValueError, match=r"embedded: .*fashion\.xz is damaged .*; install the package again"):
-        sources.embedded(Path())
+    with pytest.raises(ValueError, match=r"fashion-mini: .*fashion\.xz is damaged .*; install the package again"):
+        sources.fashion_mini(Path())
 
 
-def test_embedded_missing(tmp_path, monkeypatch):
+def test_fashion_mini_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "EMBEDDED", tmp_path / "fashion.xz")
     with pytest.raises(FileNotFoundError, match=r"fashion\.xz is missing; install the package again"):
-        sources.embedded(Path())
+        sources.fashion_mini(Path())
 
 
 # -- torchvision's sets, real ------------------------------------------------------------------------------------------

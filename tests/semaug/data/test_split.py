@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from torchvision.transforms import v2
 
 from semaug.data.split import Split
 
@@ -97,6 +98,12 @@ def test_refuses(unchecked, error, fields, message):
         (TypeError, [[0.5]], "images: got a list"),
         (ValueError, torch.full((2, 3, 4, 4), 1.5), "images: got 1.5 to 1.5 and 0 NaN; takes values in [0, 1]"),
         (ValueError, torch.full((2, 3, 4, 4), -0.01), "images: got -0.01 to -0.01"),
+        (ValueError, torch.full((2, 3, 4, 4), 1 + 1e-5), "images: got 1.00001 to 1.00001 and 0 NaN"),
+        (
+            ValueError,
+            torch.full((2, 3, 4, 4), 1 + 1e-12, dtype=torch.float64),
+            "got 1.000000000001 to 1.000000000001 a",
+        ),
         (ValueError, torch.full((2, 3, 4, 4), torch.inf), "images: got inf to inf"),
         (ValueError, torch.full((2, 3, 4, 4), torch.nan), "images: got no number and 96 NaN"),
     ],
@@ -104,6 +111,16 @@ def test_refuses(unchecked, error, fields, message):
 def test_from_float_refuses(unchecked, error, images, message):
     with pytest.raises(error, match=re.escape(message)):
         Split.from_float(images, ONE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_from_float_takes_what_interpolation_leaves_beside_0_and_1(dtype):
+    eps = torch.finfo(dtype).eps
+    images = torch.tensor([0.0, -2 * eps, 1.0, 1 + 2 * eps], dtype=dtype).view(2, 1, 1, 2)
+    assert Split.from_float(images, ONE).images.flatten().tolist() == [0, 0, 255, 255]
+    resized = v2.Resize(17, antialias=True)(torch.ones(2, 3, 40, 40))
+    assert resized.max() > 1, "the case this was found by"
+    assert (Split.from_float(resized, ONE).images == 255).all()
 
 
 @pytest.mark.parametrize("index", [3, torch.tensor([0.5]), torch.tensor([[1]]), torch.tensor([1], dtype=torch.uint8)])

@@ -108,7 +108,7 @@ def test_soft_labels_are_taken_and_parameters_left_alone():
 
 
 def test_attacked_accuracy_falls_and_is_the_plain_one_at_nothing():
-    split = data.load("embedded", train_size=100, test_size=60).test
+    split = data.load("fashion-mini", train_size=100, test_size=60).test
     network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     images = split.floats()
     with torch.no_grad():  # a classifier that knows: ridge on the very images
@@ -130,7 +130,7 @@ def test_attacked_accuracy_falls_and_is_the_plain_one_at_nothing():
 
 
 def test_attacked_accuracy_of_nothing():
-    split = data.load("embedded", train_size=100, test_size=20).test
+    split = data.load("fashion-mini", train_size=100, test_size=20).test
     with pytest.raises(ValueError, match="split: got 0 images; takes at least one"):
         attacked_accuracy(nn.Flatten(), split.take(slice(0, 0)), lambda images, target: images)
 

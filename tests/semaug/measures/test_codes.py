@@ -174,12 +174,12 @@ def test_alignment_finds_the_factor_of_each_coordinate():
 
 
 def test_the_judge_is_trained_once_on_real_images():
-    of = load("embedded", train_size=400, test_size=200)
+    of = load("fashion-mini", train_size=400, test_size=200)
     before = torch.get_rng_state()
     first = judge(of, steps=60)
     assert torch.equal(torch.get_rng_state(), before)
-    assert judge(load("embedded", train_size=400, test_size=200), steps=60) is first
-    assert judge(load("embedded", train_size=390, test_size=200), steps=1) is not first
+    assert judge(load("fashion-mini", train_size=400, test_size=200), steps=60) is first
+    assert judge(load("fashion-mini", train_size=390, test_size=200), steps=1) is not first
     assert accuracy(first, of.test) > 0.6
 
 
@@ -187,8 +187,8 @@ def test_the_judge_of_a_large_set_passes_it_ten_times(monkeypatch):
     recipes = []
     monkeypatch.setattr("semaug.measures.codes.fit", lambda objective, data, recipe, **_: recipes.append(recipe))
     monkeypatch.setattr("semaug.measures.codes._judges", {})
-    judge(load("embedded", train_size=6000, test_size=200))
-    judge(load("embedded", train_size=400, test_size=200), steps=60)
+    judge(load("fashion-mini", train_size=6000, test_size=200))
+    judge(load("fashion-mini", train_size=400, test_size=200), steps=60)
     assert [recipe.epochs for recipe in recipes] == [10, 19]
 
 
@@ -212,7 +212,7 @@ def test_measures_are_numbers_of_a_record(kind):
 
 
 def test_alignment_needs_the_factors():
-    of = load("embedded", train_size=20, test_size=20)
+    of = load("fashion-mini", train_size=20, test_size=20)
     with pytest.raises(ValueError, match="split: got no factors angle"):
         alignment(Factors(shapes.draw(5, 0)), of.test)
 

@@ -113,4 +113,4 @@ def test_bad_input():
     with pytest.raises(ValueError, match="split: got 0 images; takes at least one"):
         localisation(networks.small(10, channels=3), none)
     with pytest.raises(ValueError, match="split: got one without boxes or masks"):
-        localisation(networks.small(10), data.load("embedded", train_size=100, test_size=50).test)
+        localisation(networks.small(10), data.load("fashion-mini", train_size=100, test_size=50).test)

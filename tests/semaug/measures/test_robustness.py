@@ -104,7 +104,7 @@ def classifier():
 
 
 def test_accuracy_under_corruption():
-    split, network = data.load("embedded", train_size=100, test_size=40).test, classifier()
+    split, network = data.load("fashion-mini", train_size=100, test_size=40).test, classifier()
     found = corruption_accuracy(network, split, ["contrast", "shot_noise"], [1, 5], seed=3)
     assert found.keys() == {"contrast", "shot_noise"}
     noise = generator(3)
@@ -114,7 +114,7 @@ def test_accuracy_under_corruption():
 
 
 def test_measures():
-    split, network = data.load("embedded", train_size=100, test_size=40).test, classifier()
+    split, network = data.load("fashion-mini", train_size=100, test_size=40).test, classifier()
     metrics, curves = measures(network, split)
     by_name = [metrics[f"{name}_accuracy"] for name in CORRUPTIONS]
     assert metrics["corruption_accuracy"] == pytest.approx(sum(by_name) / 9)
@@ -145,5 +145,5 @@ def test_bad_input():
         with pytest.raises(ValueError, match=message):
             corrupt(*arguments, generator())
     with pytest.raises(ValueError, match="takes logits"):
-        measures(nn.Flatten(0), data.load("embedded", train_size=100, test_size=40).test)
+        measures(nn.Flatten(0), data.load("fashion-mini", train_size=100, test_size=40).test)
     assert len(robustness.EPSILONS) == 5

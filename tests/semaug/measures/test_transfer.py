@@ -22,7 +22,7 @@ def test_fine_tuning_starts_from_the_network_with_a_new_head_and_leaves_it_alone
     torch.manual_seed(3)
     network = networks.small(4, width=4)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    of = data.load("embedded", train_size=60, test_size=40)
+    of = data.load("fashion-mini", train_size=60, test_size=40)
 
     def run(lr, seed=0):
         torch.manual_seed(torch.seed())  # the global generator has no say
@@ -44,12 +44,12 @@ def test_fine_tuning_starts_from_the_network_with_a_new_head_and_leaves_it_alone
 
 def test_fine_tuning_helps_where_images_are_few():
     """Ten classes of Fashion-MNIST from 60 images, after one training on other images of it: three seeds of each."""
-    source = data.load("embedded", train_size=1500, test_size=100)
+    source = data.load("fashion-mini", train_size=1500, test_size=100)
     torch.manual_seed(0)
     network = networks.small(10, width=8)
     transfer.fine_tune(network, "nothing", source, Recipe(epochs=1))
     _, teacher = transfer.fine_tune(network, "nothing", source, Recipe(epochs=6, lr=0.1))
-    whole = data.load("embedded", test_size=500)
+    whole = data.load("fashion-mini", test_size=500)
     few = Data("few", whole.train.take(slice(7000, 7060)), whole.test, classes=whole.classes)
     recipe = Recipe(epochs=10, batch_size=20, lr=0.05)
 

@@ -40,7 +40,7 @@ class Played:
 @pytest.mark.parametrize("name", ["CrossEntropy", "ISDA", "MetaSAug", "SLA", "CutMix", "AutoMix"])
 def test_the_loop_sets_all_that_differs_between_steps(name, monkeypatch):
     """Rates, rows and progress come in tensors: training by them is training by plain values."""
-    of = data.load("embedded", train_size=300, test_size=100, meta=10)
+    of = data.load("fashion-mini", train_size=300, test_size=100, meta=10)
     recipe = Recipe(epochs=3, batch_size=50, meta_batch_size=20, lr=0.05, augment="crop+flip")
     seen = []
 
@@ -70,7 +70,7 @@ def test_the_loop_sets_all_that_differs_between_steps(name, monkeypatch):
 
 
 def test_only_what_says_so_of_itself_is_captured():
-    of = data.load("embedded", train_size=200, test_size=100)
+    of = data.load("fashion-mini", train_size=200, test_size=100)
     recipe = Recipe()
 
     def static(made, **changes):
@@ -93,7 +93,7 @@ def test_only_what_says_so_of_itself_is_captured():
 
 
 def test_phases():
-    of = data.load("embedded", train_size=200, test_size=100)
+    of = data.load("fashion-mini", train_size=200, test_size=100)
     factored = experiment.build("ISDA", "small", of, 0, covariance="factored", rank=4)
     assert factored.phase(0.5) is None, "it goes through the classes of the batch"
     meta = experiment.build("MetaSAug", "small", of, 0, stage=0.5)
@@ -123,7 +123,7 @@ def test_replays_do_the_work_and_draw_on():
 @needs_cuda
 @pytest.mark.parametrize("name", ["CrossEntropy", "ISDA"])
 def test_captured_training_is_the_plain_one(name, monkeypatch):
-    of = data.load("embedded", train_size=600, test_size=300)
+    of = data.load("fashion-mini", train_size=600, test_size=300)
     recipe = Recipe(epochs=4, batch_size=50, lr=0.02, augment="crop+flip")
 
     def run():

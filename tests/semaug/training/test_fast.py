@@ -15,7 +15,7 @@ STEP = Step(torch.tensor(0.5), 0.1, torch.Generator())
 
 
 def test_the_loss_is_cross_entropy_against_smoothed_labels():
-    of = data.load("embedded", train_size=100, test_size=40)
+    of = data.load("fashion-mini", train_size=100, test_size=40)
     objective = experiment.build("Smoothed", "small", of, 0, smoothing=0.3)
     images, target = torch.rand(8, 1, 28, 28), torch.arange(8)
     loss, terms = objective(images, target, STEP)
@@ -28,7 +28,7 @@ def test_the_loss_is_cross_entropy_against_smoothed_labels():
 
 
 def test_predictions_are_those_of_the_mirror_image_too():
-    of = data.load("embedded", train_size=100, test_size=40)
+    of = data.load("fashion-mini", train_size=100, test_size=40)
     objective, alone = (experiment.build("Smoothed", "small", of, 0, mirror=mirror).eval() for mirror in (True, False))
     images = torch.rand(4, 1, 28, 28)
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_the_network():
 
 def test_it_learns_and_could_be_captured():
     recipe = Recipe.preset("fast/resnet9", epochs=3, batch_size=100, lr=0.1, precision="float32")
-    of = data.load("embedded", train_size=2000, test_size=500)
+    of = data.load("fashion-mini", train_size=2000, test_size=500)
     objective = experiment.build("Smoothed", "small", of, 0)
     assert training.fit(objective, of, recipe, progress=False).metrics["test_accuracy"] > 0.55
     assert training._static(fast.Smoothed(fast.resnet9(10)), Recipe.preset("fast/resnet9"))

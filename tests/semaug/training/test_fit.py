@@ -486,7 +486,7 @@ def test_soft_targets_take_the_same_loss():
 
 
 def test_runs_together_are_those_alone(tmp_path, monkeypatch):
-    of = data.load("embedded", train_size=300, test_size=100)
+    of = data.load("fashion-mini", train_size=300, test_size=100)
     recipe = training.Recipe(epochs=2, batch_size=50, lr=0.05, augment="crop+flip")
     names, seeds = ("CrossEntropy", "ISDA", "ISDA"), (0, 0, 1)
 
@@ -516,7 +516,7 @@ def test_runs_together_are_those_alone(tmp_path, monkeypatch):
 
 
 def test_what_cannot_run_together(tmp_path):
-    of = data.load("embedded", train_size=300, test_size=100)
+    of = data.load("fashion-mini", train_size=300, test_size=100)
     one = experiment.build("CrossEntropy", "small", of, 0)
     with pytest.raises(ValueError, match=r"objectives, seeds, resume: got \[1, 2, 1\] of them"):
         training.fit_together([one], of, training.Recipe(epochs=1), [0, 1])
@@ -543,7 +543,7 @@ def test_one_that_fails_ends_all_and_leaves_their_states(tmp_path):
             loss, terms = super().forward(images, target, step)
             return loss * (float("nan") if float(step.progress) > 0.5 else 1.0), terms
 
-    of = data.load("embedded", train_size=300, test_size=100)
+    of = data.load("fashion-mini", train_size=300, test_size=100)
     one, other = (experiment.build("CrossEntropy", "small", of, seed) for seed in (0, 1))
     files = [tmp_path / name for name in ("one.pt", "other.pt")]
     with pytest.raises(FloatingPointError, match="in epoch 2"):

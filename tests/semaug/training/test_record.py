@@ -11,7 +11,7 @@ import pytest
 
 from semaug.training import record as rec
 
-CONFIG = {"objective": "ISDA", "settings": {"strength": 0.5}, "data": {"name": "embedded"}}
+CONFIG = {"objective": "ISDA", "settings": {"strength": 0.5}, "data": {"name": "fashion-mini"}}
 
 
 def make(seed=0, accuracy=0.8, **changes):
