@@ -9,12 +9,11 @@ and the squared maximum mean discrepancy of the kernel $k(a, b) = (a^\top b / A 
 $$\mathrm{KID} = \mathbb E\,k(r, r') + \mathbb E\,k(g, g') - 2\,\mathbb E\,k(r, g). \tag{2}$$
 
 The usual $f$ is an Inception network trained on ImageNet, whose weights are to be downloaded. Here it is a classifier
-trained on the images at hand (``gvae_measures.judge``): "FID on the features of a classifier trained here", comparable
-between runs of one set and with no number of a paper. FID is biased: compare it at equal numbers of images alone.
+trained on the images at hand (``codes.judge``): "FID on the features of a classifier trained here", comparable between
+runs of one set and with no number of a paper. FID is biased: compare it at equal numbers of images alone.
 
-Of a discriminator, by its logits of the images it was trained on and of others of the same kind: the share that it
-accepts of each, and $P(D(x_{train}) > D(x_{other}))$, the area under the ROC curve: 1/2 for one that tells them not
-apart.
+What a discriminator has learned by heart shows in its mean logits of training, held-out and generated images, and a
+generator in how near its samples are to training images and to others of the same kind.
 
 * FID: Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter, NeurIPS 2017, https://arxiv.org/abs/1706.08500
 * KID: Bińkowski, Sutherland, Arbel, Gretton, ICLR 2018, https://arxiv.org/abs/1801.01401
@@ -24,7 +23,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -35,11 +34,29 @@ from torch.nn import functional as F
 from semaug._checks import check_count
 from semaug.core.metrics import evaluating
 from semaug.data.sets import Data
+from semaug.data.split import Split
 from semaug.methods.diffaugment import DiffAugment
 
 Images = Float[Tensor, "N channels H W"]
 
 Features = Float[Tensor, "N A"]
+
+
+@runtime_checkable
+class Players(Protocol):
+    """What is measured: a :class:`semaug.GAN`, or anything with these."""
+
+    discriminator: Callable[[Tensor], Tensor]
+    augment: DiffAugment | None
+
+    def codes(self, n: int, draws: torch.Generator) -> Tensor:
+        """Codes (n, K) of images to be generated."""
+
+    def sample(self, codes: Tensor) -> Tensor:
+        """The images of codes, in [0, 1]."""
+
+    def logits(self, split: Split) -> Tensor:
+        """The discriminator's, (N,), of the images of a split."""
 
 
 class Distance(NamedTuple):
@@ -53,14 +70,19 @@ class Distance(NamedTuple):
 def distance(
     real: Features, generated: Float[Tensor, "M A"], subsets: int = 50, subset_size: int = 100, seed: int = 0
 ) -> Distance:
-    """FID and KID of torchmetrics, on features of at least two images each.
+    """FID (1) and KID (2) of torchmetrics.
 
-    subsets, subset_size: of KID, drawn from ``seed``; the global generator is left alone. Raises ValueError for
-    features that are not (N, A) and (M, A), finite, with N and M at least 2 and ``subset_size``.
+    Args:
+        real: features of real images, (N, A).
+        generated: features of generated images, (M, A).
+        subsets: of KID; the global generator is left alone.
+        subset_size: images of each subset, at least 2 and at most N and M.
+        seed: decides the subsets.
+
+    Raises:
+        ValueError: for features that are not (N, A) and (M, A), of fewer images than ``subset_size``, or not finite.
     """
-    check_count("subsets", subsets)
-    if not (isinstance(subset_size, int) and subset_size >= 2):
-        raise ValueError(f"subset_size: got {subset_size!r}; takes a whole number from 2")
+    subsets, subset_size = check_count("subsets", subsets), check_count("subset_size", subset_size, 2)
     if real.ndim != 2 or generated.ndim != 2 or real.shape[1] != generated.shape[1]:
         got = f"{tuple(real.shape)} and {tuple(generated.shape)}"
         raise ValueError(f"real and generated: got shapes {got}; takes (N, A) and (M, A)")
@@ -68,7 +90,7 @@ def distance(
         if len(features) < subset_size:
             raise ValueError(f"{name}: got {len(features)} images; takes at least subset_size, {subset_size}")
         if not bool(features.isfinite().all()):
-            raise ValueError(f"{name}: got features that are not finite")
+            raise ValueError(f"{name}: got features that are not finite; takes numbers")
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
 
@@ -89,14 +111,17 @@ def distance(
 
 @torch.no_grad()
 def features_of(extract: Callable[[Tensor], Tensor], images: Images, batch_size: int = 500) -> Features:
-    """Features of images in [0, 1], a batch at a time: ``judge(data).features``, or any function to (n, A).
+    """Features of images, a batch at a time.
 
-    Inception, where torch-fidelity and its weights are there, is ``FrechetInceptionDistance(normalize=True).inception``
-    of torchmetrics, for colour images as bytes.
+    Args:
+        extract: images in [0, 1] to features (n, A): ``judge(data).features``, or any function. Inception, where
+            torch-fidelity and its weights are there, is ``FrechetInceptionDistance(normalize=True).inception`` of
+            torchmetrics, for colour images as bytes.
+        images: (N, channels, H, W) in [0, 1].
+        batch_size: images at a time.
     """
-    check_count("batch_size", batch_size)
     with evaluating(extract):
-        return torch.cat([extract(part) for part in images.split(batch_size)])
+        return torch.cat([extract(part) for part in images.split(check_count("batch_size", batch_size))])
 
 
 class Nearest(NamedTuple):
@@ -109,23 +134,36 @@ class Nearest(NamedTuple):
 def nearest(images: Float[Tensor, "N ..."], train: Float[Tensor, "M ..."], count: int = 1) -> Nearest:
     """The nearest of ``train`` by Euclidean distance of pixels or of features: whether a sample is a copy.
 
-    Raises ValueError for shapes that differ beyond their first axis, and a count that is not 1 to M.
+    Args:
+        images: (N, ...).
+        train: (M, ...), of the same further axes.
+        count: how many of each, 1 to M.
+
+    Raises:
+        ValueError: for shapes that differ beyond their first axis, and another count.
     """
     if images.shape[1:] != train.shape[1:]:
         raise ValueError(f"images: got shape {tuple(images.shape)}; takes (N, ...) with train's {tuple(train.shape)}")
     if not 1 <= count <= len(train):
         raise ValueError(f"count: got {count}; takes 1 to {len(train)}, the training images")
     flat = train.flatten(1)
-    found = [torch.cdist(part.flatten(1), flat).topk(count, largest=False) for part in images.split(256)]
-    return Nearest(torch.cat([each.indices for each in found]), torch.cat([each.values for each in found]))
+    parts = [torch.cdist(part.flatten(1), flat).topk(count, largest=False) for part in images.split(256)]
+    return Nearest(torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts]))
 
 
 def flattest_window(images: Images, size: tuple[int, int], level: float = 0.5) -> Float[Tensor, " N"]:
-    """Of each image the window of ``size`` that is nearest to one flat level: the root mean square distance from it.
+    """Of each image the window that is nearest to one flat level: the root mean square distance from it.
 
     Cutout's windows have the distance 0 from 0.5, the middle of [0, 1] (0 in [-1, 1]); where a generator has learned to
     draw them, its images have windows that real images have not. Windows that hang over the edge are not looked at.
-    Raises ValueError for a window that does not fit into the image.
+
+    Args:
+        images: (N, channels, H, W).
+        size: (height, width) of the window in pixels.
+        level: in the unit of the images.
+
+    Raises:
+        ValueError: for a window that does not fit into the image.
     """
     if not all(1 <= length <= side for length, side in zip(size, images.shape[2:], strict=True)):
         raise ValueError(f"size: got {size}; takes 1 to {tuple(images.shape[2:])}, the sides of the images")
@@ -136,14 +174,18 @@ def flattest_window(images: Images, size: tuple[int, int], level: float = 0.5) -
 class Quality:
     """What the record of a GAN says: ``fit_gan(..., measure=Quality(data, judge(data).features))``.
 
-    extract: features of images in [0, 1] on ``device``, the GAN's. count: test images, the first ones, that as many
-    samples are held against, always of the same codes.
+    A call gives ``fid`` and ``kid``: (1) and (2). ``leak``: the share of samples with a window of half the sides that
+    is flatter than in 99 of 100 test images (0.01 for real ones). ``copy_ratio``: the distance from a sample to the
+    nearest training image over that to the nearest of as many test images, at most 1000, the median of 200 samples:
+    near 1 where none is remembered, also for samples that are like nothing, 0 for copies. ``logit_train``,
+    ``logit_held_out`` and ``logit_fake``: the discriminator's means, of at most 2000 real images each and of the
+    samples, as they are.
 
-    fid, kid: (1) and (2). leak: the share of samples with a window of half the sides that is flatter than in 99 of 100
-    test images (0.01 for real ones). copy_ratio: the distance from a sample to the nearest training image over that to
-    the nearest of as many test images, at most 1000, the median of 200 samples: near 1 where none is remembered, also
-    for samples that are like nothing, 0 for copies. logit_train, logit_held_out, logit_fake: the discriminator's means,
-    of at most 2000 real images each and of the samples, as they are.
+    Args:
+        data: what the GAN is trained on.
+        extract: features (n, A) of images in [0, 1] on ``device``.
+        count: test images, the first ones, that as many samples are held against, always of the same codes.
+        device: the GAN's.
     """
 
     def __init__(
@@ -153,7 +195,7 @@ class Quality:
         count: int = 800,
         device: torch.device | str = "cpu",
     ) -> None:
-        check_count("count", count)
+        count = check_count("count", count)
         self.extract = extract
         self.train, self.others = data.train.to(device), data.test.to(device)
         self.held_out = data.validation.to(device) if data.validation is not None else self.others
@@ -162,7 +204,7 @@ class Quality:
         self.window = (round(self.test.shape[2] / 2), round(self.test.shape[3] / 2))
         self.flat = flattest_window(self.test, self.window).quantile(0.01)
 
-    def samples(self, gan: Any) -> Images:
+    def samples(self, gan: Players) -> Images:
         """As many as there are test images; of codes from seed 0."""
         device = self.test.device
         return gan.sample(gan.codes(len(self.test), torch.Generator(device).manual_seed(0)))
@@ -172,17 +214,17 @@ class Quality:
         return float((flattest_window(images, self.window) < self.flat).double().mean())
 
     @torch.no_grad()
-    def augmented(self, gan: Any) -> dict[str, float]:
+    def augmented(self, gan: Players) -> dict[str, float]:
         """What the samples would be held against if augmented images were what G should draw: T of the test images.
 
         leak_augmented: their leak; fid_augmented: the FID of the samples from them; T is the GAN's at full
         probability, DiffAugment's default where it has none.
         """
-        transform = DiffAugment(",".join(gan.augment.names)) if gan.augment is not None else DiffAugment()
+        transform = DiffAugment(gan.augment.policy) if gan.augment is not None else DiffAugment()
         draws = torch.Generator(self.test.device).manual_seed(0)
-        seen = (transform(2 * self.test - 1, draws) / 2 + 0.5).clamp(0, 1)
-        aim, made = (features_of(self.extract, images) for images in (seen, self.samples(gan)))
-        return {"leak_augmented": self.leak(seen), "fid_augmented": distance(aim, made).fid}
+        augmented = (transform(2 * self.test - 1, draws) / 2 + 0.5).clamp(0, 1)
+        aim, generated = (features_of(self.extract, images) for images in (augmented, self.samples(gan)))
+        return {"leak_augmented": self.leak(augmented), "fid_augmented": distance(aim, generated).fid}
 
     def real_images(self) -> dict[str, float]:
         """What other real images have: real_fid and real_kid of as many held-out ones as there are test images.
@@ -194,31 +236,33 @@ class Quality:
         part = self.held_out if whole else self.train
         if len(part) < 100:
             return {}
-        found = distance(self.real, features_of(self.extract, part.take(slice(0, len(self.test))).floats()))
-        return {"real_fid": found.fid, "real_kid": found.kid} if whole else {"real_kid": found.kid}
+        apart = distance(self.real, features_of(self.extract, part.take(slice(0, len(self.test))).floats()))
+        return {"real_fid": apart.fid, "real_kid": apart.kid} if whole else {"real_kid": apart.kid}
 
     @torch.no_grad()
-    def __call__(self, gan: Any) -> dict[str, float]:
+    def __call__(self, gan: Players) -> dict[str, float]:
         """The measures of a GAN as it is."""
-        made = self.samples(gan)
-        found = distance(self.real, features_of(self.extract, made))
+        samples = self.samples(gan)
+        apart = distance(self.real, features_of(self.extract, samples))
         rows, few = slice(0, min(len(self.train), len(self.others), 1000)), slice(0, 2000)
-        to_train, to_test = (nearest(made[:200], part.floats(rows)).distance for part in (self.train, self.others))
+        to_train, to_test = (nearest(samples[:200], part.floats(rows)).distance for part in (self.train, self.others))
         parts = {"train": self.train, "held_out": self.held_out}
         logits = {name: gan.logits(part.take(few)) for name, part in parts.items()}
         with evaluating(gan.discriminator):
-            logits["fake"] = gan.discriminator(2 * made - 1)
+            logits["fake"] = gan.discriminator(2 * samples - 1)
         return {
-            "fid": found.fid,
-            "kid": found.kid,
-            "leak": self.leak(made),
+            "fid": apart.fid,
+            "kid": apart.kid,
+            "leak": self.leak(samples),
             "copy_ratio": float((to_train / to_test.clamp_min(1e-12)).median()),
             **{f"logit_{name}": float(values.double().mean()) for name, values in logits.items()},
         }
 
-    def pictures(self, gan: Any, count: int = 8) -> dict[str, np.ndarray]:
+    def pictures(self, gan: Players, count: int = 8) -> dict[str, np.ndarray]:
         """The first samples, uint8 (count, channels, H, W), and of each the nearest image of all it was trained on."""
-        made = self.samples(gan)[:count]
-        rows = nearest(made, self.train.floats()).rows[:, 0]
-        samples = (made * 255).round().byte().cpu().numpy()
-        return {"samples": samples, "nearest": self.train.images[rows].cpu().numpy()}
+        samples = self.samples(gan)[:count]
+        rows = nearest(samples, self.train.floats()).rows[:, 0]
+        return {
+            "samples": (samples * 255).round().byte().cpu().numpy(),
+            "nearest": self.train.images[rows].cpu().numpy(),
+        }

@@ -18,7 +18,8 @@ Translation: whole pixels up to an eighth of the side, zeros outside; cutout: a 
 
 $$y_{ij} = w_{ij}\, x_{i + d_y,\, j + d_x}. \tag{3}$$
 
-Every pixel comes from one place or from none: a gather, and its transpose is the gather of the way back.
+Every pixel comes from one place or from none: a gather, and its transpose is the gather of the way back. The policy
+string gives the order of the operations, as in the released code: colour after cutout fills the window.
 
 ADA (:func:`ada_step`) applies each transformation with a probability that follows how sure the discriminator is of the
 images it is trained on.
@@ -31,13 +32,14 @@ images it is trained on.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from semaug._checks import check_floats
+from semaug._checks import check_count, check_floats, check_number, require
 from semaug.core.pixels import cutout
 from semaug.core.tensors import at_least_float32, tracing
 
@@ -54,11 +56,22 @@ Images = Float[Tensor, "N channels H W"]
 def color(
     images: Images, brightness: Float[Tensor, " N"], saturation: Float[Tensor, " N"], contrast: Float[Tensor, " N"]
 ) -> Images:
-    """Images by (2): $b$, $s$ and $c$ of each; any number of channels; differentiable in all, twice and more.
+    """Brightness, saturation and contrast of each image by (2), computed in float32 at least.
 
-    brightness is in the unit of the pixels, the others are factors: 0, 1, 1 change nothing. Computed in float32 at
-    least. The gradient of the sum over an image is 1 everywhere. Raises TypeError for images that are no floats,
-    ValueError for images that are not (N, channels, H, W) and draws that are not floats (N,).
+    The gradient of the sum over an image is 1 everywhere.
+
+    Args:
+        images: (N, channels, H, W), floats; any number of channels.
+        brightness: $b$, added, in the unit of the pixels; 0 changes nothing.
+        saturation: $s$, a factor; 1 changes nothing.
+        contrast: $c$, a factor; 1 changes nothing.
+
+    Returns:
+        The images in their dtype, differentiable in all arguments, twice and more.
+
+    Raises:
+        TypeError: for images that are no floats.
+        ValueError: for images that are not (N, channels, H, W), and draws that are not floats (N,).
     """
     _check(images, brightness=brightness, saturation=saturation, contrast=contrast)
     wide = at_least_float32(images)
@@ -69,17 +82,25 @@ def color(
 
 
 def translation(images: Images, dy: Int64[Tensor, " N"], dx: Int64[Tensor, " N"]) -> Images:
-    r"""(3) without a window: $y_{ij} = x_{i + d_y, j + d_x}$, zero outside; differentiable, twice and more.
+    r"""(3) without a window: $y_{ij} = x_{i + d_y, j + d_x}$, zero outside.
 
-    dy, dx: pixels, one an image: above 0 the image moves up and left. Raises TypeError for images that are no floats,
-    ValueError for images that are not (N, channels, H, W), shifts that are not int64 (N,), and one by the whole side or
-    more, which leaves nothing (where values may be looked at).
+    Args:
+        images: (N, channels, H, W), floats.
+        dy: pixels, one number an image; above 0 the image moves up.
+        dx: likewise; above 0 it moves left.
+
+    Returns:
+        The images, differentiable twice and more.
+
+    Raises:
+        TypeError: for images that are no floats.
+        ValueError: for images that are not (N, channels, H, W), shifts that are not int64 (N,), and one by the whole
+            side or more, which leaves nothing (where values may be looked at).
     """
     _check(images, dy=dy, dx=dx)
     for name, shift, side in (("dy", dy, images.shape[2]), ("dx", dx, images.shape[3])):
-        if len(shift) and not tracing(images) and int(shift.abs().max()) >= side:
-            takes = f"takes less than the side, {side}: of more than that nothing is left"
-            raise ValueError(f"{name}: got {int(shift.abs().max())} pixels; {takes}")
+        if len(shift) and not tracing(images):
+            require((largest := int(shift.abs().max())) < side, name, largest, f"pixels below the side, {side}")
     rows, columns = _window(None, 0, dy, images.shape[2]), _window(None, 0, dx, images.shape[3])
     return _Gather.apply(images, dy, dx, rows, columns)
 
@@ -97,20 +118,25 @@ class Draws(NamedTuple):
 
 
 class DiffAugment(nn.Module):
-    r"""The transformation $T$ of (1): draws for every image, and applies them.
+    r"""The transformation $T$ of (1): draws for every image, and applies them. It has no parameters.
 
-    policy: any of "color", "translation" and "cutout", joined by commas; applied in this order.
-    brightness: $b \sim U[-h, h]$. saturation, contrast: $s, c \sim U[1 - h, 1 + h]$. translation, cutout: the largest
-        shift and the window, in sides of the image, rounded; the window's middle is anywhere in the image. The defaults
-        are the released ones, for images in [-1, 1].
-    probability: with which each operation is applied to an image: a buffer, which ADA moves from below 1 (a module
-        that starts at 1 applies all and does not look at it).
+    The defaults are the released ones, for images in [-1, 1].
 
-    It has no parameters. Raises ValueError for a policy that is empty, unknown or names one twice, and for a magnitude
-    that erases the image.
+    Args:
+        policy: any of "color", "translation" and "cutout", joined by commas; drawn and applied in this order.
+        brightness: $h$ of $b \sim U[-h, h]$.
+        saturation: $h$ of $s \sim U[1 - h, 1 + h]$.
+        contrast: $h$ of $c \sim U[1 - h, 1 + h]$.
+        translation: the largest shift in sides of the image, rounded.
+        cutout: the window in sides of the image, rounded; its middle is anywhere in the image.
+        probability: with which each operation is applied to an image: a buffer, which ADA moves. None: always; then
+            there is no buffer that could be moved.
+
+    Raises:
+        ValueError: for a policy that is empty, unknown or names one twice, and a magnitude that erases the image.
     """
 
-    probability: Tensor
+    probability: Tensor | None
 
     def __init__(
         self,
@@ -121,33 +147,37 @@ class DiffAugment(nn.Module):
         contrast: float = 0.5,
         translation: float = 0.125,
         cutout: float = 0.5,
-        probability: float = 1.0,
+        probability: float | None = None,
     ) -> None:
-        names = [name.strip() for name in policy.split(",")]
-        if not set(names) <= set(OPERATIONS) or len(set(names)) < len(names):
-            takes = f"one or more of {', '.join(OPERATIONS)}, each once, joined by commas"
-            raise ValueError(f"policy: got {policy!r}; takes {takes}")
-        for name, value, good, takes in (
-            ("brightness", brightness, 0 <= brightness <= 1, "a number in [0, 1], half of the pixels' range"),
-            ("saturation", saturation, 0 <= saturation <= 1, "a number in [0, 1]; 1 goes down to gray"),
-            ("contrast", contrast, 0 <= contrast < 1, "a number in [0, 1); 1 would leave one flat gray"),
-            ("translation", translation, 0 < translation < 1, "sides in (0, 1); 1 would move all of it out"),
-            ("cutout", cutout, 0 < cutout < 1, "sides in (0, 1); 1 would black out all of it"),
-            ("probability", probability, 0 <= probability <= 1, "a probability in [0, 1]"),
-        ):
-            if not good:
-                raise ValueError(f"{name}: got {value}; takes {takes}")
         super().__init__()
-        self.names = tuple(name for name in OPERATIONS if name in names)
-        self.brightness, self.saturation, self.contrast = brightness, saturation, contrast
-        self.translation, self.cutout = translation, cutout
-        self.register_buffer("probability", torch.tensor(probability, dtype=torch.float64))
-        self.thins, self._looked = probability < 1, False
+        self.names = tuple(name.strip() for name in policy.split(",")) if isinstance(policy, str) else ()
+        known = 0 < len(self.names) == len(set(self.names) & set(OPERATIONS))
+        require(known, "policy", policy, f"one or more of {', '.join(OPERATIONS)}, each once, joined by commas")
+        self.brightness = check_number("brightness", brightness, 0, 1)
+        self.saturation = check_number("saturation", saturation, 0, 1)
+        self.contrast = check_number("contrast", contrast, 0, 1, without=(1,))
+        self.translation = check_number("translation", translation, 0, 1, without=(0, 1))
+        self.cutout = check_number("cutout", cutout, 0, 1, without=(0, 1))
+        rate = None if probability is None else check_number("probability", probability, 0, 1)
+        self.register_buffer("probability", None if rate is None else torch.tensor(rate, dtype=torch.float64))
+        self._looked = False
+
+    @property
+    def policy(self) -> str:
+        """The names of the operations in their order, joined by commas."""
+        return ",".join(self.names)
 
     def forward(self, images: Images, generator: torch.Generator) -> Images:
-        """Every image under draws of its own; generator: on the images' device.
+        """Every image under draws of its own.
 
-        Raises what :func:`color` raises, and ValueError for a first batch with values far outside [-1, 1].
+        Args:
+            images: (N, channels, H, W), floats in [0, 1] or [-1, 1].
+            generator: on the images' device.
+
+        Raises:
+            TypeError: for images that are no floats.
+            ValueError: for images of another shape, or with values far outside [-1, 1]. On a GPU no batch is looked at
+                after the first good one, because a look waits for the device.
         """
         return self.apply_draws(images, self.draw(images, generator))
 
@@ -157,7 +187,7 @@ class DiffAugment(nn.Module):
         For a pair whose colours stay, as a mask: ``draws._replace(brightness=None)``.
         """
         _check(images)
-        (n, _, height, width), device, found = images.shape, generator.device, Draws()
+        (n, _, height, width), device, draws = images.shape, generator.device, Draws()
 
         def uniform(low: float, high: float) -> Tensor:
             return low + (high - low) * torch.rand(n, generator=generator, device=device)
@@ -165,50 +195,65 @@ class DiffAugment(nn.Module):
         def whole(low: int, high: int) -> Tensor:
             return torch.randint(low, high + 1, (n,), generator=generator, device=device)
 
-        if "color" in self.names:
-            found = found._replace(
-                brightness=uniform(-self.brightness, self.brightness),
-                saturation=uniform(1 - self.saturation, 1 + self.saturation),
-                contrast=uniform(1 - self.contrast, 1 + self.contrast),
-            )
-        if "translation" in self.names:
-            (down, right) = (_pixels("translation", self.translation, side) for side in (height, width))
-            found = found._replace(dy=whole(-down, down), dx=whole(-right, right))
-        if "cutout" in self.names:  # the middle of an even window may lie on the far edge, so that it is cut alike
-            (tall, wide) = (_pixels("cutout", self.cutout, side) for side in (height, width))
-            found = found._replace(cy=whole(0, height - tall % 2), cx=whole(0, width - wide % 2))
-        return self._thinned(found, height, width, generator) if self.thins else found
+        for name in self.names:
+            if name == "color":
+                draws = draws._replace(
+                    brightness=uniform(-self.brightness, self.brightness),
+                    saturation=uniform(1 - self.saturation, 1 + self.saturation),
+                    contrast=uniform(1 - self.contrast, 1 + self.contrast),
+                )
+            elif name == "translation":
+                down, right = (_pixels(name, self.translation, side) for side in (height, width))
+                draws = draws._replace(dy=whole(-down, down), dx=whole(-right, right))
+            else:  # the middle of an even window may lie on the far edge, so that it is cut alike
+                tall, wide = (_pixels(name, self.cutout, side) for side in (height, width))
+                draws = draws._replace(cy=whole(0, height - tall % 2), cx=whole(0, width - wide % 2))
+        return draws if self.probability is None else self._thinned(draws, self.probability, images, generator)
 
     def apply_draws(self, images: Images, draws: Draws) -> Images:
-        """The operations of the draws; errors as of a call."""
+        """The operations of the policy in its order; one that lacks a draw is left out. Raises what a call raises."""
         _check(images, **{name: draw for name, draw in draws._asdict().items() if draw is not None})
-        if not self._looked and not tracing(images):  # until one was good: a look waits for the device
-            if images.numel() and not float(largest := images.detach().abs().max()) <= FAR:  # NaN compares false
-                raise ValueError(f"images: got values up to {float(largest):.4g} in size; takes [0, 1] or [-1, 1]")
-            self._looked = True
-        if draws.brightness is not None and draws.saturation is not None and draws.contrast is not None:
-            images = color(images, draws.brightness, draws.saturation, draws.contrast)
+        self._look(images)
+        fields = {"color": draws[:3], "translation": draws[3:5], "cutout": draws[5:]}
+        given = {name: [draw for draw in fields[name] if draw is not None] for name in self.names}
+        steps = [name for name in self.names if len(given[name]) == len(fields[name])]
         height, width = images.shape[2:]
-        cuts = draws.cy is not None and draws.cx is not None
-        tall, wide = (_pixels("cutout", self.cutout, side) if cuts else 0 for side in (height, width))
-        if draws.dy is None or draws.dx is None:
-            return images if draws.cy is None or draws.cx is None else cutout(images, draws.cy, draws.cx, (tall, wide))
-        rows, columns = _window(draws.cy, tall, draws.dy, height), _window(draws.cx, wide, draws.dx, width)
-        return _Gather.apply(images, draws.dy, draws.dx, rows, columns)
+        tall, wide = (_pixels("cutout", self.cutout, side) if "cutout" in steps else 0 for side in (height, width))
+        fused = "translation,cutout" in ",".join(steps)  # (3) in one gather
+        for name in steps:
+            if name == "color":
+                images = color(images, *given[name])
+            elif name == "translation":
+                (dy, dx), (cy, cx) = given[name], given["cutout"] if fused else (None, None)
+                rows, columns = _window(cy, tall, dy, height), _window(cx, wide, dx, width)
+                images = _Gather.apply(images, dy, dx, rows, columns)
+            elif not fused:
+                cy, cx = given[name]
+                images = cutout(images, cy, cx, (tall, wide))
+        return images
 
-    def _thinned(self, draws: Draws, height: int, width: int, generator: torch.Generator) -> Draws:
+    def _look(self, images: Tensor) -> None:
+        if images.numel() and not tracing(images) and not (self._looked and images.is_cuda):
+            low, high = (float(end) for end in images.detach().aminmax())
+            if not -FAR <= low <= high <= FAR:  # NaN compares false
+                raise ValueError(f"images: got values up to {max(-low, high):.4g} in size; takes [0, 1] or [-1, 1]")
+            self._looked = True
+
+    @staticmethod
+    def _thinned(draws: Draws, probability: Tensor, images: Tensor, generator: torch.Generator) -> Draws:
         """Draws that change nothing where an operation is not applied: an image's operations independently."""
+        height, width = images.shape[2:]
         nothing = {"brightness": 0.0, "saturation": 1.0, "contrast": 1.0, "dy": 0, "dx": 0, "cy": -height, "cx": -width}
         thinned: dict[str, Tensor] = {}
         for operation in (("brightness",), ("saturation",), ("contrast",), ("dy", "dx"), ("cy", "cx")):
             if (first := getattr(draws, operation[0])) is not None:
-                chosen = torch.rand(len(first), generator=generator, device=first.device) < self.probability
+                chosen = torch.rand(len(first), generator=generator, device=first.device) < probability
                 thinned |= {name: torch.where(chosen, getattr(draws, name), nothing[name]) for name in operation}
         return draws._replace(**thinned)
 
     def extra_repr(self) -> str:
         """The policy."""
-        return ",".join(self.names)
+        return self.policy
 
 
 def ada_step(
@@ -220,22 +265,27 @@ def ada_step(
 ) -> Float[Tensor, ""]:
     r"""ADA's next probability: $p \leftarrow p + \mathrm{sign}(\mathbb E\,\mathrm{sign}\,D(x) - t)\, n / S$, in [0, 1].
 
-    real_logits: of the training images since the last step. images: $n$, shown since then (the batch times 4 in the
-    paper's training). target: $t$; the mean sign is 1 where the discriminator accepts every training image, 0 where
-    half. span: $S$, images in which p can go from 0 to 1. float64. The released code does not stop at 1: a
-    probability of 1.3 acts like 1, and takes as long again to come down.
+    The released code does not stop at 1: a probability of 1.3 acts like 1, and takes as long again to come down.
 
-    Raises ValueError for a probability outside [0, 1], no logits, and numbers of images below 1.
+    Args:
+        probability: $p$, in [0, 1].
+        real_logits: of the training images since the last step, (N,).
+        images: $n$, shown since then (the batch times 4 in the paper's training).
+        target: $t$; the mean sign is 1 where the discriminator accepts every training image, 0 where half of them.
+        span: $S$, images in which $p$ can go from 0 to 1.
+
+    Returns:
+        The probability, float64.
+
+    Raises:
+        ValueError: for a probability outside [0, 1], no logits or ones that are NaN, a target that is not finite, and
+            numbers of images below 1.
     """
     p = torch.as_tensor(probability, dtype=torch.float64)
-    for name, value, good, takes in (
-        ("probability", float(p), 0 <= float(p) <= 1, "a probability in [0, 1]"),
-        ("real_logits", tuple(real_logits.shape), real_logits.numel() > 0, "one at least"),
-        ("images", images, images >= 1, "a whole number from 1"),
-        ("span", span, span >= 1, "a number of images from 1"),
-    ):
-        if not good:
-            raise ValueError(f"{name}: got {value}; takes {takes}")
+    check_number("probability", float(p), 0, 1)
+    require(real_logits.numel() > 0, "real_logits", tuple(real_logits.shape), "one at least")
+    require(not bool(real_logits.isnan().any()), "real_logits", math.nan, "numbers")
+    images, target, span = check_count("images", images), check_number("target", target), check_number("span", span, 1)
     sure = real_logits.detach().sign().double().mean()
     return (p + (sure - target).sign().to(p.device) * images / span).clamp(0, 1)
 
@@ -303,7 +353,7 @@ def _sources(shift: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 
 def _window(centre: Tensor | None, length: int, shift: Tensor, side: int) -> Tensor:
-    """(N, side): the places of cutout's window on an axis, as of :func:`mixing.cutout`; without a centre none."""
+    """(N, side): the places of cutout's window on an axis, as ``core.pixels.cutout`` has it; without a centre none."""
     if centre is None:
         return torch.zeros(len(shift), side, dtype=torch.bool, device=shift.device)
     place, first = torch.arange(side, device=shift.device), (centre - length // 2)[:, None]

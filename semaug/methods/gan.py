@@ -13,22 +13,21 @@ The penalty R1 holds the discriminator's slope at real images down, whatever tra
 
 $$\frac\gamma2\, \mathbb E\, \bigl|\nabla_x D(T(x))\bigr|^2. \tag{3}$$
 
-$T$ (room ``diffaugment``) stands nowhere, on the reals, on all that the discriminator is trained with, or everywhere,
-also where the generator learns: DiffAugment is the last. Images are in [-1, 1] inside this room, in [0, 1] outside.
+$T$ (module ``diffaugment``) stands nowhere, on the reals, on all that the discriminator is trained with, or everywhere,
+also where the generator learns: DiffAugment is the last. Images are in [-1, 1] inside this module, in [0, 1] outside.
+What a discriminator remembers of its training images shows in its logits: :func:`memory`.
 
 * Goodfellow et al., NeurIPS 2014, https://arxiv.org/abs/1406.2661; hinge: Lim, Ye, 2017,
   https://arxiv.org/abs/1705.02894; R1: Mescheder, Geiger, Nowozin, ICML 2018, https://arxiv.org/abs/1801.04406
-* DCGAN: Radford, Metz, Chintala, ICLR 2016, https://arxiv.org/abs/1511.06434; spectral normalisation: Miyato, Kataoka,
-  Koyama, Yoshida, ICLR 2018, https://arxiv.org/abs/1802.05957
 * the average of the generator's weights: Karras, Aila, Laine, Lehtinen, ICLR 2018, https://arxiv.org/abs/1710.10196
 """
 
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -37,12 +36,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
 
-from semaug._checks import check_count
+from semaug._checks import check_choice, check_count, check_number, require
 from semaug.core.metrics import evaluating
 from semaug.data.sets import Data
 from semaug.data.split import Split
+from semaug.methods._dcgan import Discriminator, Generator, Images
 from semaug.methods.diffaugment import DiffAugment, ada_step
 from semaug.training.checkpoint import Checkpoint
 from semaug.training.common import check_seed, configuration, global_generators, make_optimizer, peak_memory, prepared
@@ -52,111 +51,98 @@ from semaug.training.recipe import Recipe
 from semaug.training.record import Record, environment
 from semaug.training.streams import Stream, generator_for
 
-Images = Float[Tensor, "N channels H W"]
-
 Kind = Literal["hinge", "nonsaturating"]
 
 Where = Literal["nowhere", "reals", "discriminator", "everywhere"]
 
-KINDS = ("hinge", "nonsaturating")
+KINDS: tuple[Kind, ...] = ("hinge", "nonsaturating")
 
-PLACES = ("nowhere", "reals", "discriminator", "everywhere")
-
-
-class Generator(nn.Module):
-    """Images in [-1, 1] from codes: a linear layer to small maps, doubled by transposed convolutions, as in DCGAN.
-
-    size: side of the images, 7 or 4 doubled once or more: 28, 32, 64. latent: numbers of a code. width: channels of the
-    last maps, twice as many at each smaller size.
-    """
-
-    def __init__(self, size: int = 28, channels: int = 1, latent: int = 64, width: int = 8) -> None:
-        super().__init__()
-        for argument, value in {"channels": channels, "latent": latent, "width": width}.items():
-            check_count(argument, value)
-        base, doublings = _halvings(size)
-        self.image_shape, self.latent = (channels, size, size), latent
-        self.name = f"dcgan(latent={latent}, width={width})"
-        widest = width * 2**doublings
-        layers: list[nn.Module] = [
-            nn.Linear(latent, widest * base**2, bias=False),
-            nn.Unflatten(1, (widest, base, base)),
-        ]
-        for k in reversed(range(doublings)):
-            wide, narrow = width * 2 ** (k + 1), width * 2**k
-            layers += [nn.BatchNorm2d(wide), nn.ReLU(), nn.ConvTranspose2d(wide, narrow, 4, 2, 1, bias=False)]
-        layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, channels, 3, padding=1), nn.Tanh()]
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, codes: Float[Tensor, "N K"]) -> Images:
-        """Raises ValueError for codes of another width."""
-        if codes.ndim != 2 or codes.shape[1] != self.latent:
-            raise ValueError(f"codes: got shape {tuple(codes.shape)}; takes (N, {self.latent})")
-        return self.layers(codes)
-
-
-class Discriminator(nn.Module):
-    """A logit of each image in [-1, 1], above 0 for real: convolutions of stride 2 down to 7 or 4 pixels, and a layer.
-
-    width: channels of the first maps, doubled at each halving. spectral: every layer divided by its largest singular
-    value, as a power iteration has it. No normalisation over the batch: an image's logit is its own, as R1 asks.
-    """
-
-    def __init__(self, size: int = 28, channels: int = 1, width: int = 24, spectral: bool = False) -> None:
-        super().__init__()
-        for argument, value in {"channels": channels, "width": width}.items():
-            check_count(argument, value)
-        base, halvings = _halvings(size)
-        self.image_shape = (channels, size, size)
-        self.name = f"dcgan(width={width}{', spectral' if spectral else ''})"
-        widths = [channels, *(width * 2**k for k in range(halvings))]
-        layers: list[nn.Module] = []
-        for narrow, wide in itertools.pairwise(widths):
-            layers += [nn.Conv2d(narrow, wide, 4, 2, 1), nn.LeakyReLU(0.2)]
-        layers += [nn.Flatten(), nn.Linear(widths[-1] * base**2, 1)]
-        if spectral:
-            layers = [spectral_norm(part) if hasattr(part, "weight") else part for part in layers]
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, images: Images) -> Float[Tensor, " N"]:
-        """Raises ValueError for images of another shape."""
-        if images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
-            raise ValueError(
-                f"images: got shape {tuple(images.shape)}; takes (N, {', '.join(map(str, self.image_shape))})"
-            )
-        return self.layers(images).squeeze(1)
+PLACES: tuple[Where, ...] = ("nowhere", "reals", "discriminator", "everywhere")
 
 
 def discriminator_loss(real: Float[Tensor, " N"], fake: Float[Tensor, " M"], kind: Kind = "hinge") -> Float[Tensor, ""]:
-    """The discriminator's loss (1) or (2) of its logits, the two means added; raises ValueError for another kind."""
-    if _known("kind", kind, KINDS) == "hinge":
+    """The discriminator's loss (1) or (2) of its logits, the two means added.
+
+    Args:
+        real: logits of real images, (N,).
+        fake: logits of generated images, (M,).
+        kind: "hinge" (1) or "nonsaturating" (2).
+
+    Raises:
+        ValueError: for another kind.
+    """
+    if check_choice("kind", kind, KINDS) == "hinge":
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
 def generator_loss(fake: Float[Tensor, " N"], kind: Kind = "hinge") -> Float[Tensor, ""]:
     """The generator's loss (1) or (2) of the discriminator's logits; raises ValueError for another kind."""
-    return -fake.mean() if _known("kind", kind, KINDS) == "hinge" else F.softplus(-fake).mean()
+    return -fake.mean() if check_choice("kind", kind, KINDS) == "hinge" else F.softplus(-fake).mean()
 
 
 def r1_penalty(logits: Float[Tensor, " N"], images: Images) -> Float[Tensor, ""]:
     r"""(3) for $\gamma = 2$, differentiable: the mean squared slope of the logits at the images they come from.
 
-    images: before $T$, with ``requires_grad`` set before the logits were computed; an image's logit its own.
+    Args:
+        logits: of the images; an image's logit is its own.
+        images: before $T$, with ``requires_grad`` set before the logits were computed.
     """
     (slope,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return slope.square().sum((1, 2, 3)).mean()
 
 
+class Memory(NamedTuple):
+    """Shares of logits above 0 among training and held-out images, and the area under their ROC curve."""
+
+    accepted_train: float
+    accepted_held_out: float
+    auc: float
+
+
+def memory(train_logits: Float[Tensor, " N"], held_out_logits: Float[Tensor, " M"]) -> Memory:
+    """What a discriminator remembers of the images it was trained on.
+
+    Args:
+        train_logits: of images it was trained on.
+        held_out_logits: of other real images.
+
+    Returns:
+        Shares of accepted images and $P(D(x_{train}) > D(x_{other}))$; ties count a half.
+
+    Raises:
+        ValueError: for logits that are not (N,) and (M,), at least one each, or NaN.
+    """
+    for name, logits in (("train_logits", train_logits), ("held_out_logits", held_out_logits)):
+        if logits.ndim != 1 or len(logits) == 0:
+            raise ValueError(f"{name}: got shape {tuple(logits.shape)}; takes (N,), at least one")
+        require(not bool(logits.isnan().any()), name, math.nan, "numbers")
+    held_out = held_out_logits.sort().values.contiguous()
+    ranks = [torch.searchsorted(held_out, train_logits.contiguous(), right=right) for right in (False, True)]
+    auc = (ranks[0] + ranks[1]).double().mean() / (2 * len(held_out))
+    accepted, others = (float((logits > 0).double().mean()) for logits in (train_logits, held_out_logits))
+    return Memory(accepted, others, float(auc))
+
+
 class GAN(nn.Module):
     r"""Two players, the average of the generator's weights, and what decides how they play.
 
-    kind: of the losses. where: $T$ stands; policy: which, see :class:`DiffAugment`. r1: $\gamma$ of (3).
-    ratio: steps of the discriminator for one of the generator. generator_lr: its learning rate; None: the recipe's.
-    ema: momentum of the average at every step of the generator; its BatchNorm has the generator's running statistics.
-    ada_span: of :func:`ada_step`, taken at every step of the discriminator by its logits of a batch; None: $T$ always.
+    Args:
+        generator: codes to images; its average over the steps is what :meth:`sample` shows.
+        discriminator: images of the same shape to logits. Layers of it that are frozen stay frozen.
+        kind: of the losses, "hinge" (1) or "nonsaturating" (2).
+        where: $T$ stands: "nowhere", "reals", "discriminator" or "everywhere".
+        policy: of :class:`DiffAugment`.
+        r1: $\gamma$ of (3).
+        ratio: steps of the discriminator for one of the generator.
+        generator_lr: the generator's learning rate; None: the recipe's.
+        ema: momentum of the average at every step of the generator; its BatchNorm has the generator's running
+            statistics.
+        ada_span: of :func:`ada_step`, taken at every step of the discriminator by its logits of a batch; None: $T$
+            always.
 
-    Raises ValueError for players of different image shapes and settings that are none.
+    Raises:
+        ValueError: for players of different image shapes and settings outside their ranges.
     """
 
     def __init__(
@@ -173,43 +159,45 @@ class GAN(nn.Module):
         ema: float = 0.99,
         ada_span: float | None = None,
     ) -> None:
+        super().__init__()
         if generator.image_shape != discriminator.image_shape:
             takes = f"the generator's, {generator.image_shape}"
             raise ValueError(f"discriminator: got images {discriminator.image_shape}; takes {takes}")
-        _known("kind", kind, KINDS)
-        _known("where", where, PLACES)
-        check_count("ratio", ratio)
-        adaptive = ada_span is not None
-        for name, value, good, takes in (
-            ("r1", r1, math.isfinite(r1) and r1 >= 0, "a finite number from 0"),
-            ("generator_lr", generator_lr, generator_lr is None or 0 < generator_lr < math.inf, "a number above 0"),
-            ("ema", ema, 0 <= ema < 1, "a fraction in [0, 1)"),
-            ("ada_span", ada_span, ada_span is None or 1 <= ada_span < math.inf, "a number of images from 1"),
-            ("ada_span", ada_span, not adaptive or where != "nowhere", "None where there is no transformation"),
-        ):
-            if not good:
-                raise ValueError(f"{name}: got {value!r}; takes {takes}")
-        super().__init__()
+        self.kind, self.where = check_choice("kind", kind, KINDS), check_choice("where", where, PLACES)
+        self.r1, self.ratio = check_number("r1", r1, 0), check_count("ratio", ratio)
+        self.ema = check_number("ema", ema, 0, 1, without=(1,))
+        lr = generator_lr
+        self.generator_lr = None if lr is None else check_number("generator_lr", lr, 0, without=(0,))
+        self.ada_span = None if ada_span is None else check_number("ada_span", ada_span, 1)
+        nowhere = where == "nowhere"
+        require(ada_span is None or not nowhere, "ada_span", ada_span, "None where there is no transformation")
         self.generator, self.discriminator = generator, discriminator
         self.average = copy.deepcopy(generator).requires_grad_(False).eval()
-        self.augment = DiffAugment(policy, probability=0.0 if adaptive else 1.0) if where != "nowhere" else None
-        self.kind, self.where, self.r1, self.ratio, self.ema = kind, where, r1, ratio, ema
-        self.generator_lr, self.ada_span = generator_lr, ada_span
-        settings: dict[str, Setting] = {"kind": kind, "where": where, "r1": r1, "ratio": ratio, "ema": ema}
-        settings |= {"generator_lr": generator_lr, "ada_span": ada_span}
-        settings |= {"policy": ",".join(self.augment.names)} if self.augment else {}
+        self.augment = None if nowhere else DiffAugment(policy, probability=None if ada_span is None else 0.0)
+        settings: dict[str, Setting] = {"kind": kind, "where": where, "r1": self.r1, "ratio": self.ratio}
+        settings |= {"ema": self.ema, "generator_lr": self.generator_lr, "ada_span": self.ada_span}
+        settings |= {"policy": self.augment.policy} if self.augment else {}
         self.settings = {name: value for name, value in settings.items() if value is not None}
 
     def codes(self, n: int, draws: torch.Generator) -> Float[Tensor, "n K"]:
-        """$z$, standard normal, on the generator's device."""
+        """$z$, standard normal, on the device of the generator ``draws``."""
         return torch.randn(n, self.generator.latent, generator=draws, device=draws.device)
 
     def discriminator_step(
         self, reals: Images, latent: torch.Generator, draws: torch.Generator
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """The discriminator's loss and its terms; no gradient reaches the generator. reals: in [-1, 1]."""
+        """The discriminator's loss and its terms; no gradient reaches the generator.
+
+        Args:
+            reals: real images in [-1, 1].
+            latent: draws the codes of as many generated images.
+            draws: of $T$.
+
+        Raises:
+            FloatingPointError: for generated images, on the CPU, or a loss, under ADA, that are not finite.
+        """
         with torch.no_grad():
-            fakes = self.generator(self.codes(len(reals), latent))
+            fakes = self._generated(len(reals), latent)
         reals = reals.detach().requires_grad_(self.r1 > 0)
         shown = [self._transformed(reals, self.where != "nowhere", draws)]
         shown.append(self._transformed(fakes, self.where in ("discriminator", "everywhere"), draws))
@@ -219,7 +207,8 @@ class GAN(nn.Module):
         if self.r1:
             penalty = r1_penalty(real, reals)
             terms["r1"], loss = penalty.detach(), loss + self.r1 / 2 * penalty
-        if self.augment is not None and self.ada_span is not None:
+        if self.augment is not None and self.augment.probability is not None and self.ada_span is not None:
+            _check_finite("discriminator_loss", terms["discriminator_loss"])
             self.augment.probability.copy_(ada_step(self.augment.probability, real, len(real), span=self.ada_span))
             terms["probability"] = self.augment.probability.clone()
         return loss, terms
@@ -227,12 +216,26 @@ class GAN(nn.Module):
     def generator_step(
         self, n: int, latent: torch.Generator, draws: torch.Generator
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """The generator's loss and its terms, of n images; the discriminator's parameters take no gradient."""
-        self.discriminator.requires_grad_(False)
-        fakes = self._transformed(self.generator(self.codes(n, latent)), self.where == "everywhere", draws)
-        loss = generator_loss(self.discriminator(fakes), self.kind)
-        self.discriminator.requires_grad_(True)
+        """The generator's loss and its terms, of n images; the discriminator's parameters take no gradient.
+
+        Raises FloatingPointError for generated images that are not finite, on the CPU.
+        """
+        learned = [parameter for parameter in self.discriminator.parameters() if parameter.requires_grad]
+        try:
+            for parameter in learned:
+                parameter.requires_grad_(False)
+            fakes = self._transformed(self._generated(n, latent), self.where == "everywhere", draws)
+            loss = generator_loss(self.discriminator(fakes), self.kind)
+        finally:
+            for parameter in learned:
+                parameter.requires_grad_(True)
         return loss, {"generator_loss": loss.detach()}
+
+    def _generated(self, n: int, latent: torch.Generator) -> Tensor:
+        fakes = self.generator(self.codes(n, latent))
+        if not fakes.is_cuda:  # a look waits for a GPU, and its losses say it later
+            _check_finite("generator", fakes)
+        return fakes
 
     def _transformed(self, images: Tensor, here: bool, draws: torch.Generator) -> Tensor:
         return self.augment(images, draws) if here and self.augment is not None else images
@@ -268,20 +271,33 @@ def fit_gan(
     progress: bool = True,
     measure: Callable[[GAN], dict[str, float]] | None = None,
 ) -> Record:
-    """Train both players in place on ``data.train``, without its labels; the record of the run comes back.
+    """Train both players in place on ``data.train``, without its labels; one process, in float32.
 
     Every batch is one step of the discriminator; after ``gan.ratio`` of them comes one of the generator. One optimiser
-    holds both, and steps those who have a gradient; Adam's first beta is ``recipe.momentum``.
+    holds both, and steps those who have a gradient; Adam's first beta is ``recipe.momentum``. Named generators are
+    those of :func:`training.fit`: same seed, same machine, the same bits, also of a run that was resumed.
 
-    After every ``recipe.evaluate_every`` epochs (0: after the last alone) curves get a value each: ``epoch``, the means
-    of the losses since the last, the learning rate, what :func:`gan_measures.memory` says of training images and held
-    out ones (validation, else test), and what ``measure`` finds; then a checkpoint is written. metrics: the last
-    values. resume, progress, named generators and errors as of :func:`training.fit`; same seed, same machine: the same
-    bits, also of a run that was stopped and resumed. One process, in float32.
+    Args:
+        gan: the players, on their device.
+        data: images of their shape.
+        recipe: after every ``evaluate_every`` epochs (0: after the last alone) the curves get a value each, and a
+            checkpoint is written.
+        seed: decides order, codes and draws.
+        resume: a checkpoint file, as of :func:`training.fit`.
+        progress: one line that is updated while it runs.
+        measure: what else the curves say of the players, by name.
 
-    Raises ValueError for images of another shape, more images a batch than there are, and another precision.
+    Returns:
+        The record of the run. Curves: ``epoch``, the means of the losses since the last value, ``lr``, what
+        :func:`memory` says of training images and held-out ones (validation, else test), and what ``measure`` finds.
+        Metrics: the last values.
+
+    Raises:
+        ValueError: for images of another shape, more images a batch than there are, and another precision.
+        FloatingPointError: where losses, logits or generated images stop being finite.
     """
     device = next(gan.parameters()).device
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     network = f"{gan.generator.name} against {gan.discriminator.name}"
     config = configuration("GAN", gan.settings, network, data, recipe)
     record = Record(config, check_seed(seed), environment=environment(str(device)))
@@ -296,10 +312,9 @@ def fit_gan(
         with Progress(label, recipe.epochs, done, progress, "discriminator_loss") as bar:
             while done < recipe.epochs:
                 epochs = range(done, min(done + period, recipe.epochs))
-                started = time.process_time() if device.type == "cpu" else time.perf_counter()
+                started = clock()
                 values = loop.epochs(epochs)
-                ended = time.process_time() if device.type == "cpu" else time.perf_counter()
-                record.seconds += ended - started
+                record.seconds += clock() - started
                 done = epochs.stop
                 values |= {"epoch": float(done)} | loop.remembered()
                 with torch.random.fork_rng(devices=[]):
@@ -322,13 +337,11 @@ class _Players:
     def __init__(self, gan: GAN, data: Data, recipe: Recipe, seed: int, device: torch.device) -> None:
         if data.image_shape != gan.generator.image_shape:
             raise ValueError(f"data: got images {data.image_shape}; takes the players', {gan.generator.image_shape}")
-        if recipe.batch_size > len(data.train):
-            takes = f"takes at most the {len(data.train)} training images"
-            raise ValueError(f"Recipe.batch_size: got {recipe.batch_size}, {takes}")
-        if recipe.precision != "float32":
-            raise ValueError(f"Recipe.precision: got {recipe.precision!r}; fit_gan takes 'float32'")
-        if gan.ratio > (steps := len(data.train) // recipe.batch_size * recipe.epochs):
-            raise ValueError(f"ratio: got {gan.ratio}; takes at most the {steps} steps of this recipe")
+        size, batch = len(data.train), recipe.batch_size
+        require(batch <= size, "Recipe.batch_size", batch, f"at most the {size} training images")
+        require(recipe.precision == "float32", "Recipe.precision", recipe.precision, "'float32' in fit_gan")
+        self.steps = size // batch
+        require(gan.ratio <= (total := self.steps * recipe.epochs), "ratio", gan.ratio, f"at most the {total} steps")
         self.objective, self.gan, self.recipe, self.device = gan, gan, recipe, device
         own = {} if gan.generator_lr is None else {"lr": gan.generator_lr}
         groups: list[dict[str, Any]] = [
@@ -337,22 +350,21 @@ class _Players:
         ]
         self.optimizer = make_optimizer(groups, recipe, device)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
-        self.stream = Stream(data.train, "train", recipe.batch_size, recipe, seed, device)
+        self.stream = Stream(data.train, "train", batch, recipe, seed, device)
         self.latent, self.draws = (generator_for(seed, name, device) for name in ("latent", "diffaugment"))
         self.generators = {"latent": self.latent, "diffaugment": self.draws}
         self.generators |= {"order/train": self.stream.order, "augment/train": self.stream.draws}
-        self.steps = len(data.train) // recipe.batch_size
         self.train, self.held_out = (split.to(device) for split in (data.train, data.validation or data.test))
 
     def epochs(self, numbers: range) -> dict[str, float]:
         """Passes over the training set; means of the losses and their terms, and the last learning rate."""
         self.gan.train()
         self.gan.average.eval()
-        total, sums = self.steps * self.recipe.epochs, dict[str, list[Tensor]]()
+        sums, counts = dict[str, Tensor](), Counter[str]()
         scale = 1.0
         for number in numbers:
             for i, rows in enumerate(self.stream.epoch(self.steps), number * self.steps):
-                scale = self.recipe.lr_at((i + 0.5) / total)
+                scale = self.recipe.lr_at((i + 0.5) / (self.steps * self.recipe.epochs))
                 for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
                     group["lr"] = peak * scale
                 reals = 2 * self.stream.batch(rows, slice(None)).images - 1
@@ -361,12 +373,11 @@ class _Players:
                     terms |= self._move(*self.gan.generator_step(len(reals), self.latent, self.draws))
                     self.gan.follow()
                 for name, value in terms.items():
-                    sums.setdefault(name, []).append(value)
-        found = {name: float(torch.stack(values).double().mean()) for name, values in sums.items()}
-        for name, mean in found.items():
-            if not math.isfinite(mean):
-                raise FloatingPointError(f"the {name} became {mean} by epoch {numbers.stop}; try a lower Recipe.lr")
-        return {**found, "lr": self.peaks[0] * scale}
+                    sums[name] = value.double() + sums.get(name, 0.0)
+                counts.update(terms.keys())
+        for name, total in sums.items():
+            _check_finite(name, total)
+        return {name: float(total) / counts[name] for name, total in sums.items()} | {"lr": self.peaks[0] * scale}
 
     def _move(self, loss: Tensor, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step of the players whose parameters the loss reaches."""
@@ -377,43 +388,13 @@ class _Players:
 
     def remembered(self) -> dict[str, float]:
         """What the discriminator says of training and of held-out images, at most 2000 of each, and as they are."""
-        few = slice(0, 2000)
-        return memory(self.gan.logits(self.train.take(few)), self.gan.logits(self.held_out.take(few)))._asdict()
+        train, held_out = (self.gan.logits(split.take(slice(0, 2000))) for split in (self.train, self.held_out))
+        _check_finite("discriminator", torch.cat([train, held_out]))
+        _check_finite("generator", self.gan.sample(self.gan.codes(8, torch.Generator(self.device).manual_seed(0))))
+        return memory(train, held_out)._asdict()
 
 
-def _halvings(size: int) -> tuple[int, int]:
-    """The smallest maps, of 7 or 4 pixels, and how often they are doubled; raises ValueError for other sides."""
-    for base in (7, 4):
-        doublings = (size // base).bit_length() - 1
-        if doublings >= 1 and size == base * 2**doublings:
-            return base, doublings
-    raise ValueError(f"size: got {size}; takes 7 or 4, doubled once or more: 28, 32, 64")
-
-
-def _known(name: str, value: str, takes: tuple[str, ...]) -> str:
-    if value not in takes:
-        raise ValueError(f"{name}: got {value!r}; takes one of {', '.join(takes)}")
-    return value
-
-
-class Memory(NamedTuple):
-    """Shares of logits above 0 among training and held-out images, and the area under their ROC curve."""
-
-    accepted_train: float
-    accepted_held_out: float
-    auc: float
-
-
-def memory(train_logits: Float[Tensor, " N"], held_out_logits: Float[Tensor, " M"]) -> Memory:
-    """What a discriminator remembers of the images it was trained on; ties count a half.
-
-    Raises ValueError for logits that are not (N,) and (M,), at least one each.
-    """
-    for name, logits in (("train_logits", train_logits), ("held_out_logits", held_out_logits)):
-        if logits.ndim != 1 or len(logits) == 0:
-            raise ValueError(f"{name}: got shape {tuple(logits.shape)}; takes (N,), at least one")
-    held_out = held_out_logits.sort().values.contiguous()
-    ranks = [torch.searchsorted(held_out, train_logits.contiguous(), right=right) for right in (False, True)]
-    auc = (ranks[0] + ranks[1]).double().mean() / (2 * len(held_out))
-    accepted, others = (float((logits > 0).double().mean()) for logits in (train_logits, held_out_logits))
-    return Memory(accepted, others, float(auc))
+def _check_finite(name: str, values: Tensor) -> None:
+    """FloatingPointError where a step was too large."""
+    if not bool(values.isfinite().all()):
+        raise FloatingPointError(f"{name}: got numbers that are not finite; a lower Recipe.lr usually mends this")

@@ -8,8 +8,8 @@ from sklearn.metrics import roc_auc_score
 
 import throwaway
 from semaug import data
+from semaug.core import pixels
 from semaug.measures.gans import Quality, distance, features_of, flattest_window, nearest
-from semaug.methods import mixing
 from semaug.methods.diffaugment import DiffAugment
 from semaug.methods.gan import memory
 
@@ -46,6 +46,11 @@ def test_memory_against_scikit_learn():
     assert found.accepted_held_out == sum(value > 0 for value in other.tolist()) / 30
 
 
+def test_memory_of_infinite_logits_is_that_of_their_order():
+    found = memory(torch.tensor([torch.inf, 1.0]), torch.tensor([-torch.inf, 2.0]))
+    assert tuple(found) == (1.0, 0.5, 0.75)
+
+
 def test_nearest_by_a_loop():
     images, train = torch.rand(300, 1, 3, 3, dtype=torch.float64), torch.rand(20, 1, 3, 3, dtype=torch.float64)
     found = nearest(images, train, 2)
@@ -59,7 +64,7 @@ def test_nearest_by_a_loop():
 def test_a_window_of_cutout_is_the_flattest():
     images = torch.rand(6, 3, 12, 12, dtype=torch.float64)
     centre = torch.tensor([3, 6, 8, 5, 9, 4])
-    cut = (mixing.cutout(2 * images - 1, centre, centre, 6) + 1) / 2
+    cut = (pixels.cutout(2 * images - 1, centre, centre, 6) + 1) / 2
     assert flattest_window(cut, (6, 6)).max() < 1e-12
     windows = [(images[..., i : i + 6, j : j + 6] - 0.5).square().mean((1, 2, 3)) for i in range(7) for j in range(7)]
     torch.testing.assert_close(flattest_window(images, (6, 6)), torch.stack(windows).amin(0).sqrt())
@@ -78,7 +83,7 @@ class Copier(torch.nn.Module):
 
     def __init__(self, images):
         super().__init__()
-        self.images, self.discriminator = images, lambda images: images.mean((1, 2, 3))
+        self.images, self.discriminator, self.augment = images, lambda images: images.mean((1, 2, 3)), None
 
     def codes(self, n, draws):
         return torch.randn(n, 2, generator=draws, device=draws.device)
@@ -102,7 +107,7 @@ def test_quality_of_copies_of_test_images_and_of_cut_ones():
     assert found["copy_ratio"] > 1e9, "each is a test image"
     assert found["logit_fake"] == pytest.approx(float(2 * test.take(slice(0, 100)).floats().mean() - 1), abs=1e-5)
     assert found["logit_train"] == pytest.approx(float(2 * train.floats().mean() - 1), abs=1e-5)
-    copied = quality(Copier(mixing.cutout(2 * train.floats() - 1, *[torch.full((100,), 6)] * 2, 8) / 2 + 0.5))
+    copied = quality(Copier(pixels.cutout(2 * train.floats() - 1, *[torch.full((100,), 6)] * 2, 8) / 2 + 0.5))
     assert copied["leak"] == 1
     assert copied["copy_ratio"] < 0.9, "copies but for their window"
     assert copied["fid"] > found["fid"]
@@ -167,6 +172,8 @@ BAD = [
     (lambda: distance(X, X / 0, subset_size=4), "generated: got features that are not finite"),
     (lambda: distance(X, X, subset_size=1), "subset_size: got 1; takes a whole number from 2"),
     (lambda: memory(X[:0, 0], X[:, 0]), r"train_logits: got shape \(0,\); takes \(N,\), at least one"),
+    (lambda: memory(X[:, 0] / 0 * 0, X[:, 0]), "train_logits: got nan; takes numbers"),
+    (lambda: memory(X[:, 0], X[:, 0] / 0 * 0), "held_out_logits: got nan; takes numbers"),
     (lambda: nearest(X, X[:, :2]), r"images: got shape \(4, 3\); takes \(N, ...\) with train's \(4, 2\)"),
     (lambda: nearest(X, X, 5), "count: got 5; takes 1 to 4"),
     (lambda: flattest_window(torch.rand(1, 1, 4, 4), (5, 4)), r"size: got \(5, 4\); takes 1 to \(4, 4\)"),

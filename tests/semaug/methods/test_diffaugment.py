@@ -1,5 +1,6 @@
 """DiffAugment against golden values of the released code, the textbook form, finite differences and expected areas."""
 
+import itertools
 import math
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks import textbook
-from semaug.methods import mixing
+from semaug.core import pixels
 from semaug.methods.diffaugment import OPERATIONS, DiffAugment, Draws, ada_step, color, translation
 
 ROOT = Path(__file__).parents[3]
@@ -227,7 +228,7 @@ def test_compiles_whole_without_a_break():
     """In a process of its own: the shape checks of the tests cannot be captured inside an autograd function."""
     script = """
 import torch
-from semaug.diffaugment import DiffAugment
+from semaug.methods.diffaugment import DiffAugment
 augment, images = DiffAugment(), torch.randn(4, 3, 8, 8, dtype=torch.float64, requires_grad=True)
 drawn = augment.draw(images, torch.Generator().manual_seed(0))
 def energy(x):
@@ -275,16 +276,60 @@ def test_a_pair_moves_alike():
     mask = (images[:, :1] > 0.6).float()
     drawn = augment.draw(images, generator())
     moved = augment.apply_draws(mask, drawn._replace(brightness=None))
-    expected = mixing.cutout(translation(mask, drawn.dy, drawn.dx), drawn.cy, drawn.cx, 8)
+    expected = pixels.cutout(translation(mask, drawn.dy, drawn.dx), drawn.cy, drawn.cx, 8)
     assert torch.equal(moved, expected)
     both = augment.apply_draws(torch.cat([images, images]), Draws(*(torch.cat([d, d]) for d in drawn)))
     assert torch.equal(*both.chunk(2))
 
 
-def test_the_order_of_names_does_not_matter():
-    images = torch.rand(5, 3, 16, 16)
-    one, two = (DiffAugment(policy)(images, generator()) for policy in ("cutout, color", "color,cutout"))
-    assert torch.equal(one, two)
+POLICIES = [",".join(names) for k in (1, 2, 3) for names in itertools.permutations(OPERATIONS, k)]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_order_of_the_policy_is_that_of_draws_and_operations(policy):
+    """The textbook's operations one after the other, each with its draws before it, as the released loop has them."""
+    images = torch.randn(30, 3, 12, 16, generator=generator()).clamp(-1, 1).requires_grad_()
+    draws, expected, n = generator(5), images, 30
+    for name in policy.split(","):
+        if name == "color":
+            b, s, c = (torch.rand(n, generator=draws) for _ in range(3))
+            expected = textbook.color(expected, b - 0.5, 2 * s, c + 0.5)
+        elif name == "translation":
+            shifts = [torch.randint(-reach, reach + 1, (n,), generator=draws) for reach in (2, 2)]
+            expected = textbook.translation(expected, *shifts)
+        else:
+            centres = [torch.randint(0, side + 1, (n,), generator=draws) for side in (12, 16)]
+            expected = textbook.cutout(expected, *centres, (6, 8))
+    augment = DiffAugment(policy)
+    found = augment(images, generator(5))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    upstream = torch.randn(images.shape, generator=generator(1))
+    slopes = [torch.autograd.grad(each, images, upstream)[0] for each in (found, expected)]
+    torch.testing.assert_close(*slopes, rtol=0, atol=1e-6)
+    assert augment.policy == policy
+    assert DiffAugment(augment.policy).names == augment.names
+
+
+def test_colour_after_cutout_fills_the_window():
+    images = torch.rand(6, 3, 16, 16) + 0.1
+    black = {policy: int((DiffAugment(policy)(images, generator()) == 0).sum()) for policy in POLICIES}
+    assert black["color,cutout"] > 500
+    assert black["cutout,color"] == 0
+    assert DiffAugment(" cutout, color ").policy == "cutout,color"
+
+
+FIELDS = {"color": ("brightness", "saturation", "contrast"), "translation": ("dy", "dx"), "cutout": ("cy", "cx")}
+
+
+@pytest.mark.parametrize(
+    ("operation", "name"), [(operation, name) for operation in FIELDS for name in FIELDS[operation]]
+)
+def test_an_operation_that_lacks_a_draw_is_left_out(operation, name):
+    images, augment = torch.rand(5, 3, 16, 16), DiffAugment()
+    draws = augment.draw(images, generator())
+    others = DiffAugment(",".join(other for other in OPERATIONS if other != operation))
+    found = augment.apply_draws(images, draws._replace(**{name: None}))
+    assert torch.equal(found, others.apply_draws(images, draws))
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3])
@@ -296,17 +341,37 @@ def test_each_operation_is_applied_with_a_probability(probability):
         "brightness": drawn.brightness != 0,
         "saturation": drawn.saturation != 1,
         "contrast": drawn.contrast != 1,
-        "cutout": (mixing.cutout(torch.ones(n, 1, 8, 8), drawn.cy, drawn.cx, 4) == 0).flatten(1).any(1),
+        "cutout": (pixels.cutout(torch.ones(n, 1, 8, 8), drawn.cy, drawn.cx, 4) == 0).flatten(1).any(1),
     }
     for name, each in changed.items():
         deviation = math.sqrt(probability * (1 - probability) / n)
         assert each.double().mean().item() == pytest.approx(probability, abs=4 * deviation), name
     if not probability:
         assert torch.equal(augment.apply_draws(images, drawn), images)
+        assert torch.equal(DiffAugment("cutout,color,translation", probability=0.0)(images, generator()), images)
     augment.probability.copy_(ada_step(augment.probability, torch.ones(4), 100_000))
     moved = augment.draw(images, generator()).brightness != 0
     assert moved.double().mean().item() == pytest.approx(probability + 0.2, abs=4 * math.sqrt(0.25 / n))
     assert augment.state_dict()["probability"] == pytest.approx(probability + 0.2)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.5, 1.0])
+def test_the_probability_may_move_to_any_value_wherever_it_started(start):
+    images, augment = torch.rand(64, 1, 8, 8) + 0.1, DiffAugment(probability=start)
+    augment.probability.fill_(0)
+    assert torch.equal(augment(images, generator()), images)
+    augment.probability.fill_(1)
+    assert torch.equal(augment(images, generator()), DiffAugment()(images, generator()))
+
+
+def test_without_a_probability_there_is_none_to_move():
+    augment = DiffAugment()
+    assert augment.probability is None
+    assert augment.state_dict() == {}
+    draws, plain = generator(), generator()
+    augment.draw(torch.zeros(3, 1, 8, 8), draws)
+    DiffAugment(probability=0.5).draw(torch.zeros(3, 1, 8, 8), plain)
+    assert not torch.equal(draws.get_state(), plain.get_state()), "nothing is drawn for it"
 
 
 # --- bad input ----------------------------------------------------------------------------------------------------
@@ -322,14 +387,17 @@ def test_a_policy_that_is_none_is_named(policy):
 @pytest.mark.parametrize(
     ("magnitude", "message"),
     [
-        ({"cutout": 1.0}, r"cutout: got 1.0; takes sides in \(0, 1\); 1 would black out all of it"),
-        ({"translation": 1.0}, r"translation: got 1.0; takes sides in \(0, 1\); 1 would move all of it out"),
-        ({"contrast": 1.0}, r"contrast: got 1.0; takes a number in \[0, 1\); 1 would leave one flat gray"),
-        ({"saturation": -0.1}, r"saturation: got -0.1; takes a number in \[0, 1\]"),
-        ({"brightness": float("nan")}, r"brightness: got nan; takes a number in \[0, 1\]"),
-        ({"probability": 1.5}, r"probability: got 1.5; takes a probability in \[0, 1\]"),
+        ({"cutout": 1.0}, r"cutout: got 1.0; takes a finite number in \(0, 1\)"),
+        ({"translation": 0}, r"translation: got 0; takes a finite number in \(0, 1\)"),
+        ({"contrast": 1.0}, r"contrast: got 1.0; takes a finite number in \[0, 1\)"),
+        ({"saturation": -0.1}, r"saturation: got -0.1; takes a finite number in \[0, 1\]"),
+        ({"brightness": float("nan")}, r"brightness: got nan; takes a finite number in \[0, 1\]"),
+        ({"brightness": True}, r"brightness: got True; takes a finite number in \[0, 1\]"),
+        ({"cutout": "0.5"}, r"cutout: got '0.5'; takes a finite number in \(0, 1\)"),
+        ({"probability": 1.5}, r"probability: got 1.5; takes a finite number in \[0, 1\]"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_a_magnitude_that_erases_the_image(magnitude, message):
     with pytest.raises(ValueError, match=message):
         DiffAugment(**magnitude)
@@ -340,6 +408,15 @@ def test_a_magnitude_that_erases_a_small_image():
         DiffAugment("cutout", cutout=0.9)(torch.rand(2, 1, 4, 4), generator())
     with pytest.raises(ValueError, match=r"translation: got 0.9 of 4 pixels, which erases the image"):
         DiffAugment("translation", translation=0.9)(torch.rand(2, 1, 4, 4), generator())
+
+
+def test_every_batch_is_looked_at():
+    """On the CPU, where a look does not wait."""
+    augment, images = DiffAugment(), torch.rand(2, 1, 8, 8)
+    augment(images, generator())
+    for spoiled in (images - math.nan, 255 * images):
+        with pytest.raises(ValueError, match="images: got values up to"):
+            augment(spoiled, generator())
 
 
 def test_what_was_refused_once_is_refused_again_and_colour_asks_nothing_of_cutouts_window():
@@ -370,13 +447,17 @@ BAD = [
     Bad(lambda: color(IMAGES, FLOATS[:1], FLOATS, FLOATS), ValueError, r"brightness: got torch.float32 \(1,\); takes"),
     Bad(lambda: color(IMAGES, FLOATS, WHOLE, FLOATS), ValueError, r"saturation: got torch.int64 \(2,\); takes floats"),
     Bad(lambda: translation(IMAGES, FLOATS, WHOLE), ValueError, r"dy: got torch.float32 \(2,\); takes int64 \(2,\)"),
-    Bad(lambda: translation(IMAGES, WHOLE, WHOLE - 8), ValueError, r"dx: got 8 pixels; takes less than the side, 8"),
+    Bad(lambda: translation(IMAGES, WHOLE, WHOLE - 8), ValueError, r"dx: got 8; takes pixels below the side, 8"),
     Bad(
         lambda: DiffAugment().apply_draws(IMAGES, Draws(cy=WHOLE, cx=WHOLE[:1])),
         ValueError,
         r"cx: got torch.int64 \(1,\)",
     ),
-    Bad(lambda: ada_step(-0.1, FLOATS, 4), ValueError, r"probability: got -0.1; takes a probability in \[0, 1\]"),
+    Bad(lambda: DiffAugment(None), ValueError, "policy: got None; takes one or more of color"),
+    Bad(lambda: ada_step(-0.1, FLOATS, 4), ValueError, r"probability: got -0.1; takes a finite number in \[0, 1\]"),
+    Bad(lambda: ada_step(0.1, FLOATS / 0, 4), ValueError, "real_logits: got nan; takes numbers"),
+    Bad(lambda: ada_step(0.1, FLOATS, 4, target=math.nan), ValueError, "target: got nan; takes a finite number"),
+    Bad(lambda: ada_step(0.1, FLOATS, 4, span=0.5), ValueError, "span: got 0.5; takes a finite number from 1"),
     Bad(lambda: ada_step(0.1, FLOATS[:0], 4), ValueError, r"real_logits: got \(0,\); takes one at least"),
     Bad(lambda: ada_step(0.1, FLOATS, 0), ValueError, "images: got 0; takes a whole number from 1"),
 ]

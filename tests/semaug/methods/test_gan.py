@@ -1,14 +1,16 @@
 """The two players: golden losses, who moves when, R1 by hand, where the transformation acts, resumed bitwise."""
 
+import weakref
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import throwaway
 from semaug.data.sets import Data, Split
-from semaug.methods import gan as room
+from semaug.methods import gan as module
 from semaug.methods.gan import GAN, Discriminator, Generator, discriminator_loss, fit_gan, generator_loss, r1_penalty
 from semaug.training.recipe import Recipe
 from semaug.training.streams import generator_for
@@ -77,7 +79,7 @@ def test_r1_is_the_slope_of_each_image():
     torch.testing.assert_close(*gradients)
 
 
-@pytest.mark.parametrize("where", room.PLACES)
+@pytest.mark.parametrize("where", module.PLACES)
 def test_each_step_moves_one_player_and_the_transformation_is_where_it_is_said(where, monkeypatch):
     gan, shown = build(where=where, policy="cutout", r1=1.0), []
     if gan.augment is not None:
@@ -97,6 +99,27 @@ def test_each_step_moves_one_player_and_the_transformation_is_where_it_is_said(w
     assert all(p.grad is not None for p in gan.generator.parameters())
     assert len(shown) == (where == "everywhere")
     assert not any(p.requires_grad for p in gan.average.parameters())
+
+
+def test_frozen_layers_of_the_discriminator_stay_frozen():
+    """FreezeD: lower layers of another run's discriminator are kept as they are."""
+    gan, latent, draws = build(kind="nonsaturating"), torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)
+    frozen = gan.discriminator.layers[0].requires_grad_(False)
+    before = {name: value.clone() for name, value in gan.discriminator.named_parameters()}
+    gan.generator_step(8, latent, draws)
+    assert not any(p.requires_grad for p in frozen.parameters())
+    fit_gan(gan, DATA, RECIPE, progress=False)
+    for name, value in gan.discriminator.named_parameters():
+        assert value.requires_grad != name.startswith("layers.0.")
+        assert torch.equal(value, before[name]) == name.startswith("layers.0.")
+
+
+def test_the_discriminator_learns_again_where_a_step_of_the_generator_fails():
+    gan = build()
+    gan.generator.layers[0].weight.data.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="generator: got numbers that are not finite"):
+        gan.generator_step(8, torch.Generator().manual_seed(0), torch.Generator().manual_seed(1))
+    assert all(p.requires_grad for p in gan.discriminator.parameters())
 
 
 def test_fit_is_a_plain_loop():
@@ -171,6 +194,45 @@ def test_resumed_equals_unbroken_bitwise(settings, tmp_path, monkeypatch):
         fit_gan(build(**settings), DATA, replace(RECIPE, lr=0.1), seed=5, resume=tmp_path / "run.pt", progress=False)
 
 
+@pytest.mark.parametrize("epochs", [1, 4])
+@pytest.mark.parametrize(
+    "settings", [{"where": "nowhere"}, {}, {"ada_span": 60.0}, {"kind": "nonsaturating", "where": "reals", "r1": 1.0}]
+)
+def test_steps_that_are_too_large_are_called_so(settings, epochs):
+    recipe = replace(RECIPE, epochs=epochs, lr=1e30, batch_size=24)
+    with pytest.raises(FloatingPointError, match="got numbers that are not finite; a lower"):
+        fit_gan(build(**settings), DATA, recipe, progress=False, measure=lambda gan: {"never": 1 / 0})
+
+
+def test_the_loop_holds_sums_and_not_every_step():
+    """Memory does not grow with the steps between two evaluations, and the means are those of float64."""
+    gan, alive = build(ratio=3), []
+    step = gan.discriminator_step
+
+    def counted(*arguments):
+        loss, terms = step(*arguments)
+        alive.append(weakref.ref(terms["discriminator_loss"]))
+        values.append(terms["discriminator_loss"].item())
+        held.append(sum(each() is not None for each in alive))
+        return loss, terms
+
+    values, held = [], []
+    gan.discriminator_step = counted
+    record = fit_gan(gan, DATA, replace(RECIPE, epochs=12, evaluate_every=0), progress=False)
+    assert len(values) == 36
+    assert max(held) <= 3
+    assert record.curves["discriminator_loss"] == pytest.approx([sum(values) / 36], rel=1e-14)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_settings_are_plain_numbers():
+    gan = build(r1=np.float64(1), ratio=np.int64(2), ema=np.float32(0.5), generator_lr=1, policy="cutout,color")
+    expected = {"r1": 1.0, "ratio": 2, "ema": 0.5, "generator_lr": 1.0, "policy": "cutout,color"}
+    assert gan.settings == {"kind": "hinge", "where": "everywhere"} | expected
+    assert {type(gan.settings[name]) for name in ("r1", "ema", "generator_lr")} == {float}
+    assert type(gan.settings["ratio"]) is int
+
+
 def test_ada_rises_while_the_discriminator_is_sure():
     gan = build(ada_span=60.0)
     for layer in gan.discriminator.layers[-1:]:
@@ -209,15 +271,21 @@ BAD = [
     (lambda: build(where="fakes"), "where: got 'fakes'; takes one of nowhere, reals, discriminator, everywhere"),
     (lambda: build(kind="wasserstein"), "kind: got 'wasserstein'; takes one of hinge, nonsaturating"),
     (lambda: build(r1=-1.0), "r1: got -1.0; takes a finite number from 0"),
+    (lambda: build(r1="1"), "r1: got '1'; takes a finite number from 0"),
+    (lambda: build(ema=1.0), r"ema: got 1.0; takes a finite number in \[0, 1\)"),
+    (lambda: build(ratio=True), "ratio: got True; takes a whole number from 1"),
+    (lambda: build(generator_lr=0.0), "generator_lr: got 0.0; takes a finite number above 0"),
+    (lambda: build(ada_span=0.5), "ada_span: got 0.5; takes a finite number from 1"),
+    (lambda: Discriminator(spectral="no"), "spectral: got 'no'; takes True or False"),
     (lambda: build(where="nowhere", ada_span=5.0), "ada_span: got 5.0; takes None where there is no transformation"),
     (lambda: build(policy="color,,"), "policy: got 'color,,'"),
     (lambda: discriminator_loss(REAL, FAKE, "x"), "kind: got 'x'; takes one of hinge, nonsaturating"),
     (lambda: build().generator(torch.rand(2, 5)), r"codes: got shape \(2, 5\); takes \(N, 4\)"),
     (lambda: build().discriminator(torch.rand(2, 3, 14, 14)), r"images: got shape \(2, 3, 14, 14\); takes \(N, 1, 14"),
     (lambda: fit_gan(build(), throwaway.data(), RECIPE), r"data: got images \(1, 12, 12\); takes the players'"),
-    (lambda: fit_gan(build(), DATA, replace(RECIPE, batch_size=25)), "Recipe.batch_size: got 25, takes at most the 24"),
+    (lambda: fit_gan(build(), DATA, replace(RECIPE, batch_size=25)), "Recipe.batch_size: got 25; takes at most the 24"),
     (lambda: fit_gan(build(), DATA, replace(RECIPE, precision="bfloat16")), "Recipe.precision: got 'bfloat16'"),
-    (lambda: fit_gan(build(ratio=13), DATA, RECIPE), "ratio: got 13; takes at most the 12 steps of this recipe"),
+    (lambda: fit_gan(build(ratio=13), DATA, RECIPE), "ratio: got 13; takes at most the 12 steps"),
 ]
 
 
