@@ -129,7 +129,7 @@ from semaug import data, networks
 from semaug.data import shapes
 from semaug.measures import localisation, transfer
 from semaug.measures import robustness as adversarial
-from semaug.methods import automix, mixing, mixup, puzzlemix
+from semaug.methods import automix, comixup, mixing, mixup, puzzlemix
 from semaug.training import loop as training
 from semaug.training import objective
 from semaug.training.recipe import Recipe
@@ -500,7 +500,7 @@ def potts(y):
 
 
 start, flat_prior = np.zeros((1, 2, 2), dtype=np.int64), np.zeros(3)
-found = puzzlemix.comixup_labels(np.stack([own, other, third]).reshape(3, 2, 2), flat_prior, start, eta=0.0)[0].ravel()
+found = comixup.comixup_labels(np.stack([own, other, third]).reshape(3, 2, 2), flat_prior, start, eta=0.0)[0].ravel()
 print("Co-Mixup, which image a block shows:", found.tolist())
 assert worst < 1e-9
 assert potts(found) <= min(map(potts, itertools.product(range(3), repeat=4))) + 1e-9
@@ -1446,7 +1446,7 @@ show(plots.sheet(tiles.clamp(0, 1), list(made), [f"λ = {lam:g}" for lam in colu
 # Co-Mixup needs more than a pair. Above eight images, below the eight mixtures that it makes of them together:
 
 # %% tags=["nbval-ignore-output"]
-together = puzzlemix.CoMixup(judge, part=8).mix(
+together = comixup.CoMixup(judge, part=8).mix(
     others.flatten(0, 1), named.flatten(0, 1), objective.Step(torch.tensor(0.5), 0.1, seeded(40))
 )
 show(

@@ -4,6 +4,7 @@ from semaug.data.sets import load as load
 from semaug.data.split import Split as Split
 from semaug.methods.augmented import Augmented as Augmented
 from semaug.methods.automix import AutoMix as AutoMix
+from semaug.methods.comixup import CoMixup as CoMixup
 from semaug.methods.diffaugment import DiffAugment as DiffAugment
 from semaug.methods.gan import GAN as GAN
 from semaug.methods.gan import fit_gan as fit_gan
@@ -12,6 +13,7 @@ from semaug.methods.gvae import VAE as VAE
 from semaug.methods.gvae import AutoEncoder as AutoEncoder
 from semaug.methods.gvae import ConditionalVAE as ConditionalVAE
 from semaug.methods.isda import ISDA as ISDA
+from semaug.methods.isda import ISDALoss as ISDALoss
 from semaug.methods.isda import isda_logits as isda_logits
 from semaug.methods.isda import isda_loss as isda_loss
 from semaug.methods.learned import (
@@ -46,7 +48,6 @@ from semaug.methods.mixup import (
 from semaug.methods.mixup import (
     SaliencyMix as SaliencyMix,
 )
-from semaug.methods.puzzlemix import CoMixup as CoMixup
 from semaug.methods.puzzlemix import PuzzleMix as PuzzleMix
 from semaug.methods.sla import (
     SLA as SLA,
@@ -60,6 +61,7 @@ from semaug.methods.sla import (
 from semaug.methods.sla import (
     MultiTask as MultiTask,
 )
+from semaug.methods.transforms import BatchTransform as BatchTransform
 from semaug.networks import Network as Network
 from semaug.training.loop import fit as fit
 from semaug.training.loop import fit_together as fit_together

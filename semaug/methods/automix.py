@@ -14,9 +14,9 @@ So that the share of the image is about its ratio while the block knows nothing 
 
 $$\mathcal L_{mask} = \gamma \max\bigl( | \lambda - \overline{s_\lambda} | - \epsilon, 0 \bigr). \tag{36}$$
 
-Trained through one network, the paper finds, the block falls to the trivial mask $\lambda$. The momentum pipeline parts
-the two: a copy $k$ of the classifier $q$, whose parameters are an average over the steps, gives the maps and judges the
-block's mixtures. Its parameters take no gradient, but let it through to the mask:
+Trained through one network, the paper finds, the block falls to the trivial mask $\lambda$. The momentum pipeline
+separates the two: a copy $k$ of the classifier $q$, whose parameters are an average over the steps, gives the maps and
+judges the block's mixtures. Its parameters take no gradient, but let it through to the mask:
 
 $$\mathcal L = \underbrace{\mathrm{CE}(q(x), y) + \mathrm{CE}(q(\tilde x), \tilde y)}_{\theta_q}
   + \underbrace{\mathrm{CE}(k(\tilde x'), \tilde y') + \mathcal L_{mask}}_{\phi}, \qquad
@@ -40,14 +40,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semaug._checks import Ratio
+from semaug._checks import Ratio, check_choice, check_count, check_draws, check_flag, check_number, require
 from semaug.core.metrics import accuracy, evaluating
 from semaug.core.tensors import at_least_float32
 from semaug.data.sets import Data
 from semaug.methods import mixing
 from semaug.methods.mixing import Mixed
-from semaug.methods.mixup import draw_beta, draw_centre, draw_partners
-from semaug.training.objective import Objective, Step, linear_head
+from semaug.methods.mixup import draw_beta, draw_centre, draw_partners, staged
+from semaug.networks import Network
+from semaug.training.objective import Objective, Setting, Step
 from semaug.training.recipe import Recipe
 
 Policy = Literal["block", "mixup", "cutmix"]
@@ -66,10 +67,13 @@ EDGE = 0.08
 class MixBlock(nn.Module):
     r"""The masks (34) of the maps of a batch and of their partners.
 
-    channels: of the maps. inner: $d$, channels of query and key; by default half of channels. lambda_channel: the
-    ratio as one more channel. attention: (33); without it every place takes the value of the partner's same place.
-    std: of the weights at first. At the released 0.01 all places attend to all alike, and the mask has no shape until
-    the block has learned one; a short training does not get there.
+    Args:
+        channels: of the maps.
+        inner: $d$, channels of query and key; by default half of channels.
+        lambda_channel: whether the ratio goes in as one more channel.
+        attention: (33); without it every place takes the value of the partner's same place.
+        std: of the weights at first. At the released 0.01 all places attend to all alike, and the mask has no shape
+            until the block has learned one; a short training does not get there.
     """
 
     def __init__(
@@ -80,15 +84,14 @@ class MixBlock(nn.Module):
         attention: bool = True,
         std: float = 0.01,
     ) -> None:
-        if not (math.isfinite(std) and std > 0):
-            raise ValueError(f"std: got {std!r}; takes a finite number above 0")
         super().__init__()
-        for name, value in (("channels", channels), ("inner", inner)):
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"{name}: got {value!r}; takes a whole number from 1")
-        inputs = channels + lambda_channel
-        self.channels, self.lambda_channel = channels, lambda_channel
-        self.key = nn.Linear(inputs, inner or max(1, channels // 2)) if attention else None
+        self.channels = check_count("channels", channels)
+        self.lambda_channel = check_flag("lambda_channel", lambda_channel)
+        inner = None if inner is None else check_count("inner", inner)
+        std = check_number("std", std, 0, without=(0,))
+        self.settings = {"inner": inner, "lambda_channel": lambda_channel, "attention": attention, "std": std}
+        inputs = self.channels + self.lambda_channel
+        self.key = nn.Linear(inputs, inner or max(1, channels // 2)) if check_flag("attention", attention) else None
         self.value = nn.Linear(inputs, 1)
         for layer in (self.key, self.value):
             if layer is not None:
@@ -102,12 +105,21 @@ class MixBlock(nn.Module):
         permutation: Int64[Tensor, " N"],
         size: tuple[int, int],
     ) -> Float[Tensor, "N 1 H W"]:
-        """The mask of the images themselves, in (0, 1), of ``size`` (H, W) pixels; their partners' is 1 - mask.
+        """The mask of the images themselves, in (0, 1); their partners' is 1 - mask.
 
-        lam: one for all or one an image. Computed in float32 at least, also under autocast. Raises ValueError for maps
-        of other channels, a lam outside [0, 1] and partners that are not (N,) int64 in [0, N).
+        Args:
+            features: maps of the images, (N, A, h, w).
+            lam: ratio of the images, one for all or one an image.
+            permutation: the partner of every image.
+            size: H and W of the mask, in pixels.
+
+        Returns:
+            (N, 1, H, W), computed in float32 at least, also under autocast.
+
+        Raises:
+            ValueError: for maps of other channels, a lam outside [0, 1], partners that are not (N,) int64 in [0, N).
         """
-        lam = mixing.check_draws(features, lam, permutation, "features")
+        lam = check_draws(features, lam, permutation, "features")
         if features.shape[1] != self.channels:
             raise ValueError(f"features: got {features.shape[1]} channels; takes {self.channels}")
         N, _, h, w = features.shape
@@ -144,36 +156,42 @@ def ema_momentum(
 class AutoMix(Objective):
     r"""The loss (37).
 
-    network: has ``stages``, ``pool`` and ``head`` (room ``networks``); its head learns from the mixtures, the one-hot
-    images have a head of their own. alpha: of Beta(alpha, alpha), from which both ratios of a batch are drawn.
-    stage: the maps are those after ``network.stages[stage]`` (0 is the stem). The paper's is the third after the stem
-        of a ResNet-18, maps of 8 x 8 pixels; the attention costs with the fourth power of their side.
-    inner, lambda_channel, attention, std: of the :class:`MixBlock`. mask_weight: $\gamma$ at first, linearly to 0 (the
-        paper does not say how); margin: $\epsilon$. momentum: $m$ at first, see :func:`ema_momentum`; 0: the copy
-        is the classifier as of the last step.
-
-    policy: "block", or "mixup" or "cutmix" in the block's place, as in the source's second ablation; then the copy
-        trains nothing, and is there to be measured.
-    one_hot: whether $q$ sees the images themselves too. pipeline: False trains block and classifier through one
-        network, by one mixture. every: the block is trained at every so many-th step; the others spare the pass of its
-        mixture forward and back (not in a data-parallel run, where every parameter has to take part in every step).
-        block_rate: the block's learning rate over the recipe's.
-    inference: of ``predict``: "mixed", the network with its head, "one_hot" with the other, or "momentum", the copy.
-
     BatchNorm: the copy normalises by the batch in hand, as the classifier does, and its running statistics are of what
     it sees itself, not averaged like its parameters; under a fixed policy, where it sees nothing, they are the
     classifier's. (torch's AveragedModel would overwrite them with the classifier's at every step, and looks at a value
-    each time, so that no step could be captured as a CUDA graph.) The images and their mixtures are two batches.
+    each time, so that no step could be captured as a CUDA graph.) The released code runs the whole copy on the images;
+    here it runs up to ``stage``, so the running statistics of later stages are of the mixtures alone, not of images and
+    mixtures. Only the inference "momentum" depends on them.
 
     The second mask, that of $\tilde x$, is built without a graph. Logs ``generation_loss``, ``mask_loss`` without
     $\gamma$ (0 where the block is not trained) and ``mask_spread``, the mean standard deviation of the pixels of a
-    mask, 0 for the trivial one. In a data-parallel run pairs lie inside each process's share, as in room ``mixup``,
+    mask, 0 for the trivial one. In a data-parallel run pairs lie inside each process's share, as in module ``mixup``,
     and (36) is of its masks.
+
+    Args:
+        network: has ``stages``, ``pool`` and ``head`` (module ``networks``); its head learns from the mixtures, the
+            one-hot images have a head of their own.
+        alpha: of Beta(alpha, alpha), from which both ratios of a batch are drawn.
+        stage: the maps are those after ``network.stages[stage]`` (0 is the stem). The paper's is the third after the
+            stem of a ResNet-18, maps of 8 x 8 pixels; the attention costs with the fourth power of their side.
+        inner: as lambda_channel, attention and std those of the :class:`MixBlock`.
+        mask_weight: $\gamma$ at first, linearly to 0 (the paper does not say how).
+        margin: $\epsilon$.
+        momentum: $m$ at first, see :func:`ema_momentum`; 0: the copy is the classifier as of the last step.
+        policy: "block", or "mixup" or "cutmix" in the block's place, as in the source's second ablation; then the copy
+            trains nothing, and is there to be measured.
+        one_hot: whether $q$ sees the images themselves too.
+        pipeline: False trains block and classifier through one network, by one mixture.
+        every: the block is trained at every so many-th step; the others spare the pass of its mixture forward and back
+            (not in a data-parallel run, where every parameter has to take part in every step).
+        block_rate: the block's learning rate over the recipe's.
+        inference: of ``predict``: "mixed", the network with its head, "one_hot" with the other, or "momentum", the
+            copy.
     """
 
     static = True
-    network: Any
-    momentum_network: Any
+    network: Network
+    momentum_network: Network | None
     steps: Tensor
 
     def __init__(
@@ -195,42 +213,33 @@ class AutoMix(Objective):
         block_rate: float = 1.0,
         inference: Inference = "mixed",
     ) -> None:
-        head, stages = linear_head(network), getattr(network, "stages", None)
-        if not isinstance(stages, nn.ModuleList) or not callable(getattr(network, "pool", None)):
-            raise TypeError(f"network: got {type(network).__name__}; takes one with stages, pool and head")
-        for name, value, good, takes in (
-            ("alpha", alpha, math.isfinite(alpha) and alpha > 0, "a finite number above 0"),
-            ("stage", stage, stage in range(len(stages)), f"0 to {len(stages) - 1}, a stage of the network"),
-            ("mask_weight", mask_weight, math.isfinite(mask_weight) and mask_weight >= 0, "a finite number from 0"),
-            ("margin", margin, 0 <= margin <= 1, "a fraction in [0, 1]"),
-            ("momentum", momentum, 0 <= momentum < 1, "a fraction in [0, 1)"),
-            ("policy", policy, policy in POLICIES, f"one of {', '.join(POLICIES)}"),
-            ("every", every, isinstance(every, int) and every >= 1, "a whole number from 1"),
-            ("block_rate", block_rate, math.isfinite(block_rate) and block_rate > 0, "a finite number above 0"),
-            ("inference", inference, inference in INFERENCES, f"one of {', '.join(INFERENCES)}"),
-        ):
-            if not good:
-                raise ValueError(f"{name}: got {value!r}; takes {takes}")
-        if (inference == "one_hot" and not one_hot) or (inference == "momentum" and not pipeline):
-            raise ValueError(f"inference: got {inference!r}, which this objective is told to go without")
-        if not pipeline and policy != "block":
-            raise ValueError(f"policy: got {policy!r} without the pipeline; takes 'block' (room mixup has the others)")
-        settings: dict[str, Any] = {"alpha": alpha, "momentum": momentum, "policy": policy, "one_hot": one_hot}
-        settings |= {"pipeline": pipeline, "inference": inference}
+        network = staged(network)
+        last = len(network.stages) - 1
+        self.stage = check_count("stage", stage, 0)
+        require(self.stage <= last, "stage", stage, f"0 to {last}, a stage of the network")
+        self.alpha = check_number("alpha", alpha, 0, without=(0,))
+        self.mask_weight = check_number("mask_weight", mask_weight, 0)
+        self.margin = check_number("margin", margin, 0, 1)
+        self.momentum = check_number("momentum", momentum, 0, 1, without=(1,))
+        self.every = check_count("every", every)
+        self.block_rate = check_number("block_rate", block_rate, 0, without=(0,))
+        with_network = {"one_hot": check_flag("one_hot", one_hot), "momentum": check_flag("pipeline", pipeline)}
+        inferences = [name for name in INFERENCES if with_network.get(name, True)]
+        self.inference = check_choice("inference", inference, inferences)
+        self.policy = check_choice("policy", policy, POLICIES if pipeline else POLICIES[:1])
+        settings: dict[str, Setting] = {"alpha": self.alpha, "momentum": self.momentum, "policy": policy}
+        settings |= {"one_hot": one_hot, "pipeline": pipeline, "inference": inference}
+        block = None
         if policy == "block":
-            settings |= {"stage": stage, "inner": inner, "lambda_channel": lambda_channel, "attention": attention}
-            settings |= {"std": std}
-            settings |= {"mask_weight": mask_weight, "margin": margin, "every": every, "block_rate": block_rate}
+            block = MixBlock(_channels(network, self.stage), inner, lambda_channel, attention, std)
+            settings |= {"stage": self.stage, **block.settings, "mask_weight": self.mask_weight, "margin": self.margin}
+            settings |= {"every": self.every, "block_rate": self.block_rate}
         super().__init__(network, **settings)
-        self.alpha, self.stage, self.mask_weight, self.margin = alpha, stage, mask_weight, margin
-        self.momentum, self.policy, self.every, self.block_rate = momentum, policy, every, block_rate
-        self.inference, self.num_classes = inference, head.out_features
-        self.one_hot_head = copy.deepcopy(head) if one_hot else None
+        self.num_classes = network.head.out_features
+        self.one_hot_head = copy.deepcopy(network.head) if one_hot else None
         self.momentum_network = copy.deepcopy(network).requires_grad_(False) if pipeline else None
-        self.block = None
-        if policy == "block":
-            self.block = MixBlock(_channels(network, stage), inner, lambda_channel, attention, std)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # looked at where every > 1 alone
+        self.block = block
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # read only where every > 1
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch in nats; raises ValueError for targets that are no labels of these classes."""
@@ -259,9 +268,7 @@ class AutoMix(Objective):
         self, judge: nn.Module, maps: Tensor, images: Tensor, soft: Tensor, step: Step, terms: dict[str, Tensor]
     ) -> Tensor:
         """What the block learns from: the judge's cross-entropy of its mixtures, and the mask loss; adds to terms."""
-        assert self.block is not None
-        lam, partners = self._draw(images, step)
-        mask = self.block(maps, lam, partners, (images.shape[2], images.shape[3]))
+        mask, lam, partners = self._mask(maps, images, step)
         mixed = mixing.by_mask(images, soft, mask, lam, partners)
         loss, excess = _cross_entropy(judge(mixed.images), mixed.target), mask_loss(mask, lam, self.margin)
         spread = mask.detach().flatten(1).std(1).mean()
@@ -271,21 +278,22 @@ class AutoMix(Objective):
     @torch.no_grad()
     def _mixed(self, maps: Tensor, images: Tensor, soft: Tensor, step: Step) -> Mixed:
         """What the classifier learns from: the block's mixtures as they are."""
-        assert self.block is not None
-        lam, partners = self._draw(images, step)
-        mask = self.block(maps, lam, partners, (images.shape[2], images.shape[3]))
+        mask, lam, partners = self._mask(maps, images, step)
         mask = torch.where((lam <= EDGE) | (lam >= 1 - EDGE), lam, mask)
         return mixing.by_mask(images, soft, mask, lam, partners)
 
+    def _mask(self, maps: Tensor, images: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """The block's mask for the ratio and the partners that are drawn, and these."""
+        assert self.block is not None
+        lam, partners = draw_beta(self.alpha, (), step.generator), draw_partners(images, step)
+        return self.block(maps, lam, partners, (images.shape[2], images.shape[3])), lam, partners
+
     def _fixed(self, images: Tensor, soft: Tensor, step: Step) -> Mixed:
         """What it learns from under a fixed policy."""
-        lam, partners = self._draw(images, step)
+        lam, partners = draw_beta(self.alpha, (), step.generator), draw_partners(images, step)
         if self.policy == "mixup":
             return mixing.mixup(images, soft, lam, partners)
         return mixing.cutmix(images, soft, lam, partners, *draw_centre(images, step))
-
-    def _draw(self, images: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        return draw_beta(self.alpha, (), step.generator), draw_partners(images, step)
 
     @torch.no_grad()
     def masks(
@@ -335,23 +343,23 @@ class AutoMix(Objective):
         if self.momentum_network is None:
             return
         rate = 1 - ema_momentum(step.progress, self.momentum) if self.momentum else torch.ones_like(step.progress)
-        for mine, theirs in zip(self.momentum_network.parameters(), self.network.parameters(), strict=True):
-            mine.lerp_(theirs, rate.to(mine))
+        for average, value in zip(self.momentum_network.parameters(), self.network.parameters(), strict=True):
+            average.lerp_(value, rate.to(average))
         if self.block is None:
             for mine, theirs in zip(self.momentum_network.buffers(), self.network.buffers(), strict=True):
                 mine.copy_(theirs)
 
     def metrics(self, data: Data) -> dict[str, float]:
         """Accuracy of every inference on the test split, and on the validation split where there is one."""
-        device, found = next(self.parameters()).device, {}
+        device, accuracies = next(self.parameters()).device, {}
         for kind, split in (("test", data.test), ("validation", data.validation)):
             for name, logits in self._inferences().items():
                 if split is not None:
-                    found[f"{name}_{kind}_accuracy"] = accuracy(logits, split.to(device))
-        return found
+                    accuracies[f"{name}_{kind}_accuracy"] = accuracy(logits, split.to(device))
+        return accuracies
 
 
-def stage_maps(network: Any, images: Float[Tensor, "N channels H W"], stage: int) -> Float[Tensor, "N A h w"]:
+def stage_maps(network: Network, images: Float[Tensor, "N channels H W"], stage: int) -> Float[Tensor, "N A h w"]:
     """The maps after ``network.stages[stage]``."""
     maps = images
     for part in network.stages[: stage + 1]:
@@ -359,9 +367,12 @@ def stage_maps(network: Any, images: Float[Tensor, "N channels H W"], stage: int
     return maps
 
 
-def _channels(network: Any, stage: int) -> int:
+def _channels(network: Network, stage: int) -> int:
     """Of the maps after a stage, by a pass of one black image; BatchNorm does not count it."""
-    first = next(module for module in network.stages.modules() if isinstance(module, nn.Conv2d))
+    first = next((module for module in network.stages.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None:
+        name = type(network).__name__
+        raise TypeError(f"network: got {name} without an nn.Conv2d in its stages; takes one with maps of pixels")
     side = 16 * first.stride[0]  # as many whole patches where the stem makes patches
     black = torch.zeros(1, first.in_channels, side, side, dtype=first.weight.dtype, device=first.weight.device)
     with torch.no_grad(), evaluating(network):

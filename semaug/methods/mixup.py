@@ -9,12 +9,14 @@ $$\mathcal L = \mathrm{CE}(f(\tilde x), \tilde y)
 That is vicinal risk: of a distribution around every pair of training images in place of the images themselves.
 Manifold Mixup mixes the maps after a stage drawn anew for every batch. Cutout and MixStyle leave the labels.
 
-Papers: see module ``mixing``; Manifold Mixup: Verma et al., ICML 2019, https://arxiv.org/abs/1806.05236. Its released
-code minimises the binary cross-entropy of the softmax; this is the paper's (32).
+Papers: see module ``mixing``; Cutout: DeVries, Taylor, 2017, https://arxiv.org/abs/1708.04552; Manifold Mixup: Verma
+et al., ICML 2019, https://arxiv.org/abs/1806.05236. The released code of Manifold Mixup minimises the binary
+cross-entropy of the softmax; this is the paper's (32).
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import cast
 
 import torch
@@ -95,6 +97,7 @@ class Mixing(Objective):
         loss = F.cross_entropy(at_least_float32(self.network(mixed.images)), mixed.target)
         return loss, {"lam": mixed.lam.detach().float().mean()}
 
+    @abstractmethod
     def mix(self, images: Tensor, target: Tensor, step: Step) -> Mixed:
         """Images and soft labels of a batch, mixed by what is drawn from ``step.generator``."""
         raise NotImplementedError(f"{type(self).__name__} has to define mix(images, target, step)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -368,7 +369,7 @@ def test_soft_labels_and_batch_of_one():
 
 
 def test_trains_by_seed_resumes_and_records(tmp_path):
-    of = data.load("embedded", train_size=100, test_size=50, validation=0.1)
+    of = data.load("fashion-mini", train_size=100, test_size=50, validation=0.1)
 
     def run(epochs=2, resume=None, **settings):
         torch.manual_seed(0)
@@ -425,7 +426,7 @@ def test_masks_to_look_at():
 
 
 def test_the_step_can_be_captured_where_the_block_learns_at_every_step():
-    assert training._static(build(), Recipe())
+    assert training.capturable(build(), Recipe())
     assert AutoMix.static
 
 
@@ -452,17 +453,21 @@ class TestBadInput:
             ({"alpha": 0.0}, "alpha: got 0.0; takes a finite number above 0"),
             ({"stage": 4}, "stage: got 4; takes 0 to 3, a stage of the network"),
             ({"mask_weight": -1.0}, "mask_weight: got -1.0"),
-            ({"margin": 2.0}, "margin: got 2.0; takes a fraction"),
-            ({"momentum": 1.0}, r"momentum: got 1.0; takes a fraction in \[0, 1\)"),
+            ({"margin": 2.0}, r"margin: got 2.0; takes a finite number in \[0, 1\]"),
+            ({"momentum": 1.0}, r"momentum: got 1.0; takes a finite number in \[0, 1\)"),
             ({"policy": "fmix"}, "policy: got 'fmix'; takes one of block, mixup, cutmix"),
             ({"every": 0}, "every: got 0; takes a whole number from 1"),
             ({"inference": "both"}, "inference: got 'both'; takes one of mixed, one_hot, momentum"),
-            (
-                {"inference": "one_hot", "one_hot": False},
-                "inference: got 'one_hot', which this objective",
-            ),
-            ({"inference": "momentum", "pipeline": False}, "inference: got 'momentum'"),
-            ({"policy": "mixup", "pipeline": False}, "policy: got 'mixup' without the pipeline"),
+            ({"inference": "one_hot", "one_hot": False}, "inference: got 'one_hot'; takes one of mixed, momentum"),
+            ({"inference": "momentum", "pipeline": False}, "inference: got 'momentum'; takes one of mixed, one_hot"),
+            ({"policy": "mixup", "pipeline": False}, "policy: got 'mixup'; takes one of block"),
+            ({"one_hot": "no"}, "one_hot: got 'no'; takes True or False"),
+            ({"pipeline": 1}, "pipeline: got 1; takes True or False"),
+            ({"lambda_channel": "no"}, "lambda_channel: got 'no'; takes True or False"),
+            ({"attention": None}, "attention: got None; takes True or False"),
+            ({"stage": True}, "stage: got True; takes a whole number from 0"),
+            ({"alpha": "2"}, "alpha: got '2'"),
+            ({"mask_weight": math.nan}, "mask_weight: got nan"),
             ({"block_rate": -0.1}, "block_rate: got -0.1; takes a finite number above 0"),
             ({"inner": 0}, "inner: got 0; takes a whole number from 1"),
             ({"std": 0.0}, "std: got 0.0; takes a finite number above 0"),
@@ -471,6 +476,22 @@ class TestBadInput:
     def test_settings(self, changes, message):
         with pytest.raises(ValueError, match=message):
             build(**changes)
+
+    def test_settings_are_plain(self):
+        objective = build(alpha=np.float64(2), momentum=0, stage=np.int64(2), std=np.float32(0.5), every=np.int64(1))
+        expected = {"alpha": 2.0, "momentum": 0.0, "policy": "block", "one_hot": True, "pipeline": True, "stage": 2}
+        expected |= {"inference": "mixed", "lambda_channel": True, "attention": True, "std": 0.5, "every": 1}
+        assert objective.settings == expected | {"mask_weight": 0.1, "margin": 0.1, "block_rate": 1.0}
+        assert {type(value) for value in objective.settings.values()} == {float, int, str, bool}
+        assert build(inner=np.int64(3)).settings["inner"] == 3
+
+    def test_a_network_without_a_convolution(self):
+        """Nothing says which images it takes; a fixed policy does not ask."""
+        stages = [nn.Sequential(nn.Flatten(), nn.Linear(256, 8), nn.Unflatten(1, (8, 1, 1))), nn.Identity()]
+        network = networks.Network(stages, 8, 3, "perceptron")
+        with pytest.raises(TypeError, match=r"network: got Network without an nn.Conv2d in its stages; takes one with"):
+            AutoMix(network, stage=0)
+        assert AutoMix(network, stage=0, policy="mixup")(IMAGES, TARGET, step())[0].isfinite()
 
     def test_a_network_without_stages(self):
         with pytest.raises(TypeError, match="takes one with stages, pool and head"):

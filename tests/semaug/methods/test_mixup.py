@@ -148,7 +148,7 @@ def test_manifold_mixup_by_hand_at_every_layer(monkeypatch):
     network, images, target = small(), torch.rand(5, 1, 16, 16).double(), torch.tensor([0, 1, 2, 1, 0])
     objective = ManifoldMixup(network)
     for layer in range(3):
-        monkeypatch.setattr(mixup, "_integers", lambda high, shape, _, layer=layer: torch.tensor(layer))
+        monkeypatch.setattr(mixup, "draw_integers", lambda high, shape, _, layer=layer: torch.tensor(layer))
         loss, terms = objective(images, target, step(4))
         again, lam = step(4), terms["lam"].double()
         objective.ratio(again)
@@ -217,7 +217,7 @@ def test_cutout_is_a_window_an_image():
 
 @pytest.mark.parametrize("name", ALL)
 def test_trains_bitwise_by_seed_and_says_what_it_is(name):
-    of = data.load("embedded", train_size=130, test_size=50)
+    of = data.load("fashion-mini", train_size=130, test_size=50)
 
     def run():
         torch.manual_seed(0)
@@ -228,7 +228,7 @@ def test_trains_bitwise_by_seed_and_says_what_it_is(name):
     assert all(math.isfinite(value) for value in one.curves["train_loss"])
     assert one.config["objective"] == name
     assert one.config["settings"].keys() >= ({"size"} if name == "Cutout" else {"probability"})
-    assert training._static(ALL[name](networks.small(10, width=4)), Recipe())
+    assert training.capturable(ALL[name](networks.small(10, width=4)), Recipe())
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -262,17 +262,35 @@ class TestBadInput:
         [
             (lambda net: Mixup(net, alpha=0.0), r"alpha: got 0.0; takes a finite number above 0"),
             (lambda net: Mixup(net, alpha=math.inf), r"alpha: got inf"),
-            (lambda net: CutMix(net, probability=1.5), r"probability: got 1.5; takes a fraction in \[0, 1\]"),
-            (lambda net: ResizeMix(net, low=0.5, high=0.2), r"low and high: got 0.5 and 0.2"),
-            (lambda net: Cutout(net, -1), r"size: got -1; takes a whole number of pixels from 0"),
+            (lambda net: Mixup(net, alpha="1"), r"alpha: got '1'"),
+            (lambda net: CutMix(net, probability=1.5), r"probability: got 1.5; takes a finite number in \[0, 1\]"),
+            (lambda net: CutMix(net, probability=True), r"probability: got True"),
+            (lambda net: ResizeMix(net, low=0.5, high=0.2), r"high: got 0.2; takes a finite number in \[0.5, 1\]"),
+            (lambda net: ResizeMix(net, low=-0.1), r"low: got -0.1; takes a finite number in \[0, 1\]"),
+            (lambda net: Cutout(net, -1), r"size: got -1; takes a whole number from 0"),
             (lambda net: ManifoldMixup(net, last=3), r"last: got 3; takes 0 to 2, a stage before the last"),
-            (lambda net: MixStyle(net, last=0), r"last: got 0; takes 1 to 2"),
+            (lambda net: ManifoldMixup(net, last=True), r"last: got True; takes a whole number from 0"),
+            (lambda net: MixStyle(net, last=0), r"last: got 0; takes a whole number from 1"),
             (lambda net: MixStyle(net, alpha=-1.0), r"alpha: got -1.0"),
+            (lambda net: MixStyle(net, probability=math.nan), r"probability: got nan"),
         ],
     )
     def test_settings(self, make, message):
         with pytest.raises(ValueError, match=message):
             make(networks.small(3, width=4))
+
+    def test_settings_are_plain(self):
+        network = networks.small(3, width=4)
+        for objective, expected in (
+            (Mixup(network, np.float64(1)), {"alpha": 1.0, "probability": 1.0}),
+            (ResizeMix(network, 0, 1), {"low": 0.0, "high": 1.0, "probability": 1.0}),
+            (Cutout(network, np.int64(8)), {"size": 8}),
+            (ManifoldMixup(network, 2, np.int64(1)), {"alpha": 2.0, "last": 1, "probability": 1.0}),
+            (MixStyle(network, np.float32(0.5), 1), {"alpha": 0.5, "last": 2, "probability": 1.0}),
+        ):
+            assert objective.settings == expected
+            types = {name: type(value) for name, value in objective.settings.items()}
+            assert types == {name: int if name in ("size", "last") else float for name in expected}
 
     def test_networks_without_parts(self):
         with pytest.raises(TypeError, match="head"):

@@ -1,4 +1,4 @@
-"""Oracles: all labellings of small grids, all permutations of few blocks, autograd, sums written out."""
+"""Oracles: the released code's distances, all labellings of small grids, all permutations of few blocks, autograd."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from semaug import data, networks
 from semaug.methods import puzzlemix
-from semaug.methods.puzzlemix import CoMixup, PuzzleMix, grid_pairs
+from semaug.methods.puzzlemix import PuzzleMix, grid_pairs
 from semaug.training import loop as training
 from semaug.training.objective import Step
 from semaug.training.recipe import Recipe
@@ -20,57 +20,6 @@ from semaug.training.recipe import Recipe
 
 def step(seed=0):
     return Step(torch.tensor(0.5), 0.1, torch.Generator().manual_seed(seed))
-
-
-def test_grid_pairs():
-    found = {tuple(pair) for pair in grid_pairs(2, 3).tolist()}
-    assert found == {(0, 3), (1, 4), (2, 5), (0, 1), (1, 2), (3, 4), (4, 5)}
-    assert len(grid_pairs(4, 5)) == 3 * 5 + 4 * 4
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_a_cut_is_the_best_of_all(seed):
-    random = np.random.default_rng(seed)
-    rises, edges = random.normal(size=7), random.integers(0, 7, (15, 2))
-    prices = random.random(15)
-
-    def cost(x):
-        return (rises * x).sum() + (prices * x[edges[:, 0]] * (1 - x[edges[:, 1]])).sum()
-
-    best = min(cost(np.array(x)) for x in itertools.product((0, 1), repeat=7))
-    assert cost(puzzlemix.cut(rises, edges, prices).astype(int)) == pytest.approx(best, abs=1e-6)
-
-
-@pytest.mark.parametrize("labels", [2, 3, 4])
-@pytest.mark.parametrize("seed", range(5))
-def test_ordered_labels_are_the_best_of_all(labels, seed):
-    """A grid of 2 x 3, every one of up to 4096 labellings."""
-    random = np.random.default_rng(seed)
-    pairs = grid_pairs(2, 3)
-    unary, weight = random.normal(size=(6, labels)), random.random(len(pairs)) * random.choice([0.05, 0.5])
-
-    def cost(z):
-        z = np.asarray(z)
-        return unary[np.arange(6), z].sum() + (weight * (z[pairs[:, 0]] - z[pairs[:, 1]]) ** 2).sum()
-
-    best = min(map(cost, itertools.product(range(labels), repeat=6)))
-    assert cost(puzzlemix.ordered_labels(unary, weight, pairs)) == pytest.approx(best, abs=1e-6)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_expansions_end_where_no_expansion_helps_and_near_the_best(seed):
-    random = np.random.default_rng(seed)
-    pairs, unary, weight = grid_pairs(2, 3), random.random((6, 3)), 0.3
-
-    def cost(y):
-        return unary[np.arange(6), y].sum() + weight * (y[pairs[:, 0]] != y[pairs[:, 1]]).sum()
-
-    found = puzzlemix.unordered_labels(unary, weight, pairs, random.integers(0, 3, 6))
-    every = [np.array(y) for y in itertools.product(range(3), repeat=6)]
-    expansions = [np.where(take, label, found) for label in range(3) for take in itertools.product((0, 1), repeat=6)]
-    assert cost(found) <= min(map(cost, expansions)) + 1e-9
-    best = min(map(cost, every))
-    assert best <= cost(found) <= 2 * best
 
 
 def energy(z, s, partner, differences, lam, labels, beta, gamma, eta):
@@ -186,97 +135,168 @@ def test_puzzlemix_mixes_by_its_masks():
         torch.testing.assert_close(mixed.target[i], expected.float())
 
 
-def test_differences_are_of_the_pixels_on_either_side():
-    first, second = torch.rand(2, 2, 3, 4, 6).unbind(0)
-    found = puzzlemix._border(first, second, 2)
-    expected = [
-        (first[:, :, 1, :3] - second[:, :, 2, :3]).abs().mean((1, 2)),
-        (first[:, :, 1, 3:] - second[:, :, 2, 3:]).abs().mean((1, 2)),
-        (first[:, :, :2, 2] - second[:, :, :2, 3]).abs().mean((1, 2)),
-        (first[:, :, 2:, 2] - second[:, :, 2:, 3]).abs().mean((1, 2)),
+# --- distances at the borders --------------------------------------------------------------------------------------
+
+
+def waves():
+    """2 x 3 x 16 x 16, the images of the golden values: rough enough that single pixels differ from means of four."""
+    n, c, i, j = torch.meshgrid(*(torch.arange(k, dtype=torch.float64) for k in (2, 3, 16, 16)), indexing="ij")
+    return 0.5 + 0.5 * torch.sin(0.9 * n + 1.3 * c + 0.8 * i + 1.1 * j + 0.05 * i * j)
+
+
+@pytest.mark.parametrize(
+    ("b", "down", "across", "first"),
+    [
+        (
+            2,
+            [0.09741742764995479, 0.09307364151045465, 0.09307364151045465, 0.09741742764995477],
+            [0.09812327389308097, 0.09868181225597121, 0.09868181225597122, 0.09812327389308097],
+            [0.029342570734381995, 0.027840515004167964, 0.03461405064035646, 0.036538954767034476],
+        ),
+        (
+            4,
+            [0.7391256023609918, 0.6623780854410823, 0.6623780854410823, 0.7391256023609918],
+            [0.5576258280522848, 0.5595723225038058, 0.5595723225038058, 0.5576258280522848],
+            [0.07310747457370002, 0.06847263072000664, 0.063256142601387, 0.08932335542654601],
+        ),
+    ],
+)
+def test_distances_golden(b, down, across, first):
+    """neigh_penalty of github.com/snu-mllab/PuzzleMix on images pooled to cells of four pixels, as mixup_graph does."""
+    distances = torch.from_numpy(puzzlemix.border_differences(waves(), torch.tensor([1, 0]), b))
+    torch.testing.assert_close(distances[..., : b * (b - 1)].sum((0, 2)), torch.tensor(down).double())
+    torch.testing.assert_close(distances[..., b * (b - 1) :].sum((0, 2)), torch.tensor(across).double())
+    torch.testing.assert_close(distances[0, :, 0], torch.tensor(first).double())
+
+
+def distances_by_hand(first, second, b, neigh_size):
+    """Of two images (channels, H, W): cells written out, then the mean distance of those that meet at each border."""
+
+    def cells(side):
+        count = -(-(side // b) // neigh_size)
+        ends = [
+            (i * (side // b) + j * (side // b) // count, i * (side // b) - (-(j + 1) * (side // b) // count))
+            for i in range(b)
+            for j in range(count)
+        ]
+        return count, ends
+
+    (h, rows), (w, columns) = cells(first.shape[1]), cells(first.shape[2])
+    means = [
+        torch.stack([torch.stack([x[:, t:e, l:r].mean((1, 2)) for l, r in columns], 1) for t, e in rows], 1)
+        for x in (first, second)
     ]
-    torch.testing.assert_close(torch.from_numpy(found), torch.stack(expected, 1).double())
+    down = [
+        [(means[0][:, i * h - 1, j] - means[1][:, i * h, j]).abs().mean() for j in range(k * w, k * w + w)]
+        for i in range(1, b)
+        for k in range(b)
+    ]
+    across = [
+        [(means[0][:, i, k * w - 1] - means[1][:, i, k * w]).abs().mean() for i in range(j * h, j * h + h)]
+        for j in range(b)
+        for k in range(1, b)
+    ]
+    return [float(torch.stack(each).mean()) for each in down + across]
 
 
-def test_comixup_labels_lower_the_objective_and_share_the_images():
-    random = np.random.default_rng(0)
-    s = random.random((6, 3, 3))
-    s /= s.sum((1, 2), keepdims=True)
-    start = random.integers(0, 6, (6, 3, 3))
-    pairs = grid_pairs(3, 3)
-
-    def objective(labels, gamma=1.0):
-        flat = labels.reshape(6, 9)
-        counts = np.stack([np.bincount(row, minlength=6) for row in flat])
-        total = sum(-s[flat[o, i], i // 3, i % 3] for o in range(6) for i in range(9))
-        total += 0.32 / 9 * (flat[:, pairs[:, 0]] != flat[:, pairs[:, 1]]).sum()
-        return total + gamma * 2 / 9 * sum(counts[o] @ counts[p] for o in range(6) for p in range(o))
-
-    found = puzzlemix.comixup_labels(s, np.zeros(6), start, threshold=0.0)
-    assert objective(found) < objective(start)
-    free = puzzlemix.comixup_labels(s, np.zeros(6), start, beta=0.0, gamma=0.0)
-    assert (free == s.argmax(0)).all(), "without prices every output shows the most salient image of each place"
-    assert len(np.unique(found)) > len(np.unique(free)) - 1
-    shared = [np.bincount(found.ravel(), minlength=6).max(), np.bincount(free.ravel(), minlength=6).max()]
-    assert shared[0] < shared[1]
+@pytest.mark.parametrize(("side", "b"), [((16, 16), 2), ((28, 28), 4), ((8, 12), 4), ((14, 28), 2)])
+@pytest.mark.parametrize("neigh_size", [1, 2, 3, 4, 50])
+def test_distances_by_hand(side, b, neigh_size):
+    images, permutation = torch.rand(3, 2, *side, dtype=torch.float64), torch.tensor([2, 0, 1])
+    distances = puzzlemix.border_differences(images, permutation, b, neigh_size)
+    for i, j in enumerate(permutation.tolist()):
+        pair = (images[j], images[i])  # the partner, the image
+        expected = [distances_by_hand(pair[k], pair[l], b, neigh_size) for k, l in ((0, 0), (0, 1), (1, 0), (1, 1))]
+        np.testing.assert_allclose(distances[i], expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("method", [PuzzleMix, CoMixup])
-def test_trains_by_seed_with_labels_that_are_shares(method):
-    of = data.load("embedded", train_size=60, test_size=40)
-    options = {"part": 8} if method is CoMixup else {}
+def test_pooled_borders_decide_the_masks():
+    """Every mask is the best of all 81 for the distances of its own neigh_size, and some differ between the two."""
+    masks = {}
+    for neigh_size in (1, 4):
+        for seed in range(8):
+            generator = torch.Generator().manual_seed(seed)
+            images = torch.rand(2, 1, 16, 16, generator=generator, dtype=torch.float64)
+            s, swap = torch.rand(2, 16, 16, generator=generator, dtype=torch.float64), torch.tensor([1, 0])
+            options = {"beta": 8.0, "gamma": 1.0, "eta": 0.0, "transport_cost": None, "neigh_size": neigh_size}
+            mixed = puzzlemix.puzzlemix(images, torch.eye(2), 0.5, swap, s, 2, **options).images
+            # how much of the image a pixel of each block shows
+            share = ((mixed - images[swap]) / (images - images[swap]))[0, 0, 4::8, 4::8].numpy().round(6)
+            own, partner = puzzlemix.in_blocks(s, 2).numpy()
+            distances = [
+                np.array(distances_by_hand(images[k], images[l], 2, neigh_size))
+                for k, l in ((1, 1), (1, 0), (0, 1), (0, 0))
+            ]
+
+            def cost(z, own=own, partner=partner, distances=distances):
+                return energy(np.array(z).reshape(2, 2), own, partner, distances, 0.5, 3, 8.0, 1.0, 0.0)
+
+            assert cost(share) == pytest.approx(min(map(cost, itertools.product((0, 0.5, 1), repeat=4))), abs=1e-6)
+            masks[neigh_size, seed] = share
+    assert any((masks[1, seed] != masks[4, seed]).any() for seed in range(8))
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+def test_batchnorm_counts_the_mixtures_alone():
+    """As released: the network is in evaluation mode while it is asked for saliency, and afterwards as it was."""
+    torch.manual_seed(0)
+    objective = PuzzleMix(networks.small(3, width=4))
+    norm = next(part for part in objective.network.modules() if isinstance(part, torch.nn.BatchNorm2d)).eval()
+    images, target = torch.rand(4, 1, 16, 16), torch.tensor([0, 1, 2, 0])
+    objective(images, target, step())
+    tracked = [int(b) for name, b in objective.network.named_buffers() if name.endswith("num_batches_tracked")]
+    assert sorted(tracked) == [0] + [1] * (len(tracked) - 1), "the frozen one counts nothing"
+    assert objective.network.training
+    assert not norm.training
+    network = objective.network.train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    salient = puzzlemix.saliency(network, images, F.one_hot(target, 3).float())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert torch.equal(salient, puzzlemix.saliency(network.eval(), images, F.one_hot(target, 3).float()))
+
+
+def test_trains_by_seed_with_labels_that_are_shares():
+    dataset = data.load("fashion-mini", train_size=60, test_size=40)
 
     def run():
         torch.manual_seed(0)
-        objective = method(networks.small(10, width=4), **options)
-        return training.fit(objective, of, Recipe(epochs=1, batch_size=20), progress=False), objective
+        objective = PuzzleMix(networks.small(10, width=4))
+        return training.fit(objective, dataset, Recipe(epochs=1, batch_size=20), progress=False)
 
-    (one, objective), (two, _) = run(), run()
+    one, two = run(), run()
     assert one.curves == two.curves
     assert math.isfinite(one.curves["train_loss"][0])
-    assert one.config["settings"].keys() >= {"alpha", "probability", "beta", "gamma", "eta"}
-    assert not training._static(objective, Recipe())
+    assert not PuzzleMix.static
+    released = {"alpha": 1.0, "probability": 1.0, "labels": 3, "beta": 1.2, "gamma": 0.5, "eta": 0.2}
+    assert one.config["settings"] == released | {"transport_cost": 0.8, "neigh_size": 4}
     images, soft = torch.rand(11, 1, 28, 28), F.one_hot(torch.arange(11) % 10, 10).float()
-    mixed = objective.mix(images, soft, step())
+    mixed = PuzzleMix(networks.small(10, width=4)).mix(images, soft, step())
     torch.testing.assert_close(mixed.target.sum(1), torch.ones(11))
     assert mixed.images.shape == images.shape
     assert 0 <= mixed.images.min() <= mixed.images.max() <= 1
 
 
-@pytest.mark.parametrize("method", [PuzzleMix, CoMixup])
-def test_probability_batch_of_one_and_sides(method):
+@pytest.mark.usefixtures("unchecked")
+def test_settings_are_plain():
+    options = {"labels": np.int64(3), "beta": np.float64(1), "eta": 0, "transport_cost": 1, "neigh_size": np.int64(2)}
+    objective = PuzzleMix(networks.small(3, width=4), alpha=1, **options)
+    expected = {"alpha": 1.0, "probability": 1.0, "labels": 3, "beta": 1.0, "gamma": 0.5, "eta": 0.0}
+    assert objective.settings == expected | {"transport_cost": 1.0, "neigh_size": 2}
+    assert {type(value) for value in objective.settings.values()} == {int, float}
+    assert [name for name, value in objective.settings.items() if type(value) is int] == ["labels", "neigh_size"]
+    assert "transport_cost" not in PuzzleMix(networks.small(3, width=4), transport_cost=None).settings
+
+
+def test_probability_batch_of_one_and_sides():
     torch.manual_seed(0)
     network = networks.small(3, width=4, norm="group")
     images, target = torch.rand(1, 1, 16, 24), F.one_hot(torch.tensor([1]), 3).float()
-    left = method(network, probability=0.0).mix(images, target, step())
+    left = PuzzleMix(network, probability=0.0).mix(images, target, step())
     assert torch.equal(left.images, images)
     assert torch.equal(left.target, target)
-    alone = method(network).mix(images, target, step())
-    torch.testing.assert_close(alone.target, target)
-
-
-def test_comixup_shows_the_blocks_it_counts():
-    torch.manual_seed(0)
-    objective = CoMixup(networks.small(4, width=4, norm="group"), part=4, blocks=2)
-    images = torch.arange(1.0, 5)[:, None, None, None].expand(4, 1, 8, 8) / 4
-    mixed = objective.mix(images.clone(), torch.eye(4), step())
-    for image, label in zip(mixed.images, mixed.target, strict=True):
-        shares = torch.stack([(image == value / 4).float().mean() for value in range(1, 5)])
-        torch.testing.assert_close(label, shares)
-
-
-def test_processes_begin_with_draws_of_their_own():
-    """What two processes draw is what one draws for the batch of both."""
-    torch.manual_seed(0)
-    objective = CoMixup(networks.small(3, width=4, norm="group"), part=5)
-    starts, priors = objective._start_and_priors(20, step())
-    assert (starts.shape, priors.shape) == ((20, 4, 4), (4, 5))
-    np.testing.assert_allclose(priors.sum(1), 1)
-    for rank in range(2):
-        mine = objective._start_and_priors(10, step()._replace(rank=rank, world=2))
-        assert np.array_equal(mine[0], starts[10 * rank : 10 * rank + 10])
-        # the priors come after the same numbers, as many of them
-        assert np.array_equal(mine[1], priors[2 * rank : 2 * rank + 2])
+    torch.testing.assert_close(PuzzleMix(network).mix(images, target, step()).target, target)
 
 
 def test_empty_batch_and_the_type_of_the_ratio():
@@ -287,26 +307,32 @@ def test_empty_batch_and_the_type_of_the_ratio():
     half = puzzlemix.puzzlemix(images.bfloat16(), torch.eye(2), 0.3, pair, torch.rand(2, 8, 8), 8)
     assert half.images.dtype == torch.bfloat16
     assert half.lam.dtype == torch.float32
-    objective = CoMixup(networks.small(2, width=4), probability=0.0)
-    assert objective.mix(images.double(), torch.eye(2), step()).lam.dtype == torch.float64
+    images.requires_grad_()
+    mixed = puzzlemix.puzzlemix(images, torch.eye(2), 0.3, pair, torch.rand(2, 8, 8), 4)
+    mixed.images.sum().backward()
+    torch.testing.assert_close(images.grad.sum(), torch.tensor(128.0))  # each pixel shows shares that sum to 1
 
 
 @pytest.mark.usefixtures("unchecked")
 class TestBadInput:
     @pytest.mark.parametrize(
-        ("make", "message"),
+        ("changes", "message"),
         [
-            (lambda net: PuzzleMix(net, labels=1), "labels: got 1; takes a whole number from 2"),
-            (lambda net: PuzzleMix(net, gamma=1.5), "gamma: got 1.5; takes a fraction"),
-            (lambda net: PuzzleMix(net, beta=-1.0), "beta: got -1.0"),
-            (lambda net: PuzzleMix(net, transport_cost=-1.0), "transport_cost: got -1.0"),
-            (lambda net: CoMixup(net, part=0), "part: got 0; takes a whole number from 1"),
-            (lambda net: CoMixup(net, eta=math.nan), "eta: got nan"),
+            ({"labels": 1}, "labels: got 1; takes a whole number from 2"),
+            ({"labels": True}, "labels: got True"),
+            ({"gamma": 1.5}, r"gamma: got 1.5; takes a finite number in \[0, 1\]"),
+            ({"beta": -1.0}, "beta: got -1.0; takes a finite number from 0"),
+            ({"eta": "0.2"}, "eta: got '0.2'"),
+            ({"transport_cost": -1.0}, "transport_cost: got -1.0"),
+            ({"neigh_size": 0}, "neigh_size: got 0; takes a whole number from 1"),
+            ({"neigh_size": 2.5}, "neigh_size: got 2.5"),
+            ({"alpha": math.nan}, "alpha: got nan"),
+            ({"probability": True}, "probability: got True"),
         ],
     )
-    def test_settings(self, make, message):
+    def test_settings(self, changes, message):
         with pytest.raises(ValueError, match=message):
-            make(networks.small(3, width=4))
+            PuzzleMix(networks.small(3, width=4), **changes)
 
     def test_blocks_that_do_not_divide(self):
         images, target, permutation = torch.rand(2, 1, 8, 8), torch.arange(2), torch.tensor([1, 0])
@@ -317,6 +343,7 @@ class TestBadInput:
             ({"lam": 1.2}, "lam: got 1.2"),
             ({"permutation": torch.tensor([0])}, "permutation: got"),
             ({"labels": 1}, "labels: got 1; takes a whole number from 2"),
+            ({"neigh_size": 0}, "neigh_size: got 0; takes a whole number from 1"),
         ):
             good = {"lam": 0.5, "permutation": permutation, "saliency": torch.rand(2, 8, 8), "b": 2, "num_classes": 2}
             with pytest.raises(ValueError, match=message):
@@ -326,9 +353,3 @@ class TestBadInput:
         network = networks.small(2, width=4)
         with pytest.raises(ValueError, match="images: got 17 x 13 pixels; takes sides with a common divisor"):
             PuzzleMix(network).mix(torch.rand(2, 1, 17, 13), torch.eye(2), step())
-        with pytest.raises(ValueError, match="blocks: got 4; takes a divisor"):
-            CoMixup(network).mix(torch.rand(2, 1, 18, 18), torch.eye(2), step())
-
-    def test_prices_below_nothing(self):
-        with pytest.raises(ValueError, match="prices: got -1; takes numbers from 0"):
-            puzzlemix.cut(np.zeros(2), np.array([[0, 1]]), np.array([-1.0]))
