@@ -63,87 +63,120 @@ def check_choice(name: str, value: Choice, choices: Collection[Choice]) -> Choic
     return value
 
 
+def check_device(name: str, x: Tensor, like: Tensor, other: str) -> None:
+    """Raise ValueError unless x is on the device of ``like``, which the message calls ``other``."""
+    if x.device != like.device:
+        raise ValueError(f"{name}: got {x.device}; takes {like.device}, the device of {other}")
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether all values are finite; True while tracing, where they may not be read."""
+    # The sum is finite where all are, and takes a tenth of the time; only where it overflows is each value asked.
+    return tracing(x) or math.isfinite(x.detach().sum().item()) or bool(x.isfinite().all())
+
+
+def check_finite(name: str, x: Tensor) -> None:
+    """Raise ValueError unless all values are finite; they are not read while tracing."""
+    if not all_finite(x):
+        raise ValueError(f"{name}: got values that are not finite; takes finite ones")
+
+
+def check_result(result: Tensor, names: str) -> Tensor:
+    """What was computed of the finite arguments ``names``; ValueError where it overflowed, but not while tracing."""
+    if not all_finite(result):
+        raise ValueError(f"{names}: got values whose loss overflows {result.dtype}; takes smaller ones")
+    return result
+
+
 def check_batch(
     features: Tensor, target: Tensor, weight: Tensor, bias: Tensor | None = None, name: str = "features"
 ) -> None:
-    """Raise ValueError or TypeError unless the features fit the target and a classifier of weight (C, A), bias (C,)."""
+    """Raise ValueError or TypeError unless finite features fit the target and a finite classifier (C, A), (C,)."""
     if weight.ndim != 2 or not weight.is_floating_point():
-        raise ValueError(f"weight must be float (C, A), got {tuple(weight.shape)} of {weight.dtype}")
+        raise ValueError(f"weight: got {weight.dtype} {tuple(weight.shape)}; takes floats (C, A)")
     check_features(features, target, len(weight), weight.shape[1], name)
     if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias must be (C,) = ({len(weight)},), got {tuple(bias.shape)}")
-    for other, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and tensor.device != features.device:
-            raise ValueError(f"{other} is on {tensor.device} but {name} on {features.device}; put both on one device")
+        raise ValueError(f"bias: got shape {tuple(bias.shape)}; takes ({len(weight)},)")
     if weight.dtype != features.dtype and not torch.is_autocast_enabled(features.device.type):
-        raise TypeError(f"{name} and weight must have one dtype, got {features.dtype} and {weight.dtype}")
+        raise TypeError(f"weight: got {weight.dtype}; takes {features.dtype}, the dtype of {name}")
+    for other, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None:
+            check_device(other, tensor, features, name)
+            check_finite(other, tensor)
 
 
 def check_features(
-    features: Tensor, target: Tensor, classes: int, width: int, name: str = "features", of: str = "target"
+    features: Tensor, target: Tensor, classes: int, width: int, name: str = "features", target_name: str = "target"
 ) -> None:
     """Raise ValueError or TypeError unless features are finite (N, A), N > 0, and target is (N,) int64 in [0, C).
 
-    name, of: what the message calls the two.
+    Args:
+        name, target_name: what the message calls the two.
     """
     if features.ndim != 2 or features.shape[1] != width or len(features) == 0:
-        raise ValueError(f"{name} must be (N, A) with N > 0 and A = {width}, got {tuple(features.shape)}")
+        raise ValueError(f"{name}: got shape {tuple(features.shape)}; takes (N, {width}) with N > 0")
     if not features.is_floating_point():
-        raise TypeError(f"{name} must be floating point, got {features.dtype}")
+        raise TypeError(f"{name}: got {features.dtype}; takes floats")
     if target.dtype != torch.int64:
-        raise TypeError(f"{of} must be int64 class numbers, got {target.dtype}")
+        raise TypeError(f"{target_name}: got {target.dtype}; takes int64 class numbers")
     if target.shape != features.shape[:1]:
-        raise ValueError(f"{of} must be (N,) = ({len(features)},) class numbers, got {tuple(target.shape)}")
-    if target.device != features.device:
-        raise ValueError(f"{of} is on {target.device} but {name} on {features.device}; put both on one device")
-    if tracing(features):
-        return
-    low, high = (int(value) for value in target.aminmax())
-    if low < 0 or high >= classes:
-        raise ValueError(f"{of} must lie in [0, {classes}), got values from {low} to {high}")
-    # The sum is finite where all are, and ten times cheaper than asking each; only its overflow needs the second look.
-    if not (math.isfinite(features.sum().item()) or bool(features.isfinite().all())):
-        raise ValueError(f"{name} has values that are not finite")
+        raise ValueError(f"{target_name}: got shape {tuple(target.shape)}; takes ({len(features)},), one class a row")
+    check_device(target_name, target, features, name)
+    if not tracing(features):
+        low, high = (int(value) for value in target.aminmax())
+        if low < 0 or high >= classes:
+            raise ValueError(f"{target_name}: got classes {low} to {high}; takes 0 to {classes - 1}")
+    check_finite(name, features)
 
 
 def check_covariance(covariance: Covariance, weight: Tensor) -> None:
-    """Raise ValueError unless the covariance is of a known form, fits the weight (C, A) and is on its device."""
+    """Raise ValueError or TypeError unless the covariance is of a known form, of floats, and fits the weight (C, A)."""
+    if not isinstance(covariance, Tensor | Factored):
+        kind = f"{type(covariance).__module__}.{type(covariance).__qualname__}"
+        raise TypeError(f"covariance: got {kind}; takes a tensor or Factored")
     C, A = weight.shape
     parts = covariance if isinstance(covariance, Factored) else (covariance,)
     shapes = [tuple(part.shape) for part in parts]
-    fits = (
-        len(shapes[0]) == 3 and shapes[0][:2] == (C, A) and shapes[0][2] >= 1 and shapes[1] == (C, A)
-        if isinstance(covariance, Factored)
-        else shapes[0] in ((C, A, A), (C, A))
-    )
+    if isinstance(covariance, Factored):
+        fits = len(shapes[0]) == 3 and shapes[0][2] >= 1 and shapes == [(C, A, shapes[0][2]), (C, A)]
+    else:
+        fits = shapes[0] in ((C, A, A), (C, A))
     if not fits:
-        raise ValueError(
-            f"covariance must be (C, A, A), (C, A) or Factored (C, A, r) and (C, A), with C, A = {C}, {A}; "
-            f"got {', '.join(map(str, shapes))}"
-        )
+        got = " and ".join(map(str, shapes))
+        raise ValueError(f"covariance: got {got}; takes {(C, A, A)}, {(C, A)} or Factored ({C}, {A}, r) and {(C, A)}")
     for part in parts:
-        if part.device != weight.device:
-            raise ValueError(f"covariance is on {part.device} but weight on {weight.device}; put both on one device")
+        check_device("covariance", part, weight, "weight")
         if not part.is_floating_point():
-            raise TypeError(f"covariance must be floating point, got {part.dtype}")
+            raise TypeError(f"covariance: got {part.dtype}; takes floats")
 
 
-def check_strength(strength: float | Tensor) -> None:
-    """Raise ValueError unless the strength is one finite number from 0."""
-    if isinstance(strength, Tensor):
-        if strength.ndim != 0:
-            raise ValueError(f"strength must be one number, got a tensor of shape {tuple(strength.shape)}")
-        if tracing(strength):
-            return
-    value = float(strength.detach() if isinstance(strength, Tensor) else strength)
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"strength must be a finite number from 0, got {value}")
+def check_strength(strength: float | Tensor) -> float | Tensor:
+    """One finite number from 0, as a plain float or the 0-d tensor given; ValueError otherwise."""
+    if not isinstance(strength, Tensor):
+        return check_number("strength", strength, low=0)
+    if strength.ndim != 0:
+        raise ValueError(f"strength: got a tensor {tuple(strength.shape)}; takes one number")
+    if not tracing(strength):
+        check_number("strength", float(strength.detach()), low=0)
+    return strength
+
+
+def check_class_weight(class_weight: Tensor, target: Tensor, classes: int, reduction: str = "mean") -> None:
+    """Raise ValueError unless the weights are (C,), finite, from 0; their sum over the batch divides a "mean"."""
+    if class_weight.shape != (classes,):
+        raise ValueError(f"class_weight: got shape {tuple(class_weight.shape)}; takes ({classes},)")
+    check_device("class_weight", class_weight, target, "target")
+    if tracing(class_weight):
+        return
+    if not bool(((class_weight >= 0) & class_weight.isfinite()).all()):
+        raise ValueError(f"class_weight: got {class_weight.tolist()}; takes finite numbers from 0")
+    if reduction == "mean" and not bool(class_weight.index_select(0, target).any()):
+        raise ValueError("class_weight: got 0 for every class of the batch; takes a number above 0 for one at least")
 
 
 def check_reduction(reduction: str) -> None:
     """Raise ValueError unless the reduction is known."""
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    check_choice("reduction", reduction, REDUCTIONS)
 
 
 Ratio = float | Float[Tensor, ""] | Float[Tensor, " N"]

@@ -15,10 +15,11 @@ $$\mathcal L_\infty \le \overline{\mathcal L}_\infty = \frac1N \sum_i
   + \frac\lambda2 (w_j - w_{y_i})^\top \Sigma_{y_i} (w_j - w_{y_i})}. \tag{2}$$
 
 So the bound is a plain cross-entropy: every logit $j \ne y_i$ gains $\frac\lambda2$ times a quadratic form, and that
-of $j = y_i$ gains nothing. This room holds (1), the form of (2) in which every sample has a variance of its own along
-each axis (G-VAE), and what a diagonal covariance makes of the quadratic form; room ``isda`` holds (2) with a
-covariance for each class. $\Sigma$ bounds nothing about the true augmentation: the bound is loose where
-$\lambda w^\top\Sigma w$ is large.
+of $j = y_i$ gains nothing. The bound is loose where $\lambda w^\top\Sigma w$ is large.
+
+:func:`sampled_cross_entropy` is (1). :func:`gaussian_cross_entropy` is (2) where every sample has a variance of its
+own along each axis, as in G-VAE; :func:`diagonal_logits` are its logits. Module ``semaug.methods.isda`` has (2) with a
+covariance for each class.
 
 Wang et al., "Implicit Semantic Data Augmentation for Deep Networks", NeurIPS 2019, https://arxiv.org/abs/1909.12220;
 TPAMI version: https://arxiv.org/abs/2007.10538.
@@ -34,82 +35,19 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from semaug._checks import check_batch, check_covariance, check_reduction, check_strength
-from semaug.core.tensors import Covariance, Factored, Reduction, at_least_float32, tracing
+from semaug._checks import (
+    check_batch,
+    check_choice,
+    check_count,
+    check_covariance,
+    check_device,
+    check_finite,
+    check_result,
+    check_strength,
+)
+from semaug.core.tensors import REDUCTIONS, Covariance, Factored, Reduction, at_least_float32
 
-
-def kl_standard_normal(mean: Float[Tensor, "N K"], log_variance: Float[Tensor, "N K"]) -> Float[Tensor, " N"]:
-    r"""Kullback-Leibler divergence from the standard normal, in nats, summed over the latent axis.
-
-    $\mathrm{KL}(\mathcal N(\mu, \mathrm{diag}\,\sigma^2)\,\|\,\mathcal N(0, I))
-    = \frac12\sum_k (\sigma_k^2 - 1 - \log\sigma_k^2 + \mu_k^2)$. ``log_variance`` is $\log\sigma^2$. Raises
-    ValueError where the two differ in shape.
-    """
-    if mean.ndim != 2 or mean.shape != log_variance.shape:
-        raise ValueError(
-            f"mean and log_variance must both be (N, K), got {tuple(mean.shape)} and {tuple(log_variance.shape)}"
-        )
-    return 0.5 * (log_variance.expm1() - log_variance + mean.square()).sum(1)  # expm1: exact near the prior
-
-
-def diagonal_logits(
-    features: Float[Tensor, "N A"],
-    variance: Float[Tensor, "N A"],
-    target: Int64[Tensor, " N"],
-    weight: Float[Tensor, "C A"],
-    bias: Float[Tensor, " C"] | None,
-    strength: float | Float[Tensor, ""],
-    relative: bool = False,
-) -> Float[Tensor, "N C"]:
-    r"""The logits of the bound (2) for diagonal covariances: sample $i$ has the variances $v_i$.
-
-    The quadratic form $\sum_a v_{ia} (w_{ja} - w_{y_i a})^2$ is multiplied out. Its mixed term is linear in $w_j$ and
-    joins the features, so that two products of (N, A) by (A, C) do it all,
-    $z_{ij} = (a_i - \lambda v_i w_{y_i})^\top w_j + b_j + \frac\lambda2 v_i^\top (w_j^2 + w_{y_i}^2)$.
-    That is accurate in float32 once an offset common to all rows of W is taken out of the form, which depends on
-    differences only (so the centre is constant for every derivative). ``relative`` leaves out what all logits of a
-    sample have in common, as a softmax does.
-    """
-    centre = weight.detach().mean(0)
-    centred = weight - centre
-    own = centred.index_select(0, target)
-    scaled = strength * variance
-    mixed = scaled * own
-    logits = F.linear(features - mixed, centred, bias) + 0.5 * (scaled @ centred.square().T)
-    return logits if relative else logits + (features @ centre + 0.5 * (mixed * own).sum(1))[:, None]
-
-
-def gaussian_cross_entropy(
-    mean: Float[Tensor, "N A"],
-    log_variance: Float[Tensor, "N A"],
-    target: Int64[Tensor, " N"],
-    weight: Float[Tensor, "C A"],
-    bias: Float[Tensor, " C"] | None = None,
-    strength: float | Float[Tensor, ""] = 1.0,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, ""] | Float[Tensor, " N"]:
-    r"""The bound (2) where every sample has a diagonal covariance of its own, $\mathrm{diag}(e^{\text{log variance}})$.
-
-    In nats. ``strength`` is $\lambda \ge 0$; 0 gives the cross-entropy at the mean. Computed in float32 at least,
-    also under autocast. Raises ValueError or TypeError for shapes, dtypes or devices that do not fit, a target
-    outside [0, C), and mean or log_variance that are not finite.
-    """
-    check_batch(mean, target, weight, bias, name="mean")
-    check_strength(strength)
-    check_reduction(reduction)
-    if log_variance.shape != mean.shape or log_variance.device != mean.device:
-        raise ValueError(
-            f"log_variance must have the shape and device of mean, {tuple(mean.shape)} on {mean.device}, "
-            f"got {tuple(log_variance.shape)} on {log_variance.device}"
-        )
-    if not tracing(mean) and not bool(log_variance.isfinite().all()):
-        raise ValueError("log_variance has values that are not finite")
-    with torch.autocast(mean.device.type, enabled=False):
-        weight, variance = at_least_float32(weight), at_least_float32(log_variance).exp()
-        bias = None if bias is None else bias.to(weight.dtype)
-        mean, variance = mean.to(weight.dtype), variance.to(weight.dtype)
-        logits = diagonal_logits(mean, variance, target, weight, bias, strength, relative=True)
-        return F.cross_entropy(logits, target, reduction=reduction)
+_CHUNK = 2**22  # numbers in the largest tensor of one chunk of samples: 16 MB
 
 
 def sampled_cross_entropy(
@@ -123,24 +61,35 @@ def sampled_cross_entropy(
     generator: torch.Generator | None = None,
     reduction: Reduction = "mean",
 ) -> Float[Tensor, ""] | Float[Tensor, " N"]:
-    r"""The explicit loss (1): every feature augmented ``samples`` ($M$) times by $\mathcal N(0, \lambda\Sigma_{y_i})$.
+    r"""The explicit loss (1): every feature is augmented $M$ times by $\mathcal N(0, \lambda\Sigma_{y_i})$.
 
-    In nats. ``covariance`` is per class, (C, A, A), (C, A) or Factored, positive semi-definite: one of low rank is
-    sampled inside its range. Gradients reach features, weight and bias; the covariance is a constant here. A chunk of
-    samples is drawn, and on the way back drawn again, from a seed that ``generator`` (on the features' device; None:
-    the global one) gave it: memory does not grow with ``samples``.
+    A chunk of samples is drawn, and drawn again on the backward pass, so that memory does not grow with ``samples``.
 
-    Raises ValueError or TypeError as :func:`gaussian_cross_entropy`, and for a covariance that has a negative
-    eigenvalue beyond rounding or does not fit (C, A).
+    Args:
+        features: (N, A).
+        covariance: per class, (C, A, A), (C, A) for a diagonal one, or Factored; positive semi-definite, of any rank.
+            It is a constant: gradients reach the features, the weight and the bias.
+        target: (N,) int64 class numbers.
+        weight, bias: the linear head, (C, A) and (C,).
+        strength: $\lambda \ge 0$.
+        samples: $M$.
+        generator: seeds the draws, on the features' device; None takes the global one.
+        reduction: "mean", "sum" or "none", over the batch.
+
+    Returns:
+        The loss in nats, 0-d or (N,), in float32 at least, also under autocast.
+
+    Raises:
+        ValueError, TypeError: for arguments that do not fit each other, a target outside [0, C), values that are not
+            finite, a loss that overflows, and a covariance with a negative eigenvalue beyond rounding.
     """
     check_batch(features, target, weight, bias)
     check_covariance(covariance, weight)
-    check_strength(strength)
-    check_reduction(reduction)
-    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
-        raise ValueError(f"samples must be an integer from 1, got {samples!r}")
+    strength = float(check_strength(strength))
+    samples = check_count("samples", samples)
+    check_choice("reduction", reduction, REDUCTIONS)
     if generator is not None and generator.device.type != features.device.type:
-        raise ValueError(f"generator must be on the features' device, {features.device}, got {generator.device}")
+        raise ValueError(f"generator: got one on {generator.device}; takes one on {features.device}, as the features")
 
     with torch.autocast(features.device.type, enabled=False):
         weight = at_least_float32(weight)
@@ -165,28 +114,30 @@ def sampled_cross_entropy(
             seed = int(torch.empty((), dtype=torch.int64, device=features.device).random_(generator=generator))
             arguments = (features, weight, bias, min(size, samples - start), seed)
             total = total + checkpoint(chunk, *arguments, use_reentrant=False, preserve_rng_state=False)
-        losses = total / samples
+        losses = check_result(total / samples, "features, covariance, weight, strength")
     return losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
-
-
-_CHUNK = 2**22  # numbers in the largest tensor of one chunk of samples: 16 MB
 
 
 def _roots(covariance: Covariance, present: Tensor) -> list[Tensor]:
     """Matrices (U, A, r), or scales (U, A), whose independent normal draws add up to the covariance of each class."""
+    parts = covariance if isinstance(covariance, Factored) else (covariance,)
+    chosen = [part.detach()[present] for part in parts]
+    for part in chosen:
+        check_finite("covariance", part)
     if isinstance(covariance, Factored):
-        return [covariance.factor.detach()[present], _scale(covariance.diagonal.detach()[present])]
-    chosen = covariance.detach()[present]
+        return [chosen[0], _scale(chosen[1])]
     if covariance.ndim == 2:
-        return [_scale(chosen)]
-    values, vectors = torch.linalg.eigh(chosen.double())  # eigh, not Cholesky: a class of few samples has low rank
+        return [_scale(chosen[0])]
+    values, vectors = torch.linalg.eigh(chosen[0].double())  # eigh, not Cholesky: a class of few samples has low rank
     return [vectors * _scale(values, values.abs().amax(1, keepdim=True))[:, None]]
 
 
 def _scale(variance: Tensor, largest: Tensor | float = 1.0) -> Tensor:
     """Square roots; a negative variance is rounding up to 1e-4 of the largest (a float32 covariance), else an error."""
     if bool((variance < -1e-4 * largest).any()):
-        raise ValueError(f"covariance must be positive semi-definite, its least eigenvalue is {variance.min():.3g}")
+        raise ValueError(
+            f"covariance: got an eigenvalue {variance.min():.3g}; takes matrices that are positive semi-definite"
+        )
     return variance.clamp_min(0).sqrt()
 
 
@@ -197,3 +148,102 @@ def _by_class(normal: Tensor, root: Tensor, index: Tensor) -> Tensor:
         rows = (index == number).nonzero().squeeze(1)
         noise[:, rows] = normal[:, rows] @ matrix.T
     return noise
+
+
+def gaussian_cross_entropy(
+    mean: Float[Tensor, "N A"],
+    log_variance: Float[Tensor, "N A"],
+    target: Int64[Tensor, " N"],
+    weight: Float[Tensor, "C A"],
+    bias: Float[Tensor, " C"] | None = None,
+    strength: float | Float[Tensor, ""] = 1.0,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, ""] | Float[Tensor, " N"]:
+    r"""The bound (2) where every sample has a diagonal covariance of its own, $\mathrm{diag}(e^{\text{log variance}})$.
+
+    Args:
+        mean: (N, A), the features.
+        log_variance: (N, A), the natural logarithm of their variances.
+        target: (N,) int64 class numbers.
+        weight, bias: the linear head, (C, A) and (C,).
+        strength: $\lambda \ge 0$; 0 gives the cross-entropy at the mean.
+        reduction: "mean", "sum" or "none", over the batch.
+
+    Returns:
+        The loss in nats, 0-d or (N,), in float32 at least, also under autocast.
+
+    Raises:
+        ValueError, TypeError: for arguments that do not fit each other, a target outside [0, C), values that are not
+            finite, and a loss that overflows, as for a log variance of 89 in float32.
+    """
+    check_batch(mean, target, weight, bias, name="mean")
+    strength = check_strength(strength)
+    check_choice("reduction", reduction, REDUCTIONS)
+    if log_variance.shape != mean.shape:
+        raise ValueError(f"log_variance: got shape {tuple(log_variance.shape)}; takes {tuple(mean.shape)}, as mean")
+    check_device("log_variance", log_variance, mean, "mean")
+    check_finite("log_variance", log_variance)
+    with torch.autocast(mean.device.type, enabled=False):
+        weight, variance = at_least_float32(weight), at_least_float32(log_variance).exp()
+        bias = None if bias is None else bias.to(weight.dtype)
+        mean, variance = mean.to(weight.dtype), variance.to(weight.dtype)
+        logits = diagonal_logits(mean, variance, target, weight, bias, strength, relative=True)
+        loss = F.cross_entropy(logits, target, reduction=reduction)
+    return check_result(loss, "mean, log_variance, weight, strength")
+
+
+def diagonal_logits(
+    features: Float[Tensor, "N A"],
+    variance: Float[Tensor, "N A"],
+    target: Int64[Tensor, " N"],
+    weight: Float[Tensor, "C A"],
+    bias: Float[Tensor, " C"] | None,
+    strength: float | Float[Tensor, ""],
+    relative: bool = False,
+) -> Float[Tensor, "N C"]:
+    r"""The logits of the bound (2) for diagonal covariances: sample $i$ has the variances $v_i$.
+
+    The quadratic form $\sum_a v_{ia} (w_{ja} - w_{y_i a})^2$ is multiplied out. Its mixed term is linear in $w_j$ and
+    joins the features, so that two products of (N, A) by (A, C) give all logits,
+    $z_{ij} = (a_i - \lambda v_i w_{y_i})^\top w_j + b_j + \frac\lambda2 v_i^\top (w_j^2 + w_{y_i}^2)$.
+    The mean row of W is subtracted first, which keeps float32 accurate: the form depends on differences of rows only.
+
+    Args:
+        features, variance: (N, A).
+        target: (N,) int64 class numbers.
+        weight, bias: the linear head, (C, A) and (C,).
+        strength: $\lambda$.
+        relative: leave out what all logits of a sample have in common, as a softmax does.
+
+    Returns:
+        The logits (N, C), differentiable any number of times.
+    """
+    centre = weight.detach().mean(0)  # constant for every derivative, since the logits do not depend on it
+    centred = weight - centre
+    own = centred.index_select(0, target)
+    scaled = strength * variance
+    mixed = scaled * own
+    logits = F.linear(features - mixed, centred, bias) + 0.5 * (scaled @ centred.square().T)
+    return logits if relative else logits + (features @ centre + 0.5 * (mixed * own).sum(1))[:, None]
+
+
+def kl_standard_normal(mean: Float[Tensor, "N K"], log_variance: Float[Tensor, "N K"]) -> Float[Tensor, " N"]:
+    r"""Kullback-Leibler divergence from the standard normal, summed over the latent axis.
+
+    $\mathrm{KL}(\mathcal N(\mu, \mathrm{diag}\,\sigma^2)\,\|\,\mathcal N(0, I))
+    = \frac12\sum_k (\sigma_k^2 - 1 - \log\sigma_k^2 + \mu_k^2)$.
+
+    Args:
+        mean: $\mu$, (N, K).
+        log_variance: $\log\sigma^2$, (N, K).
+
+    Returns:
+        The divergence of each sample in nats, (N,).
+
+    Raises:
+        ValueError: where the two differ in shape.
+    """
+    if mean.ndim != 2 or mean.shape != log_variance.shape:
+        got = f"{tuple(mean.shape)} and {tuple(log_variance.shape)}"
+        raise ValueError(f"mean and log_variance: got shapes {got}; takes (N, K) for both")
+    return 0.5 * (log_variance.expm1() - log_variance + mean.square()).sum(1)  # expm1: exact near the prior

@@ -1,9 +1,9 @@
 r"""Predictions of a split and what they get right: accuracy, confusion matrix, accuracy by class.
 
-With the confusion matrix :math:`K_{yz}`, the number of images of class :math:`y` that are predicted as :math:`z`,
+With the confusion matrix $K_{yz}$, the number of images of class $y$ that are predicted as $z$,
 
-.. math:: \text{accuracy} = \frac{\sum_y K_{yy}}{\sum_{yz} K_{yz}}, \qquad
-          \text{accuracy of class } y = \frac{K_{yy}}{\sum_z K_{yz}}.
+$$\text{accuracy} = \frac{\sum_y K_{yy}}{\sum_{yz} K_{yz}}, \qquad
+  \text{accuracy of class } y = \frac{K_{yy}}{\sum_z K_{yz}}.$$
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+
+from semaug._checks import check_count, require
 
 Predict = Callable[[Tensor], Tensor]
 
@@ -37,17 +39,22 @@ class Labelled(Protocol):
 def predictions(predict: Predict, split: Labelled, batch_size: int = 500) -> Float[Tensor, "N C"]:
     """Logits of every image of a split, in its order, without gradients.
 
-    predict: images (n, channels, H, W), float32 in [0, 1], to logits (n, C): ``objective.predict``, a network, or any
-        function. A module, or the module whose method it is, runs in evaluation mode and gets back the mode it had;
-        the modules inside any other function are for the caller to switch.
-    split: on the device of the module.
+    Args:
+        predict: from images (n, channels, H, W), float32 in [0, 1], to logits (n, C): ``objective.predict``, a network,
+            or any function. A module, or the module whose method it is, runs in evaluation mode and gets back the mode
+            it had; the modules inside any other function are for the caller to switch.
+        split: on the device of the module.
+        batch_size: images in one call of ``predict``.
 
-    Raises ValueError for an empty split, a batch size below 1, logits of a wrong shape, or logits that are NaN.
+    Returns:
+        The logits (N, C).
+
+    Raises:
+        ValueError: for an empty split, a batch size below 1, logits of a wrong shape, or logits that are NaN.
     """
     if len(split) == 0:
         raise ValueError("split: got 0 images; takes at least one")
-    if batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size}; takes a whole number from 1")
+    batch_size = check_count("batch_size", batch_size)
     batches = []
     with torch.no_grad(), evaluating(predict):
         for start in range(0, len(split), batch_size):
@@ -56,43 +63,53 @@ def predictions(predict: Predict, split: Labelled, batch_size: int = 500) -> Flo
             if batches[-1].ndim != 2 or len(batches[-1]) != len(images):
                 got, takes = tuple(batches[-1].shape), f"logits (N, C) for {len(images)} images"
                 raise ValueError(f"predict: got a result of shape {got}; takes {takes}")
-    logits = torch.cat(batches)
+    return _check_logits(torch.cat(batches), "predict")
+
+
+def _check_logits(logits: Tensor, name: str) -> Tensor:
+    """The logits; ValueError where one is NaN, since argmax would call that class the largest."""
     if bad := int(logits.isnan().any(1).sum()):
-        raise ValueError(f"predict: got logits that are NaN for {bad} of {len(split)} images; takes numbers")
+        raise ValueError(f"{name}: got logits that are NaN for {bad} of {len(logits)} images; takes numbers")
     return logits
 
 
 def accuracy(predict: Predict, split: Labelled, batch_size: int = 500) -> float:
     """Share of the split's images whose largest logit is their class; arguments and errors of :func:`predictions`."""
-    called = predictions(predict, split, batch_size).argmax(1)
-    return int((called == split.target).sum()) / len(split)
+    predicted = predictions(predict, split, batch_size).argmax(1)
+    return int((predicted == split.target).sum()) / len(split)
 
 
 def confusion(logits: Float[Tensor, "N C"], target: Int64[Tensor, " N"]) -> Int64[Tensor, "C C"]:
     """Counts by true class (row) and predicted class (column).
 
-    Raises ValueError where the lengths differ or a target is outside [0, C).
+    Args:
+        logits: (N, C).
+        target: (N,) int64 class numbers.
+
+    Raises:
+        ValueError, TypeError: where the lengths differ, a logit is NaN or a target is no class number in [0, C).
     """
     if logits.ndim != 2 or target.shape != logits.shape[:1]:
         got = f"{tuple(logits.shape)} and {tuple(target.shape)}"
         raise ValueError(f"logits and target: got shapes {got}; takes (N, C) and (N,)")
+    require(target.dtype == torch.int64, "target", target.dtype, "int64 class numbers", TypeError)
     classes = logits.shape[1]
     if len(target) and not 0 <= int(target.min()) <= int(target.max()) < classes:
         raise ValueError(f"target: got classes {int(target.min())} to {int(target.max())}; takes 0 to {classes - 1}")
-    pairs = target * classes + logits.argmax(1)
+    pairs = target * classes + _check_logits(logits, "logits").argmax(1)
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
 def class_accuracy(counts: Int64[Tensor, "C C"]) -> Float[Tensor, " C"]:
-    """Accuracy of each class from a confusion matrix, float64; NaN for a class that is not there."""
+    """Accuracy of each class from a confusion matrix, float64; NaN for a class without images."""
     return counts.diagonal().double() / counts.sum(1).double()
 
 
 @contextmanager
 def evaluating(predict: Predict) -> Iterator[None]:
-    """Evaluation mode for the module behind ``predict``, if it shows one; afterwards each part's own mode again.
+    """Evaluation mode for the module behind ``predict``, if there is one; afterwards each part has its own mode again.
 
-    A forgotten ``eval()`` would be silent: right-looking logits, and test images in BatchNorm's running statistics.
+    A forgotten ``eval()`` raises no error, but puts test images into BatchNorm's running statistics.
     """
     owner = predict if isinstance(predict, nn.Module) else getattr(predict, "__self__", None)
     modes = {part: part.training for part in owner.modules()} if isinstance(owner, nn.Module) else {}

@@ -9,20 +9,20 @@ $$\Sigma_j \leftarrow \frac{n_j \Sigma_j + m_j \Sigma'_j}{n_j + m_j}
   + \frac{n_j m_j\,(\mu_j - \mu'_j)(\mu_j - \mu'_j)^\top}{(n_j + m_j)^2}, \tag{10}$$
 $$n_j \leftarrow n_j + m_j. \tag{11}$$
 
-Computed as one product a class: with $R$ the rows $a_i - \mu'_j$ of the batch and the further row
-$\sqrt{n_j m_j / (n_j + m_j)}\,(\mu'_j - \mu_j)$, (10) is
-$\Sigma_j \leftarrow (n_j \Sigma_j + R^\top R) / (n_j + m_j)$: positive semi-definite by construction, and without the
-cancellation of $\mathbb E\,aa^\top - \mu\mu^\top$. (The code takes deviations from the new mean; then the further row
-is $\sqrt{n_j}$ times the shift of the mean.)
+It takes one product a class. Let $R$ hold the rows $a_i - \mu'_j$ of the batch and the further row
+$\sqrt{n_j m_j / (n_j + m_j)}\,(\mu'_j - \mu_j)$. Then (10) is
+$\Sigma_j \leftarrow (n_j \Sigma_j + R^\top R) / (n_j + m_j)$, positive semi-definite by construction, and without the
+cancellation of $\mathbb E\,aa^\top - \mu\mu^\top$. (The code takes deviations from the new mean; the further row is
+then $\sqrt{n_j}$ times the shift of the mean.)
 
 The C A^2 numbers of a full covariance do not fit at C = 1000, A = 2048 (16.8 GB). A factored one,
-$\Sigma_j = F_j F_j^\top + \mathrm{diag}(d_j)$ with $F_j$ (A, r), takes C A (r + 1). It is kept by incremental principal
-component analysis: the rows of $F_j^\top$ and of the batch together, weighted as in (10), are cut to their first r
-principal directions; of what is cut, the variances go to $d_j$. So the variance along every axis, hence the trace,
-stays exact; correlations outside the r directions are lost.
+$\Sigma_j = F_j F_j^\top + \mathrm{diag}(d_j)$ with $F_j$ (A, r), takes C A (r + 1). Incremental principal component
+analysis updates it: the rows of $F_j^\top$ and of the batch together, weighted as in (10), are reduced to their first r
+principal directions, and the variances of the others are added to $d_j$. So the variance along every axis, hence the
+trace, stays exact; correlations outside the r directions are lost.
 
 Wang et al., "Implicit Semantic Data Augmentation for Deep Networks", NeurIPS 2019, https://arxiv.org/abs/1909.12220;
-numbered as the notes of notebook 1 reprint them, (10) put right.
+equations numbered as in notebook 1, which corrects (10).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from semaug._checks import check_features
+from semaug._checks import check_choice, check_count, check_device, check_features, check_number, require
 from semaug.core.tensors import Covariance, Factored, tracing
 
 Form = Literal["full", "diagonal", "factored"]
@@ -59,24 +59,28 @@ class _Batch(NamedTuple):
 
 
 class ClassMoments(nn.Module):
-    r"""Count, mean and covariance of each class, updated a batch at a time.
+    """Count, mean and covariance of each class, updated a batch at a time by (9) to (11).
 
-    Buffers: ``count`` (C,) float64, the number of features seen (float64 counts exactly up to $2^{53}$ and holds the
-    fractions that decay makes; float32 would stop at $2^{24}$); ``mean`` (C, A); ``covariance`` (C, A, A), or the
-    variances (C, A) for "diagonal", or for "factored" ``factor`` (C, A, r) and ``diagonal`` (C, A), which the
-    attribute ``covariance`` gives as one Factored. A class never seen has zeros. They never fall below the precision
-    they were made in, whatever ``half()`` or ``float()`` is called on the module.
+    Buffers: ``count`` (C,), the number of features seen, in float64, since float32 cannot count beyond $2^{24}$;
+    ``mean`` (C, A); and ``covariance``, which is (C, A, A) for "full" and the variances (C, A) for "diagonal". For
+    "factored" the buffers are ``factor`` (C, A, r) and ``diagonal`` (C, A), and the attribute ``covariance`` gives both
+    as one Factored. A class never seen has zeros. ``half()`` or ``float()`` never lowers the precision of a buffer.
 
-    rank: r, for "factored" only, 1 to A.
-    decay: old counts are multiplied by it at every update, so that the weight of a feature fades as decay^(age in
-    updates) while the network drifts; None keeps every feature for ever, as the paper does.
+    In a data-parallel run every process must call :meth:`update` at every step. Each gathers the features of all, N A
+    numbers a process in place of the C A^2 of reduced sums, and takes the same step: all hold the state that one
+    process would have with the whole batch.
 
-    Raises ValueError for values outside these, and where the covariance cannot fit the device's memory, here or on
-    the way to a device.
+    Args:
+        num_classes: C.
+        num_features: A.
+        covariance: "full", "diagonal" or "factored".
+        rank: r from 1 to A, for "factored" only.
+        decay: every update first multiplies the old counts by it, so that the weight of a feature fades as
+            decay^(age in updates) while the network changes; in (0, 1]. None keeps every feature, as the paper does.
 
-    In a data-parallel run every process must call :meth:`update` at every step: each gathers the features of all (N A
-    numbers a process, far fewer than the C A^2 of reduced sums) and takes the same step, so that all hold the
-    same state, that of one process with the whole batch.
+    Raises:
+        ValueError: for values outside these, and where the covariance does not fit the memory of a device, here or
+            when the module is moved to one.
     """
 
     count: Tensor
@@ -93,28 +97,22 @@ class ClassMoments(nn.Module):
         decay: float | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("num_classes", num_classes), ("num_features", num_features)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be an integer from 1, got {value!r}")
-        if covariance not in FORMS:
-            raise ValueError(f"covariance must be one of {', '.join(FORMS)}, got {covariance!r}")
-        if covariance != "factored" and rank is not None:
-            raise ValueError(f"rank is for covariance='factored', got rank {rank!r} with {covariance!r}")
-        if covariance == "factored" and (type(rank) is not int or not 1 <= rank <= num_features):
-            raise ValueError(f"rank must be an integer from 1 to num_features = {num_features}, got {rank!r}")
-        if decay is not None and not 0 < decay <= 1:
-            raise ValueError(f"decay must lie in (0, 1] or be None, got {decay!r}")
-        self.form, self.rank, self.decay = covariance, rank, decay
-        self.shape = num_classes, num_features
-        self._check_memory(torch.get_default_device())
-        self.register_buffer("count", torch.zeros(num_classes, dtype=torch.float64))
-        self.register_buffer("mean", torch.zeros(num_classes, num_features))
-        if covariance == "factored":  # laid out (C, r, A) in memory: its rows join those of a batch
-            self.register_buffer("factor", torch.zeros(num_classes, cast(int, rank), num_features).mT)
-            self.register_buffer("diagonal", torch.zeros(num_classes, num_features))
+        C, A = self.shape = check_count("num_classes", num_classes), check_count("num_features", num_features)
+        self.form = check_choice("covariance", covariance, FORMS)
+        if covariance == "factored":
+            require(rank is not None and check_count("rank", rank) <= A, "rank", rank, f"a whole number from 1 to {A}")
         else:
-            square = (num_features,) if covariance == "full" else ()
-            self.register_buffer("covariance", torch.zeros(num_classes, num_features, *square))
+            require(rank is None, "rank", rank, f"None for covariance={covariance!r}")
+        self.rank = None if rank is None else int(rank)
+        self.decay = None if decay is None else check_number("decay", decay, 0, 1, without=(0,))
+        self._check_memory(torch.get_default_device())
+        self.register_buffer("count", torch.zeros(C, dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(C, A))
+        if self.rank is not None:  # laid out (C, r, A) in memory: its rows join those of a batch
+            self.register_buffer("factor", torch.zeros(C, self.rank, A).mT)
+            self.register_buffer("diagonal", torch.zeros(C, A))
+        else:
+            self.register_buffer("covariance", torch.zeros((C, A, A) if covariance == "full" else (C, A)))
 
     @property
     def covariance(self) -> Covariance:
@@ -144,29 +142,34 @@ class ClassMoments(nn.Module):
         if available is not None and needed > available:
             rank = min(32, A)
             raise ValueError(
-                f"covariance={self.form!r} of {C} classes and {A} features takes {_size(needed)}, {device} has "
-                f"{_size(available)}; take covariance='factored' with rank={rank} ({_size(4 * C * A * (rank + 1))}) "
-                f"or covariance='diagonal' ({_size(4 * C * A)})"
+                f"covariance: got {self.form!r} of {C} classes and {A} features, {_size(needed)}; takes what fits in "
+                f"the {_size(available)} of {device}, as 'factored' with rank={rank} "
+                f"({_size(4 * C * A * (rank + 1))}) or 'diagonal' ({_size(4 * C * A)})"
             )
 
     @torch.no_grad()
     def update(self, features: Float[Tensor, "N A"], target: Int64[Tensor, " N"]) -> None:
-        """Take in a batch: features (N, A) of any float dtype, target (N,) int64; (9) to (11), in the buffers' dtype.
+        r"""Take in a batch by (9) to (11), in the dtype of the buffers.
 
-        Raises ValueError or TypeError for features that do not fit or are not finite and a target outside [0, C).
+        Args:
+            features: (N, A) of any float dtype.
+            target: (N,) int64 class numbers.
+
+        Raises:
+            ValueError, TypeError: before anything changes, for features that do not fit, are not finite or so large
+                that their squares overflow (a norm of the batch above 2e16 in float32), and a target outside [0, C).
         """
         check_features(features, target, *self.shape)
-        if features.device != self.mean.device:
-            raise ValueError(
-                f"features are on {features.device} but the moments on {self.mean.device}; move one of them"
-            )
-        self._update(features, target)
-
-    @torch.no_grad()
-    def _update(self, features: Tensor, target: Tensor) -> None:
-        """Update of a batch known to be good."""
+        check_device("features", features, self.mean, "the moments")
+        dtype = self.mean.dtype
         with torch.autocast(features.device.type, enabled=False):
-            features, target = _gathered(features.to(self.mean.dtype), target)
+            features = features.to(dtype)
+            limit = (
+                torch.finfo(dtype).max ** 0.5 / 2**10
+            )  # a million squared differences of two features do not overflow
+            if not tracing(features) and not torch.linalg.vector_norm(features).item() <= limit:
+                raise ValueError(f"features: got values whose squares overflow {dtype}; takes a norm up to {limit:.2g}")
+            features, target = _gathered(features, target)
             if self.decay is not None:
                 self.count *= self.decay
             if tracing(features) and self.form != "factored":
@@ -212,7 +215,7 @@ class ClassMoments(nn.Module):
         update(_Batch(present, index, size, rows, jump, old, share))
 
     def _full(self, batch: _Batch) -> None:
-        """One product a class, straight into its covariance: nothing of the size of a covariance is allocated."""
+        """One product a class, added to its covariance in place: no memory of the size of a covariance is needed."""
         labels = torch.cat([batch.group, torch.arange(len(batch.present), device=batch.rows.device)])
         rows = torch.cat([batch.rows, batch.jump]).index_select(0, labels.sort(stable=True).indices)
         covariances, parts = cast(Tensor, self.covariance).unbind(), rows.split((batch.size + 1).tolist())
@@ -221,7 +224,7 @@ class ClassMoments(nn.Module):
             covariances[j].addmm_(part.T, part, beta=old, alpha=share)
 
     def _diagonal(self, batch: _Batch) -> None:
-        """The same of the squares."""
+        """The same with squares in place of products."""
         squares = batch.jump.square().index_add_(0, batch.group, batch.rows.square())
         covariance = cast(Tensor, self.covariance)
         variance = covariance.index_select(0, batch.present).mul_(batch.old[:, None])
@@ -241,8 +244,8 @@ class ClassMoments(nn.Module):
             stack[:, :rank] = factor.index_select(0, present[chunk]) * batch.old[chunk, None, None].sqrt()
             stack[:, rank] = jump[chunk]
             stack[index[here] - first, rank + 1 + place[here]] = rows[here]
-            kept, rest = _principal(stack, rank)
-            factor.index_copy_(0, present[chunk], kept)
+            leading, rest = _principal(stack, rank)
+            factor.index_copy_(0, present[chunk], leading)
             rest += self.diagonal.index_select(0, present[chunk]) * batch.old[chunk, None]
             self.diagonal.index_copy_(0, present[chunk], rest)
 
@@ -250,17 +253,15 @@ class ClassMoments(nn.Module):
     def merge(self, other: ClassMoments) -> None:
         """Take in other moments, as if their features had been seen here: exactly, but for the factored form and decay.
 
-        A factored ``other`` may have another rank.
+        Args:
+            other: moments of the same form, classes and features; a factored one may have another rank.
 
-        Raises ValueError for moments of another form or shape or on another device.
+        Raises:
+            ValueError: for moments of another form or shape or on another device.
         """
-        expected, got = ((each.form, *each.shape) for each in (self, other))
-        if got != expected:
-            raise ValueError(f"other must be moments of the same form, classes and features {expected}, got {got}")
-        if other.mean.device != self.mean.device:
-            raise ValueError(
-                f"other is on {other.mean.device} but these moments on {self.mean.device}; move one of them"
-            )
+        mine, theirs = ((each.form, *each.shape) for each in (self, other))
+        require(mine == theirs, "other", theirs, f"moments of the same form, classes and features, {mine}")
+        check_device("other", other.mean, self.mean, "these moments")
         total, dtype = self.count + other.count, self.mean.dtype
         new = (other.count / total.clamp_min(1e-300)).to(dtype)[:, None]
         shift = other.mean.to(dtype) - self.mean
@@ -273,9 +274,9 @@ class ClassMoments(nn.Module):
         else:
             self.diagonal.lerp_(other.diagonal.to(dtype), new)
             for j, share in enumerate(new):
-                mine, theirs = self.factor[j].T * (1 - share).sqrt(), other.factor[j].T.to(dtype) * share.sqrt()
-                kept, rest = _principal(torch.cat([mine, theirs, jump[j : j + 1]])[None], cast(int, self.rank))
-                self.factor[j] = kept[0].T
+                old, added = self.factor[j].T * (1 - share).sqrt(), other.factor[j].T.to(dtype) * share.sqrt()
+                leading, rest = _principal(torch.cat([old, added, jump[j : j + 1]])[None], cast(int, self.rank))
+                self.factor[j] = leading[0].T
                 self.diagonal[j] += rest[0]
         self.mean.add_(new * shift)
         self.count.copy_(total)
@@ -287,16 +288,16 @@ class ClassMoments(nn.Module):
 
 
 def _principal(rows: Float[Tensor, "U k A"], rank: int) -> tuple[Float[Tensor, "U r A"], Float[Tensor, "U A"]]:
-    """The first principal directions of second moments rows^T rows, scaled, and the variances that they leave.
+    """The first principal directions of second moments rows^T rows, scaled, and the variances outside them.
 
-    By the eigenvectors of the k x k matrix rows rows^T, k being little more than the rank; in float64, because in
-    float32 LAPACK at times finds none where eigenvalues repeat, as the zeros of a new class do.
+    They come from the eigenvectors of the k x k matrix rows rows^T, k being little more than the rank. In float64,
+    because LAPACK sometimes fails in float32 where eigenvalues repeat, as the zeros of a new class do.
     """
     if rows.shape[1] <= rank:
         return nn.functional.pad(rows, (0, 0, 0, rank - rows.shape[1])), torch.zeros_like(rows[:, 0])
     vectors = torch.linalg.eigh((rows @ rows.mT).double()).eigenvectors[:, :, -rank:].to(rows.dtype)
-    kept = vectors.mT @ rows
-    return kept, (rows.square().sum(1) - kept.square().sum(1)).clamp_min_(0)
+    leading = vectors.mT @ rows
+    return leading, (rows.square().sum(1) - leading.square().sum(1)).clamp_min_(0)
 
 
 def _memory(device: torch.device) -> int | None:
@@ -310,7 +311,7 @@ def _memory(device: torch.device) -> int | None:
 
 
 def _size(number: float) -> str:
-    """Bytes in words."""
+    """A number of bytes with its unit."""
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.3g} MB"
 
 

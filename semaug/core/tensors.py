@@ -1,4 +1,4 @@
-"""Small helpers on tensors, and the forms a class covariance comes in."""
+"""Precision and tracing of tensors, and the forms of a class covariance."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def tracing(x: Tensor) -> bool:
-    """Whether values may not be looked at: torch.compile, a transform of torch.func, or the capture of a CUDA graph."""
+    """Whether no value may be read: under torch.compile, a transform of torch.func, or the capture of a CUDA graph."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or capturing(x)
 
 
 def capturing(x: Tensor) -> bool:
-    """Whether what is done with x now is captured as a CUDA graph, by neither torch.compile nor torch.func."""
+    """Whether operations on x are being captured as a CUDA graph, and by neither torch.compile nor torch.func."""
     if not x.is_cuda or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     return torch.cuda.is_current_stream_capturing()

@@ -46,7 +46,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from semaug._checks import check_features
-from semaug.methods.isda import ISDA, _logits
+from semaug.methods.isda import ISDA, unchecked_logits
 from semaug.methods.long_tail import (
     check_counts,
     check_flag,
@@ -266,11 +266,11 @@ class MetaSAug(ISDA):
             return F.cross_entropy(logits, target), {"strength": zero, "covariance_shift": zero}
 
         if self.training:
-            self.moments._update(features.detach(), target)
+            self.moments.update(features.detach(), target)
         strength, share = step.progress * self.strength, shares(self.class_weight, target, step)
 
         def loss(features: Tensor, weight: Tensor, bias: Tensor | None, covariance: Tensor) -> Tensor:
-            logits = _logits(features, target, weight, bias, covariance, strength, relative=True)
+            logits = unchecked_logits(features, target, weight, bias, covariance, strength, relative=True)
             if self.loss == "ldam":
                 logits = ldam_logits(logits, target, self.margins)
             return (share.to(logits.dtype) * F.cross_entropy(logits, target, reduction="none")).sum()

@@ -215,35 +215,62 @@ def arguments(**changes):
     return {**values, **changes}
 
 
+NAN, INF = torch.nan, torch.inf
+FINITE = "got values that are not finite; takes finite ones"
 BAD = {
-    "features_width": ({"features": torch.randn(5, 3)}, ValueError, "features must be .* A = 4"),
-    "features_empty": ({"features": torch.randn(0, 4)}, ValueError, "N > 0"),
-    "features_int": ({"features": torch.ones(5, 4, dtype=torch.long)}, TypeError, "features must be floating"),
-    "features_nan": ({"features": torch.full((5, 4), torch.nan)}, ValueError, "not finite"),
-    "dtypes": ({"features": torch.randn(5, 4).double()}, TypeError, "one dtype"),
-    "target_high": ({"target": torch.tensor([0, 1, 2, 3, 1])}, ValueError, r"\[0, 3\).*from 0 to 3"),
-    "target_low": ({"target": torch.tensor([0, 1, -1, 0, 1])}, ValueError, "from -1"),
-    "target_soft": ({"target": torch.rand(5, 3)}, TypeError, "int64"),
-    "target_length": ({"target": torch.tensor([0, 1])}, ValueError, r"\(N,\) = \(5,\)"),
-    "target_device": ({"target": torch.zeros(5, dtype=torch.long, device="meta")}, ValueError, "one device"),
-    "weight": ({"weight": torch.randn(3)}, ValueError, r"weight must be float \(C, A\)"),
-    "weight_device": ({"weight": torch.randn(3, 4, device="meta")}, ValueError, "weight is on meta"),
-    "bias": ({"bias": torch.zeros(4)}, ValueError, "bias must be"),
-    "strength": ({"strength": -0.5}, ValueError, "strength must be a finite number from 0"),
-    "strength_nan": ({"strength": math.nan}, ValueError, "strength"),
-    "reduction": ({"reduction": "average"}, ValueError, "reduction must be one of mean"),
-    "covariance_shape": ({"covariance": torch.zeros(2, 4, 4)}, ValueError, "covariance must be"),
-    "covariance_flat": ({"covariance": torch.zeros(3)}, ValueError, "covariance must be"),
-    "covariance_int": ({"covariance": torch.zeros(3, 4, dtype=torch.long)}, TypeError, "floating"),
+    "features_width": ({"features": torch.randn(5, 3)}, ValueError, r"features: got shape \(5, 3\); takes \(N, 4\)"),
+    "features_empty": ({"features": torch.randn(0, 4)}, ValueError, r"features: got shape \(0, 4\); .* N > 0"),
+    "features_int": ({"features": torch.ones(5, 4).long()}, TypeError, "features: got torch.int64; takes floats"),
+    "features_nan": ({"features": torch.full((5, 4), NAN)}, ValueError, f"features: {FINITE}"),
+    "dtypes": ({"features": torch.randn(5, 4).double()}, TypeError, "weight: got torch.float32; takes torch.float64"),
+    "target_high": ({"target": torch.tensor([0, 1, 2, 3, 1])}, ValueError, "target: got classes 0 to 3; takes 0 to 2"),
+    "target_low": ({"target": torch.tensor([0, 1, -1, 0, 1])}, ValueError, "target: got classes -1 to 1; takes 0 to 2"),
+    "target_soft": ({"target": torch.rand(5, 3)}, TypeError, "target: got torch.float32; takes int64 class numbers"),
+    "target_length": ({"target": torch.tensor([0, 1])}, ValueError, r"target: got shape \(2,\); takes \(5,\)"),
+    "target_device": ({"target": torch.zeros(5, device="meta").long()}, ValueError, "target: got meta; takes cpu"),
+    "weight": ({"weight": torch.randn(3)}, ValueError, r"weight: got torch.float32 \(3,\); takes floats \(C, A\)"),
+    "weight_device": ({"weight": torch.randn(3, 4, device="meta")}, ValueError, "weight: got meta; takes cpu"),
+    "weight_nan": ({"weight": torch.full((3, 4), NAN)}, ValueError, f"weight: {FINITE}"),
+    "bias": ({"bias": torch.zeros(4)}, ValueError, r"bias: got shape \(4,\); takes \(3,\)"),
+    "bias_device": ({"bias": torch.zeros(3, device="meta")}, ValueError, "bias: got meta; takes cpu"),
+    "bias_inf": ({"bias": torch.tensor([0.0, INF, 0.0])}, ValueError, f"bias: {FINITE}"),
+    "strength": ({"strength": -0.5}, ValueError, "strength: got -0.5; takes a finite number from 0"),
+    "strength_nan": ({"strength": math.nan}, ValueError, "strength: got nan"),
+    "strength_text": ({"strength": "1"}, ValueError, "strength: got '1'; takes a finite number from 0"),
+    "reduction": ({"reduction": "average"}, ValueError, "reduction: got 'average'; takes one of mean, sum, none"),
+    "covariance_shape": ({"covariance": torch.zeros(2, 4, 4)}, ValueError, r"covariance: got \(2, 4, 4\); takes"),
+    "covariance_flat": ({"covariance": torch.zeros(3)}, ValueError, r"covariance: got \(3,\); takes"),
+    "covariance_int": (
+        {"covariance": torch.zeros(3, 4).long()},
+        TypeError,
+        "covariance: got torch.int64; takes floats",
+    ),
+    "covariance_list": ({"covariance": [1.0]}, TypeError, "covariance: got builtins.list; takes a tensor or Factored"),
     "covariance_factored": (
         {"covariance": Factored(torch.zeros(3, 4, 2), torch.zeros(3, 3))},
         ValueError,
-        "covariance must be",
+        r"covariance: got \(3, 4, 2\) and \(3, 3\); takes",
     ),
-    "covariance_device": ({"covariance": torch.zeros(3, 4, device="meta")}, ValueError, "covariance is on meta"),
-    "indefinite": ({"covariance": -torch.eye(4).expand(3, 4, 4)}, ValueError, "semi-definite"),
-    "negative_variance": ({"covariance": -torch.ones(3, 4)}, ValueError, "semi-definite"),
-    "samples": ({"samples": 0}, ValueError, "samples must be an integer from 1"),
+    "covariance_device": ({"covariance": torch.zeros(3, 4, device="meta")}, ValueError, "covariance: got meta"),
+    "covariance_nan": ({"covariance": torch.full((3, 4, 4), NAN)}, ValueError, f"covariance: {FINITE}"),
+    "variance_inf": ({"covariance": torch.full((3, 4), INF)}, ValueError, f"covariance: {FINITE}"),
+    "factor_nan": (
+        {"covariance": Factored(torch.full((3, 4, 2), NAN), torch.zeros(3, 4))},
+        ValueError,
+        f"covariance: {FINITE}",
+    ),
+    "indefinite": (
+        {"covariance": -torch.eye(4).expand(3, 4, 4)},
+        ValueError,
+        "covariance: got an eigenvalue -1; takes",
+    ),
+    "negative_variance": ({"covariance": -torch.ones(3, 4)}, ValueError, "covariance: .* positive semi-definite"),
+    "overflow": (
+        {"covariance": torch.full((3, 4), 1e38), "strength": 1e38, "weight": 1e4 * torch.randn(3, 4)},
+        ValueError,
+        "features, covariance, weight, strength: got values whose loss overflows torch.float32",
+    ),
+    "samples": ({"samples": 0}, ValueError, "samples: got 0; takes a whole number from 1"),
 }
 
 
@@ -258,11 +285,75 @@ def test_bad_input(name):
 @pytest.mark.usefixtures("unchecked")
 def test_bad_log_variance():
     mean, log_variance, target, weight, bias = case()
-    with pytest.raises(ValueError, match="log_variance must have the shape"):
+    with pytest.raises(ValueError, match=r"log_variance: got shape \(6, 2\); takes \(6, 5\), as mean"):
         gaussian_cross_entropy(mean, log_variance[:, :2], target, weight, bias)
-    with pytest.raises(ValueError, match="log_variance has values"):
+    with pytest.raises(ValueError, match="log_variance: got meta; takes cpu, the device of mean"):
+        gaussian_cross_entropy(mean, log_variance.to("meta"), target, weight, bias)
+    with pytest.raises(ValueError, match=f"log_variance: {FINITE}"):
         gaussian_cross_entropy(mean, log_variance.log(), target, weight, bias)
-    with pytest.raises(ValueError, match=r"must both be \(N, K\)"):
+    with pytest.raises(ValueError, match=r"mean and log_variance: got shapes .*; takes \(N, K\) for both"):
         kl_standard_normal(mean, log_variance[:, :2])
-    with pytest.raises(ValueError, match="strength must be one number"):
+    with pytest.raises(ValueError, match=r"strength: got a tensor \(6,\); takes one number"):
         gaussian_cross_entropy(mean, log_variance, target, weight, bias, torch.ones(6))
+    for name in ("mean", "weight", "bias"):
+        values = {"mean": mean, "weight": weight, "bias": bias}
+        values[name] = values[name] * torch.nan
+        with pytest.raises(ValueError, match=f"{name}: {FINITE}"):
+            gaussian_cross_entropy(values["mean"], log_variance, target, values["weight"], values["bias"])
+
+
+@pytest.mark.parametrize("value", [88.0, 89.0, 1e4])  # e^89 overflows in float32; at 88 the quadratic forms do
+def test_a_log_variance_that_overflows_is_refused(value):
+    mean, _, target, weight, bias = (t.float() if t.is_floating_point() else t for t in case())
+    with pytest.raises(ValueError, match=r"mean, log_variance, weight, strength: got .* overflows torch\.float32"):
+        gaussian_cross_entropy(mean, torch.full_like(mean, value), target, 10 * weight, bias)
+    if value < 100:
+        large = torch.full_like(mean, value).double()
+        assert gaussian_cross_entropy(mean.double(), large, target, weight.double()).isfinite()
+
+
+def test_a_finite_sum_that_overflows_is_taken():
+    """Losses and features of which each is a float32 number, but not their sum."""
+    mean, target = torch.tensor([[3e38, 1.0], [3e38, 1.0], [-3e38, 0.0]]), torch.tensor([0, 0, 0])
+    weight = torch.tensor([[0.5, 0.0], [0.0, 0.0]])
+    losses = gaussian_cross_entropy(mean, torch.zeros(3, 2), target, weight, reduction="none")
+    torch.testing.assert_close(losses, torch.tensor([0.0, 0.0, 1.5e38]))
+    three = torch.tensor([[-3e38, 0.0]]).expand(3, 2)
+    losses = gaussian_cross_entropy(three, torch.zeros(3, 2), target, weight * 2, reduction="none")
+    assert losses.isfinite().all()
+    assert losses.sum().isinf()
+
+
+def test_no_value_is_read_where_it_is_traced():
+    """Under torch.func even a loss that overflows comes back; what a captured step computes, fit sees in its loss."""
+    mean, log_variance, target, weight, bias = case()
+    loss = torch.func.vmap(lambda x: gaussian_cross_entropy(x, 1e4 + log_variance, target, weight, bias))(mean[None])
+    assert not loss.isfinite().any()
+
+
+def test_defaults():
+    """lambda = 1, one sample, no bias, the mean over the batch."""
+    mean, log_variance, target, weight, _ = case()
+    variance = log_variance.exp()
+    short, long = (
+        gaussian_cross_entropy(mean, log_variance, target, weight, *more) for more in ((), (None, 1.0, "mean"))
+    )
+    assert torch.equal(short, long)
+    seeds = [torch.Generator().manual_seed(0) for _ in range(2)]
+    short = sampled_cross_entropy(mean, variance[:4], target, weight, generator=seeds[0])
+    long = sampled_cross_entropy(mean, variance[:4], target, weight, None, 1.0, 1, seeds[1], "mean")
+    assert torch.equal(short, long)
+    logits = diagonal_logits(mean, variance, target, weight, None, 1.0)
+    forms = torch.stack([(v * (weight - weight[y]).square()).sum(1) for v, y in zip(variance, target, strict=True)])
+    torch.testing.assert_close(logits, mean @ weight.T + 0.5 * forms)  # not up to a number a sample
+
+
+def test_a_variance_that_rounding_made_negative_is_zero():
+    """Without the clamp its root would be NaN."""
+    a, weight, y = torch.randn(2, 2), torch.randn(2, 2), torch.tensor([0, 1])
+    for covariance in (
+        torch.tensor([[0.0, -1e-6], [-1e-6, 0.0]]),
+        Factored(torch.zeros(2, 2, 1), torch.full((2, 2), -1e-6)),
+        torch.diag_embed(torch.tensor([[1.0, -1e-6], [-1e-6, 1.0]])),
+    ):
+        assert sampled_cross_entropy(a, covariance, y, weight, samples=3).isfinite()

@@ -270,13 +270,16 @@ def test_factored_of_many_samples_in_one_class_and_chunks_of_classes(monkeypatch
 
 def test_full_form_refuses_what_cannot_fit(monkeypatch):
     monkeypatch.setattr("semaug.core.moments._memory", lambda device: 2_000_000_000)
-    message = r"'full' of 1000 classes and 2048 features takes 16.8 GB, cpu has 2.0 GB; .*\(270 MB\).*\(8.19 MB\)"
+    message = (
+        r"covariance: got 'full' of 1000 classes and 2048 features, 16\.8 GB; takes what fits in the 2\.0 GB of cpu, "
+        r"as 'factored' with rank=32 \(270 MB\) or 'diagonal' \(8\.19 MB\)"
+    )
     with pytest.raises(ValueError, match=message):
         ClassMoments(1000, 2048)
     ClassMoments(100, 640)
     moments = ClassMoments(10, 64)
     monkeypatch.setattr("semaug.core.moments._memory", lambda device: 1000 if device.type == "meta" else None)
-    with pytest.raises(ValueError, match=r"meta has 0\.001 MB"):
+    with pytest.raises(ValueError, match=r"the 0\.001 MB of meta"):
         moments.to("meta")
 
 
@@ -312,23 +315,32 @@ def test_two_processes_are_one(tmp_path):
             torch.testing.assert_close(states[0][form][key], value, rtol=1e-12, atol=1e-14)
 
 
+FINITE = "features: got values that are not finite; takes finite ones"
+LARGE = r"features: got values whose squares overflow torch.float32; takes a norm up to 1.8e\+16"
+ENDS = torch.tensor([0, 1])
 BAD = {
-    "width": (torch.randn(2, 3), torch.tensor([0, 1]), ValueError, "features must be .* A = 4"),
-    "high": (torch.randn(2, 4), torch.tensor([0, 3]), ValueError, r"target must lie in \[0, 3\)"),
-    "negative": (torch.randn(2, 4), torch.tensor([0, -1]), ValueError, "from -1"),
-    "nan": (torch.full((2, 4), torch.inf), torch.tensor([0, 1]), ValueError, "not finite"),
-    "soft": (torch.randn(2, 4), torch.rand(2, 3), TypeError, "int64"),
-    "integer": (torch.ones(2, 4, dtype=torch.long), torch.tensor([0, 1]), TypeError, "floating"),
-    "empty": (torch.randn(0, 4), torch.zeros(0, dtype=torch.long), ValueError, "N > 0"),
-    "device": (torch.randn(2, 4, device="meta"), torch.zeros(2, dtype=torch.long), ValueError, "one device"),
+    "width": (torch.randn(2, 3), ENDS, ValueError, r"features: got shape \(2, 3\); takes \(N, 4\) with N > 0"),
+    "high": (torch.randn(2, 4), torch.tensor([0, 3]), ValueError, "target: got classes 0 to 3; takes 0 to 2"),
+    "negative": (torch.randn(2, 4), torch.tensor([0, -1]), ValueError, "target: got classes -1 to 0; takes 0 to 2"),
+    "nan": (torch.full((2, 4), math.nan), ENDS, ValueError, FINITE),
+    "inf": (torch.full((2, 4), math.inf), ENDS, ValueError, FINITE),
+    "large": (torch.full((2, 4), 1e20), ENDS, ValueError, LARGE),
+    "negative and large": (torch.full((2, 4), -1e17), ENDS, ValueError, LARGE),
+    "double": (torch.full((2, 4), 1e200, dtype=torch.float64), ENDS, ValueError, LARGE),
+    "bfloat16": (torch.full((2, 4), 1e20).bfloat16(), ENDS, ValueError, LARGE),
+    "soft": (torch.randn(2, 4), torch.rand(2, 3), TypeError, "target: got torch.float32; takes int64 class numbers"),
+    "integer": (torch.ones(2, 4).long(), ENDS, TypeError, "features: got torch.int64; takes floats"),
+    "empty": (torch.randn(0, 4), torch.zeros(0).long(), ValueError, r"features: got shape \(0, 4\); .* N > 0"),
+    "device": (torch.randn(2, 4, device="meta"), ENDS, ValueError, "target: got cpu; takes meta"),
 }
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", BAD)
-def test_bad_batch_leaves_the_state_alone(name):
+@pytest.mark.parametrize("form", ["full", "factored"])
+def test_bad_batch_leaves_the_state_alone(name, form):
     x, y, error, message = BAD[name]
-    moments = ClassMoments(3, 4)
+    moments = ClassMoments(3, 4, form, rank=2 if form == "factored" else None, decay=0.9)
     moments.update(torch.randn(3, 4), torch.tensor([0, 1, 2]))
     before = [buffer.clone() for buffer in moments.buffers()]
     with pytest.raises(error, match=message):
@@ -340,15 +352,19 @@ def test_bad_batch_leaves_the_state_alone(name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0, 4), "num_classes must be an integer from 1, got 0"),
-        ((3, 2.0), "num_features must be an integer"),
-        ((3, 4, "banded"), "covariance must be one of full, diagonal, factored"),
-        ((3, 4, "full", 2), "rank is for covariance='factored'"),
-        ((3, 4, "factored"), "rank must be an integer from 1 to num_features = 4, got None"),
-        ((3, 4, "factored", 5), "got 5"),
-        ((3, 4, "factored", 0), "got 0"),
-        ((3, 4, "full", None, 0.0), r"decay must lie in \(0, 1\]"),
-        ((3, 4, "full", None, 1.5), "decay"),
+        ((0, 4), "num_classes: got 0; takes a whole number from 1"),
+        ((3, 2.0), "num_features: got 2.0; takes a whole number from 1"),
+        ((True, 4), "num_classes: got True; takes a whole number from 1"),
+        ((3, 4, "banded"), "covariance: got 'banded'; takes one of full, diagonal, factored"),
+        ((3, 4, "full", 2), "rank: got 2; takes None for covariance='full'"),
+        ((3, 4, "factored"), "rank: got None; takes a whole number from 1 to 4"),
+        ((3, 4, "factored", 5), "rank: got 5; takes a whole number from 1 to 4"),
+        ((3, 4, "factored", 0), "rank: got 0; takes a whole number from 1"),
+        ((3, 4, "factored", 2.0), "rank: got 2.0; takes a whole number from 1"),
+        ((3, 4, "full", None, 0.0), r"decay: got 0.0; takes a finite number in \(0, 1\]"),
+        ((3, 4, "full", None, 1.5), r"decay: got 1.5; takes"),
+        ((3, 4, "full", None, "0.9"), r"decay: got '0.9'; takes"),
+        ((3, 4, "full", None, math.nan), r"decay: got nan; takes"),
     ],
 )
 def test_bad_construction(arguments, message):
@@ -359,7 +375,98 @@ def test_bad_construction(arguments, message):
 @pytest.mark.usefixtures("unchecked")
 def test_merge_of_other_moments_is_refused():
     for other in (ClassMoments(4, 4), ClassMoments(3, 5), ClassMoments(3, 4, "diagonal")):
-        with pytest.raises(ValueError, match="other must be moments of the same"):
+        with pytest.raises(ValueError, match=r"other: got \(.*; takes moments of the same form"):
             ClassMoments(3, 4).merge(other)
-    with pytest.raises(ValueError, match="other is on meta"):
+    with pytest.raises(ValueError, match="other: got meta; takes cpu"):
         ClassMoments(3, 4).merge(ClassMoments(3, 4).to("meta"))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_settings_are_plain_numbers():
+    moments = ClassMoments(np.int64(3), np.int64(4), "factored", np.int64(2), 1)
+    assert [type(value) for value in (*moments.shape, moments.rank, moments.decay)] == [int, int, int, float]
+    plain = ClassMoments(3, 4)
+    assert (plain.form, plain.rank, plain.decay) == ("full", None, None)
+
+
+@FORMS
+@pytest.mark.parametrize("first", [1e16, -1e16])
+def test_the_largest_features_that_are_taken_leave_finite_moments(form, first):
+    """However they follow each other: their differences are squared, and many of them added."""
+    moments = ClassMoments(2, 4, form, rank=2 if form == "factored" else None)
+    for scale in (1.0, first / 20, -first / 20, 0.0):
+        moments.update(torch.full((64, 4), scale), torch.zeros(64, dtype=torch.long))
+        moments.update(torch.full((1, 4), 20 * 0.4 * scale), torch.zeros(1, dtype=torch.long))
+    assert all(buffer.isfinite().all() for buffer in moments.buffers())
+
+
+@FORMS
+def test_the_limit_is_that_of_the_buffers(form):
+    """1e20 squared is no number of float32 but one of float64."""
+    moments = make(form, 2, 3)
+    x, y = 1e20 * torch.randn(8, 3, dtype=torch.float64), torch.arange(8) % 2
+    moments.update(x, y)
+    torch.testing.assert_close(dense(moments) / 1e40, dense(updated(make(form, 2, 3), x / 1e20, y)))
+
+
+def updated(moments, x, y):
+    moments.update(x, y)
+    return moments
+
+
+@FORMS
+def test_a_finite_sum_that_overflows_is_taken(form):
+    """4096 numbers of half precision, each finite, whose sum is not."""
+    x = torch.full((64, 64), 60_000.0).half()
+    assert x.sum().isinf()
+    moments = ClassMoments(1, 64, form, rank=2 if form == "factored" else None)
+    moments.update(x, torch.zeros(64, dtype=torch.long))
+    assert (moments.mean == x[0].float()).all()
+
+
+@FORMS
+def test_eager_and_traced_updates_take_their_own_way(form, monkeypatch):
+    """The classes of the batch where values may be read; all classes at once where not, but for the factored form."""
+    ways = []
+    for way in ("_update_all", "_update_present"):
+        original = getattr(ClassMoments, way)
+        monkeypatch.setattr(
+            ClassMoments, way, lambda *given, way=way, original=original: (ways.append(way), original(*given))[1]
+        )
+    x, y = torch.randn(6, 4), torch.arange(6) % 2
+    rank = 2 if form == "factored" else None
+    eager, traced = (ClassMoments(3, 4, form, rank=rank) for _ in range(2))
+    eager.update(x, y)
+    monkeypatch.setattr("semaug.core.moments.tracing", lambda x: True)
+    traced.update(x, y)
+    assert ways == ["_update_present", "_update_present" if form == "factored" else "_update_all"]
+    for mine, theirs in zip(eager.buffers(), traced.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("other_rank", [2, 4])
+def test_merge_of_low_rank_keeps_the_leading_directions_and_every_variance(other_rank):
+    """Against the pooled second moments of both factors and the shift, reduced to rank 2 by numpy."""
+    torch.manual_seed(1)
+    one = ClassMoments(2, 6, "factored", rank=2).double()
+    other = ClassMoments(2, 6, "factored", rank=other_rank).double()
+    for moments, n in ((one, 10), (other, 30)):
+        moments.update(torch.randn(n, 6, dtype=torch.float64) * torch.arange(1, 7), torch.arange(n) % 2)
+    expected = []
+    for c in range(2):
+        n, m = one.count[c], other.count[c]
+        shift = other.mean[c] - one.mean[c]
+        rows = [
+            (n / (n + m)).sqrt() * one.factor[c].T,
+            (m / (n + m)).sqrt() * other.factor[c].T,
+            (n * m).sqrt() / (n + m) * shift[None],
+        ]
+        second = torch.cat(rows).T @ torch.cat(rows)
+        values, vectors = np.linalg.eigh(second.numpy())
+        leading = torch.from_numpy(vectors[:, -2:] * values[-2:] @ vectors[:, -2:].T)
+        rest = (n * one.diagonal[c] + m * other.diagonal[c]) / (n + m)
+        expected.append(leading + torch.diag(rest + second.diagonal() - leading.diagonal()))
+    one.merge(other)
+    torch.testing.assert_close(dense(one), torch.stack(expected))
+    assert one.factor.shape == (2, 6, 2)
+    assert (one.diagonal >= 0).all()

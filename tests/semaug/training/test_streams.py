@@ -52,7 +52,7 @@ def test_streams_do_not_share_draws():
 
 def test_padding_wider_than_the_image():
     split = Split(torch.zeros(4, 1, 12, 9, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"Recipe.padding: got 9, takes less than the image's side of 9"):
+    with pytest.raises(ValueError, match=r"Recipe.padding: got 9; takes less than the image's side of 9"):
         Stream(split, "train", 4, Recipe(augment="crop", padding=9), 0, torch.device("cpu"))
 
 
