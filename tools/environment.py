@@ -83,7 +83,7 @@ def make() -> None:
         run("venv", sys.executable, "-m", "venv", "--clear", str(VENV))
     # Not compiled here, where it takes half a minute for files that are never imported, but at the first import.
     install = ("install", "--disable-pip-version-check", "--no-compile", "-c", "constraints.txt")
-    run("pip", str(python), "-m", "pip", *install, "-e", ".[notebooks,test,workflow]")
+    run("pip", str(python), "-m", "pip", *install, "-e", ".[measures,notebooks,test,workflow]")
     run("torchvision", str(python), "tools/cpu_torchvision.py")
     STAMP.write_text(json.dumps(here, indent=1) + "\n")
     print(f"    .venv is ready, {time.monotonic() - start:.0f} s", flush=True)
