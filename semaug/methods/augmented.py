@@ -4,7 +4,7 @@ Each image of a batch is replaced with a probability by
 
 $$m(\mu + \lambda\sigma\varepsilon), \qquad \varepsilon \sim \mathcal N(0, I), \tag{1}$$
 
-decoded from its own posterior $\mathcal N(\mu, \mathrm{diag}\,\sigma^2)$ (room ``gvae``), under its own class: the
+decoded from its own posterior $\mathcal N(\mu, \mathrm{diag}\,\sigma^2)$ (module ``gvae``), under its own class: the
 sampled form of the class term, taken back to pixels. Baselines: (1) of a VAE and of a conditional VAE, Gaussian noise
 on the pixels, and the image itself.
 
@@ -13,17 +13,19 @@ Wu Tianyang, "ML algorithm exploration", 2023, who names the purpose and gives n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semaug._checks import check_choice, check_flag, check_number
+from semaug.core.metrics import evaluating
 from semaug.core.tensors import at_least_float32
+from semaug.data.sets import Data
 from semaug.methods.gvae import GVAE, VAE, AutoEncoder, ConditionalVAE
-from semaug.training.objective import Objective, Step, linear_head
+from semaug.training.objective import Objective, Setting, Step, linear_head
 
 METHODS: dict[str, Callable[[nn.Module, float], GVAE]] = {"vae": VAE, "cvae": ConditionalVAE, "gvae": GVAE}
 
@@ -31,19 +33,30 @@ METHODS: dict[str, Callable[[nn.Module, float], GVAE]] = {"vae": VAE, "cvae": Co
 class Augmented(Objective):
     r"""A classifier trained on augmented images, by the generator that is trained beside it.
 
-    Each image of a batch is replaced with ``probability`` by an augmented one: with "vae", "cvae" and "gvae" by (1),
-    $\lambda$ the ``strength``; with "noise" by $x + \lambda\varepsilon$, cut to
-    [0, 1]; with "none" by itself. All cost the classifier the same passes. From the fraction ``start`` of training on:
-    before it the generator has not learned much.
+    The generator learns from the same batches, real images only, and no gradient passes between the two. All methods
+    cost the classifier the same passes.
 
-    residual: add $m(\mu + \lambda\sigma\varepsilon) - m(\mu)$ to the image instead, which keeps what the generator
-        cannot draw. The generator learns from the same batches, real images only, and no gradient passes between
-        the two.
-    image_shape: (channels, H, W). latent, width, norm, deviation, class_weight: of the generator.
+    Args:
+        network: the classifier, images to logits.
+        image_shape: (channels, H, W).
+        method: what replaces an image: (1) with "vae", "cvae" and "gvae"; $x + \lambda\varepsilon$, cut to [0, 1], with
+            "noise"; the image itself with "none".
+        strength: $\lambda$.
+        probability: with which an image is replaced.
+        start: the fraction of training before which none is: the generator has not learned much.
+        residual: whether $m(\mu + \lambda\sigma\varepsilon) - m(\mu)$ is added to the image instead, which keeps what
+            the generator cannot draw.
+        latent: of the generator's :class:`AutoEncoder`.
+        width: likewise.
+        deviation: of the generator's decoder, see :class:`GVAE`.
+        class_weight: of "gvae", see :class:`GVAE`.
+        norm: of the generator, "batch" or "group".
+
+    Raises:
+        ValueError: for settings outside these.
     """
 
     generator: GVAE | None
-    network: Any
 
     def __init__(
         self,
@@ -60,13 +73,9 @@ class Augmented(Objective):
         class_weight: float = 10.0,
         norm: str = "batch",
     ) -> None:
-        if method not in ("none", "noise", *METHODS):
-            raise ValueError(f"method: got {method!r}; takes none, noise, {', '.join(METHODS)}")
-        for name, value in {"probability": probability, "start": start}.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}: got {value}; takes a fraction in [0, 1]")
-        if not (math.isfinite(strength) and strength >= 0):
-            raise ValueError(f"strength: got {strength}; takes a finite number from 0")
+        check_choice("method", method, ("none", "noise", *METHODS))
+        strength, start = check_number("strength", strength, 0), check_number("start", start, 0, 1)
+        probability, residual = check_number("probability", probability, 0, 1), check_flag("residual", residual)
         super().__init__(network, method=method, strength=strength, probability=probability, start=start)
         self.method, self.strength, self.probability, self.start = method, strength, probability, start
         self.residual, self.generator = residual, None
@@ -74,15 +83,19 @@ class Augmented(Objective):
             channels, *size = image_shape
             classes = linear_head(network).out_features
             inner = AutoEncoder(classes, channels, (size[0], size[1]), latent, width, norm=norm)
-            self.generator = (
-                GVAE(inner, deviation, class_weight) if method == "gvae" else METHODS[method](inner, deviation)
-            )
-            self.settings |= {"class_weight": class_weight} if method == "gvae" else {}
-            self.settings |= {"residual": residual, "latent": latent, "width": width, "deviation": deviation}
-            self.settings |= {"norm": norm}
+            weight = (class_weight,) if method == "gvae" else ()
+            self.generator = METHODS[method](inner, deviation, *weight)
+            kept = ("class_weight", "deviation") if method == "gvae" else ("deviation",)
+            self.settings |= {name: self.generator.settings[name] for name in kept}
+            self.settings |= {"residual": residual, "latent": inner.latent, "width": int(width), "norm": norm}
+
+    @classmethod
+    def build(cls, network: nn.Module, dataset: Data, **settings: Setting) -> Augmented:
+        """The objective for the image shape of a data set."""
+        return cls(network, dataset.image_shape, **settings)  # type: ignore[arg-type]  # checked at construction
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy of the classifier, and the generator's loss, whose terms are logged beside it."""
+        """Cross-entropy of the classifier, and the generator's loss, whose terms are logged beside it; in nats."""
         loss, changed = torch.zeros((), device=images.device), images
         terms: dict[str, Tensor] = {}
         if self.generator is not None:
@@ -105,12 +118,11 @@ class Augmented(Objective):
     ) -> Tensor:
         """The augmented images; the decoder's BatchNorm by its running statistics, and they stay."""
         noise = step.share(len(mean), lambda n: self._normal((n, mean.shape[1]), step)).to(mean.dtype)
-        generator.eval()
-        images_of = generator.decode(mean + self.strength * (0.5 * log_variance).exp() * noise, target)
-        if self.residual:
-            images_of = (images + images_of - generator.decode(mean, target)).clamp(0, 1)
-        generator.train(self.training)
-        return images_of.to(images.dtype)
+        with evaluating(generator):
+            decoded = generator.decode(mean + self.strength * (0.5 * log_variance).exp() * noise, target)
+            if self.residual:
+                decoded = (images + decoded - generator.decode(mean, target)).clamp(0, 1)
+        return decoded.to(images.dtype)
 
     def _normal(self, shape: tuple[int, ...], step: Step) -> Tensor:
         return torch.randn(shape, generator=step.generator, device=step.generator.device)

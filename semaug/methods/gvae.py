@@ -1,4 +1,4 @@
-r"""G-VAE: a variational autoencoder whose posterior is told, by ISDA's loss, which directions keep the class.
+r"""G-VAE: a variational autoencoder that learns from ISDA's loss which directions keep the class.
 
 An encoder gives every image a Gaussian $q(z|x) = \mathcal N(\mu(x), \mathrm{diag}\,\sigma^2(x))$ over K latent
 coordinates, a decoder every code $z = \mu + \sigma\varepsilon$, $\varepsilon \sim \mathcal N(0, I)$, the mean image
@@ -16,7 +16,7 @@ $$s^2 = \frac{c_{KL}}{2 c_{img}}: \tag{3}$$
 the two weights are one number, the standard deviation s of the decoder, in units of the pixels' range [0, 1]. A Laplace
 decoder of the same standard deviation has $-\log p(x|z) = |x - m|_1 / b + D \log 2b$, $b = s / \sqrt2$: the L1 loss.
 
-G-VAE adds a linear classifier of codes under the posterior, bounded as in ISDA (room ``gaussian``, $\lambda = 1$):
+G-VAE adds a linear classifier of codes under the posterior, bounded as in ISDA ($\lambda = 1$, ``core.gaussian``):
 
 $$\mathcal L_{class} = \log\sum_j \exp\Bigl[(w_j - w_y)^\top\mu + b_j - b_y
   + \tfrac12 \bigl((w_j - w_y)^2\bigr)^\top\sigma^2\Bigr], \qquad
@@ -36,14 +36,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semaug._checks import check_count, check_features
+from semaug._checks import check_choice, check_count, check_features, check_number
 from semaug.core.gaussian import gaussian_cross_entropy, kl_standard_normal
 from semaug.core.tensors import at_least_float32, tracing
 from semaug.networks import BasicBlock, Normalise, convolution, normalisation
@@ -57,6 +57,8 @@ Images = Float[Tensor, "N channels H W"]
 
 Codes = Float[Tensor, "N K"]
 
+Labels = Int64[Tensor, " N"]
+
 
 class AutoEncoder(nn.Module):
     """Encoder, mirrored decoder, and a linear classifier of codes, ``head``.
@@ -66,9 +68,18 @@ class AutoEncoder(nn.Module):
     layer reads the maps of the last stage whole, and another makes them, without a mean over the pixels: a code keeps
     where things are. (The author's has that mean, Mish for ReLU and bottleneck blocks.)
 
-    size: (H, W). latent: K. width: channels before the first stage. blocks: residual blocks of each stage; None: one
-    each, and as many stages as halve both sides and leave at least 4 pixels. name: without what the data decide.
-    Raises ValueError for counts below 1, and sides that the stages do not divide.
+    Args:
+        num_classes: C.
+        channels: of the images.
+        size: (H, W), in pixels.
+        latent: K.
+        width: channels before the first stage.
+        blocks: residual blocks of each stage; None: one each, and as many stages as halve both sides and leave at
+            least 4 pixels.
+        norm: "batch" or "group".
+
+    Raises:
+        ValueError: for counts below 1, another norm, and sides that the stages do not divide.
     """
 
     def __init__(
@@ -82,14 +93,12 @@ class AutoEncoder(nn.Module):
         norm: str = "batch",
     ) -> None:
         super().__init__()
-        for name, value in {"num_classes": num_classes, "channels": channels, "latent": latent, "width": width}.items():
-            check_count(name, value)
-        chosen = (1,) * _halvings(size) if blocks is None else tuple(blocks)
-        for count in chosen:
-            check_count("blocks", count)
+        num_classes, channels = check_count("num_classes", num_classes), check_count("channels", channels)
+        latent, width = check_count("latent", latent), check_count("width", width)
+        chosen = [1] * _halvings(size) if blocks is None else [check_count("blocks", count) for count in blocks]
         factor = 2 ** len(chosen)
         if not chosen:
-            raise ValueError(f"size: got {size}, which no stage halves; takes (H, W), both even and from 8")
+            raise ValueError(f"size: got {size}; takes (H, W), both even and from 8, for a stage to halve")
         if any(side < factor or side % factor for side in size):
             raise ValueError(f"size: got {size} for {len(chosen)} stages; takes (H, W), both multiples of {factor}")
         self.image_shape, self.latent, self.num_classes = (channels, *size), latent, num_classes
@@ -126,18 +135,25 @@ def _halvings(size: tuple[int, int]) -> int:
 class GVAE(Objective):
     """The loss (4).
 
-    network: an :class:`AutoEncoder`. deviation: s of (2), where it starts with ``balance="learned"``.
-    class_weight: c of (4), likewise. reconstruction: "l2" (Gaussian decoder) or "l1" (Laplace).
-    balance: "fixed" or "learned".
-
     Logs ``reconstruction`` (2), ``kl``, both of (1), and ``class_loss``, in nats an image, and what is learned of the
-    balance. Target classes are numbers; the images of a data set that is trained with CrossEntropy go in as they are.
+    balance. The images of a data set that is trained with CrossEntropy go in as they are.
+
+    Args:
+        network: an :class:`AutoEncoder`.
+        deviation: s of (2), in units of the range [0, 1]; where it starts with ``balance="learned"``.
+        class_weight: c of (4), in nats a nat; likewise.
+        reconstruction: "l2" (Gaussian decoder) or "l1" (Laplace).
+        balance: "fixed" or "learned".
+
+    Raises:
+        TypeError: for another network.
+        ValueError: for weights that are not above 0 and unknown choices.
     """
 
     supervised = True
     """Whether the class term reaches the encoder."""
 
-    network: Any
+    network: AutoEncoder
 
     def __init__(
         self,
@@ -149,15 +165,10 @@ class GVAE(Objective):
     ) -> None:
         if not isinstance(network, AutoEncoder):
             raise TypeError(f"network: got a {type(network).__name__}; takes an AutoEncoder")
-        for name, value in {"deviation": deviation, "class_weight": class_weight}.items():
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name}: got {value}; takes a finite number above 0")
-        for name, choice, known in (
-            ("reconstruction", reconstruction, ("l2", "l1")),
-            ("balance", balance, ("fixed", "learned")),
-        ):
-            if choice not in known:
-                raise ValueError(f"{name}: got {choice!r}; takes {' or '.join(known)}")
+        deviation = check_number("deviation", deviation, 0, without=(0,))
+        class_weight = check_number("class_weight", class_weight, 0, without=(0,))
+        check_choice("reconstruction", reconstruction, ("l2", "l1"))
+        check_choice("balance", balance, ("fixed", "learned"))
         super().__init__(network, deviation=deviation, reconstruction=reconstruction, balance=balance)
         self.settings |= {"class_weight": class_weight} if self.supervised else {}
         self.reconstruction, self.balance = reconstruction, balance
@@ -174,7 +185,11 @@ class GVAE(Objective):
     # -- training ------------------------------------------------------------------------------------------------------
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss (4) of a batch, one draw of z an image; raises as :meth:`encode`, TypeError for soft targets."""
+        """The loss (4) of a batch in nats an image, one draw of z each; raises what :meth:`encode` raises.
+
+        Raises:
+            TypeError: for targets that are not class numbers.
+        """
         return self.losses(images, target, *self.encode(images), step)
 
     def losses(
@@ -204,7 +219,7 @@ class GVAE(Objective):
         return step.share(len(mean), draw).to(mean.dtype)
 
     def surprise(self, images: Images, decoded: Images) -> Float[Tensor, " N"]:
-        """-log p(x|z) of (2) in nats an image, of the Gaussian or the Laplace decoder."""
+        r"""$-\log p(x|z)$ of (2) in nats an image, of the Gaussian or the Laplace decoder."""
         difference = (at_least_float32(decoded) - images).flatten(1) * (-self.log_deviation).exp()
         if self.reconstruction == "l2":
             return (0.5 * difference.square() + 0.5 * math.log(2 * math.pi) + self.log_deviation).sum(1)
@@ -213,10 +228,12 @@ class GVAE(Objective):
     # -- codes and images ----------------------------------------------------------------------------------------------
 
     def encode(self, images: Images) -> tuple[Codes, Codes]:
-        r"""Mean and log variance of q(z|x), float32 at least.
+        r"""Mean and log variance of q(z|x), (N, K) each, float32 at least.
 
-        $\log\sigma^2 = r / (1 + |r| / 12)$ of what the network gives, r: finite for any r, and never without a
-        gradient. Raises ValueError for images of another shape than the network's, or with values outside [0, 1].
+        $\log\sigma^2 = r / (1 + |r| / 12)$ of the network's output r: finite for any r, and never without a gradient.
+
+        Raises:
+            ValueError: for images of another shape than the network's, or with values outside [0, 1].
         """
         if tuple(images.shape[1:]) != self.network.image_shape:
             raise ValueError(f"images: got shape {tuple(images.shape)}; takes (N, *{self.network.image_shape})")
@@ -227,70 +244,77 @@ class GVAE(Objective):
         mean, raw = at_least_float32(self.network.encoder(images)).chunk(2, 1)
         return mean, raw / (1 + raw.abs() / BOUND)
 
-    def decode(self, codes: Codes, target: Int64[Tensor, " N"] | None = None) -> Images:
+    def decode(self, codes: Codes, target: Labels | None = None) -> Images:
         """The mean images m(z), cut to [0, 1].
 
-        target: the class of each, which only :class:`ConditionalVAE` looks at. Raises ValueError for codes that are
-        not (N, K) or not finite.
+        Args:
+            codes: (N, K).
+            target: the class of each, which only :class:`ConditionalVAE` looks at.
+
+        Raises:
+            ValueError: for codes that are not (N, K) or not finite.
         """
         if codes.ndim != 2 or codes.shape[1] != self.network.latent:
             raise ValueError(f"codes: got shape {tuple(codes.shape)}; takes (N, {self.network.latent})")
         if not tracing(codes) and not bool(codes.isfinite().all()):
-            raise ValueError(f"codes: got {int((~codes.isfinite()).any(1).sum())} that are not finite; takes numbers")
+            raise ValueError(
+                f"codes: got {int((~codes.isfinite()).any(1).sum())} that are not finite; takes finite ones"
+            )
         return at_least_float32(self.decoded(codes, target)).clamp(0, 1)
 
-    def decoded(self, codes: Codes, target: Int64[Tensor, " N"] | None) -> Images:
+    def decoded(self, codes: Codes, target: Labels | None) -> Images:
         """m(z) as the loss takes it: neither checked nor cut."""
         return self.network.decoder(self.network.expand(codes))
 
     def traverse(
-        self, images: Images, steps: int = 6, clip: float = 1.0, target: Int64[Tensor, " N"] | None = None
+        self, images: Images, steps: int = 6, clip: float = 1.0, target: Labels | None = None
     ) -> Float[Tensor, "N columns channels H W"]:
-        r"""Strips $m(\mu + \tfrac i2 \sigma)$, i = -steps, ..., steps: all kept coordinates moved at once.
+        r"""Traversals $m(\mu + \tfrac i2 \sigma)$, i = -steps, ..., steps: all kept coordinates moved at once.
 
-        clip: $\lambda_{clip}$ in (0, 1], the fraction of coordinates kept, those of the largest sigma (at least one).
+        Args:
+            images: (N, channels, H, W) in [0, 1].
+            steps: half deviations on each side.
+            clip: $\lambda_{clip}$ in (0, 1], the fraction of coordinates kept: of the largest sigma, at least one.
+            target: as of :meth:`decode`.
         """
         mean, deviation = self.posterior(images)
         return self.along(mean, deviation * kept(deviation, clip), steps, target)
 
     def traverse_each(
-        self, images: Images, steps: int = 6, clip: float = 1.0, target: Int64[Tensor, " N"] | None = None
+        self, images: Images, steps: int = 6, clip: float = 1.0, target: Labels | None = None
     ) -> Float[Tensor, "N kept columns channels H W"]:
-        """The strips of the kept coordinates one at a time, the largest sigma first."""
+        """Traversals along the kept coordinates one at a time, the largest sigma first."""
         mean, deviation = self.posterior(images)
         count = int(kept(deviation, clip)[0].sum())
-        rows = []
-        for coordinate in deviation.argsort(1, descending=True)[:, :count].T:
-            direction = deviation * F.one_hot(coordinate, deviation.shape[1])
-            rows.append(self.along(mean, direction, steps, target))
-        return torch.stack(rows, 1)
+        largest = deviation.argsort(1, descending=True)[:, :count].T
+        directions = [deviation * F.one_hot(coordinate, deviation.shape[1]) for coordinate in largest]
+        return torch.stack([self.along(mean, direction, steps, target) for direction in directions], 1)
 
     def along(
-        self, mean: Codes, direction: Codes, steps: int, target: Int64[Tensor, " N"] | None = None
+        self, mean: Codes, direction: Codes, steps: int, target: Labels | None = None
     ) -> Float[Tensor, "N columns channels H W"]:
-        """Strips of codes mean + i/2 direction, i = -steps, ..., steps, in 2 steps + 1 columns.
+        """Traversals: decoded codes mean + i/2 direction, i = -steps, ..., steps, in 2 steps + 1 columns.
 
-        Raises ValueError for other steps than a whole number from 0 and for a direction of another shape than mean.
+        Raises:
+            ValueError: for other steps than a whole number from 0 and for a direction of another shape than mean.
         """
-        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
-            raise ValueError(f"steps: got {steps!r}; takes a whole number from 0")
+        steps = check_count("steps", steps, 0)
         if direction.shape != mean.shape:
             raise ValueError(f"direction: got {tuple(direction.shape)}; takes one for each code, {tuple(mean.shape)}")
         columns = [self.decode(mean + STRIDE * i * direction, target) for i in range(-steps, steps + 1)]
         return torch.stack(columns, 1)
 
     def interpolate(
-        self, first: Images, second: Images, columns: int = 7, target: Int64[Tensor, " N"] | None = None
+        self, first: Images, second: Images, columns: int = 7, target: Labels | None = None
     ) -> Float[Tensor, "N columns channels H W"]:
         """Decoded codes on the line between the mean codes of two images, both ends included.
 
-        Raises ValueError for columns below 1 and for images of two shapes.
+        Raises:
+            ValueError: for columns below 1 and for images of two shapes.
         """
-        check_count("columns", columns)
+        columns = check_count("columns", columns)
         if first.shape != second.shape:
-            raise ValueError(
-                f"second: got {tuple(second.shape)}; takes images of the shape of first, {tuple(first.shape)}"
-            )
+            raise ValueError(f"second: got {tuple(second.shape)}; takes the shape of first, {tuple(first.shape)}")
         start, end = self.encode(first)[0], self.encode(second)[0]
         fractions = torch.linspace(0, 1, columns).tolist()
         return torch.stack([self.decode(start.lerp(end, fraction), target) for fraction in fractions], 1)
@@ -317,7 +341,7 @@ class VAE(GVAE):
 
 
 class ConditionalVAE(VAE):
-    r"""p(x|z, y): the decoder is told the class, and ``decode`` needs its ``target``.
+    r"""p(x|z, y): the decoder is given the class, and ``decode`` needs its ``target``.
 
     The class is joined to the code, $[W, U] [z; \mathrm{onehot}(y)] = W z + U_y$. The encoder stays q(z|x): (1) bounds
     log p(x|y) with any q, with q(z|x, y) perhaps more tightly. So one code can be decoded as any class, and a linear
@@ -335,10 +359,10 @@ class ConditionalVAE(VAE):
         self.condition = nn.Embedding(self.network.num_classes, self.network.expand.out_features)
         nn.init.zeros_(self.condition.weight)
 
-    def decoded(self, codes: Codes, target: Int64[Tensor, " N"] | None) -> Images:
+    def decoded(self, codes: Codes, target: Labels | None) -> Images:
         """m(z, y); raises ValueError or TypeError without a target of classes, one a code."""
         if target is None:
-            raise ValueError("target: got None; ConditionalVAE decodes a code as an image of a class")
+            raise ValueError("target: got None; takes the class of each code, which ConditionalVAE decodes")
         check_features(codes, target, self.network.num_classes, self.network.latent, "codes")
         return self.network.decoder(self.network.expand(codes) + self.condition(target))
 
@@ -346,10 +370,9 @@ class ConditionalVAE(VAE):
 def kept(deviation: Codes, clip: float) -> Float[Tensor, "N K"]:
     """1 at the fraction ``clip`` of coordinates with the largest deviation (rounded, at least one), else 0.
 
-    Raises ValueError for a clip outside (0, 1].
+    Raises:
+        ValueError: for a clip outside (0, 1].
     """
-    if not 0 < clip <= 1:
-        raise ValueError(f"clip: got {clip}; takes a fraction in (0, 1]")
-    count = max(1, round(clip * deviation.shape[1]))
+    count = max(1, round(check_number("clip", clip, 0, 1, without=(0,)) * deviation.shape[1]))
     largest = deviation.argsort(1, descending=True)[:, :count]
     return torch.zeros_like(deviation).scatter_(1, largest, 1.0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+import throwaway
 from semaug import networks
 from semaug.methods.augmented import Augmented
 from semaug.training.objective import Step
@@ -93,10 +95,41 @@ def test_classifier_and_generator_do_not_reach_each_other():
     assert objective.generator.training
 
 
+def test_parts_of_the_generator_in_evaluation_mode_stay_in_it():
+    objective, (images, target) = augmented(start=0.0), batch()
+    frozen = objective.generator.network.encoder.eval()
+    objective(images, target, step())
+    assert not any(part.training for part in frozen.modules())
+    assert objective.generator.network.decoder.training
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.usefixtures("unchecked")
+def test_settings_are_plain_numbers_and_those_of_the_method(method):
+    given = {"strength": np.float64(1), "probability": 1, "deviation": np.float32(0.5), "class_weight": 3}
+    settings = augmented(method, **given).settings
+    expected = {"method": method, "strength": 1.0, "probability": 1.0, "start": 0.3}
+    if method in ("vae", "cvae", "gvae"):
+        expected |= {"residual": False, "latent": 4, "width": 4, "norm": "batch", "deviation": 0.5}
+        expected |= {"class_weight": 3.0} if method == "gvae" else {}
+    assert settings == expected
+    assert {type(settings[name]) for name in ("strength", "probability", "start")} == {float}
+
+
+def test_it_is_built_for_the_images_of_a_data_set():
+    objective = Augmented.build(networks.small(4, width=4), throwaway.data(), method="vae", latent=3)
+    assert objective.generator.network.image_shape == (1, 12, 12)
+    assert objective.settings["latent"] == 3
+
+
 BAD = {
-    "method": (lambda: augmented("gan"), "method: got 'gan'; takes none, noise, vae"),
-    "probability": (lambda: augmented(probability=1.5), "probability: got 1.5"),
-    "strength": (lambda: augmented(strength=-1.0), "strength: got -1.0"),
+    "method": (lambda: augmented("gan"), "method: got 'gan'; takes one of none, noise, vae"),
+    "probability": (lambda: augmented(probability=1.5), r"probability: got 1.5; takes a finite number in \[0, 1\]"),
+    "strength": (lambda: augmented(strength=-1.0), "strength: got -1.0; takes a finite number from 0"),
+    "text": (lambda: augmented(strength="1"), "strength: got '1'; takes a finite number from 0"),
+    "start": (lambda: augmented(start=True), r"start: got True; takes a finite number in \[0, 1\]"),
+    "residual": (lambda: augmented(residual="no"), "residual: got 'no'; takes True or False"),
+    "deviation": (lambda: augmented(deviation=0.0), "deviation: got 0.0; takes a finite number above 0"),
 }
 
 

@@ -1,9 +1,10 @@
-"""Oracles: torch.distributions, quadrature and Monte Carlo for the bound, brute force for strips."""
+"""Oracles: torch.distributions, quadrature and Monte Carlo for the bound, brute force for traversals."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ import throwaway
 from semaug import networks
 from semaug.methods.gvae import GVAE, VAE, AutoEncoder, ConditionalVAE
 from semaug.training.loop import Recipe, fit
-from semaug.training.objective import Step
+from semaug.training.objective import Objective, Step
 
 MODELS = {"GVAE": GVAE, "VAE": VAE, "ConditionalVAE": ConditionalVAE}
 EVERY = pytest.mark.parametrize("name", MODELS)
@@ -191,13 +192,13 @@ def test_any_log_variance_is_stable():
             assert (last.bias.grad[4:] != 0).all(), "it can come back"
 
 
-def test_strips_are_brute_force():
+def test_traversals_are_brute_force():
     objective, (images, _) = model(latent=10).eval(), batch(3)
     mean, log_variance = objective.encode(images)
     deviation = (0.5 * log_variance).exp()
     for clip, count in ((1.0, 10), (0.3, 3), (0.01, 1)):
-        strip, each = objective.traverse(images, 2, clip), objective.traverse_each(images, 2, clip)
-        assert strip.shape == (3, 5, 1, 12, 12)
+        joint, each = objective.traverse(images, 2, clip), objective.traverse_each(images, 2, clip)
+        assert joint.shape == (3, 5, 1, 12, 12)
         assert each.shape == (3, count, 5, 1, 12, 12)
         for n in range(3):
             order = sorted(range(10), key=lambda k: -deviation[n, k].item())[:count]
@@ -208,7 +209,7 @@ def test_strips_are_brute_force():
                     code[k] += 0.5 * (column - 2) * deviation[n, k]
                     moved[k] += 0.5 * (column - 2) * deviation[n, k]
                     torch.testing.assert_close(each[n, rank, column], objective.decode(moved[None])[0])
-                torch.testing.assert_close(strip[n, column], objective.decode(code[None])[0])
+                torch.testing.assert_close(joint[n, column], objective.decode(code[None])[0])
 
 
 def test_interpolation_ends_in_both_reconstructions():
@@ -240,13 +241,39 @@ def test_a_conditional_decoder_is_one_of_code_and_class_joined():
 def test_it_learns(name):
     """Quadrants: in a few steps the bound falls and, with the class term, the classifier finds the classes."""
     objective = model(name, latent=6)
-    objective.metrics = lambda data: {}
     recipe = Recipe(epochs=20, batch_size=32, optimizer="adam", lr=5e-3, schedule="linear", weight_decay=0.0)
     record = fit(objective, throwaway.data(256), recipe, progress=False)
     assert record.curves["reconstruction"][-1] + record.curves["kl"][-1] < (
         record.curves["reconstruction"][0] + record.curves["kl"][0]
     )
     assert record.metrics["test_accuracy"] > (0.9 if name == "GVAE" else 0.3)
+
+
+def test_a_record_of_fit_has_the_measures_of_fit_alone(monkeypatch):
+    """No other network is trained on the way."""
+    trained, recipe = [], Recipe(epochs=1, batch_size=32, optimizer="adam", lr=1e-3)
+    monkeypatch.setattr(Objective, "__init__", recorded(trained, Objective.__init__))
+    record = fit(model(), throwaway.data(64), recipe, progress=False)
+    assert record.metrics.keys() == {"train_loss", "test_accuracy"}
+    assert [type(one) for one in trained] == [GVAE]
+
+
+def recorded(calls, function):
+    def wrapper(self, *arguments, **named):
+        calls.append(self)
+        return function(self, *arguments, **named)
+
+    return wrapper
+
+
+@EVERY
+@pytest.mark.usefixtures("unchecked")
+def test_settings_are_plain_numbers(name):
+    own = {"class_weight": np.float32(3)} if name == "GVAE" else {}
+    settings = model(name, deviation=np.float64(1), **own).settings
+    expected = {"deviation": 1.0, "reconstruction": "l2", "balance": "fixed"}
+    assert settings == expected | ({"class_weight": 3.0} if own else {})
+    assert type(settings["deviation"]) is float
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------
@@ -256,13 +283,15 @@ BAD = {
         lambda: AutoEncoder(4, 1, (30, 30), blocks=(1, 1)),
         r"size: got \(30, 30\) for 2 stages; .*multiples of 4",
     ),
-    "odd": (lambda: AutoEncoder(4, 1, (29, 29)), r"size: got \(29, 29\), .*takes \(H, W\), both even and from 8"),
+    "odd": (lambda: AutoEncoder(4, 1, (29, 29)), r"size: got \(29, 29\); takes \(H, W\), both even and from 8"),
     "latent": (lambda: AutoEncoder(4, 1, latent=0), "latent: got 0; takes a whole number from 1"),
     "blocks": (lambda: AutoEncoder(4, 1, blocks=(1, 0)), "blocks: got 0"),
     "norm": (lambda: AutoEncoder(4, 1, norm="layer"), "norm: got 'layer'"),
     "deviation": (lambda: model(deviation=0.0), "deviation: got 0.0; takes a finite number above 0"),
     "class_weight": (lambda: model(class_weight=math.nan), "class_weight: got nan"),
-    "reconstruction": (lambda: model(reconstruction="l3"), "reconstruction: got 'l3'; takes l2 or l1"),
+    "reconstruction": (lambda: model(reconstruction="l3"), "reconstruction: got 'l3'; takes one of l2, l1"),
+    "deviation_text": (lambda: model(deviation="0.5"), "deviation: got '0.5'; takes a finite number above 0"),
+    "class_weight_bool": (lambda: model(class_weight=True), "class_weight: got True; takes a finite number above 0"),
     "balance": (lambda: model(balance="free"), "balance: got 'free'"),
     "images_high": (
         lambda: model().encode(2 * torch.ones(2, 1, 12, 12)),
@@ -272,7 +301,7 @@ BAD = {
     "images_shape": (lambda: model().encode(torch.rand(2, 1, 12, 16)), r"images: got shape \(2, 1, 12, 16\)"),
     "codes_nan": (lambda: model().decode(torch.full((2, 4), math.nan)), "codes: got 2 that are not finite"),
     "codes_shape": (lambda: model().decode(torch.zeros(2, 5)), r"codes: got shape \(2, 5\); takes \(N, 4\)"),
-    "clip": (lambda: model().traverse(batch()[0], clip=0.0), r"clip: got 0.0; takes a fraction in \(0, 1\]"),
+    "clip": (lambda: model().traverse(batch()[0], clip=0.0), r"clip: got 0.0; takes a finite number in \(0, 1\]"),
     "clip_high": (lambda: model().traverse_each(batch()[0], clip=1.5), "clip: got 1.5"),
     "columns": (
         lambda: model().interpolate(*[batch()[0]] * 2, columns=0),
@@ -286,7 +315,7 @@ BAD = {
     ),
     "second": (
         lambda: model().interpolate(batch()[0][:1], batch()[0][:2]),
-        "second: got .*; takes images of the shape of first",
+        "second: got .*; takes the shape of first",
     ),
 }
 
@@ -305,9 +334,9 @@ def test_bad_types():
         GVAE(networks.small(4))
     images, _ = batch(4)
     for name in MODELS:
-        with pytest.raises(TypeError, match="target must be int64"):
+        with pytest.raises(TypeError, match=r"target: got .*; takes int64 class numbers"):
             model(name)(images, torch.rand(4, 4), step())
-        with pytest.raises(ValueError, match=r"target must lie in \[0, 4\), got values from 4 to 4"):
+        with pytest.raises(ValueError, match="target: got classes 4 to 4; takes 0 to 3"):
             model(name)(images, torch.full((4,), 4), step())
-    with pytest.raises(ValueError, match=r"target must be \(N,\) = \(4,\)"):
+    with pytest.raises(ValueError, match=r"target: got shape .*; takes \(4,\)"):
         model("ConditionalVAE").decode(torch.zeros(4, 4), torch.zeros(1).long())
