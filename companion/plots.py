@@ -17,12 +17,13 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, Literal, NamedTuple, ParamSpec
 
 import matplotlib.style
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Ellipse, FancyArrowPatch, FancyBboxPatch
@@ -159,8 +160,10 @@ def lines(x: Values, groups: Mapping[str, Values], xlabel: str, ylabel: str, tit
 
 
 @styled
-def curves(groups: Mapping[str, Sequence[Record]], *names: str) -> Picture:
+def curves(groups: Mapping[str, Sequence[Record]], *names: str, colours: Mapping[str, str] | None = None) -> Picture:
     """Curves of training by epoch, a panel for each name (``train_loss``, ``validation_accuracy``), mean and 95% band.
+
+    colours: of groups; else one after the other.
 
     Raises ValueError where a record has no such curve, or the seeds of a group have curves of different length.
     """
@@ -178,7 +181,8 @@ def curves(groups: Mapping[str, Sequence[Record]], *names: str) -> Picture:
             length = lengths.pop()
             epochs = found[0].config.get("recipe", {}).get("epochs", length)  # a value may stand for several epochs
             x = np.arange(1, length + 1) * (epochs / length)
-            band(axes, x, axis.scale * np.array([record.curves[name] for record in found]), group)
+            values = axis.scale * np.array([record.curves[name] for record in found])
+            band(axes, x, values, group, color=(colours or {}).get(group))
         axes.set(xlabel="epoch", ylabel=str(axis))
     panels[0].legend()
     caption(figure, [record for group in groups.values() for record in group], "Bands: 95% intervals of the mean.")
@@ -223,7 +227,7 @@ def comparison(
             common = sorted(seeds.keys() & first.keys())
             if row and common:
                 result = _row(right, row, [seeds[seed] - first[seed] for seed in common], colour)
-                half = f" ± {result.half_width:.2f}" if result.n > 1 else ""
+                half = f" ± {result.half_width:.2f}" if result.n > 2 else ""
                 where = ("axes fraction", "data")
                 text = f"{round(result.mean, 2) + 0:+.2f}{half}".replace("-", "\N{MINUS SIGN}")  # + 0: no minus zero
                 right.annotate(text, (1.03, row), xycoords=where, va="center", fontsize=9)
@@ -255,12 +259,13 @@ def forest(
     text: str = "",
     colour: Callable[[str, str], str] = lambda name, title: BLUE,
     filled: Callable[[str, str], bool] = lambda name, title: True,
+    shared: bool = False,
 ) -> Picture:
     """Differences over paired seeds, a row a method: a dot a seed, the mean and its 95% interval.
 
     lines: by line of panels and panel, the differences of every method; a line's panels share their rows. xlabel: what
     is measured. shown: the records behind it, for the caption, with ``text``. colour, filled: of a mark, by its method
-    and the title of its panel.
+    and the title of its panel. shared: whether the panels of a line have one scale.
     """
     rows = {
         line: list(dict.fromkeys(n for values in columns.values() for n in values)) for line, columns in lines.items()
@@ -268,7 +273,8 @@ def forest(
     figure = Picture(figsize=(7.5, 0.5 + sum(0.75 + 0.27 * len(names) for names in rows.values())))
     across = max(len(columns) for columns in lines.values())
     heights = [len(names) + 1.5 for names in rows.values()]
-    grid = figure.subplots(len(lines), across, squeeze=False, sharey="row", height_ratios=heights)
+    sharex: Literal["row", "none"] = "row" if shared else "none"
+    grid = figure.subplots(len(lines), across, squeeze=False, sharex=sharex, sharey="row", height_ratios=heights)
     for axes_of, (line, columns) in zip(grid, lines.items(), strict=True):
         for unused in axes_of[len(columns) :]:
             unused.remove()
@@ -317,7 +323,7 @@ def _by_seed(name: str, found: Sequence[Record], metric: str, scale: float) -> d
 def _row(axes: Axes, row: int, values: Sequence[float], colour: str) -> Summary:
     result = summary(values)
     axes.plot(values, [row + 0.24] * len(values), "o", color=colour, alpha=0.35, markersize=4, markeredgewidth=0)
-    half = result.half_width if result.n > 1 else 0.0
+    half = result.half_width if result.n > 2 else 0.0
     axes.errorbar(result.mean, row, xerr=half, fmt="D", color=colour, markersize=5, capsize=3, linewidth=1.6)
     return result
 
@@ -343,6 +349,16 @@ def _axis(metric: str) -> _Axis:
     if "error" in metric:
         return _Axis(words, 1000.0, "thousandths", "thousandths", less=True)
     return _Axis(words, 1.0, "nats", "nats", less=True) if "loss" in metric else _Axis(words, apart=words)
+
+
+def headline(figure: Figure, text: str, labels: Mapping[str, Artist] | None = None) -> None:
+    """What a figure shows, in a sentence above it; below that a legend in one row, where ``labels`` has artists."""
+    lines = textwrap.wrap(text, int(11 * figure.get_figwidth()))
+    figure.suptitle("\n".join([*lines, *([" "] if labels else [])]), x=0.01, ha="left", fontsize=11.5)
+    if labels:
+        below = (0.005, 1 - (0.04 + 0.19 * len(lines)) / figure.get_figheight())
+        style: dict[str, Any] = {"fontsize": 9, "frameon": False, "borderaxespad": 0, "borderpad": 0.2}
+        figure.legend(labels.values(), list(labels), loc="upper left", bbox_to_anchor=below, ncols=len(labels), **style)
 
 
 def caption(figure: Figure, found: Iterable[Record], text: str) -> None:

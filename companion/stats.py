@@ -20,6 +20,11 @@ class Summary(NamedTuple):
     def __str__(self) -> str:
         return f"{self.text('.3f')} (n = {self.n})"
 
+    @property
+    def side(self) -> int:
+        """Where the interval lies: 1 above zero, -1 below it, 0 if it contains zero or there is none."""
+        return 0 if not abs(self.mean) > self.half_width else 1 if self.mean > 0 else -1
+
     def text(self, form: str = ".1f") -> str:
         """For tables: mean ± half-width, to the digits of ``form``; no interval for fewer than three values.
 

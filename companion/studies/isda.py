@@ -5,11 +5,17 @@ Wang et al., "Regularizing Deep Networks with Semantic Data Augmentation", TPAMI
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from companion.plots import BLUE, CYAN
-from companion.studies import Arm, Setting, Study
+import numpy as np
+
+from companion.plots import BLUE, CYAN, GREY, Picture, band, caption, comparison, curves, headline, styled
+from companion.records import Index, on_common_seeds
+from companion.stats import gains, points, summary
+from companion.studies import Arm, NothingToDraw, Setting, Study
 from semaug.training.recipe import Recipe
+from semaug.training.record import Record
 
 NOTEBOOK = "1_isda"
 
@@ -51,10 +57,13 @@ CIFAR_10000 = {"name": "cifar10", "validation": 0.1, "train_size": 10000}
 CIFAR_5000 = CIFAR_10000 | {"train_size": 5000}
 
 SMALL = Study(NOTEBOOK, "fashion-mini", "fashion-mini", MINI, "small", PLAIN, STRENGTHS, 10, 90.0)
-SIZES = (  # the whole of fashion-mini is the third
-    Study(NOTEBOOK, "fashion-mini-500", "fashion-mini, 500 images", MINI_500, "small", PLAIN, FORMS, 10, 8.0),
-    Study(NOTEBOOK, "fashion-mini-2000", "fashion-mini, 2,000 images", MINI_2000, "small", PLAIN, FORMS, 10, 25.0),
-)
+SIZES = {
+    500: Study(NOTEBOOK, "fashion-mini-500", "fashion-mini, 500 images", MINI_500, "small", PLAIN, FORMS, 10, 8.0),
+    2000: Study(
+        NOTEBOOK, "fashion-mini-2000", "fashion-mini, 2,000 images", MINI_2000, "small", PLAIN, FORMS, 10, 25.0
+    ),
+    7200: SMALL,
+}
 COLOUR = Study(
     NOTEBOOK, "cifar10-10000", "CIFAR-10, 10,000 images", CIFAR_10000, "small", CROP, STRENGTHS, 10, seconds=170.0
 )
@@ -72,4 +81,185 @@ PAPER_SETTING = tuple(
     Study(NOTEBOOK, f"{name}-resnet32", title, {"name": name}, "resnet32", RELEASED, PAIR, 5, 230.0, "paper")
     for name, title in (("cifar10", "CIFAR-10, ResNet-32"), ("cifar100", "CIFAR-100, ResNet-32"))
 )
-STUDIES = (SMALL, *SIZES, COLOUR, WHOLE, *PIXELS, *PAPER_SETTING)
+STUDIES = (*SIZES.values(), COLOUR, WHOLE, *PIXELS, *PAPER_SETTING)
+COLOURS = {arm.name: arm.color for study in STUDIES for arm in study.arms}
+PAPER = (
+    (
+        "CIFAR-10, ResNet-32, 160 epochs, the best on the test set; ± standard deviation, n = 5",
+        "cross-entropy 92.61 ± .10, ISDA 92.91 ± .12",
+        "ISDA, TPAMI 2021",
+    ),
+    (
+        "CIFAR-100, ResNet-32, 160 epochs, the best on the test set; ± standard deviation, n = 5",
+        "cross-entropy 68.80 ± .41, ISDA 69.73 ± .34",
+        "ISDA, TPAMI 2021",
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the figures show
+
+
+def chosen(index: Index, study: Study) -> dict[str, list[Record]]:
+    """The baseline and, of each form of covariance, the strength with the best mean validation accuracy."""
+    by_arm = index.by_arm(study, [arm.name for arm in study.arms if not arm.variant])
+    by_form: dict[Setting, list[str]] = {}
+    for name in by_arm:
+        by_form.setdefault(study.arm(name).settings.get("covariance"), []).append(name)
+
+    def validation(name: str) -> float:
+        return summary(record.metrics.get("validation_accuracy", 0.0) for record in by_arm[name]).mean
+
+    return {name: by_arm[name] for name in (max(names, key=validation) for names in by_form.values())}
+
+
+def results(index: Index) -> dict[str, tuple[Study, dict[str, list[Record]]]]:
+    """What the leaderboard shows: the studies by title, of each form the strength chosen on validation data."""
+    found = {study.title: (study, chosen(index, study)) for study in STUDIES}
+    return {title: (study, by_arm) for title, (study, by_arm) in found.items() if len(by_arm) > 1}
+
+
+def over_strength(index: Index, study: Study) -> dict[str, tuple[list[float], np.ndarray]]:
+    """By form of covariance: strengths from 0, and gains over cross-entropy in points (seeds, strengths)."""
+    result = {}
+    for form, arms in (("full", FULL), ("diagonal", DIAGONAL)):
+        found = on_common_seeds(index.by_arm(study, [CROSS_ENTROPY.name, *(arm.name for arm in arms)]))
+        if len(found) > 2:
+            strengths = [0.0, *(float(str(arm.settings["strength"])) for arm in arms if arm.name in found)]
+            baseline = found[CROSS_ENTROPY.name]
+            result[form] = strengths, np.array([gains(runs, baseline) for runs in found.values()]).T
+    return result
+
+
+def _sides(by_arm: Mapping[str, Sequence[Record]]) -> set[int]:
+    """On which sides of zero the intervals of the gains over the first arm lie (``Summary.side``)."""
+    baseline, *others = by_arm.values()
+    return {summary(gains(runs, baseline)).side for runs in others}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Figures
+
+
+def accuracy(index: Index) -> Picture:
+    """Test accuracy of cross-entropy and ISDA on their common seeds, a block a data set."""
+    found = {study.title: chosen(index, study) for study in (SMALL, COLOUR, WHOLE, *PAPER_SETTING)}
+    blocks = {title: on_common_seeds(by_arm) for title, by_arm in found.items() if len(by_arm) > 1}
+    if not blocks:
+        raise NothingToDraw("cross-entropy and ISDA on one data set")
+    figure = comparison(blocks, note="Of several strengths, the best on validation data.", colours=COLOURS)
+    gained = any(1 in _sides(by_arm) for by_arm in blocks.values())
+    message = "ISDA is significantly better than cross-entropy on none of these data sets"
+    headline(figure, "ISDA beside cross-entropy" if gained else message)
+    return figure
+
+
+def training(index: Index) -> Picture:
+    """Training loss and held-out accuracy by epoch on CIFAR-10."""
+    found = on_common_seeds(chosen(index, COLOUR))
+    if len(found) < 2:
+        raise NothingToDraw(f"cross-entropy and ISDA on {COLOUR.title}")
+    figure = curves(found, "train_loss", "validation_accuracy", colours=COLOURS)
+    figure.axes[0].set_yscale("log")
+    figure.axes[0].yaxis.set_major_formatter("{x:g}")
+    figure.axes[0].yaxis.set_minor_formatter("{x:g}")
+    least = min(summary(record.metrics["train_loss"] for record in runs).mean for runs in found.values())
+    fits = "training by epoch" if least < 0.1 else "the small network never fits its training images"
+    headline(figure, f"{COLOUR.title}: {fits}")
+    return figure
+
+
+@styled
+def strength(index: Index) -> Picture:
+    """Gain over cross-entropy seed by seed, over the strength; a panel a data set, a line a form of covariance."""
+    panels = [(study, gained) for study in (COLOUR, SMALL) if (gained := over_strength(index, study))]
+    if not panels:
+        raise NothingToDraw("cross-entropy and ISDA at two strengths or more, on the same seeds")
+    figure = Picture(figsize=(7.5, 3.7))
+    for axes, (study, gained) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        ticks = sorted({strength for strengths, _ in gained.values() for strength in strengths})
+        for form, (strengths, values) in gained.items():  # at equal steps, as a logarithm has no 0
+            at = [ticks.index(strength) for strength in strengths]
+            band(axes, at, values, form, color=BLUE if form == "full" else CYAN, marker="o")
+        axes.axhline(0, color=GREY, linewidth=1)
+        axes.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks])
+        axes.set(xlabel="strength λ₀ (not to scale)", title=study.title)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+    figure.axes[0].set_ylabel("gain over cross-entropy\n(points of test accuracy)")
+    falls = all(
+        (np.diff(values.mean(0)) < 0).all() for study, g in panels for _, values in g.values() if study is COLOUR
+    )
+    headline(figure, "On CIFAR-10 the cost of ISDA grows with its strength" if falls else "ISDA over its strength")
+    drawn = [record for study, _ in panels for runs in index.by_arm(study).values() for record in runs]
+    caption(figure, drawn, "Bands: 95% intervals of the mean difference.")
+    return figure
+
+
+@styled
+def size(index: Index) -> Picture:
+    """Accuracy, and gain over cross-entropy seed by seed, over the number of training images of fashion-mini."""
+    names = [arm.name for arm in FORMS]
+    found = {f"{images} {name}": index.of(study, name) for images, study in SIZES.items() for name in names}
+    if not all(found.values()):
+        raise NothingToDraw(f"{'; '.join(names)}: each on {', '.join(map(str, SIZES))} images of fashion-mini")
+    found = on_common_seeds(found)
+    figure = Picture(figsize=(7.5, 3.9))
+    left, right = figure.subplots(1, 2)
+    scores = {name: np.array([[*map(points, found[f"{n} {name}"])] for n in SIZES]).T for name in names}
+    for name, values in scores.items():
+        band(left, list(SIZES), values, name, color=COLOURS[name], marker="o")
+        if name != names[0]:
+            band(right, list(SIZES), values - scores[names[0]], name, color=COLOURS[name], marker="o")
+    right.axhline(0, color=GREY, linewidth=1)
+    for axes, label in ((left, "test accuracy (%)"), (right, f"gain over {names[0]} (points)")):
+        axes.set(xlabel="training images", xscale="log", ylabel=label)
+        axes.set_xticks(list(SIZES), [f"{images:,}" for images in SIZES])
+        axes.minorticks_off()
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18))
+    differences = [column for name in names[1:] for column in (scores[name] - scores[names[0]]).T]
+    gained = any(summary(column).side > 0 for column in differences)
+    message = "ISDA is significantly better at none of three sizes of fashion-mini"
+    headline(figure, "ISDA over the number of training images" if gained else message)
+    caption(figure, [run for runs in found.values() for run in runs], "Bands: 95% intervals of the mean (difference).")
+    return figure
+
+
+def augmentation(index: Index) -> Picture:
+    """ISDA beside augmentations of pixels and with them, against cross-entropy with crop and flip alone."""
+    found = [(study, index.by_arm(study, [arm.name for arm in PAIR])) for study in PIXELS]
+    found = [(study, by_arm) for study, by_arm in found if len(by_arm) > 1]
+    if len(found) < 2:
+        raise NothingToDraw("cross-entropy and ISDA with two augmentations of pixels")
+    rows, colours = {}, {}
+    for study, by_arm in found:
+        policy = study.title.removeprefix(PIXELS[0].title).removeprefix(", ") or "no policy"
+        for name, runs in by_arm.items():
+            rows[f"{policy}: {name}"], colours[f"{policy}: {name}"] = runs, COLOURS[name]
+    figure = comparison({f"{PIXELS[0].title}, all with crop and flip": rows}, colours=colours)
+    costs = _sides({name: runs for name, runs in rows.items() if CROSS_ENTROPY.name in name}) == {-1}
+    regained = any(1 in _sides(by_arm) for _, by_arm in found)
+    message = "Policies of pixels cost accuracy in 20 epochs, and ISDA regains none of it"
+    headline(figure, message if costs and not regained else "ISDA beside and with augmentations of pixels")
+    return figure
+
+
+def controls(index: Index) -> Picture:
+    """ISDA along other covariances of equal trace, and with decay, beside the published form."""
+    found = index.by_arm(PIXELS[0])
+    if not any(PIXELS[0].arm(name).variant for name in found):
+        raise NothingToDraw("ISDA with a control or with decay")
+    short = {name.removeprefix(f"{PAIR[1].name}, "): runs for name, runs in on_common_seeds(found).items()}
+    figure = comparison({PIXELS[0].title: short}, colours=dict.fromkeys([*short][1:], BLUE) | COLOURS)
+    message = "Neither ISDA nor any of its controls is significantly better than cross-entropy"
+    headline(figure, "ISDA and its controls" if 1 in _sides(short) else message)
+    return figure
+
+
+FIGURES: dict[str, Callable[[Index], Picture]] = {
+    "accuracy": accuracy,
+    "curves": training,
+    "strength": strength,
+    "size": size,
+    "augmentation": augmentation,
+    "controls": controls,
+}

@@ -7,11 +7,21 @@ tested on a balanced set.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
-from companion.plots import BLUE, GREEN, RED, YELLOW
-from companion.studies import Arm, Setting, Study
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+
+from companion.plots import BLUE, GREEN, GREY, RED, YELLOW, Picture, caption, forest, headline, styled
+from companion.records import Index, on_common_seeds
+from companion.stats import gains, summary
+from companion.studies import Arm, NothingToDraw, Setting, Study
+from semaug.methods.long_tail import class_groups, many_medium_few
 from semaug.training.recipe import Recipe
+from semaug.training.record import Record
 
 NOTEBOOK = "1_metasaug"
 
@@ -34,34 +44,37 @@ def metasaug(change: str = "", meta_steps: int = 1, stage: float = 0.8, **settin
 
 CROSS_ENTROPY = Arm("cross-entropy", "CrossEntropy", color="black")
 WEIGHTED = Arm("class weights", "LongTailed", {"beta": 0.9999}, YELLOW)
+CE_DRW = Arm("CE-DRW", "LongTailed", {"beta": 0.9999, "defer": 0.8}, GREEN)
 LDAM_DRW = Arm("LDAM-DRW", "LongTailed", {"loss": "ldam", "beta": 0.9999, "defer": 0.8}, GREEN)
+COSINES = {"scale": 30.0, "normalised": True}  # LDAM as its own paper has it
 METHODS = (
     CROSS_ENTROPY,
     WEIGHTED,
-    Arm("CE-DRW", "LongTailed", {"beta": 0.9999, "defer": 0.8}, GREEN),
+    CE_DRW,
     Arm("focal loss", "LongTailed", {"loss": "focal"}, YELLOW),
     Arm("LDAM", "LongTailed", {"loss": "ldam"}, YELLOW),
     LDAM_DRW,
-    Arm(
-        "LDAM-DRW, s = 30", "LongTailed", {**LDAM_DRW.settings, "scale": 30.0, "normalised": True}, GREEN
-    ),  # its paper's
+    replace(LDAM_DRW, name="LDAM-DRW, s = 30", settings={**LDAM_DRW.settings, **COSINES}),
     Arm("ISDA", "ISDA", {"strength": 0.5, "covariance": "full"}, BLUE),
     metasaug(),
     metasaug("CE", loss="ce"),
     metasaug("diagonal", covariance="diagonal"),
 )
-ABLATIONS = (
+OPTIONS = (
     metasaug("no meta step", meta_steps=0),
-    metasaug("CE, no meta step", loss="ce", meta_steps=0),
     metasaug("3 meta steps", meta_steps=3),
     metasaug("Σ′ projected", psd=True),
     metasaug("Σ′ kept", keep=True),
     metasaug("α = 100, Σ′ projected", meta_lr=100.0, psd=True),  # the released step is 0.1
     metasaug("α = 10,000, Σ′ projected", meta_lr=10000.0, psd=True),
-    metasaug("stage 2 from 40%", stage=0.4),  # two thirds of the second stage at the full learning rate
+)
+STAGES = (  # two thirds of the second stage at the full learning rate
+    metasaug("stage 2 from 40%", stage=0.4),
     metasaug("stage 2 from 40%, no meta step", stage=0.4, meta_steps=0),
     replace(LDAM_DRW, name="LDAM-DRW, stage 2 from 40%", settings={**LDAM_DRW.settings, "defer": 0.4}, variant=True),
 )
+CE_WITHOUT = metasaug("CE, no meta step", loss="ce", meta_steps=0)
+ABLATIONS = (*OPTIONS, CE_WITHOUT, *STAGES)
 STRENGTHS = tuple(metasaug(f"λ₀ = {strength:g}", strength=strength) for strength in (0.25, 0.5, 1.0))
 LONG_STEPS = (
     metasaug("α = 10,000", meta_lr=10000.0),
@@ -95,3 +108,198 @@ PAPER_SETTING = tuple(
     )
 )
 STUDIES = (SMALL, STEEP, MILD, *PAPER_SETTING)
+COLOURS = {arm.name: arm.color for arm in ALL}
+PAPER = (
+    (
+        "CIFAR-10-LT, ρ = 100, ResNet-32, 200 epochs, the best on the test set; no ± given",
+        "MetaSAug 80.66 (LDAM), 80.54 (CE)",
+        "MetaSAug's repository",
+    ),
+    (
+        "CIFAR-100-LT, ρ = 100, ResNet-32, 200 epochs, the best on the test set; no ± given",
+        "MetaSAug 48.01 (LDAM), 46.87 (CE)",
+        "MetaSAug's repository",
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the figures show
+
+
+def scores(record: Record) -> dict[str, float]:
+    """Accuracy in percent over all classes alike, and over those with many, medium and few training images."""
+    accuracy, counts = torch.tensor(record.class_accuracy, dtype=torch.float64), torch.tensor(record.train_counts)
+    fractions = {"all": float(accuracy.mean()), **many_medium_few(accuracy, counts)}
+    return {group: 100 * value for group, value in fractions.items()}
+
+
+def group_gains(runs: Sequence[Record], baseline: Sequence[Record]) -> dict[str, list[float]]:
+    """Gains over a baseline in points, seed by seed, by the groups of :func:`scores` that hold a class."""
+    groups = [group for group, value in scores(baseline[0]).items() if not np.isnan(value)]
+    return {group: gains(runs, baseline, partial(_score, group)) for group in groups}
+
+
+def _score(group: str, record: Record) -> float:
+    return scores(record)[group]
+
+
+def _over(by_arm: Mapping[str, Sequence[Record]]) -> dict[str, list[float]]:
+    """Gains over the first arm, of the others that share a seed with it."""
+    baseline, *_ = by_arm.values()
+    differences = {name: gains(runs, baseline) for name, runs in [*by_arm.items()][1:]}
+    return {name: values for name, values in differences.items() if values}
+
+
+def _records(blocks: Mapping[str, Mapping[str, Sequence[Record]]]) -> list[Record]:
+    return [record for by_arm in blocks.values() for runs in by_arm.values() for record in runs]
+
+
+def _colour(name: str, title: str) -> str:
+    return COLOURS.get(name, RED)  # figures of MetaSAug alone leave its name out
+
+
+NEEDS = "cross-entropy and another method on a long tail, on the same seeds"
+GROUPS = ("class weights", "CE-DRW", "LDAM-DRW", "ISDA", "MetaSAug")
+CLASSES = ("ISDA", "LDAM-DRW", "MetaSAug")
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Figures
+
+
+def accuracy(index: Index) -> Picture:
+    """Gains over cross-entropy in test accuracy, which is balanced; a panel a data set."""
+    blocks = index.blocks(STUDIES, NEEDS, [arm.name for arm in METHODS])
+    panels = {title.replace(" = ", "\xa0=\xa0"): _over(by_arm) for title, by_arm in blocks.items()}
+    text = "Gains are over cross-entropy; the test set is balanced."
+    figure = forest({"": panels}, "gain (points)", _records(blocks), text, _colour, shared=True)
+    pairs = [
+        gains(by_arm["MetaSAug"], by_arm["LDAM-DRW"])
+        for by_arm in blocks.values()
+        if {"MetaSAug", "LDAM-DRW"} <= by_arm.keys()
+    ]
+    ahead = any(summary(pair).side > 0 for pair in pairs if pair)
+    message = "MetaSAug is significantly better than LDAM-DRW on none of these long tails"
+    headline(figure, "Gains over cross-entropy" if ahead or not pairs else message)
+    return figure
+
+
+def groups(index: Index) -> Picture:
+    """Gains over cross-entropy in the classes with many, medium and few training images; a scale for each data set."""
+    blocks = index.blocks((SMALL, STEEP), NEEDS, ["cross-entropy", *GROUPS])
+    lines, moved = {}, []
+    for title, by_arm in blocks.items():
+        baseline = by_arm[CROSS_ENTROPY.name]
+        gained = {name: group_gains(by_arm[name], baseline) for name in _over(by_arm)}
+        members = class_groups(torch.tensor(baseline[0].train_counts))
+        lines[title] = {
+            f"{group} ({int(classes.sum())} classes)": {name: of_groups[group] for name, of_groups in gained.items()}
+            for group, classes in members.items()
+            if classes.any()
+        }
+        weighted = [of_groups for name, of_groups in gained.items() if name != "ISDA"]
+        if all(summary(each["many"]).side < 0 < summary(each["medium"]).side for each in weighted):
+            moved.append(title)
+    text = "Gains are over cross-entropy."
+    figure = forest(lines, "gain (points)", _records(blocks), text, _colour, shared=True)
+    message = f"{' and '.join(moved)}: weights move accuracy from frequent to rarer classes"
+    headline(figure, message if moved else "Gains over cross-entropy by the number of training images of a class")
+    return figure
+
+
+def classes(index: Index) -> Picture:
+    """Accuracy of every class by cross-entropy, the most frequent first, and the gains of others over it."""
+    names = ["cross-entropy", *CLASSES]
+    figure = by_class(index.blocks((SMALL, STEEP, PAPER_SETTING[0]), NEEDS, names))
+    headline(figure, "Accuracy by class, the most frequent class first")
+    return figure
+
+
+@styled
+def by_class(blocks: Mapping[str, Mapping[str, Sequence[Record]]]) -> Picture:
+    """A row a data set: accuracy by class of the first method, the most frequent class first, and others' gains."""
+    figure = Picture(figsize=(7.5, 0.6 + 2.0 * len(blocks)))
+    grid = figure.subplots(len(blocks), 2, squeeze=False, width_ratios=(1, 1.7))
+    drawn = {title: on_common_seeds(by_arm) for title, by_arm in blocks.items()}
+    for (left, right), (title, by_arm) in zip(grid, drawn.items(), strict=True):
+        first, *others = by_arm
+        counts = np.array(by_arm[first][0].train_counts)
+        order = np.argsort(-counts, kind="stable")
+        table = {name: 100 * np.array([run.class_accuracy for run in runs])[:, order] for name, runs in by_arm.items()}
+        _dots(left, table[first], "", COLOURS[first], 0.0)
+        for row, name in enumerate(others):
+            aside = 0.22 * (row - (len(others) - 1) / 2)
+            _dots(right, table[name] - table[first], f"{name} (n = {len(table[name])})", COLOURS[name], aside)
+        for axes, label, most in ((left, f"{first} (%)", 4), (right, "gain (points)", 10)):
+            ticks = np.unique(np.linspace(0, len(counts) - 1, most).round().astype(int))
+            axes.set_xticks(ticks, [str(count) for count in counts[order][ticks]], fontsize=8)
+            axes.set_ylabel(label, fontsize=8.5)
+        right.legend(fontsize=7.5)
+        right.axhline(0, color=GREY, linewidth=1)
+        left.set_ylim(0, 100)
+        left.set_title(title, loc="left")
+    for axes in grid[-1]:
+        axes.set_xlabel("training images of the class")
+    caption(figure, _records(drawn), f"Right: gains over {CROSS_ENTROPY.name}. Dots: seeds. Lines: their means.")
+    return figure
+
+
+def _dots(axes: Axes, values: np.ndarray, label: str, colour: str, aside: float) -> None:
+    """A dot a seed (n) and class (C), and the line of the means: at three seeds an interval would hide all else."""
+    where = np.arange(values.shape[1]) + aside
+    axes.plot(where, values.mean(0), color=colour, label=label)
+    axes.plot(np.tile(where, len(values)), values.ravel(), "o", color=colour, alpha=0.35, markersize=3)
+
+
+def _beside(index: Index, first: str, arms: Iterable[Arm]) -> dict[str, dict[str, list[Record]]]:
+    """By data set, the records of an arm and of others, whose names need not say that they are MetaSAug."""
+    names = [first, *(arm.name for arm in arms)]
+    found = {study.title: index.by_arm(study) for study in (SMALL, STEEP)}
+    return {
+        title: {name.removeprefix("MetaSAug, "): by_arm[name] for name in names if name in by_arm}
+        for title, by_arm in found.items()
+        if first in by_arm and len(by_arm.keys() & names) > 1
+    }
+
+
+def ablation(index: Index) -> Picture:
+    """MetaSAug with other meta steps - MetaSAug as released; and LDAM-DRW - MetaSAug."""
+    blocks = _beside(index, "MetaSAug", (LDAM_DRW, *OPTIONS, *LONG_STEPS))
+    panels = {title: _over(by_arm) for title, by_arm in blocks.items()}
+    if not panels:
+        raise NothingToDraw("MetaSAug as released, and with something changed")
+    figure = forest({"": panels}, "gain over MetaSAug (points)", _records(blocks), colour=_colour, shared=True)
+    none, far = (
+        [summary(values) for panel in panels.values() if (values := panel.get(name))]
+        for name in ("no meta step", "α = 10,000, Σ′ projected")
+    )
+    nothing = all(abs(effect.mean) + effect.half_width < 0.1 for effect in none)
+    message = "The released meta step changes nothing; 100,000 times as long, it gains"
+    shown = none and far and nothing and all(effect.side > 0 for effect in far)
+    headline(figure, message if shown else "MetaSAug with other meta steps")
+    return figure
+
+
+def stages(index: Index) -> Picture:
+    """What else has MetaSAug's loss and second stage - MetaSAug; with cross-entropy, and with an earlier stage."""
+    early, without, drw = STAGES
+    compared = {
+        "over MetaSAug, CE": _beside(index, "MetaSAug, CE", (CE_WITHOUT, CE_DRW)),
+        f"over {early.name}": _beside(index, early.name, (without, drw)),
+    }
+    lines = {line: {title: _over(by_arm) for title, by_arm in blocks.items()} for line, blocks in compared.items()}
+    lines = {line: panels for line, panels in lines.items() if panels}
+    if not lines:
+        raise NothingToDraw("MetaSAug with another loss or stage, beside what has the same without its meta step")
+    drawn = [record for blocks in compared.values() for record in _records(blocks)]
+    figure = forest(lines, "difference (points)", drawn, colour=_colour, shared=True)
+    headline(figure, "MetaSAug without its meta step, and without ISDA, at two settings")
+    return figure
+
+
+FIGURES: dict[str, Callable[[Index], Picture]] = {
+    "accuracy": accuracy,
+    "groups": groups,
+    "classes": classes,
+    "ablation": ablation,
+    "stages": stages,
+}
