@@ -31,24 +31,25 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from semaug._checks import check_count
+from semaug._checks import check_count, check_number, require
 from semaug.core.gaussian import kl_standard_normal
+from semaug.core.metrics import evaluating
 from semaug.core.tensors import at_least_float32
+from semaug.data.sets import Data
 from semaug.methods.diffaugment import DiffAugment, Draws
-from semaug.training.objective import Objective, Step, linear_head
+from semaug.networks import Network
+from semaug.training.objective import Objective, Setting, Step, linear_head
 from semaug.training.recipe import Recipe
 
 
 def reverse_gradient(x: Float[Tensor, "*axes"], scale: float = 1.0) -> Float[Tensor, "*axes"]:
     r"""(1), $\alpha$ the ``scale``; raises ValueError for one that is not a finite number from 0."""
-    if not (math.isfinite(scale) and scale >= 0):
-        raise ValueError(f"scale: got {scale!r}; takes a finite number from 0")
-    return _Reversed.apply(x, scale)
+    return _Reversed.apply(x, check_number("scale", scale, 0))
 
 
 def triangle_wave(values: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
@@ -84,7 +85,12 @@ class FeatureGenerator(nn.Module):
     def forward(
         self, features: Float[Tensor, "N A"], noise: Float[Tensor, "N K"]
     ) -> tuple[Float[Tensor, "N A"], Float[Tensor, "N K"], Float[Tensor, "N K"]]:
-        """G(z), and mean and log-variance of the code. noise: standard normal."""
+        """G(z), and mean and log variance of the code.
+
+        Args:
+            features: z, (N, A).
+            noise: standard normal, (N, K), K = ``latent``.
+        """
         mean, log_variance = self.encoder(features).chunk(2, 1)
         log_variance = log_variance.clamp(-12, 12)
         return features + self.decoder(mean + (0.5 * log_variance).exp() * noise), mean, log_variance
@@ -93,17 +99,27 @@ class FeatureGenerator(nn.Module):
 class FeatureAugmentation(Objective):
     r"""The loss (2) of a network and a generator of features beside it.
 
-    scale: $\alpha$; 1e-4 in the paper's code, at which G hardly moves. consistency, distance, kl: $w_1, w_2, w_3$;
-    $|G(z) - z|^2$ is a mean over features, the others are in nats. latent, hidden: of :class:`FeatureGenerator`.
-    generator_lr: its learning rate; None: the recipe's.
-
     Features go to G detached: the body of the network learns from CE(z) alone, the head from both. In the consistency
     term the head is constant (the released code trains it there too). Logs ``augmented_loss`` and ``moved``, the root
     mean square of G(z) - z over that of z: 0 for the identity.
+
+    Args:
+        network: gives ``features(images)`` (N, A) and has ``head``, a Linear from A to C.
+        scale: $\alpha$; 1e-4 in the paper's code, at which G hardly moves.
+        consistency: $w_1$, of a divergence in nats.
+        distance: $w_2$; $|G(z) - z|^2$ is a mean over features.
+        kl: $w_3$, of a divergence in nats.
+        latent: of :class:`FeatureGenerator`.
+        hidden: likewise.
+        generator_lr: the generator's learning rate; None: the recipe's.
+
+    Raises:
+        TypeError: for another network.
+        ValueError: for settings outside their ranges.
     """
 
     static = True
-    network: Any
+    network: Network
 
     def __init__(
         self,
@@ -116,17 +132,13 @@ class FeatureAugmentation(Objective):
         hidden: int = 64,
         generator_lr: float | None = None,
     ) -> None:
-        for name, value in {"scale": scale, "consistency": consistency, "distance": distance, "kl": kl}.items():
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name}: got {value!r}; takes a finite number from 0")
-        for name, count in {"latent": latent, "hidden": hidden}.items():
-            check_count(name, count)
-        _check_lr("generator_lr", generator_lr)
-        settings: dict[str, Any] = {"scale": scale, "consistency": consistency, "distance": distance, "kl": kl}
-        settings |= {"latent": latent, "hidden": hidden, "generator_lr": generator_lr}
-        super().__init__(network, **settings)
-        self.scale, self.consistency, self.distance, self.kl = scale, consistency, distance, kl
-        self.generator_lr = generator_lr
+        given = {"scale": scale, "consistency": consistency, "distance": distance, "kl": kl}
+        weights = {name: check_number(name, weight, 0) for name, weight in given.items()}
+        latent, hidden = check_count("latent", latent), check_count("hidden", hidden)
+        lr = _checked_lr("generator_lr", generator_lr)
+        super().__init__(network, **weights, latent=latent, hidden=hidden, generator_lr=lr)
+        self.scale, self.consistency, self.distance, self.kl = weights.values()
+        self.generator_lr = lr
         self.generator = FeatureGenerator(linear_head(network).in_features, latent, hidden)
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
@@ -165,21 +177,27 @@ def _groups(network: nn.Module, beside: nn.Module, lr: float | None) -> list[dic
     return [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
 
 
-def _check_lr(name: str, lr: float | None) -> None:
-    if lr is not None and not 0 < lr < math.inf:
-        raise ValueError(f"{name}: got {lr!r}; takes a number above 0")
+def _checked_lr(name: str, lr: float | None) -> float | None:
+    return None if lr is None else check_number(name, lr, 0, without=(0,))
 
 
 class FixedAugmentation(Objective):
-    """What the learned ones are held against: cross-entropy of images under DiffAugment's $T$, nothing of it learned.
+    """What the learned ones are compared with: cross-entropy of images under DiffAugment's $T$, which learns nothing.
 
-    policy: of :class:`DiffAugment`, at its defaults; what leaves [0, 1] is cut, as a camera does. Cutout's windows are
-    grey, as where $T$ comes from. Only in training; predict leaves images alone.
+    What leaves [0, 1] is cut, as a camera does. Cutout's windows are grey, as where $T$ comes from. Only in training;
+    predict leaves images alone.
+
+    Args:
+        network: images to logits.
+        policy: of :class:`DiffAugment`, at its defaults.
+
+    Raises:
+        ValueError: for another policy.
     """
 
     def __init__(self, network: nn.Module, policy: str = "color,translation,cutout") -> None:
         augment = DiffAugment(policy)
-        super().__init__(network, policy=",".join(augment.names))
+        super().__init__(network, policy=augment.policy)
         self.augment = augment
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
@@ -220,16 +238,26 @@ class ImageAugmentation(nn.Module):
 class TeachAugment(Objective):
     r"""Student, teacher and the network of augmentation of (3), in one loop.
 
-    The student learns at every step from augmented images, through which no gradient passes. At every so many-th step,
-    ``every`` (5 in the paper), the augmentation learns by (3): student and teacher are constant there, in evaluation
-    mode, so that their BatchNorm is neither of the batch nor moved by it. ema: the teacher's momentum; its BatchNorm
-    has the student's running statistics. augmentation_lr: 1e-3 in the paper, by Adam; None: the recipe's.
+    The student learns at every step from augmented images, through which no gradient passes. At every so many-th step
+    the augmentation learns by (3): student and teacher are constant there, in evaluation mode, so that their BatchNorm
+    is neither of the batch nor moved by it. Both learn from the same batch, by the optimiser of the recipe. Logs
+    ``augmentation_loss`` (0 where it was not trained) and ``moved``, the root mean square change of a pixel: 0 for the
+    identity.
 
-    Both learn from the same batch, by the optimiser of the recipe. Logs ``augmentation_loss`` (0 where it was not
-    trained) and ``moved``, the root mean square change of a pixel: 0 for the identity.
+    Args:
+        network: the student, images to logits.
+        image_shape: (channels, H, W).
+        every: steps of the student for one of the augmentation; 5 in the paper.
+        ema: the teacher's momentum; its BatchNorm has the student's running statistics.
+        noise: numbers that the augmentation of an image is drawn from.
+        hidden: width of :class:`ImageAugmentation`.
+        reach: how far it can go, in (0, 1).
+        augmentation_lr: its learning rate, 1e-3 in the paper, by Adam; None: the recipe's.
+
+    Raises:
+        ValueError: for settings outside their ranges.
     """
 
-    network: Any
     steps: Tensor
 
     def __init__(
@@ -243,27 +271,27 @@ class TeachAugment(Objective):
         reach: float = 0.5,
         augmentation_lr: float | None = None,
     ) -> None:
-        for name, count in {"every": every, "noise": noise, "hidden": hidden}.items():
-            check_count(name, count)
-        if not 0 <= ema < 1:
-            raise ValueError(f"ema: got {ema!r}; takes a fraction in [0, 1)")
-        if not 0 < reach < 1:
-            raise ValueError(f"reach: got {reach!r}; takes a number in (0, 1)")
-        _check_lr("augmentation_lr", augmentation_lr)
-        settings: dict[str, Any] = {"every": every, "ema": ema, "noise": noise, "hidden": hidden, "reach": reach}
-        super().__init__(network, **settings, augmentation_lr=augmentation_lr)
-        self.every, self.ema, self.augmentation_lr = every, ema, augmentation_lr
+        every, noise, hidden = check_count("every", every), check_count("noise", noise), check_count("hidden", hidden)
+        ema, reach = check_number("ema", ema, 0, 1, without=(1,)), check_number("reach", reach, 0, 1, without=(0, 1))
+        lr = _checked_lr("augmentation_lr", augmentation_lr)
+        super().__init__(network, every=every, ema=ema, noise=noise, hidden=hidden, reach=reach, augmentation_lr=lr)
+        self.every, self.ema, self.augmentation_lr = every, ema, lr
         self.teacher = copy.deepcopy(network).requires_grad_(False)
         self.augmentation = ImageAugmentation(image_shape[0], noise, hidden, reach)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """The student's loss and, where it is its turn, the augmentation's; target: class numbers.
+    @classmethod
+    def build(cls, network: nn.Module, dataset: Data, **settings: Setting) -> TeachAugment:
+        """The objective for the image shape of a data set."""
+        return cls(network, dataset.image_shape, **settings)  # type: ignore[arg-type]  # checked at construction
 
-        Raises ValueError in a data-parallel run with ``every`` above 1, in which all parameters have to take part.
+    def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """The student's loss and, where it is its turn, the augmentation's, in nats; target: class numbers.
+
+        Raises:
+            ValueError: in a data-parallel run with ``every`` above 1: all parameters have to take part in every step.
         """
-        if self.every > 1 and step.world > 1:
-            raise ValueError(f"every: got {self.every} in a data-parallel run; takes 1")
+        require(self.every == 1 or step.world == 1, "every", self.every, "1 in a data-parallel run")
 
         def draw(n: int) -> Tensor:
             return torch.randn(n, self.augmentation.noise, generator=step.generator, device=images.device)
@@ -280,14 +308,10 @@ class TeachAugment(Objective):
 
     def against(self, changed: Tensor, target: Tensor) -> Float[Tensor, ""]:
         """(3) of changed images: to them alone its gradient goes."""
-        modes = {part: part.training for network in (self.network, self.teacher) for part in network.modules()}
-        for part in modes:
-            part.training = False
         student = {name: value.detach() for name, value in self.network.state_dict(keep_vars=True).items()}
-        logits = at_least_float32(functional_call(self.network, student, (changed,)))
-        teacher = F.cross_entropy(at_least_float32(self.teacher(changed)), target)
-        for part, mode in modes.items():
-            part.training = mode
+        with evaluating(self.network), evaluating(self.teacher):
+            logits = at_least_float32(functional_call(self.network, student, (changed,)))
+            teacher = F.cross_entropy(at_least_float32(self.teacher(changed)), target)
         return nonsaturating(logits, target) + teacher
 
     def after_step(self, step: Step) -> None:
@@ -303,7 +327,12 @@ class TeachAugment(Objective):
         return _groups(self.network, self.augmentation, self.augmentation_lr)
 
 
-def nonsaturating(logits: Float[Tensor, "N C"], target: Tensor) -> Float[Tensor, ""]:
-    r"""$-\log(1 - p_y + 10^{-12})$, mean: the student's part of (3), with a slope also where $p_y$ is near 1."""
+def nonsaturating(logits: Float[Tensor, "N C"], target: Int64[Tensor, " N"]) -> Float[Tensor, ""]:
+    r"""$-\log(1 - p_y + 10^{-12})$, mean: the student's part of (3), with a slope also where $p_y$ is near 1.
+
+    Args:
+        logits: (N, C).
+        target: class numbers, (N,) int64.
+    """
     others = logits.scatter(1, target[:, None], -math.inf).logsumexp(1) - logits.logsumexp(1)  # log(1 - p_y)
     return -torch.logaddexp(others, torch.full_like(others, math.log(1e-12))).mean()

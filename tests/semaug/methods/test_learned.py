@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -210,6 +211,39 @@ def test_fixed_augmentation_is_the_transformation_and_nothing_else():
     assert torch.equal(objective.eval().predict(IMAGES), objective.network(IMAGES))
 
 
+def test_the_order_of_a_policy_is_part_of_the_settings():
+    one, two = (build(FixedAugmentation, policy=policy) for policy in ("cutout,color", "color,cutout"))
+    assert (one.settings, two.settings) == ({"policy": "cutout,color"}, {"policy": "color,cutout"})
+    for objective in (one, two):
+        loss, _ = objective(IMAGES, TARGET, step())
+        changed = (objective.augment(2 * IMAGES - 1, step().generator) + 1) / 2
+        objective.network.load_state_dict(build(FixedAugmentation).network.state_dict())
+        torch.testing.assert_close(loss, F.cross_entropy(objective.network(changed.clamp(0, 1)), TARGET))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_settings_are_plain_numbers():
+    settings = build(FeatureAugmentation, scale=1, kl=np.float32(0.5), latent=np.int64(4), generator_lr=1).settings
+    expected = {"scale": 1.0, "consistency": 0.01, "distance": 0.1, "kl": 0.5, "latent": 4, "hidden": 64}
+    assert settings == {**expected, "generator_lr": 1.0}
+    assert {type(settings[name]) for name in ("scale", "kl", "generator_lr")} == {float}
+    settings = build(TeachAugment, ema=np.float64(0.5), every=np.int64(2)).settings
+    assert settings == {"every": 2, "ema": 0.5, "noise": 16, "hidden": 64, "reach": 0.5}
+    assert (type(settings["ema"]), type(settings["every"])) == (float, int)
+
+
+def test_teach_augment_is_built_for_the_images_of_a_data_set():
+    assert TeachAugment.build(networks.small(4, width=4), throwaway.data(), every=2).augmentation.channels == 1
+
+
+def test_parts_of_the_student_in_evaluation_mode_stay_in_it():
+    objective = build(TeachAugment, every=1)
+    frozen = objective.network.stages[0].eval()
+    objective(IMAGES, TARGET, step())
+    assert not any(part.training for part in frozen.modules())
+    assert objective.network.stages[1].training
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -217,11 +251,20 @@ def test_fixed_augmentation_is_the_transformation_and_nothing_else():
         (lambda: reverse_gradient(IMAGES, -1.0), "scale: got -1.0; takes a finite number from 0"),
         (lambda: build(FeatureAugmentation, scale=math.inf), "scale: got inf; takes a finite number from 0"),
         (lambda: build(FeatureAugmentation, latent=0), "latent: got 0; takes a whole number from 1"),
-        (lambda: build(FeatureAugmentation, generator_lr=0.0), "generator_lr: got 0.0; takes a number above 0"),
+        (lambda: build(FeatureAugmentation, generator_lr=0.0), "generator_lr: got 0.0; takes a finite number above 0"),
         (lambda: build(TeachAugment, every=0), "every: got 0; takes a whole number from 1"),
-        (lambda: build(TeachAugment, ema=1.0), r"ema: got 1.0; takes a fraction in \[0, 1\)"),
-        (lambda: build(TeachAugment, reach=1.0), r"reach: got 1.0; takes a number in \(0, 1\)"),
-        (lambda: build(TeachAugment)(IMAGES, TARGET, step()._replace(world=2)), "every: got 5 in a data-parallel run"),
+        (lambda: build(TeachAugment, ema=1.0), r"ema: got 1.0; takes a finite number in \[0, 1\)"),
+        (lambda: build(TeachAugment, reach=1.0), r"reach: got 1.0; takes a finite number in \(0, 1\)"),
+        (lambda: build(FeatureAugmentation, kl="0.1"), "kl: got '0.1'; takes a finite number from 0"),
+        (lambda: build(FeatureAugmentation, scale=True), "scale: got True; takes a finite number from 0"),
+        (
+            lambda: build(TeachAugment, augmentation_lr=math.nan),
+            "augmentation_lr: got nan; takes a finite number above",
+        ),
+        (
+            lambda: build(TeachAugment)(IMAGES, TARGET, step()._replace(world=2)),
+            "every: got 5; takes 1 in a data-paral",
+        ),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
