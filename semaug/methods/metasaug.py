@@ -1,26 +1,26 @@
 r"""MetaSAug: covariances of rare classes are learned, so that a step on them helps a small balanced set.
 
-On a long tail the moments of a rare class say little of it. MetaSAug keeps the loss of room ``isda`` on class-weighted
-samples (room ``imbalance``), with the margins of LDAM where asked,
+On a long tail the moments of a rare class say little of it. MetaSAug keeps the loss of module ``isda`` on
+class-weighted samples (module ``long_tail``), with the margins of LDAM where asked,
 
 $$\mathcal L(\theta, \Sigma) = \frac{\sum_i c_{y_i}\,\mathrm{CE}(z_i, y_i)}{\sum_i c_{y_i}},$$
 
-and lets a meta batch correct $\Sigma$ before every step, one slice after the other of random permutations of a small
-set with as many images of every class: what would the parameters be after one plain gradient step at the optimiser's
-learning rate $\eta$, how well would they do on the meta batch, and which $\Sigma'$ would have made that better?
+and a meta batch corrects $\Sigma$ before every step. Meta batches are slices of random permutations of a small set
+that has as many images of every class. The parameters would be $\theta'$ after one plain gradient step at the
+optimiser's learning rate $\eta$, and $\Sigma'$ lowers their loss on the meta batch:
 
 $$\theta'(\Sigma) = \theta - \eta\,\nabla_\theta \mathcal L(\theta, \Sigma), \tag{16}$$
 $$\Sigma' = \Sigma - \alpha\,\nabla_\Sigma \mathcal L_{\mathrm{meta}}(\theta'(\Sigma)). \tag{17}$$
 
-The optimiser then steps on $\mathcal L(\theta, \Sigma')$, $\Sigma'$ a constant. Taken literally, (17) differentiates
-through the gradient of (16), a second backward pass through the network's first. But with the one vector
-$v = \nabla_\theta \mathcal L_{\mathrm{meta}}(\theta')$, a constant too, the chain rule leaves
+The optimiser then steps on $\mathcal L(\theta, \Sigma')$, where $\Sigma'$ is a constant. Taken literally, (17)
+differentiates through the gradient of (16): a second backward pass through the network's first. With
+$v = \nabla_\theta \mathcal L_{\mathrm{meta}}(\theta')$, a constant too, the chain rule gives
 
 $$\nabla_\Sigma \mathcal L_{\mathrm{meta}}(\theta'(\Sigma)) = -\eta\,\nabla_\Sigma \big[ v^\top
   \nabla_\theta \mathcal L(\theta, \Sigma) \big], \tag{18}$$
 
-and $\Sigma$ enters after the features $a_i$ alone. Let a dot be the derivative along $v$, $\dot a_i$ by forward mode,
-one pass without a graph, $\dot W$ and $\dot b$ parts of $v$ itself. Then
+and $\Sigma$ enters only after the features $a_i$. Let a dot be the derivative along $v$: $\dot a_i$ comes from forward
+mode in one pass without a graph (module ``_metasaug_forward``), $\dot W$ and $\dot b$ are parts of $v$ itself. Then
 
 $$v^\top \nabla_\theta \mathcal L = \sum_i \frac{\partial \mathcal L}{\partial a_i} \cdot \dot a_i
   + \frac{\partial \mathcal L}{\partial W} \cdot \dot W
@@ -35,33 +35,27 @@ https://arxiv.org/abs/2103.12579.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.autograd import forward_ad, grad
+from torch.autograd import grad
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-from semaug._checks import check_features
+from semaug._checks import check_choice, check_count, check_features, check_flag, check_number, require
+from semaug.data.sets import Data
+from semaug.methods._metasaug_forward import derivative
 from semaug.methods.isda import ISDA, unchecked_logits
-from semaug.methods.long_tail import (
-    check_counts,
-    check_flag,
-    check_fraction,
-    check_positive,
-    class_balanced_weights,
-    ldam_logits,
-    ldam_margins,
-    shares,
-)
-from semaug.training.objective import Batch, Step, linear_head
+from semaug.methods.long_tail import check_counts, class_balanced_weights, ldam_logits, ldam_margins, shares
+from semaug.networks import Network
+from semaug.training.objective import Batch, Setting, Step, linear_head
 
 ClassCovariance = Float[Tensor, "C A A"] | Float[Tensor, "C A"]
 
 LastLayer = Callable[[Tensor, Tensor, Tensor | None, Tensor], Tensor]
+"""(features, weight, bias, covariance) -> the 0-d loss of a batch, twice differentiable."""
 
 
 class _Features(nn.Module):
@@ -69,45 +63,10 @@ class _Features(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network: Any = network
+        self.network = cast(Network, network)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network.features(images)
-
-
-class _BatchNorm(TorchFunctionMode):
-    r"""Forward mode through BatchNorm in four passes over the maps; torch's own rule takes about twenty.
-
-    With $\hat x = (x - \mu) / \sigma$ of the batch, $y = \gamma \hat x + \beta$ has the derivative
-    $\dot y = J \dot x + \dot\gamma \hat x + \dot\beta$. $J$ is symmetric, so torch's backward pass gives $J \dot x$.
-    """
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return (_batch_norm if function is F.batch_norm else function)(*args, **(kwargs or {}))
-
-
-def _batch_norm(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """F.batch_norm, by the same arguments; the short way where the batch normalises and all three have tangents."""
-    duals = [forward_ad.unpack_dual(tensor) for tensor in (input, weight, bias) if tensor is not None]
-    if not training or len(duals) < 3 or any(dual.tangent is None for dual in duals):
-        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    (x, x_dot), (gamma, gamma_dot), (beta, beta_dot) = duals
-    native = cast(Any, torch.native_batch_norm)
-    y, mean, inverse = native(x, gamma, beta, running_mean, running_var, True, momentum, eps)
-    arguments = (x_dot, x, gamma, None, None, mean, inverse, True, eps, [True, False, False])
-    y_dot = torch.ops.aten.native_batch_norm_backward(*arguments)[0]
-    slope, shape = gamma_dot * inverse, (-1, *(1 for _ in x.shape[2:]))
-    y_dot.addcmul_(x, slope.view(shape)).add_((beta_dot - slope * mean).view(shape))
-    return forward_ad.make_dual(y, y_dot)
 
 
 def meta_gradient(
@@ -121,46 +80,59 @@ def meta_gradient(
 ) -> ClassCovariance:
     r"""The gradient (18) of the meta batch's cross-entropy after the inner step (16), by the covariance.
 
-    network: has ``features`` and a Linear ``head``. features: ``network.features(images)`` with its graph, which serves
-    again afterwards. loss: (features, weight, bias, covariance) -> the 0-d loss of the batch, differentiable twice. The
-    inner step moves all parameters of the network that require gradients by ``step.lr``, without momentum or decay;
-    those of the head that do not, and those that the features do not depend on, stay.
-
-    Nothing of the network changes: BatchNorm normalises the meta batch, and the features once more on the way to
-    $\dot a$, by the batch as in training, but its running statistics are those of the first pass alone. Dropout draws
+    Nothing of the network changes. BatchNorm normalises the meta batch by the batch, as in training, and so it does the
+    features once more on the way to $\dot a$; its running statistics are those of the first pass alone. Dropout draws
     another mask in each of these passes. In a data-parallel run every process calls this with its shares and gets the
     gradient of the whole.
+
+    Args:
+        network: with ``features`` and a linear ``head``. The inner step moves all its parameters that require
+            gradients by ``step.lr``, without momentum or decay.
+        images: the batch, (N, channels, H, W).
+        features: ``network.features(images)``, (N, A), with its graph, which can be used again afterwards.
+        covariance: $\Sigma$, (C, A, A) or (C, A).
+        loss: of the batch, as a function of features, weight, bias and covariance.
+        meta: the meta batch.
+        step: where training stands.
+
+    Returns:
+        The gradient, of the covariance's shape.
     """
-    body, head = _Features(network), cast(nn.Linear, network.head)
-    classifier = [head.weight, *([] if head.bias is None else [head.bias])]
-    ids = {id(parameter) for parameter in classifier}
-    free = {name: p for name, p in body.named_parameters() if p.requires_grad and id(p) not in ids}
-    backbone = free if features.requires_grad else {}  # or else none of them reaches the features
+    body, head = _Features(network), linear_head(network)
+    last = [head.weight] if head.bias is None else [head.weight, head.bias]
+    backbone = {name: p for name, p in body.named_parameters() if p.requires_grad and not any(p is q for q in last)}
+    if not features.requires_grad:  # none of them reaches the features
+        backbone = {}
 
     def features_at(values: Sequence[Tensor], images: Tensor) -> Tensor:
         buffers = {name: buffer.clone() for name, buffer in body.named_buffers()}
         return functional_call(body, {**buffers, **dict(zip(backbone, values, strict=True))}, (images,))
 
-    last = [tensor.detach().requires_grad_() for tensor in (features, *classifier)]
+    # (16): through the last layer with a graph, for (19), and from the features on without
+    inputs = [tensor.detach().requires_grad_() for tensor in (features, *last)]
     sigma = covariance.detach().requires_grad_()
-    slopes = grad(loss(last[0], last[1], last[2] if len(last) > 2 else None, sigma), last, create_graph=True)
-    of_head = [slope * p.requires_grad for slope, p in zip(slopes[1:], classifier, strict=True)]  # 0: it stays
+    value = loss(inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else None, sigma)
+    with torch.autocast(features.device.type, enabled=False):  # gradients of quadratic forms in float32
+        by_features, *by_last = grad(value, inputs, create_graph=True)
+    by_last = [slope * p.requires_grad for slope, p in zip(by_last, last, strict=True)]  # 0: a frozen one stays
     inner: list[Tensor] = []
     if backbone:
-        inner += grad(features, list(backbone.values()), slopes[0].detach(), retain_graph=True, materialize_grads=True)
-    inner = step.mean(*inner, *(slope.detach() for slope in of_head))
+        inner += grad(features, [*backbone.values()], by_features.detach(), retain_graph=True, materialize_grads=True)
+    inner = step.mean(*inner, *(slope.detach() for slope in by_last))
+    theta = [*backbone.values(), *last]
+    stepped = [(p.detach() - step.lr * slope).requires_grad_() for p, slope in zip(theta, inner, strict=True)]
 
-    parameters = [*backbone.values(), *classifier]
-    stepped = [(p.detach() - step.lr * slope).requires_grad_() for p, slope in zip(parameters, inner, strict=True)]
+    # v of (18)
     logits = F.linear(features_at(stepped[: len(backbone)], meta.images), *stepped[len(backbone) :])
     v = step.mean(*grad(F.cross_entropy(logits, meta.target), stepped, materialize_grads=True))
 
-    parts = [(slope * dot).sum() for slope, dot in zip(of_head, v[len(backbone) :], strict=True)]
+    # (19), and its gradient (18)
+    parts = [(slope * dot).sum() for slope, dot in zip(by_last, v[len(backbone) :], strict=True)]
     if backbone:
-        with forward_ad.dual_level(), _BatchNorm():
-            duals = [forward_ad.make_dual(p.detach(), dot) for p, dot in zip(backbone.values(), v, strict=False)]
-            parts.append((slopes[0] * forward_ad.unpack_dual(features_at(duals, images)).tangent).sum())
-    (gradient,) = step.mean(*grad(torch.stack(parts).sum(), sigma))
+        point, direction = [*backbone.values()], v[: len(backbone)]
+        parts.append((by_features * derivative(lambda values: features_at(values, images), point, direction)).sum())
+    with torch.autocast(features.device.type, enabled=False):
+        (gradient,) = step.mean(*grad(torch.stack(parts).sum(), sigma))
     return -step.lr * gradient
 
 
@@ -170,25 +142,34 @@ def nearest_psd(covariance: ClassCovariance) -> ClassCovariance:
         return covariance.clamp_min(0)
     values, vectors = torch.linalg.eigh(covariance)
     with torch.autocast(covariance.device.type, enabled=False):
-        # only what is negative is put together again: rounding is in proportion to it, far below the meta step
+        # only the negative part is recomposed: its rounding is in proportion to it, far below the meta step
         return covariance - (vectors * values.clamp_max(0)[:, None]) @ vectors.mT
 
 
 class MetaSAug(ISDA):
     r"""ISDA on a long tail, its covariances corrected by a meta step before every step.
 
-    network, strength: as for :class:`semaug.isda.ISDA`; covariance: "full" or "diagonal".
-    counts: training images of each class (``Data.counts``).
-    loss: "ldam" or "ce". beta: of the class weights, 0 for none. max_margin: of LDAM, without a scale, as released.
-    meta_lr: $\alpha$ of (17). meta_steps: such steps before every step of the optimiser; 0: the moments as they are.
-    stage: the fraction of training after which all this begins. Before it, the plain cross-entropy; the moments are
-        empty until then, and the strength of ISDA is from there on $\frac tT \lambda_0$, as released.
-    psd: project $\Sigma'$ on the positive semi-definite matrices; the meta step can leave them.
-    keep: write $\Sigma'$ back to the moments; as released, it serves its one step and is forgotten.
-
-    The meta loss is the plain mean over the meta batch: a class with more meta images than another counts for more.
-    As in ISDA the batch's features enter the moments before its loss is taken; in the released code after it. With a
+    The meta loss is the plain mean over the meta batch: a class with more meta images than another counts for more. As
+    in ISDA the batch's features enter the moments before its loss is taken; in the released code after it. With a
     frozen backbone (``network.stages.requires_grad_(False)``) only the last layer is differentiated at all.
+
+    Args:
+        network: as for :class:`semaug.ISDA`; its head is nn.Linear's.
+        counts: training images of each class, (C,) (``Data.counts``).
+        strength: $\lambda_0$, as for :class:`semaug.ISDA`.
+        covariance: "full" or "diagonal".
+        loss: "ldam" or "ce".
+        beta: of the class weights, in [0, 1); 0 for none.
+        max_margin: of LDAM, above 0; without a scale, as released.
+        meta_lr: $\alpha$ of (17), above 0.
+        meta_steps: meta steps before every step of the optimiser; 0: the moments as they are.
+        stage: the fraction of training after which all this begins. Before it the loss is the plain cross-entropy and
+            the moments are empty; from there on the strength of ISDA is $\frac tT \lambda_0$, as released.
+        psd: project $\Sigma'$ on the positive semi-definite matrices, which the meta step can leave.
+        keep: write $\Sigma'$ back to the moments; as released, it serves its one step and is forgotten.
+
+    Raises:
+        TypeError, ValueError: for arguments that are not so.
     """
 
     streams = ("train", "meta")
@@ -211,30 +192,30 @@ class MetaSAug(ISDA):
         psd: bool = False,
         keep: bool = False,
     ) -> None:
-        for name, value, allowed in (("covariance", covariance, ("full", "diagonal")), ("loss", loss, ("ce", "ldam"))):
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-        check_positive("meta_lr", meta_lr)
-        if not isinstance(meta_steps, int) or isinstance(meta_steps, bool) or meta_steps < 0:
-            raise ValueError(f"meta_steps must be an integer from 0, got {meta_steps!r}")
-        check_fraction("stage", stage)
-        check_flag("psd", psd)
-        check_flag("keep", keep)
-        check_counts(counts)
-        if type(head := linear_head(network)).forward is not nn.Linear.forward:  # the loss below is F.linear's
-            raise TypeError(
-                f"network: got a head of type {type(head).__name__}; MetaSAug takes one that is nn.Linear's"
-            )
+        check_choice("covariance", covariance, ("full", "diagonal"))
+        head = linear_head(network)
+        if type(head).forward is not nn.Linear.forward:  # the loss below is F.linear's
+            raise TypeError(f"network: got a head of type {type(head).__name__}; takes one that is nn.Linear's")
+        check_counts(counts, head.out_features)
         super().__init__(network, strength, covariance)
-        if len(counts) != self.moments.shape[0]:
-            raise ValueError(f"counts must be (C,) = ({self.moments.shape[0]},), got {tuple(counts.shape)}")
-        self.settings |= {"loss": loss, "beta": beta, "meta_lr": meta_lr, "meta_steps": meta_steps, "stage": stage}
-        self.settings |= {"psd": psd, "keep": keep} | ({"max_margin": max_margin} if loss == "ldam" else {})
-        self.loss, self.meta_lr, self.meta_steps, self.stage = loss, meta_lr, meta_steps, stage
-        self.psd, self.keep = psd, keep
+        self.loss = check_choice("loss", loss, ("ce", "ldam"))
+        self.meta_lr, self.meta_steps = (
+            check_number("meta_lr", meta_lr, 0, without=(0,)),
+            check_count("meta_steps", meta_steps, 0),
+        )
+        self.stage = check_number("stage", stage, 0, 1)
+        self.psd, self.keep = check_flag("psd", psd), check_flag("keep", keep)
         # Given again at every construction: no part of a checkpoint.
         self.register_buffer("class_weight", class_balanced_weights(counts, beta), persistent=False)
         self.register_buffer("margins", ldam_margins(counts, max_margin), persistent=False)
+        self.settings |= {"loss": loss, "beta": float(beta), "meta_lr": self.meta_lr, "meta_steps": self.meta_steps}
+        self.settings |= {"stage": self.stage, "psd": psd, "keep": keep}
+        self.settings |= {"max_margin": float(max_margin)} if loss == "ldam" else {}
+
+    @classmethod
+    def build(cls, network: nn.Module, dataset: Data, **settings: Setting) -> MetaSAug:
+        """The objective under the counts of a data set."""
+        return cls(network, dataset.counts, **settings)  # type: ignore[arg-type]  # checked at construction
 
     def phase(self, progress: float) -> str | None:
         """One on either side of ``stage``; eigenvalues cannot be captured."""
@@ -245,25 +226,22 @@ class MetaSAug(ISDA):
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch at the covariances that the meta step gives.
 
-        Logs the strength and how far the meta step went, |Sigma' - Sigma| / |Sigma|. Raises as
-        :meth:`semaug.isda.ISDA.forward`, for the meta batch too, and ValueError without one.
+        Logs the strength and how far the meta step went, |Sigma' - Sigma| / |Sigma|.
+
+        Raises:
+            TypeError, ValueError: as :meth:`semaug.ISDA.forward`, for the meta batch too, and without one.
         """
-        if target.ndim != 1:
-            raise ValueError(
-                f"target must be class numbers (N,), MetaSAug takes no soft ones; got {tuple(target.shape)}"
-            )
-        if step.meta is None:
-            raise ValueError("step.meta: got None; MetaSAug takes a batch of the balanced meta set (Data.meta)")
-        network, zero = self.network, torch.zeros_like(step.progress)
-        pixels = step.meta.images.flatten(1)
-        check_features(
-            pixels, step.meta.target, len(self.margins), pixels.shape[1], "step.meta.images", "step.meta.target"
-        )
+        require(target.ndim == 1, "target", tuple(target.shape), "class numbers (N,)")
+        require(step.meta is not None, "step.meta", step.meta, "a batch of the balanced meta set (Data.meta)")
+        network, meta = self.network, cast(Batch, step.meta)
+        pixels, classes = meta.images.flatten(1), len(self.margins)
+        check_features(pixels, meta.target, classes, pixels.shape[1], "step.meta.images", "step.meta.target")
         features = network.features(images)
         check_features(features, target, *self.moments.shape)
-        if step.phase == "plain" if step.phase else bool(step.progress < self.stage):
-            logits = network.head(features)
-            return F.cross_entropy(logits, target), {"strength": zero, "covariance_shift": zero}
+        plain = bool(step.progress < self.stage) if step.phase is None else step.phase == "plain"
+        if plain:
+            zero = torch.zeros_like(step.progress)
+            return F.cross_entropy(network.head(features), target), {"strength": zero, "covariance_shift": zero}
 
         if self.training:
             self.moments.update(features.detach(), target)
@@ -277,12 +255,12 @@ class MetaSAug(ISDA):
 
         before = cast(Tensor, self.moments.covariance)
         covariance = before.clone()
-        for _ in range(self.meta_steps):
-            covariance -= self.meta_lr * meta_gradient(network, images, features, covariance, loss, step.meta, step)
+        for _ in range(self.meta_steps):  # (17)
+            covariance -= self.meta_lr * meta_gradient(network, images, features, covariance, loss, meta, step)
             if self.psd:
                 covariance = nearest_psd(covariance)
         shift = (covariance - before).norm() / before.norm().clamp_min(1e-30)
+        value = loss(features, network.head.weight, network.head.bias, covariance)  # finite, or an error
         if self.keep:
             before.copy_(covariance)
-        value = loss(features, network.head.weight, network.head.bias, covariance)
         return value, {"strength": strength.detach(), "covariance_shift": shift}

@@ -7,6 +7,7 @@ import math
 from decimal import Decimal, localcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
+import throwaway
 from semaug import networks
 from semaug.methods.long_tail import (
     CosineLinear,
@@ -24,6 +26,7 @@ from semaug.methods.long_tail import (
     focal_loss,
     ldam_logits,
     ldam_margins,
+    many_medium_few,
 )
 from semaug.training.objective import Step
 
@@ -112,6 +115,25 @@ def test_focal_gradients_also_where_all_is_right_already():
     assert slope[2, 0] == pytest.approx(-1 / 3)
 
 
+def test_focal_loss_of_a_logit_40_ahead_is_finite_below_gamma_1():
+    """There 1 - p is 0 in float32, and the slope of its square root infinite: the code released with LDAM gives NaN."""
+    logits = torch.tensor([[40.0, 0.0]], requires_grad=True)
+    loss = focal_loss(logits, torch.tensor([0]), 0.5)
+    (slope,) = torch.autograd.grad(loss, logits)
+    expected = math.exp(-60)  # (1 - p)^1.5, to first order
+    assert loss.item() == pytest.approx(expected, abs=1e-20)
+    assert slope.abs().max().item() == pytest.approx(1.5 * expected, abs=1e-20)
+
+
+def test_the_weight_of_a_class_multiplies_the_focal_loss():
+    logits, target = case()
+    weight = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
+    expected = weight[target] * focal_loss(logits, target, reduction="none")
+    torch.testing.assert_close(focal_loss(logits, target, class_weight=weight, reduction="none"), expected)
+    none = torch.zeros(4, dtype=torch.float64)  # divides no "sum"
+    assert focal_loss(logits, target, class_weight=none, reduction="sum") == 0
+
+
 def test_focal_loss_of_half_precision_is_float32():
     logits, target = case(dtype=torch.bfloat16)
     assert focal_loss(logits, target).item() == focal_loss(logits.float(), target).item()
@@ -160,8 +182,33 @@ def test_a_normalised_classifier():
     expected = torch.stack([F.cosine_similarity(features, row[None]) for row in weight], 1)
     torch.testing.assert_close(objective.network(images), expected)
     torch.testing.assert_close(objective.predict(images), 30 * expected)
-    assert {name for name, _ in network.head.named_parameters()} == {"weight"}
+    assert {name for name, _ in objective.network.head.named_parameters()} == {"weight"}
     assert objective.settings["normalised"] is True
+
+
+def test_the_network_given_keeps_its_head():
+    network = networks.small(4, width=8)
+    images = torch.rand(5, 1, 12, 12)
+    head, before = network.head, network.eval()(images)
+    objective = LongTailed(network, COUNTS, normalised=True)
+    assert network.head is head
+    assert torch.equal(network(images), before)
+    assert objective.network.stages is network.stages, "all else is shared, so that training reaches it"
+    assert [*objective.state_dict()] == [f"network.{name}" for name in network.state_dict() if name != "head.bias"]
+    assert objective.network.name == network.name
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_a_frozen_head_stays_frozen(normalised):
+    network = networks.small(4, width=8)
+    network.head.requires_grad_(False)
+    weight = network.head.weight.clone()
+    objective = LongTailed(network, COUNTS, normalised=normalised)
+    optimizer = torch.optim.SGD(objective.parameters(), lr=1.0)
+    objective(torch.rand(8, 1, 12, 12), torch.arange(8) % 4, step())[0].backward()
+    optimizer.step()
+    assert not any(p.requires_grad for head in (network.head, objective.network.head) for p in head.parameters())
+    assert torch.equal(network.head.weight, weight)
 
 
 @pytest.mark.parametrize("normalised", [False, True])
@@ -176,16 +223,6 @@ def test_the_logits_predicted_are_those_trained(loss, normalised):
     assert objective(images, target, step())[0].item() == pytest.approx(expected.item(), rel=1e-10)
 
 
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("choice", [{"counts": COUNTS - 5}, {"beta": 1.0}, {"max_margin": -1.0}, {"defer": 2.0}])
-def test_a_bad_choice_leaves_the_network_as_it_was(choice):
-    network = networks.small(4)
-    head = network.head
-    with pytest.raises(ValueError, match=next(iter(choice))):
-        LongTailed(network, **{"counts": COUNTS, "normalised": True, **choice})
-    assert network.head is head
-
-
 def test_settings_are_those_that_matter():
     def settings(**choice):
         return LongTailed(networks.small(4, width=8), COUNTS, **choice).settings
@@ -195,59 +232,101 @@ def test_settings_are_those_that_matter():
     assert settings(loss="ldam").keys() - settings().keys() == {"max_margin", "scale"}
 
 
+SETTINGS = {"beta": 0.0, "defer": 0.0, "gamma": 2.0, "max_margin": 1.0, "scale": 1.0}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("loss", LOSS_OF)
+@pytest.mark.parametrize("number", [int, np.float64, np.float32, np.int64])
+def test_settings_are_plain_floats(loss, number):
+    given = {name: number(value) for name, value in SETTINGS.items()}
+    settings = LongTailed(networks.small(4), COUNTS, loss, **given).settings
+    assert settings == LongTailed(networks.small(4), COUNTS, loss, **SETTINGS).settings
+    assert {type(value) for name, value in settings.items() if name in SETTINGS} == {float}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("loss", LOSS_OF)
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("value", [True, "1", math.nan, math.inf, -1.0, None])
+def test_settings_are_checked_at_construction(loss, name, value):
+    with pytest.raises(ValueError, match=f"{name}: got {value!r}; takes a finite number"):
+        LongTailed(networks.small(4), COUNTS, loss, **{name: value})
+
+
+def test_built_for_a_data_set_it_has_its_counts():
+    dataset = throwaway.data()
+    objective = LongTailed.build(networks.small(4), dataset, loss="ldam", beta=0.5)
+    assert isinstance(objective, LongTailed)
+    assert torch.equal(objective.class_weight, class_balanced_weights(dataset.counts, 0.5))
+    assert objective.settings == LongTailed(networks.small(4), dataset.counts, "ldam", 0.5).settings
+
+
 def test_what_is_given_at_construction_is_not_in_the_checkpoint():
     assert all(name.startswith("network.") for name in LongTailed(networks.small(4), COUNTS).state_dict())
 
 
 Z, Y = torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64)
+INTEGERS = r"takes integers \(C,\)"
 BAD = {
-    "no image": (lambda: class_balanced_weights(torch.tensor([3, 0]), 0.9), "at least 1, got 0 for class 1"),
-    "floats": (lambda: ldam_margins(torch.ones(3)), r"counts must be \(C,\) whole numbers"),
-    "table": (lambda: ldam_margins(torch.ones(3, 1, dtype=torch.int64)), r"counts must be \(C,\) whole numbers"),
-    "no class": (lambda: class_balanced_weights(torch.ones(0, dtype=torch.int64), 0.9), r"got \(0,\)"),
-    "beta 1": (lambda: class_balanced_weights(COUNTS, 1.0), r"beta must lie in \[0, 1\), got 1.0"),
-    "beta below": (lambda: class_balanced_weights(COUNTS, -0.1), "beta must lie"),
-    "beta nan": (lambda: class_balanced_weights(COUNTS, math.nan), "beta must lie"),
-    "beta text": (lambda: class_balanced_weights(COUNTS, "x"), r"beta must lie in \[0, 1\), got 'x'"),
-    "list": (
-        lambda: class_balanced_weights([3, 2], 0.9),
-        r"counts must be a tensor \(C,\) of whole numbers, got a list",
+    "no image": (
+        lambda: class_balanced_weights(torch.tensor([3, 0]), 0.9),
+        "counts: got 0 for class 1; takes integers",
     ),
-    "one number": (lambda: class_balanced_weights(torch.tensor(3), 0.9), r"counts must be \(C,\) whole .* got \(\)"),
-    "flags": (lambda: ldam_margins(torch.ones(3, dtype=torch.bool)), "whole numbers, got .* of torch.bool"),
-    "margin": (lambda: ldam_margins(COUNTS, 0.0), "max_margin must be a finite number above 0, got 0.0"),
-    "margin inf": (lambda: ldam_margins(COUNTS, math.inf), "max_margin must be"),
-    "margins": (lambda: ldam_logits(Z, Y, torch.ones(3)), r"margins must be \(C,\) = \(4,\), got \(3,\)"),
-    "scale": (lambda: ldam_logits(Z, Y, torch.ones(4), 0.0), "scale must be a finite number above 0"),
-    "gamma": (lambda: focal_loss(Z, Y, -1.0), "gamma must be a finite number from 0, got -1.0"),
-    "gamma nan": (lambda: focal_loss(Z, Y, math.nan), "gamma must be"),
-    "weight": (lambda: focal_loss(Z, Y, class_weight=torch.ones(3)), r"class_weight must be \(C,\) = \(4,\)"),
-    "reduction": (lambda: focal_loss(Z, Y, reduction="median"), "reduction must be one of"),
-    "one class": (lambda: focal_loss(Z[:, :1], Y), "C > 1"),
-    "target": (lambda: focal_loss(Z, Y[:2]), r"target must be \(N,\) = \(3,\) class numbers"),
-    "soft": (lambda: ldam_logits(Z, Z, torch.ones(4)), "target must be int64 class numbers, got torch.float32"),
-    "target range": (
-        lambda: ldam_logits(Z, Y + 4, torch.ones(4)),
-        r"target must lie in \[0, 4\), got values from 4 to 4",
+    "floats": (lambda: ldam_margins(torch.ones(3)), rf"counts: got torch.float32 \(3,\); {INTEGERS}"),
+    "table": (lambda: ldam_margins(torch.ones(3, 1, dtype=torch.int64)), rf"counts: got .* \(3, 1\); {INTEGERS}"),
+    "no class": (lambda: class_balanced_weights(torch.ones(0, dtype=torch.int64), 0.9), r"counts: got .* \(0,\)"),
+    "one number": (lambda: class_balanced_weights(torch.tensor(3), 0.9), rf"counts: got .* \(\); {INTEGERS}"),
+    "flags": (lambda: ldam_margins(torch.ones(3, dtype=torch.bool)), "counts: got torch.bool"),
+    "list": (lambda: class_balanced_weights([3, 2], 0.9), r"counts: got a list; takes a tensor \(C,\) of integers"),
+    "beta 1": (lambda: class_balanced_weights(COUNTS, 1.0), r"beta: got 1.0; takes a finite number in \[0, 1\)"),
+    "beta below": (lambda: class_balanced_weights(COUNTS, -0.1), "beta: got -0.1"),
+    "beta nan": (lambda: class_balanced_weights(COUNTS, math.nan), "beta: got nan"),
+    "beta text": (lambda: class_balanced_weights(COUNTS, "0.9"), "beta: got '0.9'"),
+    "margin": (lambda: ldam_margins(COUNTS, 0.0), "max_margin: got 0.0; takes a finite number above 0"),
+    "margin inf": (lambda: ldam_margins(COUNTS, math.inf), "max_margin: got inf"),
+    "margins": (lambda: ldam_logits(Z, Y, torch.ones(3)), r"margins: got \(3,\); takes \(4,\)"),
+    "margins nan": (lambda: ldam_logits(Z, Y, torch.tensor([1, math.nan, 1, 1])), "margins: got .* not finite"),
+    "margins too large": (
+        lambda: ldam_logits(Z, Y, torch.full((4,), 1e300, dtype=torch.float64)),
+        "margins: got .* not finite",
     ),
-    "target below": (lambda: focal_loss(Z, Y - 1), r"target must lie in \[0, 4\), got values from -1 to -1"),
-    "nan": (lambda: focal_loss(Z * math.nan, Y), "logits has values that are not finite"),
-    "loss": (lambda: LongTailed(networks.small(4), COUNTS, "hinge"), "loss must be one of ce, focal, ldam"),
-    "a scale": (
-        lambda: LongTailed(networks.small(4), COUNTS, "ldam", scale=-1.0),
-        "scale must be .* above 0, got -1.0",
+    "scale": (lambda: ldam_logits(Z, Y, torch.ones(4), 0.0), "scale: got 0.0; takes a finite number above 0"),
+    "gamma": (lambda: focal_loss(Z, Y, -1.0), "gamma: got -1.0; takes a finite number from 0"),
+    "gamma nan": (lambda: focal_loss(Z, Y, math.nan), "gamma: got nan"),
+    "weight": (lambda: focal_loss(Z, Y, class_weight=torch.ones(3)), r"class_weight: got .*\(3,\)"),
+    "weight below": (lambda: focal_loss(Z, Y, class_weight=torch.tensor([1.0, 1, 1, -1])), "class_weight: got .*-1"),
+    "weight nan": (lambda: focal_loss(Z, Y, class_weight=torch.tensor([1, 1, 1, math.nan])), "class_weight: got .*nan"),
+    "weight too large": (
+        lambda: focal_loss(Z, Y, class_weight=torch.full((4,), 1e300, dtype=torch.float64)),
+        "class_weight: got",
     ),
-    "a scale nan": (lambda: LongTailed(networks.small(4), COUNTS, "ldam", scale=math.nan), "scale must be a finite"),
-    "a gamma": (lambda: LongTailed(networks.small(4), COUNTS, "focal", gamma=-3.0), "gamma must be a finite number"),
-    "normalised": (lambda: LongTailed(networks.small(4), COUNTS, normalised="no"), "normalised must be True or False"),
-    "defer": (lambda: LongTailed(networks.small(4), COUNTS, defer=80), "defer must be a fraction in .*, got 80"),
+    "no weight": (lambda: focal_loss(Z, Y, class_weight=torch.zeros(4)), "class_weight: got 0 for every class"),
+    "none in the batch": (
+        lambda: focal_loss(Z, Y, class_weight=torch.tensor([0.0, 1, 1, 1])),
+        "class_weight: got 0 for every class of the batch",
+    ),
+    "reduction": (lambda: focal_loss(Z, Y, reduction="median"), "reduction: got 'median'; takes one of"),
+    "one class": (lambda: focal_loss(Z[:, :1], Y), r"logits: got shape \(3, 1\); takes \(N, C\) with C > 1"),
+    "target": (lambda: focal_loss(Z, Y[:2]), r"target: got shape \(2,\)"),
+    "soft": (lambda: ldam_logits(Z, Z, torch.ones(4)), "target: got torch.float32; takes int64"),
+    "target range": (lambda: ldam_logits(Z, Y + 4, torch.ones(4)), "target: got classes 4 to 4; takes 0 to 3"),
+    "target below": (lambda: focal_loss(Z, Y - 1), "target: got classes -1 to -1"),
+    "no images": (lambda: focal_loss(Z[:0], Y[:0]), r"logits: got shape \(0, 4\)"),
+    "nan": (lambda: focal_loss(Z * math.nan, Y), "logits: got values that are not finite"),
+    "loss": (lambda: LongTailed(networks.small(4), COUNTS, "hinge"), "loss: got 'hinge'; takes one of ce, focal, ldam"),
+    "normalised": (
+        lambda: LongTailed(networks.small(4), COUNTS, normalised="no"),
+        "normalised: got 'no'; takes True or",
+    ),
+    "defer": (lambda: LongTailed(networks.small(4), COUNTS, defer=80), r"defer: got 80; takes .* in \[0, 1\]"),
     "classes": (
         lambda: LongTailed(networks.small(3), COUNTS)(torch.rand(2, 1, 8, 8), Y[:2], step()),
-        r"counts must be \(C,\) = \(3,\), got \(4,\)",
+        "counts: got 4 classes; takes 3, as the network has",
     ),
     "soft targets": (
         lambda: LongTailed(networks.small(4), COUNTS)(torch.rand(3, 1, 8, 8), Z, step()),
-        r"target must be class numbers \(N,\), LongTailed takes no soft ones; got \(3, 4\)",
+        r"target: got \(3, 4\); takes class numbers \(N,\)",
     ),
 }
 
@@ -264,7 +343,11 @@ def test_bad_input(name):
 @pytest.mark.parametrize("loss", LOSS_OF)
 @pytest.mark.parametrize(
     ("target", "message"),
-    [(Y.int(), "target must be int64 class numbers, got torch.int32"), (Y + 4, r"target must lie in \[0, 4\)")],
+    [
+        (Y.int(), "target: got torch.int32; takes int64"),
+        (Y + 4, "target: got classes 4 to 4"),
+        (Y - 101, "target: got"),
+    ],
 )
 def test_bad_targets_of_every_loss(loss, target, message):
     with pytest.raises((ValueError, TypeError), match=message):
@@ -272,7 +355,7 @@ def test_bad_targets_of_every_loss(loss, target, message):
 
 
 def test_normalised_without_a_head():
-    with pytest.raises(TypeError, match=r"network must have an nn.Linear called head, Identity has None"):
+    with pytest.raises(TypeError, match="network: got Identity with head None; takes one with a linear head"):
         LongTailed(nn.Identity(), COUNTS, normalised=True)
 
 
@@ -289,3 +372,23 @@ def test_cosines_are_float32_under_autocast(dtype):
     expected = F.cosine_similarity(features.float()[:, None], head.weight, dim=2)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(head(features), expected, rtol=0, atol=1e-6)  # bfloat16 would be off by 1e-3
+
+
+def test_many_medium_few_by_hand():
+    accuracy = torch.tensor([0.9, 0.8, 0.7, 0.4, 0.2, 0.1], dtype=torch.float64)
+    counts = torch.tensor([500, 101, 100, 20, 19, 1])
+    groups = many_medium_few(accuracy, counts)
+    assert groups == pytest.approx({"many": 0.85, "medium": 0.55, "few": 0.15})
+    groups = many_medium_few(accuracy, counts, few=1, many=500)
+    assert groups["medium"] == pytest.approx(float(accuracy.mean()))
+    assert math.isnan(groups["many"])
+    assert math.isnan(groups["few"])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_many_medium_few_of_bad_input():
+    with pytest.raises(ValueError, match=r"got shapes \(3,\) and \(2,\); takes \(C,\) and \(C,\)"):
+        many_medium_few(torch.ones(3), torch.ones(2, dtype=torch.int64))
+    for few, many in ((0, 5), (6, 5)):
+        with pytest.raises(ValueError, match="takes 0 < few <= many"):
+            many_medium_few(torch.ones(3), torch.ones(3, dtype=torch.int64), few, many)

@@ -8,6 +8,7 @@ import math
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,10 +16,12 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn import functional as F
 
+import throwaway
 from semaug import networks
 from semaug.core.moments import ClassMoments
+from semaug.methods._metasaug_forward import BatchNorm, derivative
 from semaug.methods.long_tail import CosineLinear, class_balanced_weights, ldam_margins
-from semaug.methods.metasaug import MetaSAug, _BatchNorm, nearest_psd
+from semaug.methods.metasaug import MetaSAug, meta_gradient, nearest_psd
 from semaug.training.objective import Batch, Step
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "metasaug.json").read_text())
@@ -252,6 +255,15 @@ def test_as_released_the_learned_covariance_is_forgotten(form):
     assert (keeps.moments.covariance - moments).norm() > 0.01 * moments.norm()
 
 
+def test_a_covariance_that_overflows_is_not_kept():
+    objective = entered(objective_of(keep=True, meta_lr=1e300))
+    images, target = batch()
+    expected = moments_after(objective, images, target)
+    with pytest.raises(ValueError, match=r"not finite|overflow"):
+        objective(images, target, step(lr=1e10))
+    torch.testing.assert_close(objective.moments.covariance, expected)
+
+
 @FORMS
 def test_projection(form):
     objective = entered(objective_of(covariance=form, psd=True, keep=True, meta_lr=3e3))
@@ -344,7 +356,7 @@ def test_batch_norms_of_every_kind():
     torch.testing.assert_close(objective.moments.covariance, expected, rtol=0, atol=1e-10 * float(moved))
 
 
-class Positional(_BatchNorm):
+class Positional(BatchNorm):
     """Hands on by place what torch hands on by name: which of the two is torch's own affair."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -365,11 +377,62 @@ def test_forward_mode_through_batch_norm_is_torchs(shape, monkeypatch):
             return *forward_ad.unpack_dual(F.batch_norm(x, *running, weight, bias, True, 0.3, 0.1)), *running
 
     torchs = derivative(nullcontext())
-    for mode in (_BatchNorm(), Positional()):
+    for mode in (BatchNorm(), Positional()):
         calls[:] = []
         for mine, theirs in zip(derivative(mode), torchs, strict=True):
             torch.testing.assert_close(mine, theirs)
         assert len(calls) == 1, "the short way was taken"
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_derivative_of_the_features_is_the_plain_gradient_s(training):
+    """For any u, u . df = (gradient of u . f) . v: the oracle is one backward pass."""
+    network = networks.small(4, width=8).double().train(training)
+    images = batch()[0]
+    names, point = zip(*network.stages.named_parameters(prefix="stages"), strict=True)
+    direction = [torch.randn_like(p) for p in point]
+    statistics = copy.deepcopy(dict(network.named_buffers()))
+
+    class Features(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
+        def forward(self):
+            return self.network.features(images)
+
+    def features(values):
+        buffers = {name: buffer.clone() for name, buffer in statistics.items()}
+        return functional_call(Features(), under(dict(zip(names, values, strict=True)) | buffers), ())
+
+    value = features(point)
+    u = torch.randn_like(value)
+    gradient = torch.autograd.grad(value, point, u)
+    expected = sum((slope * v).sum() for slope, v in zip(gradient, direction, strict=True))
+    torch.testing.assert_close((u * derivative(features, point, direction)).sum(), expected)
+
+
+def test_the_derivative_of_what_does_not_depend_on_the_parameters_is_0():
+    point, direction = [torch.randn(3, requires_grad=True)], [torch.randn(3)]
+    assert torch.equal(derivative(lambda values: torch.ones(2, 4), point, direction), torch.zeros(2, 4))
+
+
+def test_meta_gradient_where_the_images_alone_reach_the_features():
+    """An image that asks for a gradient, a frozen backbone, and a free part that the features do not use."""
+    objective = entered(objective_of())
+    network, (images, target), meta = objective.network, batch(), batch(10, seed=1)
+    network.stages.requires_grad_(False)
+
+    def loss(features, weight, bias, covariance):
+        return plain_loss(objective, features, target, weight, bias, covariance)
+
+    def gradient(images):
+        features = copy.deepcopy(network).features(images)
+        return meta_gradient(network, images, features, objective.moments.covariance, loss, meta, step(meta))
+
+    expected = gradient(images)
+    network.auxiliary = nn.Linear(32, 3).double()
+    torch.testing.assert_close(gradient(images.clone().requires_grad_()), expected)
 
 
 def test_under_autocast_it_is_near_float32():
@@ -382,28 +445,35 @@ def test_under_autocast_it_is_near_float32():
             with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
                 objective(images.float(), target, at)[0].backward()
             assert all(p.grad.isfinite().all() for p in objective.parameters())
+            covariance = objective.moments.covariance
+            torch.testing.assert_close(covariance, covariance.mT, rtol=1e-5, atol=1e-5 * float(covariance.abs().max()))
         shifts.append((pair[1].moments.covariance - pair[0].moments.covariance).flatten())
     assert F.cosine_similarity(*shifts, dim=0) > 0.99
 
 
 BAD = {
-    "covariance": ({"covariance": "factored"}, "covariance must be one of full, diagonal, got 'factored'"),
-    "loss": ({"loss": "focal"}, "loss must be one of ce, ldam, got 'focal'"),
-    "meta_lr": ({"meta_lr": 0.0}, "meta_lr must be a finite number above 0"),
-    "meta_lr nan": ({"meta_lr": math.nan}, "meta_lr must be a finite number above 0"),
-    "meta_steps": ({"meta_steps": -1}, "meta_steps must be an integer from 0, got -1"),
-    "part of a step": ({"meta_steps": 1.5}, "meta_steps must be an integer from 0, got 1.5"),
-    "stage": ({"stage": 160}, r"stage must be a fraction in \[0, 1\], got 160"),
-    "beta": ({"beta": 1.0}, r"beta must lie in \[0, 1\)"),
-    "strength": ({"strength": -1.0}, "strength must be a finite number from 0"),
-    "margin": ({"max_margin": -0.5}, "max_margin must be"),
-    "counts": ({"counts": COUNTS[:3]}, r"counts must be \(C,\) = \(4,\), got \(3,\)"),
-    "zero": ({"counts": torch.tensor([3, 2, 0, 1])}, "counts must be at least 1, got 0 for class 2"),
-    "one number": ({"counts": torch.tensor(3)}, r"counts must be \(C,\) whole numbers, got \(\)"),
-    "list": ({"counts": [3, 2, 2, 1]}, "counts must be a tensor .* got a list"),
-    "beta text": ({"beta": "x"}, "beta must lie in .* got 'x'"),
-    "psd": ({"psd": "no"}, "psd must be True or False, got 'no'"),
-    "keep": ({"keep": 1}, "keep must be True or False, got 1"),
+    "covariance": ({"covariance": "factored"}, "covariance: got 'factored'; takes one of full, diagonal"),
+    "loss": ({"loss": "focal"}, "loss: got 'focal'; takes one of ce, ldam"),
+    "meta_lr": ({"meta_lr": 0.0}, "meta_lr: got 0.0; takes a finite number above 0"),
+    "meta_lr nan": ({"meta_lr": math.nan}, "meta_lr: got nan"),
+    "meta_lr flag": ({"meta_lr": True}, "meta_lr: got True"),
+    "meta_steps": ({"meta_steps": -1}, "meta_steps: got -1; takes a whole number from 0"),
+    "part of a step": ({"meta_steps": 1.5}, "meta_steps: got 1.5"),
+    "flag of steps": ({"meta_steps": True}, "meta_steps: got True"),
+    "stage": ({"stage": 160}, r"stage: got 160; takes a finite number in \[0, 1\]"),
+    "stage text": ({"stage": "0.8"}, "stage: got '0.8'"),
+    "beta": ({"beta": 1.0}, r"beta: got 1.0; takes a finite number in \[0, 1\)"),
+    "beta text": ({"beta": "x"}, "beta: got 'x'"),
+    "strength": ({"strength": -1.0}, "strength: got -1.0; takes a finite number from 0"),
+    "strength text": ({"strength": "1"}, "strength: got '1'"),
+    "margin": ({"max_margin": -0.5}, "max_margin: got -0.5"),
+    "margin of no use": ({"max_margin": "x", "loss": "ce"}, "max_margin: got 'x'"),
+    "counts": ({"counts": COUNTS[:3]}, "counts: got 3 classes; takes 4, as the network has"),
+    "zero": ({"counts": torch.tensor([3, 2, 0, 1])}, "counts: got 0 for class 2"),
+    "one number": ({"counts": torch.tensor(3)}, r"counts: got torch.int64 \(\); takes integers"),
+    "list": ({"counts": [3, 2, 2, 1]}, "counts: got a list; takes a tensor"),
+    "psd": ({"psd": "no"}, "psd: got 'no'; takes True or False"),
+    "keep": ({"keep": 1}, "keep: got 1; takes True or False"),
 }
 
 
@@ -419,7 +489,7 @@ def test_a_head_of_cosines_is_refused():
     """Its loss would be of F.linear and its predictions of cosines."""
     network = networks.small(4)
     network.head = CosineLinear(network.head)
-    with pytest.raises(TypeError, match="got a head of type CosineLinear; MetaSAug takes"):
+    with pytest.raises(TypeError, match="network: got a head of type CosineLinear; takes"):
         MetaSAug(network, COUNTS)
 
 
@@ -435,19 +505,16 @@ def test_bad_batch_leaves_the_objective_as_it_was(stage):
         return step(meta._replace(**parts))
 
     for arguments, message in [
-        ((images, F.one_hot(target, 4).double(), step()), "MetaSAug takes no soft ones"),
-        ((images, target, without), "step.meta: got None; MetaSAug takes a batch of the balanced meta set"),
-        ((images, target + 1, step()), r"target must lie in \[0, 4\)"),
-        ((images * math.nan, target, step()), "features has values that are not finite"),
-        ((images, target, bad_meta(images=meta.images * math.nan)), "step.meta.images has values that are not finite"),
-        (
-            (images, target, bad_meta(images=meta.images[:0], target=meta.target[:0])),
-            "step.meta.images must be .* N > 0",
-        ),
-        ((images, target, bad_meta(target=meta.target + 4)), r"step.meta.target must lie in \[0, 4\)"),
-        ((images, target, bad_meta(target=meta.target.int())), "step.meta.target must be int64 class numbers"),
-        ((images, target, bad_meta(target=F.one_hot(meta.target).double())), "step.meta.target must be int64"),
-        ((images, target, bad_meta(target=meta.target[:3])), r"step.meta.target must be \(N,\) = \(10,\)"),
+        ((images, F.one_hot(target, 4).double(), step()), r"target: got \(12, 4\); takes class numbers"),
+        ((images, target, without), "step.meta: got None; takes a batch of the balanced meta set"),
+        ((images, target + 1, step()), "target: got classes 1 to 4; takes 0 to 3"),
+        ((images * math.nan, target, step()), "features: got values that are not finite"),
+        ((images, target, bad_meta(images=meta.images * math.nan)), "step.meta.images: got values that are not finite"),
+        ((images, target, bad_meta(images=meta.images[:0], target=meta.target[:0])), "step.meta.images: got .* N > 0"),
+        ((images, target, bad_meta(target=meta.target + 4)), "step.meta.target: got classes 4"),
+        ((images, target, bad_meta(target=meta.target.int())), "step.meta.target: got torch.int32"),
+        ((images, target, bad_meta(target=F.one_hot(meta.target).double())), "step.meta.target: got torch.float64"),
+        ((images, target, bad_meta(target=meta.target[:3])), r"step.meta.target: got shape \(3,\)"),
     ]:
         with pytest.raises((ValueError, TypeError), match=message):
             objective(*arguments)
@@ -462,6 +529,25 @@ def test_settings_are_those_that_matter():
         "meta_steps": 1, "stage": 0.0, "psd": False, "keep": False,
     }  # fmt: skip
     assert isinstance(objective_of().moments, ClassMoments)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("number", [int, np.float64, np.int64])
+def test_settings_are_plain_numbers(number):
+    plain = {"strength": 2.0, "beta": 0.0, "max_margin": 1.0, "meta_lr": 1.0, "stage": 1.0}
+    given = {name: number(value) for name, value in plain.items()}
+    settings = MetaSAug(networks.small(4), COUNTS, meta_steps=np.int64(2), **given).settings
+    assert settings == MetaSAug(networks.small(4), COUNTS, meta_steps=2, **plain).settings
+    assert {type(settings[name]) for name in plain} == {float}
+    assert type(settings["meta_steps"]) is int
+
+
+def test_built_for_a_data_set_it_has_its_counts():
+    dataset = throwaway.data()
+    objective = MetaSAug.build(networks.small(4), dataset, beta=0.5, keep=True)
+    assert isinstance(objective, MetaSAug)
+    assert torch.equal(objective.class_weight, class_balanced_weights(dataset.counts, 0.5))
+    assert objective.settings == MetaSAug(networks.small(4), dataset.counts, beta=0.5, keep=True).settings
 
 
 def test_what_is_given_at_construction_is_not_in_the_checkpoint():

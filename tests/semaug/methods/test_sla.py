@@ -7,6 +7,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 import throwaway
 from benchmarks.test_isda import peak_memory
 from semaug import networks
+from semaug.methods.long_tail import class_balanced_weights
 from semaug.methods.sla import (
     SLA,
     TRANSFORMS,
@@ -376,12 +378,62 @@ def test_distillation_of_weight_0_leaves_the_second_head_its_labels():
         SLA(Net(width=6), distillation=0.0)
 
 
-def test_a_head_frozen_by_one_objective_is_taught_by_the_next():
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_network_given_keeps_its_head_which_the_next_objective_may_train(frozen):
     network = Net(width=6)
-    SLA(network)
-    assert not network.head.weight.requires_grad
-    SLA(network, temperature=1.0)
-    assert network.head.weight.requires_grad
+    network.head.requires_grad_(not frozen)
+    head, before = network.head, network.head.weight.clone()
+    objective = SLA(network)
+    with torch.no_grad():
+        objective.joint_head.weight.add_(1)
+    objective.after_step(STEP)
+    assert network.head is head
+    assert torch.equal(head.weight, before)
+    assert objective.network.features is network.features, "all else is shared, so that training reaches it"
+    assert not objective.network.head.weight.requires_grad
+    assert [*objective.state_dict()][-4:] == [
+        f"{a}.{b}" for a in ("network.head", "joint_head") for b in ("weight", "bias")
+    ]
+    assert SLA(network, temperature=1.0).network.head.weight.requires_grad is not frozen
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("kind", [*KINDS, "long-tailed", "long-tailed, distilled"])
+def test_what_the_user_froze_stays_frozen(kind, accumulate):
+    """In flags and in values: after the constructor, a step, inference, and a training."""
+    network, data = networks.small(throwaway.CLASSES, width=8, norm="group"), throwaway.data()
+    frozen = [*network.head.parameters(), *network.stages[0].parameters()]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    before = [parameter.clone() for parameter in frozen]
+    if kind.startswith("long-tailed"):
+        temperature = 2.0 if "distilled" in kind else None
+        objective = LongTailedSLA(network, data.counts, temperature=temperature, accumulate=accumulate)
+    else:
+        objective = build(kind, network, accumulate=accumulate)
+    loss, _ = objective(data.train.floats(slice(0, 8)), data.train.target[:8], STEP)
+    loss.backward()
+    objective.after_step(STEP)
+    objective.predict(data.test.floats(slice(0, 4)))
+    training.fit(objective, data, training.Recipe(epochs=1, batch_size=16, lr=0.5), progress=False)
+    for parameter, value in zip(frozen, before, strict=True):
+        assert not parameter.requires_grad
+        assert parameter.grad is None
+        assert torch.equal(parameter, value)
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("temperature", [None, 2.0])
+def test_the_summed_loss_has_the_joint_loss_m_times(temperature, accumulate):
+    images, target = batch()
+    mean = SLA(Net(width=6), temperature=temperature).double()
+    total = SLA(mean.network, temperature=temperature, accumulate=accumulate, summed=True).double()
+    total.load_state_dict(mean.state_dict())
+    z = mean.network.features(rotations(images).flatten(0, 1)).unflatten(0, (5, 4))
+    expected = mean(images, target, STEP)[0] + 3 * sla_loss(mean.joint_head(z), target)
+    torch.testing.assert_close(total(images, target, STEP)[0], expected)
+    assert "summed" not in mean.settings
+    assert total.settings == mean.settings | {"accumulate": accumulate, "summed": True}
 
 
 def test_a_joint_head_of_another_width_is_an_error():
@@ -673,6 +725,27 @@ def test_captured_training_there_is_that_of_single_launches(kind, accumulate, mo
     assert curves[0] == pytest.approx(curves[1], rel=1e-6)
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("number", [int, np.float64, np.float32, np.int64])
+def test_settings_are_plain_floats(number):
+    settings = SLA(Net(), temperature=number(1), distillation=number(0)).settings
+    assert settings == SLA(Net(), temperature=1.0, distillation=0.0).settings
+    assert {type(settings[name]) for name in ("temperature", "distillation")} == {float}
+    plain = {"beta": 0.0, "defer": 1.0, "max_margin": 1.0}
+    counts, given = torch.tensor([3, 2, 1]), {name: number(value) for name, value in plain.items()}
+    settings = LongTailedSLA(Net(), counts, loss="ldam", **given).settings
+    assert settings == LongTailedSLA(Net(), counts, loss="ldam", **plain).settings
+    assert {type(settings[name]) for name in plain} == {float}
+
+
+def test_built_for_a_data_set_it_has_its_counts():
+    dataset = throwaway.data()
+    objective = LongTailedSLA.build(networks.small(4), dataset, beta=0.5, loss="ldam")
+    assert isinstance(objective, LongTailedSLA)
+    assert torch.equal(objective.class_weight, class_balanced_weights(dataset.counts, 0.5))
+    assert objective.settings == LongTailedSLA(networks.small(4), dataset.counts, beta=0.5, loss="ldam").settings
+
+
 # --- bad input ------------------------------------------------------------------------------------------------------
 
 
@@ -697,14 +770,39 @@ def test_captured_training_there_is_that_of_single_launches(kind, accumulate, mo
         (lambda: SLA(Net(), "mirror"), "transforms: got 'mirror'; takes one of none"),
         (lambda: MultiTask(Net(), inference="mean"), "inference: got 'mean'; takes one of single, aggregated"),
         (lambda: LongTailedSLA(Net(), torch.tensor([3, 2])), "counts: got 2 classes; takes 3, as the network has"),
-        (lambda: LongTailedSLA(Net(), torch.tensor([3, 2, 0])), "counts must be at least 1, got 0 for class 2"),
-        (lambda: LongTailedSLA(Net(), torch.tensor([3, 2, 1]), loss="focal"), "loss: got 'focal'; takes ce or ldam"),
-        (lambda: LongTailedSLA(Net(), torch.tensor([3, 2, 1]), beta=1.0), "beta must lie in"),
+        (lambda: LongTailedSLA(Net(), torch.tensor([3, 2, 0])), "counts: got 0 for class 2; takes integers from 1"),
+        (
+            lambda: LongTailedSLA(Net(), torch.tensor([3, 2, 1]), loss="focal"),
+            "loss: got 'focal'; takes one of ce, ldam",
+        ),
+        (lambda: LongTailedSLA(Net(), torch.tensor([3, 2, 1]), beta=1.0), "beta: got 1.0; takes a finite"),
         (
             lambda: LongTailedSLA(Net(), torch.tensor([3, 2, 1]), defer=2.0),
-            r"defer: got 2.0; takes a fraction in \[0, 1",
+            r"defer: got 2.0; takes a finite number in \[0, 1\]",
         ),
         (lambda: SLA(Net())(torch.rand(2, 3, 4, 4), torch.rand(2, 3), STEP), "takes class numbers, int64"),
+        (lambda: sla_loss(torch.rand(0, 4, 12), torch.tensor([], dtype=torch.int64)), r"target: .* of N > 0 images"),
+        (lambda: sla_loss(torch.rand(2, 4, 12), torch.tensor([0])), r"target: got shape \(1,\); takes \(2,\)"),
+        (lambda: distillation_loss(torch.rand(0, 3), torch.rand(0, 3)), r"logits: got shape \(0, 3\); .* N > 0"),
+        (lambda: distillation_loss(torch.rand(3), torch.rand(3)), r"logits: got shape \(3,\); takes \(N, C\)"),
+        *(
+            (
+                lambda value=value: SLA(Net(), temperature=value),
+                f"temperature: got {value!r}; takes a finite number above 0",
+            )
+            for value in (True, "1", math.nan, 0)
+        ),
+        *(
+            (lambda value=value: SLA(Net(), temperature=1.0, distillation=value), f"distillation: got {value!r}; takes")
+            for value in (True, "1", math.nan, math.inf, None)
+        ),
+        *(
+            (lambda value=value: MultiTask(Net(), accumulate=value), f"accumulate: got {value!r}; takes True or False")
+            for value in ("no", 1, None)
+        ),
+        (lambda: SLA(Net(), summed="no"), "summed: got 'no'; takes True or False"),
+        (lambda: LongTailedSLA(Net(), torch.tensor([3, 2, 1]), max_margin="1"), "max_margin: got '1'"),
+        (lambda: LongTailedSLA(Net(), torch.tensor(3)), r"counts: got torch.int64 \(\); takes integers"),
     ],
 )
 def test_bad_input(call, message):
@@ -713,8 +811,39 @@ def test_bad_input(call, message):
 
 
 @pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("label", [-1, 3, -100, 2**62])
+@pytest.mark.parametrize("kind", [*KINDS, "long-tailed", "function"])
+def test_labels_that_are_no_class(kind, label):
+    """-100 is what F.cross_entropy leaves out without a word."""
+    images, target = batch()
+    target[2] = label
+    if kind == "function":
+
+        def use():
+            sla_loss(torch.rand(5, 4, 12), target)
+    else:
+        counts = torch.tensor([3, 2, 1])
+        objective = LongTailedSLA(Net(width=6), counts) if kind == "long-tailed" else build(kind, Net(width=6))
+
+        def use():
+            objective.double()(images, target, STEP)
+
+    with pytest.raises(ValueError, match=rf"target: got classes .*{label}.*; takes 0 to 2"):
+        use()
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_that_do_not_fit(kind, accumulate):
+    objective, (images, target) = build(kind, Net(width=6), accumulate=accumulate).double(), batch()
+    for n, message in ((0, "N > 0 images"), (4, r"target: got shape \(4,\); takes \(5,\)")):
+        with pytest.raises(ValueError, match=message):
+            objective(images[:n] if n == 0 else images, target[:n], STEP)
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_a_network_without_head_is_named():
-    with pytest.raises(TypeError, match=r"network must have .* head, Linear has head NoneType"):
+    with pytest.raises(TypeError, match=r"network.* head.*NoneType"):
         SLA(nn.Linear(3, 2))
 
 
