@@ -12,13 +12,41 @@ MixStyle, which mixes the styles of images, across two domains.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from companion.plots import BLUE, CYAN, GREEN, GREY, PURPLE, RED, YELLOW
-from companion.studies import Arm, Setting, Study
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from companion.plots import (
+    BLUE,
+    CYAN,
+    GREEN,
+    GREY,
+    PURPLE,
+    RED,
+    YELLOW,
+    Picture,
+    band,
+    caption,
+    comparison,
+    draw_arrow,
+    draw_box,
+    forest,
+    headline,
+    sheet,
+    styled,
+)
+from companion.records import Index, on_common_seeds, pictures
+from companion.stats import gains, summary
+from companion.studies import Arm, NothingToDraw, Setting, Study
 from semaug.training.recipe import Recipe
+from semaug.training.record import Record
 
 NOTEBOOK = "4_diffaugment"
 
@@ -73,7 +101,7 @@ def _players(
     return Study(
         NOTEBOOK,
         f"{name}-{times}x" if times > 1 else name,
-        f"{title}, {images} images{longer}",
+        f"{title}, {images:,} images{longer}",
         data,
         "dcgan",
         recipe,
@@ -117,7 +145,7 @@ def _large(images: int, policy: str) -> Study:
     data = {"name": "cifar10", "validation": 0.1, "train_size": images}
     recipe = replace(_BIG, epochs=epochs, evaluate_every=epochs // 20)
     judge = {**data, "train_size": 45000}
-    title, name = f"CIFAR-10, {images} images", f"cifar10-{images}-paper"
+    title, name = f"CIFAR-10, {images:,} images", f"cifar10-{images}-paper"
     return Study(NOTEBOOK, name, title, data, "dcgan-wide", recipe, arms, 3, 2400, "paper", judge)
 
 
@@ -139,7 +167,7 @@ SCALES = tuple(
 CLASSIFIERS = Study(
     NOTEBOOK,
     "fashion-mini-classifiers",
-    "fashion-mini, 2000 images, 40 epochs",
+    "fashion-mini, 2,000 images",
     {**_CLOTHES, "train_size": 2000},
     "small",
     Recipe(epochs=40, optimizer="adam", lr=2e-3, weight_decay=0.0, evaluate_every=4),  # the generators need Adam
@@ -161,7 +189,7 @@ CLASSIFIERS = Study(
 DOMAINS = Study(
     NOTEBOOK,
     "hues",
-    "hues, 1000 images",
+    "hues, 1,000 images",
     {"name": "hues", "validation": 0.1, "train_size": 1000},
     "small",
     Recipe(epochs=40, weight_decay=5e-4, evaluate_every=4),
@@ -175,3 +203,423 @@ DOMAINS = Study(
 )
 
 STUDIES = (GREYS[0], GREYS[2], CLASSIFIERS, DOMAINS, *COLOURED, GREYS[1], GREYS[3], *LONGER, *LARGE)
+
+PAPER: tuple[tuple[str, str, str], ...] = ()
+"""The paper reports FIDs, of other features, and no accuracy."""
+
+# ---------------------------------------------------------------------------------------------------------------------
+# GANs over their steps
+
+Blocks = Mapping[str, Mapping[str, Sequence[Record]]]
+"""Records by title of the study and arm."""
+
+COLOURS = {arm.name: arm.color for study in STUDIES for arm in study.arms}
+
+DIFFAUGMENT = EVERYWHERE.name
+
+PLACE_NAMES = [arm.name for arm in PLACES]
+
+KINDS: dict[str, dict[str, Any]] = {
+    "training": {"color": GREEN},
+    "held out": {"color": GREEN, "linestyle": "--"},
+    "generated": {"color": GREY},
+}
+"""How lines of images that the discriminator is asked about are drawn: in no colour of a place of T."""
+
+CURVES = {
+    "fid": "FID",
+    "kid": "KID",
+    "auc": "train over\nheld out (AUC)",
+    "copy_ratio": "distance to train\nover test images",
+    "leak": "with a flat\ngrey window",
+}
+
+CHANCE = {"auc": 0.5, "copy_ratio": 1.0, "leak": 0.01}
+"""What these would be if nothing were remembered and nothing leaked."""
+
+BOUNDS = {"leak": (-0.05, 1.05), "auc": (0.35, 1.03), "copy_ratio": (0.0, 1.5)}
+"""Where these can be, with a margin; the interval of a mean may reach farther."""
+
+
+def _blocks(index: Index, studies: Sequence[Study], names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Records of GANs by title and arm, of the studies that have both no augmentation and DiffAugment.
+
+    names: of arms; all by default.
+    """
+    found = {}
+    for study in studies:
+        there = [arm.name for arm in study.arms if names is None or arm.name in names]
+        found[study.title] = index.by_arm(study, there)
+    found = {title: by_arm for title, by_arm in found.items() if {BASELINE, DIFFAUGMENT} <= by_arm.keys()}
+    if not found:
+        raise NothingToDraw("GANs without augmentation and with DiffAugment")
+    return found
+
+
+def _runs(blocks: Blocks) -> list[Record]:
+    return [record for by_arm in blocks.values() for runs in by_arm.values() for record in runs]
+
+
+def _metric(name: str, scale: float = 1.0) -> Callable[[Record], float]:
+    return lambda record: scale * record.metrics[name]
+
+
+def _log_fid(record: Record) -> float:
+    return math.log2(record.metrics["fid"])
+
+
+def steps(record: Record) -> Float[np.ndarray, " measured"]:
+    """The discriminator's steps at which the curves of a GAN have their values."""
+    per_epoch = sum(record.train_counts) // record.config["recipe"]["batch_size"]
+    return per_epoch * np.array(record.curves["epoch"], dtype=float)
+
+
+@styled
+def places() -> Picture:
+    """Where T stands, a panel each: what D sees when it learns, and what it is asked when G learns.
+
+    Red: the way of G's gradient.
+    """
+    figure = Picture(figsize=(7.5, 2.5))
+    figure.set_layout_engine("none")
+    grid = figure.subplots(1, len(PLACES), gridspec_kw={"left": 0.005, "right": 0.995, "bottom": 0.0, "top": 0.9})
+    for axes, arm in zip(grid, PLACES, strict=True):
+        axes.set(xlim=(0, 18.5), ylim=(0, 22))
+        axes.axis("off")
+        axes.set_title(arm.name, color=arm.color, weight="bold")
+        ways = {
+            "D learns, real images": (17.0, "$x$", arm is not NOWHERE),
+            "and generated ones": (10.5, "$G(z)$", arm in (DISCRIMINATOR, EVERYWHERE)),
+            "G learns": (3.5, "$G(z)$", arm is EVERYWHERE),
+        }
+        for words, (height, start, transformed) in ways.items():
+            back = words == "G learns"
+            axes.text(0.3, height + 2.2, words, fontsize=8.5, color=GREY)
+            axes.text(2.4, height, start, ha="center", va="center")
+            ends = [(4.6, 7.4), (10.2, 13.4)] if transformed else [(4.6, 13.4)]
+            for one, other in ends:
+                draw_arrow(axes, (one, height), (other, height), "#555555")
+                if back:  # the way of its gradient
+                    draw_arrow(axes, (other, height - 1.2), (one, height - 1.2), RED, "--")
+            if transformed:
+                draw_box(axes, (8.8, height), (2.8, 3.0), "$T$", arm.color, "white")
+            draw_box(axes, (15.2, height), (3.4, 3.0), "$D$", "#555555", "#F6F6F6")
+    return figure
+
+
+@styled
+def over_steps(index: Index, names: Sequence[str], studies: Sequence[Study], message: str) -> Picture:
+    """Curves of GANs over their steps: a row a measure of ``CURVES``, a column a study, a line a place of T."""
+    found = _blocks(index, studies, PLACE_NAMES)
+    blocks = {title: on_common_seeds(by_arm) for title, by_arm in found.items()}
+    figure = Picture(figsize=(7.5, 1.3 + 1.55 * len(names)))
+    grid = figure.subplots(len(names), len(blocks), squeeze=False, sharex=True, sharey="row")
+    labels: dict[str, Any] = {}
+    for line, name in zip(grid, names, strict=True):
+        for axes, by_arm in zip(line, blocks.values(), strict=True):
+            for label, runs in by_arm.items():
+                values = np.array([record.curves[name] for record in runs])
+                band(axes, steps(runs[0]), values, label, color=COLOURS[label])
+                labels.setdefault(label, axes.lines[-1])
+            if name in CHANCE:
+                axes.axhline(CHANCE[name], color=GREY, linewidth=1, linestyle=":")
+            if name == "leak":
+                aim = summary(map(_metric("leak_augmented"), _runs({"": by_arm}))).mean
+                axes.axhline(aim, color=GREY, linewidth=1, linestyle="--")
+            if name in BOUNDS:
+                axes.set_ylim(*BOUNDS[name])
+            if name in ("fid", "kid"):
+                axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                axes.yaxis.set_minor_formatter(NullFormatter())
+        if name in ("fid", "kid"):  # an interval may reach below 0, which a logarithm has no place for
+            line[0].set_ylim(bottom=0.6 * min(drawn.get_ydata().min() for axes in line for drawn in axes.lines))
+        line[0].set_ylabel(CURVES[name], fontsize=9)
+    for axes, (title, by_arm) in zip(grid[0], blocks.items(), strict=True):
+        words = title.split(", ")[:2]
+        axes.set_title("\n".join([*words, f"n = {len(by_arm[BASELINE])}"]), fontsize=9)
+    for axes in grid[-1]:
+        axes.set_xlabel("steps", fontsize=9)
+    headline(figure, message, labels)
+    shown, text = _runs(blocks), ["Bands: 95% intervals of the mean."]
+    if "fid" in names:
+        text += ["Features of a classifier trained here.", _real(shown)]
+    if "leak" in names:
+        text.append("Dashed: augmented real images.")
+    if CHANCE.keys() & set(names):
+        text.append("Dotted: nothing remembered, nothing leaked.")
+    caption(figure, shown, " ".join(text))
+    return figure
+
+
+def _real(shown: Sequence[Record]) -> str:
+    """The FID that other real images have: far below all others, so in words."""
+    values = [record.metrics["real_fid"] for record in shown if "real_fid" in record.metrics]
+    if not values:
+        return ""
+    where = " where there are as many of them as test images" if len(values) < len(shown) else ""
+    return f"Other real images{where}: FID {summary(values).mean:.2g}."
+
+
+def distances(index: Index) -> Picture:
+    """FID over the steps, by the number of images."""
+    ends = {
+        title: {name: summary(map(_metric("fid"), runs)).mean for name, runs in by_arm.items()}
+        for title, by_arm in _blocks(index, GREYS).items()
+    }
+    worst = all(max(values, key=values.__getitem__) == REALS.name for values in ends.values())
+    message = "T on reals only gives the worst images, whatever their number" if worst else "FID over the steps"
+    return over_steps(index, ("fid",), GREYS, message)
+
+
+def overfitting(index: Index) -> Picture:
+    """What D remembers of its training images, and whether T leaks into samples, over the steps."""
+    studies = (GREYS[0], GREYS[2], GREYS[3])
+    found = _blocks(index, studies)
+    base = found[next(iter(found))]
+    less = all(
+        summary(gains(base[arm.name], base[BASELINE], _metric("auc"))).side < 0
+        for arm in PLACES[1:]
+        if arm.name in base
+    )
+    leaks = all(
+        summary(gains(by_arm[REALS.name], by_arm[BASELINE], _metric("leak"))).side > 0
+        for by_arm in found.values()
+        if REALS.name in by_arm
+    )
+    message = "Any T keeps D from remembering few images; T on reals only leaks into samples"
+    return over_steps(index, ("auc", "leak"), studies, message if less and leaks else "Memory and leak over the steps")
+
+
+def longer(index: Index) -> Picture:
+    """FID, memory and copies of GANs that were trained four times as long."""
+    blocks = _blocks(index, LONGER)
+    ahead = all(
+        summary(gains(by_arm[DIFFAUGMENT], by_arm[BASELINE], score)).side < 0
+        for by_arm in blocks.values()
+        for score in (_log_fid, _metric("auc"))
+    )
+    message = "In long runs DiffAugment delays memorising and reaches a lower FID"
+    return over_steps(index, ("fid", "auc", "copy_ratio"), LONGER, message if ahead else "Four times as many steps")
+
+
+@styled
+def discriminator(index: Index) -> Picture:
+    """Mean logits of training, held-out and generated images over the steps: a row a study, a column a place of T."""
+    names = (BASELINE, DISCRIMINATOR.name, DIFFAUGMENT)
+    blocks = _blocks(index, (GREYS[0], GREYS[2]), names)
+    figure = Picture(figsize=(7.5, 1.3 + 1.7 * len(blocks)))
+    grid = figure.subplots(len(blocks), len(names), squeeze=False, sharex=True, sharey=True)
+    curves = {"training": "logit_train", "held out": "logit_held_out", "generated": "logit_fake"}
+    labels: dict[str, Any] = {}
+    for row, (title, by_arm) in enumerate(blocks.items()):
+        for axes, name in zip(grid[row], names, strict=True):
+            runs = by_arm.get(name, [])
+            for kind, style in KINDS.items() if runs else ():
+                band(axes, steps(runs[0]), np.array([record.curves[curves[kind]] for record in runs]), kind, **style)
+                labels.setdefault(kind, axes.lines[-1])
+            axes.set_title(f"{name}, n = {len(runs)}" if row == 0 else f"n = {len(runs)}", fontsize=8.5)
+        grid[row, 0].set_ylabel(title.replace(", ", "\n") + "\nlogit", fontsize=9)
+    for axes in grid[-1]:
+        axes.set_xlabel("steps", fontsize=9)
+
+    def apart(record: Record) -> float:
+        return record.curves["logit_train"][-1] - record.curves["logit_held_out"][-1]
+
+    few = blocks[next(iter(blocks))]
+    most = summary(map(apart, few[BASELINE])).mean / 5
+    less = [gains(runs, few[BASELINE], apart) for name, runs in few.items() if name != BASELINE]
+    kept = all(summary(map(apart, runs)).mean < most for name, runs in few.items() if name != BASELINE)
+    message = "T keeps the discriminator from separating 100 training images from held-out ones"
+    plain = "What the discriminator says of training, held-out and generated images"
+    headline(figure, message if kept and all(summary(values).side < 0 for values in less) else plain, labels)
+    caption(figure, _runs(blocks), "Mean logits, of images as they are. Bands: 95% intervals of the mean.")
+    return figure
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# GANs at their end
+
+ENDS: dict[str, Callable[[Record], float]] = {
+    "log₂ FID": _log_fid,
+    "train over held out (AUC, points)": _metric("auc", 100),
+    "flat grey windows (points)": _metric("leak", 100),
+}
+"""Measures whose differences are drawn; of FID, which ranges over decades, those of its logarithm."""
+
+
+def ends(index: Index, studies: Sequence[Study], measures: Sequence[str]) -> Picture:
+    """Differences from the GAN without T at the end of training, paired by seed: a line of panels a measure."""
+    blocks = _blocks(index, studies)
+    lines = {
+        label: {
+            title: {
+                name: gains(runs, by_arm[BASELINE], ENDS[label]) for name, runs in by_arm.items() if name != BASELINE
+            }
+            for title, by_arm in blocks.items()
+        }
+        for label in measures
+    }
+    text = "Baseline: the GAN without T; lower is better."
+    figure = forest(lines, "difference", _runs(blocks), text, lambda name, title: COLOURS[name], shared=True)
+    sides: dict[int, list[str]] = {}
+    for title, values in lines["log₂ FID"].items():
+        sides.setdefault(summary(values[DIFFAUGMENT]).side, []).append(title.split(", ")[0])
+    words = {-1: "lower", 0: "not significantly different", 1: "higher"}
+    where = [f"{words[side]} on {', '.join(dict.fromkeys(titles))}" for side, titles in sides.items()]
+    headline(figure, f"FID with DiffAugment - FID without T: {'; '.join(where)}")
+    return figure
+
+
+TABLE = {
+    "FID": ("fid", ".2f"),
+    "FID from T(real)": ("fid_augmented", ".2f"),
+    "KID": ("kid", ".3f"),
+    "accepted: train (%)": ("accepted_train", "%"),
+    "held out (%)": ("accepted_held_out", "%"),
+    "AUC": ("auc", ".2f"),
+    "copy ratio": ("copy_ratio", ".2f"),
+    "grey windows (%)": ("leak", "%"),
+}
+"""The columns: metric and its form."""
+
+
+def table(index: Index) -> str:
+    """All GANs at their end, as tables in Markdown: mean ± 95% interval over seeds, of n seeds."""
+    parts = []
+    for title, by_arm in _blocks(index, (*GREYS, *COLOURED, *LARGE)).items():
+        first = by_arm[BASELINE][0]
+        where = f"profile {first.profile}, {first.environment.get('device', 'unknown device')}"
+        lines = [f"**{title}**; {where}", "", f"| T | n | {' | '.join(TABLE)} |", "|---" * 10 + "|"]
+        for name, runs in by_arm.items():
+            cells = [
+                summary(map(_metric(metric, 100 if form == "%" else 1), runs)).text(form.replace("%", ".0f"))
+                for metric, form in TABLE.values()
+            ]
+            lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
+        real = [f"{first.metrics[of]:{form}}" if of in first.metrics else "" for of, form in REAL.items()]
+        if any(real):
+            lines.append(f"| other real images | | {real[0]} | | {real[1]} {'| ' * 5}|")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+REAL = {"real_fid": ".2f", "real_kid": ".3f"}
+"""What other real images have: of FID, only where there are as many of them as test images."""
+
+
+def samples(index: Index, studies: Sequence[Study], message: str, each: int = 4) -> Picture:
+    """Samples of every place of T, and below each its nearest training image: ``each`` columns a study."""
+    columns: list[str] = []
+    lines: dict[str, list[np.ndarray]] = {}
+    shown = []
+    for study in studies:
+        names = [arm.name for arm in study.arms if arm.name in PLACE_NAMES]
+        by_arm = index.by_arm(study, names)
+        kept = {name: (runs[0], pictures(NOTEBOOK, runs[0])) for name, runs in by_arm.items()}
+        if len(kept) < len(names) or not all(arrays for _, arrays in kept.values()):
+            continue
+        columns += [", ".join(study.title.split(", ")[:2]).removesuffix(" images"), *[""] * (each - 1)]
+        for name, (record, arrays) in kept.items():
+            shown.append(record)
+            lines.setdefault(name, []).append(arrays["samples"][:each])
+            lines.setdefault(f"{name}: nearest", []).append(arrays["nearest"][:each])
+    if not lines:
+        raise NothingToDraw("pictures of seed 0 of GANs with T in every place")
+    mosaic = torch.from_numpy(np.stack([np.concatenate(row) for row in lines.values()]))
+    figure = sheet(mosaic, ["nearest" if "nearest" in name else name for name in lines], columns)
+    figure.axes[0].tick_params(labelsize=8)
+    figure.set_figheight(min(6.6, figure.get_figheight() + 0.5))
+    headline(figure, message)
+    caption(figure, shown, "Averaged generator, first codes of seed 0; above: number of training images.")
+    return figure
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Classifiers
+
+
+def learned(index: Index) -> Picture:
+    """Test accuracy of a classifier under learned, fixed and no augmentation, paired by seed.
+
+    Of the scales of learned features two: the others have their own figure, :func:`scale`.
+    """
+    between = [arm.name for arm in SCALES if arm.settings["scale"] not in (0.1, 10.0)]
+    names = [arm.name for arm in CLASSIFIERS.arms if arm.name not in between]
+    blocks = index.blocks([CLASSIFIERS], "cross-entropy and an augmentation", names)
+    figure = comparison(blocks, colours=COLOURS)
+    (by_arm,) = blocks.values()
+    better = [name for name, runs in by_arm.items() if summary(gains(runs, by_arm[PLAIN.name])).side > 0]
+    headline(figure, f"Significantly better than no augmentation: {', '.join(better) or 'none'}")
+    return figure
+
+
+@styled
+def scale(index: Index) -> Picture:
+    """The scale of the reversed gradient: how far G moves features from where they were, and the accuracy."""
+    by_arm = index.by_arm(CLASSIFIERS, [arm.name for arm in SCALES])
+    if len(by_arm) < 2:
+        raise NothingToDraw("FeatureAugmentation at two scales, and cross-entropy")
+    by_arm = on_common_seeds(by_arm)
+    figure = Picture(figsize=(7.5, 3.2))
+    left, right = figure.subplots(1, 2)
+    at = range(len(by_arm))  # at equal steps, as a logarithm has no 0
+    moved = np.array([[record.curves["moved"][-1] for record in runs] for runs in by_arm.values()]).T
+    accuracy = np.array([[100 * record.metrics["test_accuracy"] for record in runs] for runs in by_arm.values()]).T
+    band(left, list(at), np.maximum(moved, 1e-12), "moved", color=CYAN, marker="o")
+    band(right, list(at), accuracy, "accuracy", color=CYAN, marker="o")
+    left.set(yscale="log", ylabel="|G(z) - z| over |z|")
+    right.set(ylabel="test accuracy (%)")
+    for axes in (left, right):
+        axes.set_xticks(list(at), [name.removeprefix("features, scale ") for name in by_arm])
+        axes.set_xlabel("scale of the reversed gradient")
+    first, *others = by_arm.values()
+    flat = not any(summary(gains(runs, first)).side for runs in others)
+    message = "The scale moves features by orders of magnitude, and accuracy not significantly"
+    headline(figure, message if flat else "Features moved, and accuracy, over the scale of the reversed gradient")
+    text = f"{CLASSIFIERS.title}, n = {len(moved)}. Scales at equal distances. Bands: 95% intervals of the mean."
+    caption(figure, _runs({"": by_arm}), text)
+    return figure
+
+
+def domains(index: Index) -> Picture:
+    """MixStyle against cross-entropy on the hues that were trained on (validation images) and on the others (test)."""
+    (by_arm,) = index.blocks([DOMAINS], "cross-entropy and MixStyle on hues").values()
+    base = by_arm[PLAIN.name]
+    columns = {
+        f"{label}: {summary(map(_metric(metric, 100), base)).mean:.1f}%": {
+            name: gains(runs, base, _metric(metric, 100)) for name, runs in by_arm.items() if name != PLAIN.name
+        }
+        for label, metric in (("hues trained on", "validation_accuracy"), ("other hues", "test_accuracy"))
+    }
+    text = f"{DOMAINS.title}. Baseline: cross-entropy, whose accuracy stands above each panel."
+    figure = forest(
+        {"": columns}, "gain (points)", _runs({"": by_arm}), text, lambda name, _: COLOURS[name], shared=True
+    )
+    old, new = ([summary(values) for values in column.values()] for column in columns.values())
+    gained = all(effect.side > 0 for effect in (*old, *new))
+    more = gained and all(one.mean > other.mean for one, other in zip(old, new, strict=True))
+    message = "MixStyle gains on hues it has not seen, and more on those it was trained on"
+    figure.set_figheight(2.2)
+    headline(figure, message if more else "MixStyle over cross-entropy")
+    return figure
+
+
+FIGURES: dict[str, Callable[[Index], Picture]] = {
+    "distances": distances,
+    "discriminator": discriminator,
+    "overfitting": overfitting,
+    "longer": longer,
+    "distances_paper": partial(
+        over_steps, names=("fid",), studies=LARGE, message="The paper's setting: FID over the steps"
+    ),
+    "ends": partial(ends, studies=(GREYS[0], GREYS[2], GREYS[3]), measures=list(ENDS)[:2]),
+    "ends_colour": partial(ends, studies=COLOURED, measures=list(ENDS)),
+    "samples": partial(samples, studies=(GREYS[0], GREYS[2], GREYS[3]), message="Samples after 1,350 steps"),
+    "samples_colour": partial(samples, studies=COLOURED, message="Samples after 1,350 steps"),
+    "samples_longer": partial(samples, studies=LONGER[1:], message="Samples after 5,400 steps", each=8),
+    "learned": learned,
+    "scale": scale,
+    "domains": domains,
+}
