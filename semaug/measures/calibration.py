@@ -1,9 +1,9 @@
 r"""Calibration: whether the confidence of predictions is deserved.
 
-Of :math:`N` predictions, those whose confidence is in one of :math:`B` bins give
+Of $N$ predictions, those whose confidence is in one of $B$ bins give
 
-.. math:: \text{ECE} = \sum_b \frac{n_b}{N} \, |\text{accuracy}_b - \text{confidence}_b|, \qquad
-          \text{MCE} = \max_b |\text{accuracy}_b - \text{confidence}_b|.
+$$\text{ECE} = \sum_b \frac{n_b}{N} \, |\text{accuracy}_b - \text{confidence}_b|, \qquad
+  \text{MCE} = \max_b |\text{accuracy}_b - \text{confidence}_b|.$$
 
 C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural networks", ICML 2017, arXiv:1706.04599.
 """
@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from semaug._checks import check_count
 
 
 class Calibration(NamedTuple):
@@ -30,18 +32,27 @@ class Calibration(NamedTuple):
 
 
 def calibration(confidence: Float[Tensor, " N"], correct: Bool[Tensor, " N"], bins: int = 15) -> Calibration:
-    r"""Calibration of predictions made with a confidence in [0, 1], of which some are correct.
+    r"""Calibration of predictions made with a confidence, of which some are correct.
 
-    The bins are :math:`(k/B, (k + 1)/B]`, the first with its lower end, in float64: a confidence of exactly 0.2 is in
-    the lower of two bins that meet there, 1 in the last one. Edges in float32, or of numpy.linspace (0.6 + 1e-16),
-    would sort it otherwise, and a few samples on an edge can move the error by a third. Raises ValueError for lengths
-    that differ, no predictions, a confidence outside [0, 1] and bins below 1.
+    The bins are $(k/B, (k + 1)/B]$, the first with its lower end, in float64: a confidence of exactly 0.2 is in the
+    lower of two bins that meet there, 1 in the last one. Edges in float32, or of numpy.linspace (0.6 + 1e-16), would
+    sort it otherwise, and a few samples on an edge can move the error by a third.
+
+    Args:
+        confidence: (N,), in [0, 1].
+        correct: (N,) bool, whether the prediction is right.
+        bins: $B$.
+
+    Raises:
+        TypeError: for ``correct`` that is no bool, as class numbers are.
+        ValueError: for lengths that differ, no predictions, a confidence outside [0, 1] and bins below 1.
     """
     if confidence.ndim != 1 or confidence.shape != correct.shape or len(confidence) == 0:
         got = f"{tuple(confidence.shape)} and {tuple(correct.shape)}"
         raise ValueError(f"confidence and correct: got shapes {got}; takes (N,) and (N,), at least one")
-    if bins < 1:
-        raise ValueError(f"bins: got {bins}; takes a whole number from 1")
+    if correct.dtype != torch.bool:
+        raise TypeError(f"correct: got {correct.dtype}; takes torch.bool, predictions == target")
+    bins = check_count("bins", bins)
     if not bool(((confidence >= 0) & (confidence <= 1)).all()):
         got = f"{float(confidence.min()):.6g} to {float(confidence.max()):.6g}"
         raise ValueError(f"confidence: got {got}; takes numbers in [0, 1]")

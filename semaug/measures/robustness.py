@@ -1,4 +1,4 @@
-r"""Attacks: the images nearest to given ones that the classifier gets wrong, looked for along the gradient of its loss.
+r"""Robustness: accuracy on images changed by attacks along the gradient of the loss, and by common corruptions.
 
 In the box of the side $2 \epsilon$ around an image, FGSM goes once, as far as it may, along the sign of the gradient,
 which is the best step for a loss that is linear; PGD goes in smaller steps of $\alpha$ and back into the box each time:
@@ -6,14 +6,23 @@ which is the best step for a loss that is linear; PGD goes in smaller steps of $
 $$x^* = x + \epsilon\, \mathrm{sign}\, \nabla_x \mathrm{CE}(f(x), y), \qquad
   x_{t+1} = \Pi_\epsilon \bigl( x_t + \alpha\, \mathrm{sign}\, \nabla_x \mathrm{CE}(f(x_t), y) \bigr). \tag{38}$$
 
+Only signs are used, and the slope of the loss at the logits $z$ of one image, of class y, is
+
+$$\nabla_z \mathrm{CE} = (1 - p_y) (q - e_y), \qquad q = \mathrm{softmax}(z_j : j \ne y). \tag{38a}$$
+
+Its factor $1 - p_y$ underflows where the network is sure, which would look like robustness; it is left out.
+
+Corruptions are those of CIFAR-10-C that need no further files, at five severities.
+
 Goodfellow, Shlens, Szegedy, "Explaining and Harnessing Adversarial Examples", ICLR 2015,
 https://arxiv.org/abs/1412.6572; Madry, Makelov, Schmidt, Tsipras, Vladu, "Towards Deep Learning Models Resistant to
-Adversarial Attacks", ICLR 2018, https://arxiv.org/abs/1706.06083.
+Adversarial Attacks", ICLR 2018, https://arxiv.org/abs/1706.06083; Hendrycks, Dietterich, "Benchmarking Neural Network
+Robustness to Common Corruptions and Perturbations", ICLR 2019, https://arxiv.org/abs/1903.12261.
 """
 
 from __future__ import annotations
 
-import math
+import io
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -23,8 +32,9 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from semaug._checks import check_choice, check_count, check_number, require
 from semaug.core.metrics import Predict, accuracy, evaluating, predictions
-from semaug.data.sets import Split
+from semaug.data.split import Split
 from semaug.measures.calibration import calibration
 
 FloatImages = Float[Tensor, "N channels H W"]
@@ -35,11 +45,23 @@ Labels = Int64[Tensor, " N"] | Float[Tensor, "N C"]
 def fgsm(
     predict: Predict, images: FloatImages, target: Labels, epsilon: float, clip: tuple[float, float] = (0, 1)
 ) -> FloatImages:
-    """The images after one step (38) of ``epsilon``, in the unit of the images, and clipped to ``clip``.
+    """The images after one step (38).
 
-    predict: images to logits (N, C), differentiable; a module, or the module whose method it is, runs in evaluation
-    mode and gets back the mode it had. Its parameters get no gradient. Raises ValueError for an epsilon that is
-    negative or not finite, a clip that is not low < high, and images outside of clip.
+    Args:
+        predict: images to logits (N, C), differentiable. A module, or the module whose method it is, runs in evaluation
+            mode and gets back the mode it had. Its parameters get no gradient.
+        images: (N, channels, H, W), floats.
+        target: class numbers, or (N, C) shares of the classes.
+        epsilon: in the unit of the images.
+        clip: the range of the images, before and after.
+
+    Returns:
+        The images, in their dtype.
+
+    Raises:
+        TypeError: for images that are no floats.
+        ValueError: for an epsilon that is negative or not finite, a clip that is not low < high, images outside of
+            clip, classes outside [0, C), and shares that are negative or do not add up to 1.
     """
     return pgd(predict, images, target, epsilon, 1, epsilon, clip=clip)
 
@@ -54,34 +76,51 @@ def pgd(
     generator: torch.Generator | None = None,
     clip: tuple[float, float] = (0, 1),
 ) -> FloatImages:
-    """The images after ``steps`` steps (38) of ``step_size``, none further from where it was than ``epsilon``.
+    """The images after several steps (38), none further from where it was than ``epsilon``.
 
-    generator: with one, the first step starts anywhere in the box, without at the image. The rest as in :func:`fgsm`.
+    Args:
+        predict, images, target, epsilon, clip: as of :func:`fgsm`, whose errors these are.
+        steps: their number.
+        step_size: of each, in the unit of the images.
+        generator: with one, on the images' device, the first step starts anywhere in the box; without at the image.
     """
-    for name, value in (("epsilon", epsilon), ("step_size", step_size)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name}: got {value!r}; takes a finite number from 0")
-    if steps < 1:
-        raise ValueError(f"steps: got {steps}; takes a whole number from 1")
+    epsilon, step_size = check_number("epsilon", epsilon, 0), check_number("step_size", step_size, 0)
     low, high = clip
-    if not low < high:
-        raise ValueError(f"clip: got {clip}; takes (low, high), low < high")
+    require(low < high, "clip", clip, "(low, high), low < high")
+    if not images.is_floating_point():
+        raise TypeError(f"images: got {images.dtype}; takes floats from {low} to {high} (clip)")
     if not bool(((images >= low) & (images <= high)).all()):
         got = f"{float(images.min()):.3g} to {float(images.max()):.3g}"
         raise ValueError(f"images: got values {got}; takes {low} to {high} (clip)")
     images = images.detach()
     least, most = (images - epsilon).clamp_min(low), (images + epsilon).clamp_max(high)
-    found = images
+    attacked = images
     if generator is not None:
-        found = least + (most - least) * torch.rand(images.shape, generator=generator, device=images.device)
+        uniform = torch.rand(images.shape, generator=generator, device=images.device).to(images.dtype)
+        attacked = least + (most - least) * uniform
     with evaluating(predict), torch.enable_grad():
-        for _ in range(steps):
-            found = found.detach().requires_grad_()
-            # in float32 the gradient at the right class is 0 from a margin of 17 on: the sure would look robust
-            loss = F.cross_entropy(predict(found).double(), target, reduction="sum")
-            (slope,) = torch.autograd.grad(loss, found)
-            found = (found + step_size * slope.sign()).clamp(least, most)
-    return found.detach()
+        for _ in range(check_count("steps", steps)):
+            attacked = attacked.detach().requires_grad_()
+            logits = predict(attacked)
+            (slope,) = torch.autograd.grad(logits, attacked, _loss_slope(logits.detach(), target))
+            attacked = (attacked + step_size * slope.sign()).clamp(least, most)
+    return attacked.detach()
+
+
+def _loss_slope(logits: Float[Tensor, "N C"], target: Labels) -> Float[Tensor, "N C"]:
+    """(38a) without its factor; with shares of several classes the slope of the cross-entropy as it is."""
+    N, C = logits.shape
+    if target.dtype == torch.int64 and target.shape == (N,):
+        if N and not 0 <= int(target.min()) <= int(target.max()) < C:
+            raise ValueError(f"target: got classes {int(target.min())} to {int(target.max())}; takes 0 to {C - 1}")
+        target = F.one_hot(target, C)
+    elif not (target.is_floating_point() and target.shape == (N, C)):
+        raise ValueError(f"target: got {target.dtype} {tuple(target.shape)}; takes int64 ({N},) or shares ({N}, {C})")
+    shares = target.double()
+    if not bool(((shares >= 0).all(1) & ((shares.sum(1) - 1).abs() < 1e-3)).all()):
+        raise ValueError("target: got shares that are negative or do not add up to 1; takes shares of the classes")
+    others = logits.double().masked_fill(shares == 1, -torch.inf).softmax(1)
+    return (others - shares).to(logits.dtype)
 
 
 def attacked_accuracy(
@@ -89,7 +128,8 @@ def attacked_accuracy(
 ) -> float:
     """Accuracy on a split whose images go through ``attack(images, target)`` first, a batch at a time.
 
-    Raises ValueError for an empty split.
+    Raises:
+        ValueError: for an empty split.
     """
     if len(split) == 0:
         raise ValueError("split: got 0 images; takes at least one")
@@ -101,8 +141,6 @@ def attacked_accuracy(
             right += int((predict(images).argmax(1) == split.target[rows]).sum())
     return right / len(split)
 
-
-Images = Float[Tensor, "N channels H W"]
 
 Corruption = Callable[[Tensor, float, torch.Generator], Tensor]
 
@@ -149,6 +187,8 @@ def _pixelate(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
     from PIL import Image
 
     height, width = x.shape[2:]
+    small_enough = min(int(height * level), int(width * level)) >= 1
+    require(small_enough, "images", (height, width), "sides of at least 2 pixels for pixelate")
 
     def change(image: Image.Image) -> Image.Image:
         small = image.resize((int(width * level), int(height * level)), Image.Resampling.BOX)
@@ -158,8 +198,6 @@ def _pixelate(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
 
 
 def _jpeg(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
-    import io
-
     from PIL import Image
 
     def change(image: Image.Image) -> Image.Image:
@@ -199,17 +237,24 @@ CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
 def corrupt(
     images: UInt8[Tensor, "N channels H W"], name: str, severity: int, generator: torch.Generator
 ) -> UInt8[Tensor, "N channels H W"]:
-    """Images under one of ``CORRUPTIONS``, at a severity of 1 to 5, as bytes again, rounded down as CIFAR-10-C's.
+    """Images under one of ``CORRUPTIONS``, as bytes again, rounded down as CIFAR-10-C's.
 
-    generator: of the CPU, where all this is computed. Raises ValueError for a name or severity there is not, and for
-    images that have neither one nor three channels.
+    Args:
+        images: (N, channels, H, W) bytes, one or three channels.
+        name: of the corruption.
+        severity: 1 to 5.
+        generator: of the CPU, where all this is computed.
+
+    Raises:
+        TypeError: for images that are no bytes.
+        ValueError: for another name or severity, no images, other channels, and images too small for the corruption.
     """
-    if name not in CORRUPTIONS:
-        raise ValueError(f"name: got {name!r}; takes one of {', '.join(CORRUPTIONS)}")
-    if severity not in range(1, 6):
-        raise ValueError(f"severity: got {severity!r}; takes 1 to 5")
-    if images.shape[1] not in (1, 3):
-        raise ValueError(f"images: got {images.shape[1]} channels; takes 1 or 3")
+    check_choice("name", name, CORRUPTIONS)
+    check_choice("severity", severity, range(1, 6))
+    if images.dtype != torch.uint8:
+        raise TypeError(f"images: got {images.dtype}; takes torch.uint8 (Split.from_float rounds floats in [0, 1])")
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
+        raise ValueError(f"images: got shape {tuple(images.shape)}; takes (N, 1 or 3 channels, H, W), N at least 1")
     function, levels = CORRUPTIONS[name]
     changed = function(images.cpu().float() / 255, levels[severity - 1], generator)
     # 255 * (k / 255) can fall short of k by a rounding
@@ -224,12 +269,12 @@ def corruption_accuracy(
     seed: int = 0,
 ) -> dict[str, list[float]]:
     """Accuracy under every corruption, at every severity in order; the same noise for everything of one seed."""
-    found = {}
+    accuracies = {}
     for name in names:
         generator = torch.Generator().manual_seed(seed)
         changed = (corrupt(split.images, name, severity, generator) for severity in severities)
-        found[name] = [accuracy(predict, Split(images, split.target)) for images in changed]
-    return found
+        accuracies[name] = [accuracy(predict, Split(images, split.target)) for images in changed]
+    return accuracies
 
 
 def measures(predict: Predict, split: Split) -> tuple[dict[str, float], dict[str, list[float]]]:
@@ -240,10 +285,10 @@ def measures(predict: Predict, split: Split) -> tuple[dict[str, float], dict[str
     reliability diagram, ``reliability_low``, ``_high``, ``_count``, ``_accuracy`` and ``_confidence``.
     """
     logits = predictions(predict, split).double()
-    confidence, called = logits.softmax(1).max(1)
-    found = calibration(confidence.clamp_max(1), called == split.target)
-    nll = torch.nn.functional.cross_entropy(logits, split.target)
-    metrics = {"ece": found.ece, "mce": found.mce, "nll": float(nll), "mean_confidence": float(confidence.mean())}
+    confidence, label = logits.softmax(1).max(1)
+    calibrated = calibration(confidence.clamp_max(1), label == split.target)
+    nll, mean = float(F.cross_entropy(logits, split.target)), float(confidence.mean())
+    metrics = {"ece": calibrated.ece, "mce": calibrated.mce, "nll": nll, "mean_confidence": mean}
     by_name = {name: sum(each) / len(each) for name, each in corruption_accuracy(predict, split).items()}
     metrics["corruption_accuracy"] = sum(by_name.values()) / len(by_name)
     metrics |= {f"{name}_accuracy": value for name, value in by_name.items()}
@@ -251,5 +296,5 @@ def measures(predict: Predict, split: Split) -> tuple[dict[str, float], dict[str
     attacks = (partial(fgsm, predict, epsilon=epsilon) for epsilon in EPSILONS)
     curves["fgsm_accuracy"] = [attacked_accuracy(predict, split, attack) for attack in attacks]
     columns = ("low", "high", "count", "accuracy", "confidence")
-    rows = zip(columns, found.table.T.tolist(), strict=True)
+    rows = zip(columns, calibrated.table.T.tolist(), strict=True)
     return metrics, curves | {f"reliability_{column}": values for column, values in rows}

@@ -62,13 +62,76 @@ def test_fgsm_of_two_classes_is_the_worst_of_the_box():
     torch.testing.assert_close(found.flatten(1) @ weight, lowest)
 
 
-@pytest.mark.parametrize("margin", [1.0, 17.5, 25.0, 32.0])
+@pytest.mark.parametrize("margin", [1.0, 17.5, 25.0, 32.0, 50.0, 120.0, 200.0, 1000.0])
 def test_being_sure_is_no_defence(margin):
-    """The gradient is (1 - p) (w_1 - w_0), whatever p; in float32 1 - p is 0 from a margin of about 17 on."""
+    """The gradient is (1 - p) (w_1 - w_0), whatever p; 1 - p is 0 from a margin of 17 (float32), 37 (float64) on."""
     weight, images = torch.randn(2, 6), torch.full((1, 1, 2, 3), 0.5)
     bias = torch.tensor([margin + 0.5 * float(weight[1].sum() - weight[0].sum()), 0.0])
     found = fgsm(lambda x: F.linear(x.flatten(1), weight, bias), images, torch.tensor([0]), 0.1)
     torch.testing.assert_close((found - images).flatten(), 0.1 * (weight[1] - weight[0]).sign(), rtol=0, atol=1e-6)
+
+
+def sure_network():
+    """Three classes, random features, margins of about 200 that a step of 8/255 takes away for some."""
+    torch.manual_seed(2)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 3)).double()
+    images = torch.rand(200, 1, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        logits = network(images)
+        network[3].weight *= 200 / (logits.max(1).values - logits.median(1).values).median()
+        network[3].bias.zero_()
+    return network, images
+
+
+def test_accuracy_under_attack_is_that_of_float64_where_the_network_is_sure():
+    network, images = sure_network()
+    with torch.no_grad():
+        logits = network(images)
+    target = logits.argmax(1)
+    margins = (logits.max(1).values - logits.topk(2).values[:, 1]).sort().values
+    assert margins[100] > 150
+    split = data.Split.from_float(images, target)
+    shares = []
+    for dtype in (torch.float64, torch.float32):
+        network, right = network.to(dtype), 0
+        for rows in range(0, 200, 50):
+            x = split.floats(slice(rows, rows + 50)).to(dtype)
+            attacked = fgsm(network, x, target[rows : rows + 50], 8 / 255)
+            right += int((network(attacked).argmax(1) == target[rows : rows + 50]).sum())
+        shares.append(right / 200)
+    assert shares[0] == shares[1]
+    assert 0.2 < shares[0] < 0.9
+
+    # by the gradient written out in logarithms: of each other class, log p_j - log(1 - p_y)
+    network, x = network.double(), split.floats().double().requires_grad_()
+    logits = network(x)
+    others = logits.masked_fill(F.one_hot(target, 3).bool(), -math.inf).log_softmax(1).exp().detach()
+    (slope,) = torch.autograd.grad(logits, x, others - F.one_hot(target, 3))
+    expected = (x + 8 / 255 * slope.sign()).clamp(0, 1).detach()
+    torch.testing.assert_close(fgsm(network, x, target, 8 / 255), expected)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_step_goes_along_the_gradient_that_autograd_finds(soft):
+    torch.manual_seed(0)
+    network = networks.small(3, width=4, norm="group").double()
+    images, target = torch.rand(6, 1, 12, 12, dtype=torch.float64), torch.tensor([0, 2, 1, 0, 1, 2])
+    if soft:
+        target = torch.rand(6, 3, dtype=torch.float64)
+        target /= target.sum(1, keepdim=True)
+    x = images.clone().requires_grad_()
+    F.cross_entropy(network(x), target).backward()
+    expected = (images + 0.01 * x.grad.sign()).clamp(0, 1)
+    torch.testing.assert_close(fgsm(network, images, target, 0.01), expected, rtol=0, atol=1e-12)
+
+
+def test_half_precision_with_a_random_start():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).half()
+    images, generator = torch.rand(3, 1, 4, 4).half(), torch.Generator().manual_seed(0)
+    found = pgd(network, images, torch.tensor([0, 1, 0]), 0.1, 3, 0.05, generator)
+    assert found.dtype == torch.float16
+    assert not torch.equal(found, images)
+    assert (found - images).abs().max() <= 0.1001
 
 
 def test_pgd_step_by_step_and_inside_the_box():
@@ -144,6 +207,15 @@ def test_attacked_accuracy_of_nothing():
         ({"steps": 0}, "steps: got 0; takes a whole number from 1"),
         ({"clip": (1, 1)}, r"clip: got \(1, 1\); takes \(low, high\), low < high"),
         ({"images": torch.full((2, 1, 4, 4), 1.5)}, r"images: got values 1.5 to 1.5; takes 0 to 1 \(clip\)"),
+        ({"target": torch.tensor([0, -100])}, "target: got classes -100 to 0; takes 0 to 1"),
+        ({"target": torch.tensor([0, 2])}, "target: got classes 0 to 2; takes 0 to 1"),
+        (
+            {"target": torch.tensor([0, 1]).int()},
+            r"target: got torch.int32 \(2,\); takes int64 \(2,\) or shares \(2, 2\)",
+        ),
+        ({"target": torch.tensor([0])}, r"target: got torch.int64 \(1,\); takes int64 \(2,\)"),
+        ({"target": torch.tensor([[0.5, 0.5], [math.nan, 1.0]])}, "target: got shares that are negative or do not add"),
+        ({"target": torch.tensor([[0.5, 0.5], [-1.0, 2.0]])}, "target: got shares that are negative or do not add"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -151,4 +223,11 @@ def test_bad_input(changes, message):
     good = {"images": torch.rand(2, 1, 4, 4), "epsilon": 0.1, "steps": 2, "step_size": 0.1, "clip": (0, 1)}
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     with pytest.raises(ValueError, match=message):
-        pgd(network, target=torch.tensor([0, 1]), **(good | changes))
+        pgd(network, **(good | {"target": torch.tensor([0, 1])} | changes))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bytes_are_no_images_to_attack():
+    images = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    with pytest.raises(TypeError, match=r"images: got torch.uint8; takes floats from 0 to 1 \(clip\)"):
+        fgsm(nn.Flatten(), images, torch.tensor([0, 1]), 0.1)

@@ -57,5 +57,8 @@ def test_bad_input():
     ):
         with pytest.raises(ValueError, match=message):
             calibration(confidence, correct)
-    with pytest.raises(ValueError, match="bins: got 0"):
+    for numbers in (torch.tensor([3, 0, 1]), torch.tensor([1.0, 0.0, 1.0])):
+        with pytest.raises(TypeError, match=r"correct: got torch\.\w+; takes torch.bool, predictions == target"):
+            calibration(torch.rand(3), numbers)
+    with pytest.raises(ValueError, match="bins: got 0; takes a whole number from 1"):
         calibration(torch.rand(3), right, 0)

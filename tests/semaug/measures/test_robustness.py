@@ -76,6 +76,12 @@ def test_deterministic_corruptions_by_other_means(severity):
         assert np.array_equal(as_array(corrupt(image[None], name, severity, generator())[0]), np.asarray(values)), name
 
 
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_small_images_are_corrupted_too(name):
+    for side in (1, 2) if name != "pixelate" else (2,):
+        assert corrupt(picture(side=side), name, 5, generator()).shape == (1, 3, side, side)
+
+
 def test_black_becomes_gray():
     black = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
     assert (corrupt(black, "brightness", 5, generator()) == 76).all()  # 0.3 * 255, down
@@ -139,11 +145,18 @@ def test_bad_input():
     images = picture()
     for arguments, message in (
         ((images, "fog", 1), "name: got 'fog'; takes one of gaussian_noise"),
-        ((images, "jpeg", 6), "severity: got 6; takes 1 to 5"),
-        ((images[:, :2], "jpeg", 1), "images: got 2 channels; takes 1 or 3"),
+        ((images, "jpeg", 6), "severity: got 6; takes one of 1, 2, 3, 4, 5"),
+        ((images[:, :2], "jpeg", 1), r"images: got shape \(1, 2, 32, 32\); takes \(N, 1 or 3 channels, H, W\)"),
+        ((images.permute(0, 2, 3, 1), "jpeg", 1), r"images: got shape \(1, 32, 32, 3\); takes \(N, 1 or 3 channels"),
+        ((images[0], "jpeg", 1), r"images: got shape \(3, 32, 32\); takes \(N, 1 or 3 channels"),
+        ((images[:0], "contrast", 1), r"images: got shape \(0, 3, 32, 32\); takes .* N at least 1"),
+        ((images[..., :1, :1], "pixelate", 1), r"images: got \(1, 1\); takes sides of at least 2 pixels for pixelate"),
     ):
         with pytest.raises(ValueError, match=message):
             corrupt(*arguments, generator())
+    for name in CORRUPTIONS:
+        with pytest.raises(TypeError, match=r"images: got torch.float32; takes torch.uint8"):
+            corrupt(images / 255, name, 1, generator())
     with pytest.raises(ValueError, match="takes logits"):
         measures(nn.Flatten(0), data.load("fashion-mini", train_size=100, test_size=40).test)
     assert len(robustness.EPSILONS) == 5
