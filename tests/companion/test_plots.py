@@ -20,7 +20,7 @@ from matplotlib.patches import Ellipse
 from PIL import Image
 from scipy import stats
 
-from companion import figures, plots
+from companion import plots
 from semaug.training.record import Record
 
 SCORES = {("CrossEntropy", None): 0.80, ("ISDA", 0.5): 0.82, ("ISDA", 1.0): 0.81}
@@ -56,6 +56,15 @@ def found():
     return [record(objective, seed, strength) for objective, strength in runs for seed in range(3)]
 
 
+def methods(found):
+    """Records by method, as a comparison takes them."""
+    groups = {}
+    for run in found:
+        strength = run.config["settings"].get("strength")
+        groups.setdefault("cross-entropy" if strength is None else f"ISDA, λ₀ = {strength:g}", []).append(run)
+    return groups
+
+
 def words(figure):
     """Every text of a figure, as it is drawn."""
     plots.png(figure)
@@ -66,11 +75,11 @@ def drawings(found):
     axis = np.linspace(0, 1, 5)
     return {
         "lines": lambda: plots.lines(axis, {"a": np.random.default_rng(0).random((3, 5)), "b": axis}, "x", "y"),
-        "curves": lambda: plots.curves(figures.chosen(found), "train_loss", "validation_accuracy"),
-        "comparison": lambda: plots.comparison({"embedded": figures.methods(found)}),
+        "curves": lambda: plots.curves(methods(found), "train_loss", "validation_accuracy"),
+        "comparison": lambda: plots.comparison({"embedded": methods(found)}),
         "sheet": lambda: plots.sheet(torch.linspace(0, 1, 384).view(2, 1, 3, 8, 8), ["a", "b"], ["c"], "title"),
         "where": lambda: plots.where_it_acts("loss"),
-        "strength": lambda: figures.isda_strength(found),
+        "forest": lambda: plots.forest({"": {"a set": {"a method": [1.0, 2.0, 4.0]}}}, "gain (points)", found),
     }
 
 
@@ -101,7 +110,7 @@ class TestFiles:
     def test_same_bytes_in_another_process_and_another_style(self, tmp_path):
         """Another hash seed, another time zone, the session's style turned upside down."""
         script = (
-            "import sys, matplotlib, matplotlib.pyplot as plt; from semaug import plots; "
+            "import sys, matplotlib, matplotlib.pyplot as plt; from companion import plots; "
             "matplotlib.rcParams.update({'font.size': 20, 'savefig.dpi': 50, 'svg.hashsalt': None}); "
             "plots.save(plots.lines([0, 1, 2], {'a': [1, 2, 3]}, 'x', 'y'), sys.argv[1], 'it')"
         )
@@ -245,11 +254,11 @@ class TestCurves:
 
 class TestComparison:
     def test_means_dots_and_paired_differences(self, found):
-        figure = plots.comparison({"embedded": figures.methods(found)})
+        figure = plots.comparison({"embedded": methods(found)})
         left, right = figure.axes
         assert [label.get_text() for label in left.get_yticklabels()][:2] == [
             "cross-entropy (n = 3)",
-            r"ISDA, full, $\lambda_0$ = 0.5 (n = 3)",
+            "ISDA, λ₀ = 0.5 (n = 3)",
         ]
         dots = [line.get_xdata() for line in left.lines if line.get_marker() == "o"]
         assert np.allclose(sorted(dots[0]), [80, 81, 82])
@@ -261,20 +270,19 @@ class TestComparison:
         assert np.allclose(sorted(drawn[0]), gains)
 
     def test_differences_take_the_seeds_both_have(self, found):
-        kept = [r for r in found if not (r.config["objective"] == "ISDA" and r.seed == 0)]
-        gains = np.array([2.06, 2.12])
-        half = stats.t.ppf(0.975, 1) * stats.sem(gains)
-        assert f"{gains.mean():+.2f} ± {half:.2f}" in words(plots.comparison({"": figures.methods(kept)}))
-        kept = [r for r in kept if not (r.config["objective"] == "ISDA" and r.seed == 2)]
-        assert "+2.06" in words(plots.comparison({"": figures.methods(kept)}))
+        apart = [r for r in found if not (r.config["objective"] == "ISDA" and r.seed == 0)]
+        apart += [record("ISDA", 3, strength) for strength in (0.5, 1.0)]
+        assert "+2.09" in words(plots.comparison({"": methods(apart)})), "two pairs have no interval"
+        apart = [r for r in apart if not (r.config["objective"] == "ISDA" and r.seed == 2)]
+        assert "+2.06" in words(plots.comparison({"": methods(apart)}))
 
     def test_errors_are_differences_in_few_ticks(self, found):
-        methods = dict(list(figures.methods(found).items())[:2])
-        for offset, runs in zip((0.0135, 0.0135006), methods.values(), strict=True):
+        chosen = dict(list(methods(found).items())[:2])
+        for offset, runs in zip((0.0135, 0.0135006), chosen.values(), strict=True):
             for run in runs:
                 run.metrics["reconstruction_error"] = offset - 0.0000031 * (offset > 0.0135) + 0.00002 * run.seed
-        first, second = methods
-        left, right = plots.comparison({"": methods}, "reconstruction_error", colours={second: plots.GREEN}).axes
+        first, second = chosen
+        left, right = plots.comparison({"": chosen}, "reconstruction_error", colours={second: plots.GREEN}).axes
         assert right.get_xlabel() == f"difference from {first}\n(thousandths; less is better)"
         assert [text.get_text().split()[0] for text in right.texts] == ["+0.00"], "not minus zero"
         assert max(len(axes.get_xticks()) for axes in (left, right)) <= 6  # two of them outside
@@ -444,7 +452,7 @@ class TestSlider:
         """Static under nbval and papermill; live, the slider's move changes the picture in the cell above it."""
         nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
         cells = [
-            "from semaug import plots\nimport matplotlib.pyplot as plt",
+            "from companion import plots\nimport matplotlib.pyplot as plt",
             "plots.lines([0, 1], {'a': [0, 1]}, 'x', 'y')",
             "def draw(scale=1):\n"
             "    with plt.style.context(plots.STYLE):\n"

@@ -1,0 +1,142 @@
+"""ISDA's study: strengths chosen on validation data, differences over the right seeds, what is missing is said."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from companion.records import Index, committed
+from companion.studies import NothingToDraw, isda
+from semaug.training.record import Record
+
+PLAIN, FULL, DIAGONAL = (arm.name for arm in isda.FORMS)
+STRONG = "ISDA full, λ₀ = 1"
+MINUS = "\N{MINUS SIGN}"
+
+
+def record(study, arm, seed, gain=0.0, **metrics):
+    """A run whose accuracy is 80% and a point more with every seed, plus a gain in points."""
+    accuracy = 0.8 + 0.01 * seed + 0.01 * gain
+    metrics = {"test_accuracy": accuracy, "validation_accuracy": accuracy - 0.01, "train_loss": 0.5} | metrics
+    curves = {"train_loss": [1.0, 0.5], "validation_accuracy": [0.5, accuracy]}
+    where = {"profile": study.profile, "environment": {"device": "test CPU"}}
+    return Record({"recipe": {"epochs": 2}}, seed, metrics, curves, study=study.name, arm=arm, **where)
+
+
+def runs(study, gains, seeds=range(3)):
+    return [record(study, arm, seed, gain) for arm, gain in gains.items() for seed in seeds]
+
+
+def rows(axes):
+    return [label.get_text() for label in axes.get_yticklabels()]
+
+
+def differences(axes):
+    return [text.get_text().split(" ")[0] for text in axes.texts]
+
+
+def title(figure):
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def test_strength_is_chosen_on_validation_data():
+    found = runs(isda.SMALL, {PLAIN: 0, FULL: 2, STRONG: 1, DIAGONAL: 1})
+    for run in found:
+        if run.arm == STRONG:
+            run.metrics["test_accuracy"] = 0.99  # better on the test set, and not chosen for it
+    assert list(isda.chosen(Index(records=found), isda.SMALL)) == [PLAIN, FULL, DIAGONAL]
+    for run in found:
+        if run.arm == STRONG:
+            run.metrics["validation_accuracy"] = 0.99
+    assert list(isda.chosen(Index(records=found), isda.SMALL)) == [PLAIN, STRONG, DIAGONAL]
+
+
+def test_results_are_of_the_published_forms():
+    study = isda.PIXELS[0]
+    control = isda.CONTROLS[0].name
+    index = Index(records=[*runs(study, {PLAIN: 0, FULL: 1, control: 9}), *runs(isda.WHOLE, {PLAIN: 0})])
+    assert {name: list(by_arm) for name, (_, by_arm) in isda.results(index).items()} == {study.title: [PLAIN, FULL]}
+
+
+def test_gains_over_the_strength_are_paired():
+    found = [*runs(isda.SMALL, {PLAIN: 0, FULL: 2}), *runs(isda.SMALL, {STRONG: 1, DIAGONAL: 3}, range(2))]
+    found[-1].metrics["test_accuracy"] += 0.001
+    gained = isda.over_strength(Index(records=found), isda.SMALL)
+    assert list(gained) == ["full"], "one strength of the diagonal form is no line"
+    strengths, values = gained["full"]
+    assert strengths == [0.0, 0.5, 1.0]
+    np.testing.assert_allclose(values, [[0, 2, 1], [0, 2, 1]], atol=1e-9)
+    axes = isda.strength(Index(records=found)).axes
+    assert [panel.get_title("left") for panel in axes] == ["fashion-mini"]
+    np.testing.assert_allclose(axes[0].lines[0].get_ydata(), [0, 2, 1], atol=1e-9)
+
+
+def test_accuracy_is_of_common_seeds_with_cross_entropy_first():
+    index = Index(records=[*runs(isda.SMALL, {FULL: 2, PLAIN: 0}), *runs(isda.SMALL, {DIAGONAL: -1}, range(1, 4))])
+    figure = isda.accuracy(index)
+    left, right = figure.axes
+    assert rows(left) == [f"{name} (n = 2)" for name in (PLAIN, FULL, DIAGONAL)]
+    assert differences(right) == ["+2.00", f"{MINUS}1.00"]
+    left, right = isda.accuracy(Index(records=runs(isda.WHOLE, {PLAIN: 0, FULL: -0.5}))).axes
+    assert differences(right) == [f"{MINUS}0.50"]
+
+
+@pytest.mark.parametrize(("gain", "said"), [(1.0, "ISDA beside cross-entropy"), (-1.0, "significantly better")])
+def test_a_title_follows_the_records(gain, said):
+    found = runs(isda.SMALL, {PLAIN: 0, FULL: gain})
+    for run in found:
+        run.metrics["test_accuracy"] += 0.0001 * (run.seed == 1)
+    assert said in title(isda.accuracy(Index(records=found)))
+
+
+def test_training_is_on_a_log_axis():
+    figure = isda.training(Index(records=runs(isda.COLOUR, {PLAIN: 0, FULL: 1})))
+    left, right = figure.axes
+    assert (left.get_yscale(), right.get_yscale()) == ("log", "linear")
+    np.testing.assert_allclose(right.lines[0].get_ydata(), [50, 81])
+    assert title(figure) == "CIFAR-10, 10,000 images: the small network never fits its training images"
+
+
+def test_accuracy_over_the_size_of_the_training_set():
+    found = [
+        run for n, study in isda.SIZES.items() for run in runs(study, {PLAIN: n / 1e3, FULL: n / 1e3 + 1, DIAGONAL: 0})
+    ]
+    found = [run for run in found if (run.study, run.arm, run.seed) != ("fashion-mini-500", FULL, 2)]
+    left, right = isda.size(Index(records=found)).axes
+    assert [line.get_label() for line in left.lines] == [f"{name} (n = 2)" for name in (PLAIN, FULL, DIAGONAL)]
+    np.testing.assert_allclose(left.lines[0].get_xdata(), [500, 2000, 7200])
+    np.testing.assert_allclose(left.lines[0].get_ydata(), [81, 82.5, 87.7])
+    np.testing.assert_allclose(right.lines[0].get_ydata(), [1, 1, 1])
+    np.testing.assert_allclose(right.lines[1].get_ydata(), [-0.5, -2, -7.2])
+
+
+def test_isda_beside_augmentations_of_pixels():
+    plain, cutout, *_ = isda.PIXELS
+    found = [*runs(plain, {PLAIN: 0, FULL: 2}), *runs(cutout, {PLAIN: -5, FULL: -3})]
+    left, right = isda.augmentation(Index(records=found)).axes
+    names = [f"{policy}: {arm}" for policy in ("no policy", "Cutout") for arm in (PLAIN, FULL)]
+    assert rows(left) == [f"{name} (n = 3)" for name in names]
+    assert differences(right) == ["+2.00", f"{MINUS}5.00", f"{MINUS}3.00"]
+
+
+def test_controls_stand_beside_the_published_form():
+    study, random, decay = isda.PIXELS[0], isda.CONTROLS[2].name, isda.CONTROLS[4].name
+    found = [*runs(study, {PLAIN: 0, FULL: 2}), *runs(study, {random: -3, decay: -4}, range(2))]
+    left, right = isda.controls(Index(records=found)).axes
+    assert rows(left) == [f"{name} (n = 2)" for name in (PLAIN, FULL, "control random", "decay 0.99")]
+    assert differences(right) == ["+2.00", f"{MINUS}3.00", f"{MINUS}4.00"]
+
+
+@pytest.mark.parametrize("name", isda.FIGURES)
+def test_what_is_missing_is_said(name):
+    few = [run for study in isda.STUDIES for run in runs(study, {PLAIN: 0})]
+    for found in ([], few, [*few, *runs(isda.SIZES[500], {FULL: 1})]):
+        with pytest.raises(NothingToDraw):
+            isda.FIGURES[name](Index(records=found))
+
+
+@pytest.mark.parametrize("name", isda.FIGURES)
+def test_figures_of_the_committed_records_fit_a_page(name):
+    figure = isda.FIGURES[name](committed("1_isda"))
+    width, height = figure.get_size_inches()
+    assert (width, height <= 6.6, len(figure.axes) <= 6) == (7.5, True, True)
