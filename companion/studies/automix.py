@@ -306,15 +306,19 @@ def equal_passes(index: Index) -> Picture:
 
     Passes, not seconds: runs that share their cores with others take as long as those let them.
     """
-    studies = [study for study in (FASHION, CIFAR) if any(index.of(study, arm) for arm in LONGER)]
-    if not studies:
+    arms = (PLAIN, LONGER[0], MIXUP, LONGER[1], PUZZLEMIX, SHORT)
+    found = [(study, index.by_arm(study, [arm.name for arm in arms])) for study in (FASHION, CIFAR)]
+    found = [
+        (study, by_arm)
+        for study, by_arm in found
+        if all(any(arm.name in by_arm for arm in some) for some in (LONGER, (PUZZLEMIX, SHORT)))
+    ]
+    if not found:
         raise NothingToDraw("cross-entropy for three times the epochs, beside PuzzleMix or AutoMix")
-    figure = Picture(figsize=(7.5, 0.8 + 2.9 * len(studies)))
-    grid = figure.subplots(len(studies), 2, squeeze=False, width_ratios=(1, 1.35))
+    figure = Picture(figsize=(7.5, 0.8 + 2.9 * len(found)))
+    grid = figure.subplots(len(found), 2, squeeze=False, width_ratios=(1, 1.35))
     shown: list[Record] = []
-    for (left, right), study in zip(grid, studies, strict=True):
-        arms = (PLAIN, LONGER[0], MIXUP, LONGER[1], PUZZLEMIX, SHORT)
-        by_arm = index.by_arm(study, [arm.name for arm in arms])
+    for (left, right), (study, by_arm) in zip(grid, found, strict=True):
         values: dict[str, list[float]] = {}
         rows: dict[str, tuple[str, bool]] = {}
         for longer, arm in zip(LONGER, (PLAIN, MIXUP), strict=True):

@@ -1,0 +1,232 @@
+"""The figures of GANs and of learned augmentation, on records whose measures are known."""
+
+import copy
+from functools import partial
+
+import numpy as np
+import pytest
+from matplotlib.patches import FancyArrowPatch
+
+from companion import records
+from companion.records import Index
+from companion.studies import NothingToDraw, diffaugment
+from companion.studies.diffaugment import CLASSIFIERS, COLOURED, DOMAINS, GREYS, LONGER
+from semaug.training import record as rec
+from semaug.training.record import Record
+
+NOISE = [0.0, 0.02, -0.01]
+FID = {"no augmentation": 9.0, "reals only": 8.0, "discriminator only": 7.0, "DiffAugment": 5.0}
+
+
+def gan(arm, seed, study=GREYS[0], fid=None):
+    """A run that ends at a known FID, measured three times, every 30 of 90 steps."""
+    fid = (FID[arm] if fid is None else fid) + NOISE[seed]
+    end = {"fid": fid, "kid": fid / 10, "auc": 0.6, "copy_ratio": 0.7, "leak": 0.1, "logit_train": 1.0}
+    end |= {"logit_held_out": 0.5, "logit_fake": -1.0, "accepted_train": 0.9, "accepted_held_out": 0.6}
+    curves = {key: [3 * value, 2 * value, value] for key, value in end.items()} | {"epoch": [10.0, 20.0, 30.0]}
+    config = {"objective": "GAN", "study": study.name, "arm": arm, "recipe": {"epochs": 30, "batch_size": 32}}
+    end |= {"real_fid": 0.2, "real_kid": 0.004, "leak_augmented": 0.35, "fid_augmented": 9 - fid}
+    where = {"profile": study.profile, "study": study.name, "arm": arm, "environment": {"device": "a CPU"}}
+    return Record(config, seed, end, curves, [10] * 10, **where)
+
+
+def classifier(arm, seed, accuracy, study=CLASSIFIERS):
+    metrics = {"test_accuracy": accuracy + NOISE[seed], "validation_accuracy": accuracy + 0.1 + NOISE[seed]}
+    settings = study.arm(arm).settings
+    config = {"objective": study.arm(arm).objective, "study": study.name, "arm": arm, "recipe": {"epochs": 4}}
+    curves = {"moved": [0.1, settings.get("scale", 0.0) / 10]}
+    where = {"profile": study.profile, "study": study.name, "arm": arm, "environment": {"device": "a CPU"}}
+    return Record(config, seed, metrics, curves, [200] * 10, **where)
+
+
+@pytest.fixture
+def found():
+    runs = [gan(arm, seed, study) for study in GREYS[:2] for arm in FID for seed in range(3)]
+    runs += [gan("DiffAugment, adaptive", seed, fid=6.0) for seed in range(2)]
+    runs += [gan("no augmentation, R1 penalty", 0, fid=8.5)]
+    runs += [gan(arm, 0, COLOURED[1]) for arm in FID] + [gan("DiffAugment", 0, COLOURED[0])]
+    for seed in range(3):
+        runs += [classifier("cross-entropy", seed, 0.5), classifier("crop", seed, 0.6)]
+        runs += [classifier("T: translation, cutout", seed, 0.55), classifier("ISDA, λ₀ = 0.5", seed, 0.5)]
+        runs += [classifier(f"features, scale {s:g}", seed, 0.5 - s / 100) for s in (10.0, 0.0, 0.1)]
+        runs += [classifier("TeachAugment, reach 0.5", seed, 0.52)]
+        runs += [classifier("cross-entropy", seed, 0.3, DOMAINS)]
+        runs += [classifier("MixStyle, stages 1 and 2", seed, 0.35, DOMAINS)]
+    return runs
+
+
+def drawn(name, found):
+    return diffaugment.FIGURES[name](Index(records=found))
+
+
+def said(figure):
+    return figure.get_suptitle().replace("\n", " ").strip()
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch, found):
+    """Pictures beside the records of seed 0: samples of the value 10 times the place of T, nearest images of 200."""
+    monkeypatch.setattr(records, "FIGURES", tmp_path)
+    for run in found:
+        path = run.save(tmp_path / "records" / "4_diffaugment")
+        if run.seed == 0 and run.arm in FID:
+            grey, channels = 10 * (1 + list(FID).index(run.arm)), 3 if run.study.startswith("cifar10") else 1
+            arrays = {
+                name: np.full((8, channels, 16, 16), value, np.uint8)
+                for name, value in (("samples", grey), ("nearest", 200))
+            }
+            rec.write_whole(path.with_suffix(".npz"), records.pack(arrays))
+    return found
+
+
+def test_the_places_of_t_as_a_picture():
+    """T stands before D as often as the place says, and the way of the gradient has as many arrows as the images."""
+    for axes, arm in zip(diffaugment.places().axes, diffaugment.PLACES, strict=True):
+        words = [text.get_text() for text in axes.texts]
+        assert axes.get_title("left") == arm.name
+        where = arm.settings["where"]
+        often = {"nowhere": 0, "reals": 1, "discriminator": 2, "everywhere": 3}[where]
+        assert (words.count("$T$"), words.count("$D$"), words.count("$G(z)$")) == (often, 3, 2)
+        arrows = [patch for patch in axes.patches if isinstance(patch, FancyArrowPatch)]
+        back = [arrow for arrow in arrows if arrow.get_linestyle() != "-"]
+        assert (len(arrows), len(back)) == (3 + often + len(back), 2 if where == "everywhere" else 1)
+
+
+def test_gans_are_planned_for_as_many_steps_whatever_the_number_of_images():
+    for study in (*GREYS, *COLOURED):
+        steps = study.recipe.epochs * (study.data.get("train_size", 7200) // study.recipe.batch_size)
+        assert steps == pytest.approx(1350, rel=0.011)
+
+
+def test_curves_are_over_the_steps(found):
+    figure = drawn("distances", found)
+    first, second = figure.axes
+    (line,) = (line for line in first.lines if line.get_label().startswith("DiffAugment"))
+    assert line.get_xdata().tolist() == [30, 60, 90]
+    assert line.get_ydata()[-1] == pytest.approx(5 + sum(NOISE) / 3)
+    assert len([line for line in first.lines if "(n =" in str(line.get_label())]) == 4, "places of T alone"
+    assert [axes.get_title("left").split("\n")[1] for axes in (first, second)] == ["100 images", "200 images"]
+    assert "Other real images: FID 0.2." in figure.get_supxlabel().replace("\n", " ")
+    some = copy.deepcopy(found)
+    del some[0].metrics["real_fid"]
+    text = drawn("distances", some).get_supxlabel().replace("\n", " ")
+    assert "Other real images where there are as many of them as test images: FID 0.2." in text
+
+
+def test_a_headline_follows_the_records(found):
+    assert said(drawn("distances", found)) == "FID over the steps", "no augmentation is worst here"
+    for run in found:
+        run.metrics["fid"] = 20.0 if run.arm == "reals only" else run.metrics.get("fid")
+    assert said(drawn("distances", found)) == "T on reals only gives the worst images, whatever their number"
+
+
+def test_memory_and_leak_have_their_bounds_and_aims(found):
+    figure = drawn("overfitting", found)
+    auc, leak = figure.axes
+    assert auc.lines[-1].get_ydata()[0] == 0.5
+    assert [line.get_ydata()[0] for line in leak.lines[-2:]] == pytest.approx([0.01, 0.35])
+    assert leak.get_ylim() == (-0.05, 1.05), "a share, whose interval may leave what it can be"
+    assert said(figure) == "Memory and leak over the steps"
+    for run in (run for run in found if run.arm in FID):
+        run.metrics["auc"] = (0.9 if run.arm == "no augmentation" else 0.5) + NOISE[run.seed] * (run.arm in FID)
+        run.metrics["leak"] = 0.6 if run.arm == "reals only" else 0.01
+        run.metrics["auc"] += 0.001 * run.seed * (run.arm == "no augmentation")
+    assert said(drawn("overfitting", found)).startswith("Any T keeps D from remembering few images")
+
+
+def test_longer_trainings_stand_apart(found):
+    long = [
+        gan(arm, seed, LONGER[0], fid)
+        for arm, fid in (("no augmentation", 4.0), ("DiffAugment", 2.0))
+        for seed in (0, 1, 2)
+    ]
+    figure = drawn("longer", found + long)
+    assert len(figure.axes) == 3
+    assert said(figure) == "Four times as many steps", "memory is the same here"
+    assert len(drawn("distances", found + long).axes) == 2
+    with pytest.raises(NothingToDraw):
+        drawn("longer", found)
+
+
+def test_logits_of_training_held_out_and_generated_images(found):
+    figure = drawn("discriminator", found)
+    assert figure.axes[2].get_title(loc="left") == "DiffAugment, n = 3"
+    assert [line.get_ydata()[-1] for line in figure.axes[0].lines] == [1.0, 0.5, -1.0]
+    assert said(figure).startswith("What the discriminator says")
+    for run in (run for run in found if run.arm == "no augmentation"):
+        run.curves["logit_train"] = [9.0 + run.seed] * 3
+    assert said(figure) != said(drawn("discriminator", found))
+
+
+def test_ends_are_paired_with_the_gan_without_transformation(found):
+    figure = drawn("ends", found)
+    panel = figure.axes[0]
+    labels = [text.get_text() for text in panel.get_yticklabels()]
+    others = ["DiffAugment, adaptive", "no augmentation, R1 penalty"]
+    assert labels == ["reals only", "discriminator only", "DiffAugment", *others]
+    dots = [line for line in panel.lines if line.get_linestyle() == "None" and len(line.get_xdata()) == 3]
+    assert dots[2].get_xdata().tolist() == pytest.approx([np.log2((5 + e) / (9 + e)) for e in NOISE])
+    assert said(figure) == "FID with DiffAugment - FID without T: lower on fashion-mini"
+    words = said(drawn("ends_colour", found))
+    assert words.endswith("not significantly different on CIFAR-10"), "one seed decides nothing"
+
+
+def test_the_table_has_every_gan(found):
+    text = diffaugment.table(Index(records=found))
+    first = text.split("\n\n")[1].splitlines()
+    assert len(first) == 2 + 6 + 1
+    assert first[5].startswith(
+        "| DiffAugment | 3 | 5.00 ± 0.04 | 4.00 ± 0.04 | 0.500 ± 0.004 | 90 ± 0 | 60 ± 0 | 0.60 ± 0.00 | 0.70 ± 0.00"
+    )
+    assert first[8].startswith("| other real images | | 0.20 | | 0.004 |")
+    assert {line.count("|") for line in first} == {11}
+
+
+def test_samples_stand_above_their_nearest_images(kept):
+    samples = partial(diffaugment.samples, Index(records=kept), message="")
+    mosaic = samples(GREYS[:2]).axes[0].images[0].get_array()
+    tiles = mosaic[8::17, 8::17, 0]  # 16 pixels and one between
+    assert tiles.shape == (8, 8), "four of each of two sizes"
+    assert (255 * tiles[::2, 0]).round().tolist() == pytest.approx([10, 20, 30, 40], abs=2)  # WebP
+    assert (255 * tiles[1::2]).round().ravel().tolist() == pytest.approx([200] * 32, abs=2)
+    assert samples(COLOURED).axes[0].images[0].get_array().shape == (8 * 17 - 1, 4 * 17 - 1, 3), "portraits lack places"
+    with pytest.raises(NothingToDraw):
+        samples(GREYS[2:])
+
+
+def test_augmentations_are_compared_with_none_and_few_scales_are_shown(found):
+    figure = drawn("learned", found)
+    names = ["cross-entropy", "crop", "T: translation, cutout", "ISDA, λ₀ = 0.5"]
+    names += ["features, scale 0.1", "features, scale 10", "TeachAugment, reach 0.5"]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [f"{name} (n = 3)" for name in names]
+    assert any("+10.00 ± 0.00" in text.get_text() for axes in figure.axes for text in axes.texts), "crop"
+    words = "Significantly better than no augmentation: crop, T: translation, cutout"
+    assert said(figure).startswith(words)
+
+
+def test_the_scale_of_the_reversed_gradient(found):
+    figure = drawn("scale", found)
+    left, right = figure.axes
+    assert left.lines[0].get_ydata().tolist() == pytest.approx([1e-12, 0.01, 1.0])
+    assert right.lines[0].get_ydata()[-1] == pytest.approx(40 + 100 * sum(NOISE) / 3)
+    assert [text.get_text() for text in left.get_xticklabels()] == ["0", "0.1", "10"]
+    with pytest.raises(NothingToDraw, match="FeatureAugmentation at two scales"):
+        drawn("scale", [run for run in found if run.arm not in ("features, scale 0.1", "features, scale 10")])
+
+
+def test_styles_across_domains(found):
+    figure = drawn("domains", found)
+    left, right = figure.axes
+    assert [axes.get_title(loc="left").split("\n")[0] for axes in (left, right)] == [
+        "hues trained on: 40.3%",
+        "other hues: 30.3%",
+    ]
+    assert right.lines[0].get_xdata().tolist() == pytest.approx([5.0] * 3)
+    assert [text.get_text() for text in left.get_yticklabels()] == ["MixStyle, stages 1 and 2"]
+    assert left.get_xlim() == right.get_xlim()
+
+
+@pytest.mark.parametrize("name", list(diffaugment.FIGURES))
+def test_what_is_missing_is_said(name):
+    with pytest.raises(NothingToDraw):
+        drawn(name, [classifier("cross-entropy", 0, 0.5)])
