@@ -7,21 +7,31 @@ what the source proposes the method for: images that a classifier is trained on.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 
-from companion.plots import CYAN, GREEN, GREY, PURPLE, RED, YELLOW
-from companion.studies import Arm, Measured, Setting, Study
+from companion import plots
+from companion.plots import BLUE, COLOURS, CYAN, GREEN, GREY, PURPLE, RED, YELLOW, Picture, caption, headline, styled
+from companion.records import Index, pictures
+from companion.stats import gains, points, summary
+from companion.studies import Arm, Measured, NothingToDraw, Setting, Study
+from semaug.data import shapes, sources
 from semaug.data.sets import Data
 from semaug.measures import codes
+from semaug.measures.codes import COLUMNS, STEPS
 from semaug.training.recipe import Recipe
+from semaug.training.record import Record
 
 NOTEBOOK = "2_gvae"
 
-# -- arms and studies --------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
+# Arms and studies
 
 USUAL: dict[str, Setting] = {"deviation": 0.27}
 VAE = Arm("VAE", "VAE", USUAL, "black")
@@ -82,8 +92,9 @@ def _pictures(objective: Any, dataset: Data) -> dict[str, np.ndarray]:
 def _study(
     name: str, title: str, data: dict[str, Any], network: str, recipe: Recipe, arms: tuple[Arm, ...], **rest: Any
 ) -> Study:
-    hooks = {} if arms is AUGMENTED else {"measure": _measure, "pictures": _pictures}
-    return Study(NOTEBOOK, name, title, data, network, recipe, arms, **hooks, **rest)
+    if arms is not AUGMENTED:
+        rest |= {"measure": _measure, "pictures": _pictures}
+    return Study(NOTEBOOK, name, title, data, network, recipe, arms, **rest)
 
 
 def _part(name: str, images: int) -> dict[str, Any]:
@@ -168,7 +179,7 @@ CLASSIFIERS = (
         seconds=13,
     ),
 )
-PAPER_STUDIES = (  # 30 epochs x 20 repeats, 5 x 20 and 10, as in the author's code
+FULL_SETS = (  # 30 epochs x 20 repeats, 5 x 20 and 10, as in the author's code
     _study(
         "mnist-full",
         "MNIST, all images",
@@ -203,5 +214,511 @@ PAPER_STUDIES = (  # 30 epochs x 20 repeats, 5 x 20 and 10, as in the author's c
         profile="paper",
     ),
 )
+MNIST_FULL, CIFAR10_FULL, CELEBA = FULL_SETS
 LEARNING = (FASHION, DIGITS, FACES, SHAPES, PHOTOS)
-STUDIES = (*LEARNING, *CLASSIFIERS, *PAPER_STUDIES)
+STUDIES = (*LEARNING, *CLASSIFIERS, *FULL_SETS)
+PAPER = ()  # the source reports no number
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Numbers
+
+ByArm = dict[str, list[Record]]
+COLOUR = {arm.name: arm.color for arm in FASHION.arms}
+CONSISTENCY = "class consistency"
+
+
+def compared(index: Index) -> dict[str, ByArm]:
+    """VAE, conditional VAE and G-VAE by set of images; raises NothingToDraw where no set has the first and the last."""
+    found = {study.title: index.by_arm(study, _usual(study)) for study in (*LEARNING, *FULL_SETS)}
+    found = {title: by_arm for title, by_arm in found.items() if "G-VAE" in by_arm}
+    if not found:
+        raise NothingToDraw("VAE and G-VAE on one set of images")
+    return found
+
+
+def _usual(study: Study) -> list[str]:
+    return [arm.name for arm in study.arms if not arm.variant]
+
+
+def sweeps(index: Index) -> ByArm:
+    """G-VAE on fashion-mini by what is changed, the usual settings first; raises NothingToDraw without a change."""
+    found = {arm.name: index.of(FASHION, arm) for arm in FASHION.arms if arm.objective == "GVAE"}
+    found = {name: runs for name, runs in found.items() if runs}
+    if len(found) < 2 or "G-VAE" not in found:
+        raise NothingToDraw("G-VAE with two settings on fashion-mini")
+    return {name.removeprefix("G-VAE, "): runs for name, runs in found.items()}
+
+
+def reach(by_arm: ByArm) -> float:
+    """A movement that every run arrives at: 0.9 of the smallest at 3 sigma, all coordinates moved."""
+    return 0.9 * min(record.metrics[f"movement_{STEPS}"] for runs in by_arm.values() for record in runs)
+
+
+def consistency_at(record: Record, movement: float) -> float:
+    """Class consistency of a run's traversals where they have moved so far; linear between half deviations.
+
+    Raises ValueError for a movement that the run does not arrive at.
+    """
+    moved, share = (_course(record, name) for name in ("movement", "consistency"))
+    if not 0 <= movement <= moved[-1]:
+        raise ValueError(f"movement: got {movement:.4g}; takes 0 to {moved[-1]:.4g}, where the run's traversals end")
+    return float(np.interp(movement, moved, share))
+
+
+def _course(record: Record, name: str) -> np.ndarray:
+    """A measure from 0 to 3 deviations, by half deviations."""
+    return np.array([record.metrics[f"{name}_{i}"] for i in range(STEPS + 1)])
+
+
+def recognised(by_arm: ByArm) -> bool:
+    """Whether the judge recognises the VAE's m(mu) at least half as often as real images."""
+    at_mean, real = (
+        summary(run.metrics[name] for run in by_arm["VAE"]).mean for name in ("consistency_0", "judge_accuracy")
+    )
+    return at_mean >= 0.5 * real
+
+
+def differences(by_arm: ByArm, arm: str, baseline: str) -> dict[str, list[float]]:
+    """Differences arm - baseline by measure, on the seeds of both; in points and thousandths, as the names say.
+
+    Equal movement is that of :func:`reach`.
+    """
+    at = reach(by_arm)
+    measured: dict[str, Callable[[Record], float]] = {
+        "linear probe (points)": lambda r: 100 * r.metrics["probe_accuracy"],
+        f"{CONSISTENCY} at μ (points)": lambda r: 100 * r.metrics["consistency_0"],
+        f"{CONSISTENCY} at equal movement": lambda r: 100 * consistency_at(r, at),
+        f"{CONSISTENCY} at equal movement − at μ": lambda r: 100 * (consistency_at(r, at) - r.metrics["consistency_0"]),
+        f"{CONSISTENCY} at 3σ": lambda r: 100 * r.metrics[f"consistency_{STEPS}"],
+        f"{CONSISTENCY} at 3σ, largest tenth": lambda r: 100 * r.metrics[f"tenth_consistency_{STEPS}"],
+        "movement at 3σ (thousandths)": lambda r: 1000 * r.metrics[f"movement_{STEPS}"],
+        "squared error (thousandths)": lambda r: 1000 * r.metrics["reconstruction_error"],
+    }
+    return {name: gains(by_arm[arm], by_arm[baseline], score) for name, score in measured.items()}
+
+
+def _clear(values: Sequence[float]) -> bool:
+    """Whether the interval of their mean leaves out zero."""
+    result = summary(values)
+    return result.n > 2 and abs(result.mean) > result.half_width
+
+
+TABLE = "Autoencoders, mean ± 95% interval over seeds"
+
+
+def table(index: Index) -> str:
+    """G-VAE - VAE and G-VAE - conditional VAE in Markdown: a row a measure, a column a set of images.
+
+    Bold: an interval without zero. No class consistency stands there for sets whose decoded means the judge does not
+    recognise (:func:`recognised`).
+    """
+    blocks, parts = compared(index), []
+    for baseline in ("VAE", "conditional VAE"):
+        columns = {title: differences(b, "G-VAE", baseline) for title, b in blocks.items() if baseline in b}
+        heads = [f"{title} (n = {len(next(iter(values.values())))})" for title, values in columns.items()]
+        lines = [f"| G-VAE − {baseline} | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+        for measure in next(iter(columns.values()), {}):
+            cells = [
+                _cell(values[measure]) if recognised(blocks[title]) or not measure.startswith(CONSISTENCY) else ""
+                for title, values in columns.items()
+            ]
+            lines.append(f"| {measure} | {' | '.join(cells)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    text = summary(values).text("+.1f")
+    return f"**{text}**" if _clear(values) else text
+
+
+def results(index: Index) -> dict[str, tuple[Study, ByArm]]:
+    """The classifiers by title: of autoencoders accuracy is not what is compared."""
+    found = {study.title: (study, index.by_arm(study)) for study in CLASSIFIERS}
+    return {title: (study, by_arm) for title, (study, by_arm) in found.items() if len(by_arm) > 1}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Figures of measures
+
+
+def _panels(count: int, sharey: bool) -> tuple[Picture, list[Axes]]:
+    """Panels in rows of three, and room for a legend: the last of the axes, empty where it is no panel."""
+    rows, across = -(-count // 3), min(3, count + 1)
+    figure = Picture(figsize=(7.5, 1.1 + 2.1 * rows))
+    grid = list(figure.subplots(rows, across, squeeze=False, sharey=sharey).ravel())
+    for unused in grid[count:]:
+        unused.axis("off")
+    for axes in grid[:count:3]:
+        axes.set_ylabel(f"{CONSISTENCY} (%)")
+    return figure, grid
+
+
+def _finish(figure: Picture, panels: Sequence[Axes], blocks: Mapping[str, ByArm], text: str, close: bool) -> None:
+    """Titles with the numbers of seeds, chance, one legend for all panels, a caption.
+
+    Chance is a judge that guesses: the mean is over the classes. With ``close`` a scale need not reach down to it.
+    """
+    for axes, (title, by_arm) in zip(panels, blocks.items(), strict=False):
+        limits = axes.get_ylim()
+        axes.axhline(100 / len(by_arm["VAE"][0].class_accuracy), color=GREY, linewidth=1, linestyle=":")
+        if close and recognised(by_arm):
+            axes.set_ylim(limits)  # chance is far below
+        seeds = {name: [run.seed for run in runs] for name, runs in by_arm.items()}
+        axes.set_title(f"{title}\n{plots.counts(seeds)}", fontsize=9)
+    lines = {str(line.get_label()): line for axes in panels for line in axes.lines}
+    lines = {label: line for label, line in lines.items() if not label.startswith("_")}
+    panels[-1].legend(lines.values(), list(lines), loc="center")
+    caption(figure, [run for by_arm in blocks.values() for runs in by_arm.values() for run in runs], text)
+
+
+def _names(titles: Sequence[str]) -> str:
+    """Sets of images in a sentence, without their sizes."""
+    return " and ".join(title.split(",")[0] for title in titles)
+
+
+def consistency(index: Index) -> Picture:
+    """Class consistency over the distance moved along all coordinates, a panel a set of images."""
+    return _consistency(compared(index))
+
+
+@styled
+def _consistency(blocks: Mapping[str, ByArm]) -> Picture:
+    figure, panels = _panels(len(blocks), sharey=True)
+    for axes, by_arm in zip(panels, blocks.values(), strict=False):
+        for name, runs in by_arm.items():
+            values = 100 * np.array([_course(run, "consistency") for run in runs])
+            plots.band(axes, np.arange(STEPS + 1) / 2, values, name, color=COLOUR[name], marker="o")
+            axes.lines[-1].set_label(name)  # n stands in the title
+        axes.axhline(100 * by_arm["VAE"][0].metrics["judge_accuracy"], color=GREY, linewidth=1, linestyle="--")
+        axes.set_xlabel("distance moved (σ)")
+    text = "Bands: 95% intervals of the mean. Dashed: the judge on real images; dotted: chance."
+    _finish(figure, panels, blocks, text, close=False)
+    clear = [title for title, by_arm in blocks.items() if recognised(by_arm)]
+    few = 0 < len(clear) < len(blocks)
+    plain = "Class consistency of decoded images over the distance moved"
+    headline(figure, f"Only on {_names(clear)} does the judge recognise what is decoded" if few else plain)
+    return figure
+
+
+def movement(index: Index) -> Picture:
+    """Class consistency over the movement of the pixels, from 0 to 3σ, a line a run, a panel a set of images."""
+    return movement_of(compared(index))
+
+
+@styled
+def movement_of(blocks: Mapping[str, ByArm]) -> Picture:
+    """:func:`movement` of records by title and arm: traversals that do not move keep every class."""
+    figure, panels = _panels(len(blocks), sharey=False)
+    for axes, by_arm in zip(panels, blocks.values(), strict=False):
+        for name, runs in by_arm.items():
+            for number, run in enumerate(runs):
+                for prefix, style in (("", "-"), ("tenth_", ":"), ("each_", "s"), ("noise_", "x")):
+                    moved, share = (_measured(run, prefix, part) for part in ("movement", "consistency"))
+                    label = name if number == 0 and not prefix else None
+                    axes.plot(moved, 100 * share, style, label=label, color=COLOUR[name], alpha=0.7, markersize=4)
+        axes.set_xlabel("movement", fontsize=9)
+    text = (
+        "A line a run, from 0 to 3σ; movement: root mean square change of a pixel. Solid: all coordinates; dotted "
+        "lines: the largest tenth; squares: one at a time, 3σ; crosses: unit noise on codes; grey: chance."
+    )
+    _finish(figure, panels, blocks, text, close=True)
+    at_equal = {
+        title: differences(b, "G-VAE", "VAE")[f"{CONSISTENCY} at equal movement"] for title, b in blocks.items()
+    }
+    ahead = [
+        t for t, values in at_equal.items() if recognised(blocks[t]) and _clear(values) and summary(values).mean > 0
+    ]
+    message = f"At equal movement class consistency of G-VAE is above the VAE's on {_names(ahead)}"
+    headline(figure, message if ahead else "Class consistency over movement")
+    return figure
+
+
+def _measured(run: Record, prefix: str, part: str) -> np.ndarray:
+    """From 0 to 3 deviations, or the one value that a run has of single coordinates and of noise."""
+    names = {"each_": f"each_{part}_{STEPS}", "noise_": f"noise_{part}"}
+    return np.array([run.metrics[names[prefix]]]) if prefix in names else _course(run, prefix + part)
+
+
+def probe(index: Index) -> Picture:
+    """Accuracy of one linear probe of the mean codes: differences from the VAE's."""
+    figure, values = _over_vae(index, "probe_accuracy", 100, "%", "linear probe of mean codes (points)")
+    ahead = all(_clear(v) and summary(v).mean > 0 for name, v in values.items() if name.endswith(": G-VAE"))
+    headline(
+        figure, "A linear probe reads G-VAE's codes better than the VAE's, on every set" if ahead else "Linear probe"
+    )
+    return figure
+
+
+def reconstruction(index: Index) -> Picture:
+    """Squared error of a pixel of the decoded mean code: differences from the VAE's."""
+    figure, _ = _over_vae(index, "reconstruction_error", 1000, "", "squared error of a pixel (thousandths)")
+    headline(figure, "Squared error of decoded mean codes (range of a pixel: [0, 1])")
+    return figure
+
+
+def _over_vae(index: Index, metric: str, scale: float, unit: str, label: str) -> tuple[Picture, dict[str, list[float]]]:
+    """A row a set and method; differences from the VAE, whose own mean stands behind the set's name."""
+    rows, shown = dict[str, list[float]](), list[Record]()
+
+    def score(run: Record) -> float:
+        return scale * run.metrics[metric]
+
+    for title, by_arm in compared(index).items():
+        own = f"{title} ({summary(map(score, by_arm['VAE'])).mean:.1f}{unit})"
+        rows |= {f"{own}: {name}": gains(runs, by_arm["VAE"], score) for name, runs in by_arm.items() if name != "VAE"}
+        shown += [run for runs in by_arm.values() for run in runs]
+    text = "In brackets: the VAE's mean."
+    xlabel = f"{label}, difference from the VAE"
+    figure = plots.forest({"": {"": rows}}, xlabel, shown, text, lambda name, _: COLOUR[name.rsplit(": ", 1)[1]])
+    return figure, rows
+
+
+SWEEP = {
+    "consistency_6": f"{CONSISTENCY}\nat 3σ (%)",
+    "movement_6": "movement\nat 3σ",
+    "reconstruction_error": "squared\nerror",
+    "posterior_deviation": "mean σ",
+    "probe_accuracy": "linear\nprobe (%)",
+}
+"""What the sweep shows, and its label."""
+
+
+@styled
+def sweep(index: Index) -> Picture:
+    """G-VAE with one setting changed: a row a setting, a column a measure."""
+    named = sweeps(index)
+    figure = Picture(figsize=(7.5, 1.2 + 0.3 * len(named)))
+    panels = figure.subplots(1, len(SWEEP), sharey=True)
+    for axes, (metric, label) in zip(panels, SWEEP.items(), strict=True):
+        scale = 100 if "%" in label else 1
+        for row, runs in enumerate(named.values()):
+            values = [scale * record.metrics[metric] for record in runs]
+            result, colour = summary(values), RED if row == 0 else BLUE
+            axes.plot(values, [row + 0.25] * len(values), "o", color=colour, alpha=0.35, markersize=3)
+            half = result.half_width if result.n > 2 else 0.0
+            axes.errorbar(result.mean, row, xerr=half, fmt="D", color=colour, markersize=4, capsize=2)
+        axes.set_title(label, fontsize=8)
+        axes.set_ylim(len(named) - 0.5, -0.5)
+        axes.tick_params(axis="x", labelsize=7)
+    panels[0].set_yticks(range(len(named)), [f"{name} (n = {len(runs)})" for name, runs in named.items()], fontsize=8)
+    text = "Red: s = 0.27, c = 30, L2. Dots: seeds. Bars: 95% intervals of the mean, of three seeds or more."
+    caption(figure, [run for runs in named.values() for run in runs], text)
+    headline(figure, "G-VAE on fashion-mini with one setting changed")
+    return figure
+
+
+def augmented(index: Index) -> Picture:
+    """Test accuracy of classifiers trained on augmented images: differences from none."""
+    blocks = index.blocks(CLASSIFIERS, "classifiers trained with and without augmented images")
+    columns = {
+        f"{title}: {summary(map(points, by_arm['none'])).mean:.1f}%": {
+            name: gains(runs, by_arm["none"]) for name, runs in by_arm.items() if name != "none"
+        }
+        for title, by_arm in blocks.items()
+    }
+    shown = [run for by_arm in blocks.values() for runs in by_arm.values() for run in runs]
+    text = "In titles: accuracy without. Half of the images of a batch are replaced, from 30% of training on."
+    colours = {arm.name: arm.color for arm in AUGMENTED}
+    figure = plots.forest({"": columns}, "gain (points)", shown, text, lambda name, _: colours[name], shared=True)
+    significant = [values for panel in columns.values() for values in panel.values() if _clear(values)]
+    plain = "Classifiers trained on augmented images"
+    headline(figure, plain if significant else "No augmented images change a classifier's accuracy significantly")
+    return figure
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Figures of what lies beside the records of seed 0
+
+TILE = 0.5
+"""Inches of a tile in a sheet of traversals."""
+
+SIGMAS = [f"{'+' if i > 0 else ''}{i / 2:g}σ".replace("-", "−") if i else "μ" for i in COLUMNS]
+CLASSES = {"fashion-mini": sources.FASHION, "shapes": shapes.CLASSES, "lfw64": sources.FACES, "celeba": sources.FACES}
+CLASSES |= {"mnist": tuple(f"digit {c}" for c in range(10))}
+CLASSES |= {"cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")}
+Shown = dict[str, tuple[Record, dict[str, np.ndarray]]]
+
+
+def _pictured(by_arm: Mapping[str, Sequence[Record]]) -> Shown:
+    """By arm the first run that has pictures, and these."""
+    found: Shown = {}
+    for name, runs in by_arm.items():
+        for run in runs:
+            if name not in found and (arrays := pictures(NOTEBOOK, run)):
+                found[name] = run, arrays
+    return found
+
+
+def _first(index: Index, studies: Sequence[Study]) -> tuple[Study, Shown]:
+    """The first of these studies that has pictures of VAE and G-VAE, and these."""
+    for study in studies:
+        shown = _pictured(index.by_arm(study, _usual(study)))
+        if {"VAE", "G-VAE"} <= shown.keys():
+            return study, shown
+    raise NothingToDraw(f"traversals of VAE and G-VAE on {' or '.join(study.title for study in studies)}")
+
+
+def _sheet(
+    lines: Sequence[np.ndarray], rows: Sequence[str], columns: Sequence[str], shown: Shown, title: str, text: str
+) -> Picture:
+    figure = plots.sheet(torch.from_numpy(np.stack(lines)), rows, columns, title, size=TILE)
+    figure.axes[0].tick_params(labelsize=7)
+    caption(figure, [record for record, _ in shown.values()], text)
+    return figure
+
+
+def traversals(index: Index, studies: Sequence[Study], rows: int = 2) -> Picture:
+    """Traversals of G-VAE above those of the VAE: ends of the largest tenth, the image, all coordinates, unit noise."""
+    study, shown = _first(index, studies)
+    lines, titles, classes = [], [], CLASSES[study.data["name"]]
+    for name in ("G-VAE", "VAE"):
+        arrays = shown[name][1]
+        for row in range(min(rows, len(arrays["images"]))):
+            image, noise = arrays["images"][row : row + 1], arrays["noise"][row : row + 1]
+            lines.append(np.concatenate([arrays["tenth"][row, [0, -1]], image, arrays["all"][row], noise]))
+            titles.append(f"{name}: {classes[arrays['target'][row]]}")
+    columns = [*(f"{SIGMAS[i]}\ntenth" for i in (0, -1)), "image", *(f"{text}\nall" for text in SIGMAS), "noise"]
+    text = "Unseen images, the first of their classes; seed 0."
+    return _sheet(lines, titles, columns, shown, f"{study.title}: decoded traversals", text)
+
+
+ENDS = [0, len(COLUMNS) // 2, -1]
+
+
+def directions(index: Index) -> Picture:
+    """One image moved along the mean deviation of each class: of G-VAE, then of the VAE."""
+    study, shown = _first(index, (FACES, CELEBA))
+    lines, titles, classes = [], [], CLASSES[study.data["name"]]
+    for name in ("G-VAE", "VAE"):
+        arrays = shown[name][1]
+        for row, traversal in enumerate(arrays["directions"]):
+            lines.append(np.concatenate([arrays["images"][:1], traversal[ENDS]]))
+            titles.append(f"{name}: {classes[row]}")
+    columns, title = ["image", *(SIGMAS[i] for i in ENDS)], "One face along the deviations of each class"
+    return _sheet(lines, titles, columns, shown, title, "An unseen image, seed 0.")
+
+
+def sweep_traversals(index: Index) -> Picture:
+    """An image moved along all coordinates under each setting of the sweep."""
+    shown = _pictured(sweeps(index))
+    if len(shown) < 2:
+        raise NothingToDraw("traversals of G-VAE with two settings")
+    lines = [np.concatenate([arrays["images"][:1], arrays["all"][0]]) for _, arrays in shown.values()]
+    title, text = "Traversals with one setting changed", "All coordinates moved. An unseen image, seed 0."
+    return _sheet(lines, list(shown), ["image", *SIGMAS], shown, title, text)
+
+
+def rows_apart(index: Index) -> dict[str, tuple[float, float]]:
+    """Of :func:`directions`, by arm: how far a traversal's ends lie from its middle, and from the ends of another row.
+
+    Both are root mean squares of a pixel, in units of its range.
+    """
+    result = {}
+    for name, (_, arrays) in _first(index, (FACES, CELEBA))[1].items():
+        rows = arrays["directions"].astype(float) / 255
+        ends = rows[:, [0, -1]]
+        moved, between = ends - rows[:, [len(COLUMNS) // 2]], ends - ends.mean(0)
+        pairs = np.sqrt(2 * len(rows) / (len(rows) - 1) * (between**2).mean())
+        result[name] = float(np.sqrt((moved**2).mean())), float(pairs)
+    return result
+
+
+GROUPS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray], Sequence[str]]] = {
+    "gender": ("plane_male_separation", lambda label: label // 2, ("woman", "man")),
+    "smile": ("plane_smiling_separation", lambda label: label % 2, ("not smiling", "smiling")),
+    "all four": ("plane_separation", lambda label: label, sources.FACES),
+}
+"""What the labels of faces, 2 male + smiling, say: the measure of how far they lie apart, the groups, their names."""
+
+
+def separations(index: Index) -> dict[str, dict[str, dict[int, float]]]:
+    """How far faces lie apart in the plane by gender, smile and all four: by group, arm and seed, a share.
+
+    From the record, or from the codes beside it where an older record does not say it.
+    """
+    by_arm = next((found for study in (FACES, CELEBA) if "G-VAE" in (found := index.by_arm(study, _usual(study)))), {})
+    result: dict[str, dict[str, dict[int, float]]] = {}
+    for name, runs in by_arm.items():
+        for run in runs:
+            beside = {} if "plane_separation" in run.metrics else pictures(NOTEBOOK, run)
+            for title, (metric, group, _) in GROUPS.items():
+                value = run.metrics.get(metric)
+                if beside:
+                    labels = torch.from_numpy(group(beside["labels"])).long()
+                    value = codes.separation(torch.from_numpy(beside["plane"]), labels)
+                if value is not None:
+                    result.setdefault(title, {}).setdefault(name, {})[run.seed] = value
+    if not result:
+        raise NothingToDraw("VAE and G-VAE on faces")
+    return result
+
+
+@styled
+def plane(index: Index) -> Picture:
+    """Mean codes of unseen faces in their first two principal components: by gender, by smile, all four classes."""
+    _, shown = _first(index, (FACES, CELEBA))
+    figure = Picture(figsize=(7.5, 5.2))
+    grid = figure.subplots(2, 3, sharex="row", sharey="row")
+    for line, name in zip(grid, ("G-VAE", "VAE"), strict=True):
+        arrays = shown[name][1]
+        for axes, (title, (_, group, words)) in zip(line, GROUPS.items(), strict=True):
+            label = group(arrays["labels"])
+            for value, word in enumerate(words):
+                style = {"color": COLOURS[value], "markersize": 2.5, "alpha": 0.5, "label": word, "rasterized": True}
+                axes.plot(*arrays["plane"][label == value].T, "o", **style)
+            axes.set_title(f"{name}, {title}", fontsize=9)
+            if name == "VAE":
+                axes.legend(fontsize=8, markerscale=1.5, loc="upper left", bbox_to_anchor=(0, -0.3), labelspacing=0.2)
+        line[0].set_ylabel("second component")
+        line[0].set_xlabel(f"first ({arrays['share'][0]:.0%} and {arrays['share'][1]:.0%} of variance)", fontsize=8)
+    caption(figure, [record for record, _ in shown.values()], "Unseen faces, seed 0. The classes enter colours only.")
+    by_smile = separations(index)["smile"]
+    apart = [
+        100 * (by_smile["G-VAE"][seed] - value) for seed, value in by_smile["VAE"].items() if seed in by_smile["G-VAE"]
+    ]
+    ahead = _clear(apart) and min(apart) > 0
+    plain = "Mean codes of faces in the plane of their first two components"
+    headline(figure, "Smiles lie apart in the plane of G-VAE's codes, more than in the VAE's" if ahead else plain)
+    return figure
+
+
+@styled
+def factors(index: Index) -> Picture:
+    """Which known factor of the generated shapes each coordinate moves: mean cosine, the largest deviation first."""
+    _, shown = _first(index, (SHAPES,))
+    figure = Picture(figsize=(7.5, 0.8 + 1.7 * len(shown)))
+    grid = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
+    for axes, (name, (_, arrays)) in zip(grid, shown.items(), strict=True):
+        order = np.argsort(-arrays["deviation"])
+        drawn = axes.imshow(arrays["alignment"][:, order], vmin=0, vmax=1, cmap="Blues", aspect="auto")
+        axes.set_yticks(range(len(shapes.RANGES)), [factor.replace("_", " ") for factor in shapes.RANGES], fontsize=7)
+        axes.set_xticks(range(len(order)), [f"{value:.2f}" for value in arrays["deviation"][order]], fontsize=6)
+        axes.set_title(name, fontsize=9)
+        axes.grid(visible=False)
+    grid[-1].set_xlabel("coordinates, by mean σ")
+    figure.colorbar(drawn, ax=list(grid), label="mean cosine")
+    caption(figure, [record for record, _ in shown.values()], "300 unseen images, seed 0.")
+    headline(figure, "Which factor of the shapes each coordinate moves")
+    return figure
+
+
+FIGURES: dict[str, Callable[[Index], Picture]] = {
+    "consistency": consistency,
+    "movement": movement,
+    "probe": probe,
+    "reconstruction": reconstruction,
+    "sweep": sweep,
+    "augmented": augmented,
+    "traversals_fashion-mini": partial(traversals, studies=(FASHION,)),
+    "traversals_mnist": partial(traversals, studies=(MNIST_FULL, DIGITS)),
+    "traversals_cifar10": partial(traversals, studies=(CIFAR10_FULL, PHOTOS)),
+    "traversals_shapes": partial(traversals, studies=(SHAPES,)),
+    "traversals_faces": partial(traversals, studies=(FACES, CELEBA), rows=3),
+    "directions": directions,
+    "plane": plane,
+    "sweep_traversals": sweep_traversals,
+    "factors": factors,
+}

@@ -8,18 +8,28 @@ M; one run records both, so a record stands in two rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from companion.plots import BLUE, GREEN, PURPLE, RED, YELLOW
-from companion.studies import Arm, Setting, Study
+import numpy as np
+import torch
+from matplotlib.ticker import LogLocator, MaxNLocator
+
+from companion import plots
+from companion.plots import BLUE, GREEN, PURPLE, RED, YELLOW, Picture, band, caption, headline, styled
+from companion.records import Index
+from companion.stats import gains, points, summary
+from companion.studies import Arm, NothingToDraw, Setting, Study
+from semaug.methods.long_tail import many_medium_few
 from semaug.methods.sla import TRANSFORMS
 from semaug.training.recipe import Recipe
+from semaug.training.record import Record
 
 NOTEBOOK = "5_sla"
 
-# -- arms and studies --------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
+# Arms and studies
 
 BASELINE = Arm("cross-entropy", "CrossEntropy", color="black")
 DISTILLED: dict[str, Setting] = {"temperature": 1.0, "inference": "single"}
@@ -89,7 +99,7 @@ def _full(name: str, title: str) -> Study:
     return Study(NOTEBOOK, f"{name}-resnet32", title, {"name": name}, "resnet32", FULL, arms, 3, seconds, "paper")
 
 
-STUDIES = (
+SETS = (
     _study(
         "fashion-mini",
         "fashion-mini, 2000 images",
@@ -115,6 +125,10 @@ STUDIES = (
         (*ROTATED, *of_views("rotation2", "color_perm3", "color_perm")),
         0.8,
     ),
+    _full("cifar10", "CIFAR-10, ResNet-32"),
+    _full("cifar100", "CIFAR-100, ResNet-32"),
+)
+TAILS = (
     _study(
         "fashion-mini-tail",
         "fashion-mini, ρ = 100",
@@ -131,6 +145,328 @@ STUDIES = (
         TAIL,
         0.9,
     ),
-    _full("cifar10", "CIFAR-10, ResNet-32"),
-    _full("cifar100", "CIFAR-100, ResNet-32"),
 )
+STUDIES = (*SETS, *TAILS)
+PAPER = ()  # no readable table of the paper was found
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A record by its inferences
+
+ByArm = dict[str, list[Record]]
+INFERENCES = ("single", "aggregated")
+NAMES = {
+    "DA": ("DA", "DA, averaged"),
+    "MT": ("MT", "MT, averaged"),
+    "SLA": ("SLA, single", "SLA+AG"),
+    "SLA+SD": ("SLA+SD", "SLA+SD+AG"),
+    "SLA+SD, no KL": ("SLA+SD, no KL", "SLA+SD+AG, no KL"),
+    "SLA, CE-DRW": ("SLA, single, CE-DRW", "SLA+AG, CE-DRW"),
+    "SLA, LDAM-DRW": ("SLA, single, LDAM-DRW", "SLA+AG, LDAM-DRW"),
+}
+"""What a method is called by how it infers: in one pass, or in one for every view."""
+
+
+def inferred(record: Record, inference: str) -> Record:
+    """A run on views with ``test_accuracy`` of one of its inferences.
+
+    Accuracies by class are known of the inference of its ``predict`` alone; of the other they are empty.
+    """
+    metrics = record.metrics | {"test_accuracy": record.metrics[f"{inference}_test_accuracy"]}
+    by_class = record.class_accuracy if record.config["settings"]["inference"] == inference else []
+    return replace(record, metrics=metrics, class_accuracy=by_class)
+
+
+def by_inference(by_arm: Mapping[str, Sequence[Record]]) -> ByArm:
+    """Records by method and inference: those without views, then single inferences, then those in M passes."""
+    rows = {name: list(runs) for name, runs in by_arm.items() if name not in NAMES}
+    for place, inference in enumerate(INFERENCES):
+        for name, runs in by_arm.items():
+            if name in NAMES:
+                rows[NAMES[name][place]] = [inferred(run, inference) for run in runs]
+    return rows
+
+
+def rows(index: Index, study: Study, transforms: str = "rotation") -> ByArm:
+    """The records of a study with one set of transformations, cross-entropy first.
+
+    What is trained without views stands there for as many epochs, and for M times as many. Empty where nothing was
+    trained on these views.
+    """
+    chosen, M = dict[str, list[Record]](), len(TRANSFORMS[transforms])
+    for name, runs in index.by_arm(study).items():
+        arm = study.arm(name)
+        on_views = arm.settings.get("transforms")
+        if on_views == transforms or (on_views is None and arm.recipe.get("times", 1) in (1, M)):
+            chosen[name.removesuffix(f", {transforms}")] = runs
+    return by_inference(chosen) if chosen.keys() & NAMES.keys() else {}
+
+
+def blocks(index: Index, studies: Iterable[Study] = SETS, methods: Iterable[str] = ()) -> dict[str, ByArm]:
+    """:func:`rows` of rotations by title, of the studies that have these methods; raises NothingToDraw without one."""
+    found = {study.title: rows(index, study) for study in studies}
+    found = {title: by_arm for title, by_arm in found.items() if by_arm and set(methods) <= by_arm.keys()}
+    if not found:
+        raise NothingToDraw(f"{' and '.join(methods) or 'an objective on views'} beside cross-entropy")
+    return found
+
+
+def results(index: Index) -> dict[str, tuple[Study, ByArm]]:
+    """The rows of the leaderboard: every study with every set of transformations, by title."""
+    found = {}
+    for transforms in TRANSFORMS:
+        for study in STUDIES:
+            title = f"{study.title}, {transforms}"
+            if by_arm := rows(index, study, transforms):
+                found[title] = replace(study, title=title), by_arm
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Figures
+
+COLOUR = {"cross-entropy": "black", "DA": BLUE, "MT": GREEN, "SLA": RED, "SLA+SD": PURPLE}
+
+
+def _method(name: str) -> str:
+    """The method of a row, without its inference."""
+    return name.split(",")[0].removesuffix("+AG")
+
+
+def colour(name: str, title: str = "") -> str:
+    """Of a row, by its method."""
+    return COLOUR.get(_method(name), YELLOW)
+
+
+def many(name: str, title: str = "") -> bool:
+    """Whether a row infers in M passes."""
+    return "+AG" in name or "averaged" in name
+
+
+def _unbroken(title: str) -> str:
+    """A title that can be broken after its set of images only."""
+    name, _, rest = title.partition(", ")
+    return f"{name}, {rest.replace(' ', chr(0xA0))}"
+
+
+def _runs(studies: Iterable[ByArm]) -> list[Record]:
+    return [run for by_arm in studies for runs in by_arm.values() for run in runs]
+
+
+def _ahead(differences: Sequence[float]) -> bool:
+    """Whether the interval of their mean lies above zero."""
+    result = summary(differences)
+    return result.n > 2 and result.mean > result.half_width
+
+
+def accuracy(index: Index) -> Picture:
+    """Every method by both inferences, and cross-entropy with as many passes: gains over cross-entropy."""
+    columns, shown, ahead = {}, blocks(index), []
+    for title, by_arm in shown.items():
+        baseline = by_arm["cross-entropy"]
+        drawn = {name: runs for name, runs in by_arm.items() if runs is not baseline and "no KL" not in name}
+        reached = summary(map(points, baseline)).mean
+        columns[_unbroken(f"{title}: {reached:.1f}%")] = {name: gains(runs, baseline) for name, runs in drawn.items()}
+        if "SLA+AG" in by_arm and _ahead(gains(by_arm["SLA+AG"], by_arm.get("cross-entropy, 4x epochs", []))):
+            ahead.append(title.split(",")[0])
+    text = "Title: accuracy of cross-entropy. Filled: M passes at inference."
+    figure = plots.forest({"": columns}, "gain (points)", _runs(shown.values()), text, colour, many)
+    plain = "Gains over cross-entropy, by method and inference"
+    few = f"At equal passes in training SLA+AG is ahead of cross-entropy only on {' and '.join(ahead)}"
+    headline(figure, few if 0 < len(ahead) < len(shown) else plain)
+    return figure
+
+
+def inference(index: Index) -> Picture:
+    """What the views together gain over the image alone, by the same network."""
+    shown = blocks(index)
+    columns = {
+        _unbroken(title): {more: gains(by_arm[more], by_arm[one]) for one, more in NAMES.values() if more in by_arm}
+        for title, by_arm in shown.items()
+    }
+    text = "M passes − one pass, same network."
+    figure = plots.forest({"": columns}, "gain (points)", _runs(shown.values()), text, colour, many, shared=True)
+    others = [
+        [ours - theirs for ours, theirs in zip(panel["SLA+AG"], panel[name], strict=False)]
+        for panel in columns.values()
+        for name in ("DA, averaged", "MT, averaged")
+        if name in panel and "SLA+AG" in panel
+    ]
+    plain = "What M passes gain over one"
+    headline(figure, plain if any(map(_ahead, others)) else f"{plain}: nowhere more by SLA than by DA or MT")
+    return figure
+
+
+def training(index: Index) -> Picture:
+    """Is MT harder to optimise than SLA? The loss of class and transformation on the training images by epoch."""
+    text = "Of class and transformation together, (21) and (22)."
+    figure = joint_loss(blocks(index, methods=("MT", "SLA+AG")), text)
+    headline(figure, "Is MT harder to optimise? The joint loss on the training images")
+    return figure
+
+
+def joint_loss(found: Mapping[str, ByArm], text: str = "") -> Picture:
+    """The loss of class and transformation by epoch, of records by title and method."""
+    return _curves(found, "train_loss", ("MT", "SLA+AG"), "joint loss (nats)", text)
+
+
+def class_loss(index: Index) -> Picture:
+    """The loss of the class, where the transformation is known, on the training images by epoch."""
+    figure = class_loss_of(blocks(index, methods=("MT", "SLA+AG")))
+    headline(figure, "The class loss on the training images, the transformation known")
+    return figure
+
+
+def class_loss_of(found: Mapping[str, ByArm]) -> Picture:
+    """The loss of the class by epoch, of records by title and method."""
+    return _curves(found, "class_loss", ("DA", "MT", "SLA+AG"), "class loss (nats)", "")
+
+
+def distilled(index: Index) -> Picture:
+    """The distilled head, in one pass, against the aggregate of a network without distillation, over training."""
+    methods = ("cross-entropy", "SLA+AG", "SLA+SD", "SLA+SD, no KL")
+    found = blocks(index, methods=("SLA+SD",))
+    text = "SLA+AG: M passes, a network without distillation. No KL: the same second head, taught by labels alone."
+    figure = _curves(found, "validation_accuracy", methods, "validation accuracy (%)", text)
+    headline(figure, "The second head in one pass, beside the aggregate of SLA in M passes")
+    return figure
+
+
+def divergence(index: Index) -> Picture:
+    """The distance of the second head from the network's own aggregate, on the training images by epoch."""
+    found = blocks(index, methods=("SLA+SD",))
+    figure = _curves(found, "distillation", ("SLA+SD", "SLA+SD, no KL"), "divergence (nats)", "")
+    headline(figure, "Divergence of the second head from the network's own aggregate")
+    return figure
+
+
+@styled
+def _curves(found: Mapping[str, ByArm], curve: str, methods: Sequence[str], label: str, text: str) -> Picture:
+    """A curve by epoch, a panel a study, a line a method."""
+    figure = Picture(figsize=(7.5, 3.2))
+    grid = figure.subplots(1, len(found), squeeze=False)[0]
+    lines: dict[str, Any] = {}
+    for axes, (title, by_arm) in zip(grid, found.items(), strict=True):
+        drawn = {name: by_arm[name] for name in methods if name in by_arm and by_arm[name][0].curves.get(curve)}
+        for name, runs in drawn.items():
+            values = np.array([run.curves[curve] for run in runs])
+            epochs = np.arange(1, values.shape[1] + 1) * runs[0].config["recipe"]["epochs"] / values.shape[1]
+            dashes, scale = "--" if "no KL" in name else "-", 100 if "accuracy" in curve else 1
+            band(axes, epochs, scale * values, name, color=colour(name), linestyle=dashes)
+            lines.setdefault(name, axes.lines[-1])
+        seeds = {name: [run.seed for run in runs] for name, runs in drawn.items()}
+        axes.set_title("\n".join([*title.split(", "), plots.counts(seeds)]), fontsize=9)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        if "accuracy" not in curve:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.minorticks_off()
+    grid[0].set_ylabel(label)
+    figure.legend(lines.values(), list(lines), loc="outside right center", fontsize=8)
+    caption(figure, _runs(found.values()), f"Bands: 95% intervals of the mean. {text}".strip())
+    return figure
+
+
+@styled
+def cost(index: Index) -> Picture:
+    """Accuracy over passes of training, for every set of transformations; open marks infer in one pass, filled in M."""
+    found = {study.title: [(t, by_arm) for t in TRANSFORMS if (by_arm := rows(index, study, t))] for study in SETS}
+    found = {title: by_views for title, by_views in found.items() if by_views}
+    if not found:
+        raise NothingToDraw("an objective on views beside cross-entropy")
+    lines = -(-len(found) // 2)
+    figure = Picture(figsize=(7.5, 0.8 + 2.6 * lines))
+    grid = figure.subplots(lines, min(2, len(found)), squeeze=False).ravel()
+    for unused in grid[len(found) :]:
+        unused.remove()
+    marks: dict[str, Any] = {}
+    for axes, (title, by_views) in zip(grid, found.items(), strict=False):
+        ticks = {1}
+        for transforms, by_arm in by_views:
+            epochs = by_arm["cross-entropy"][0].config["recipe"]["epochs"]
+            for name, runs in by_arm.items():
+                if "no KL" in name:
+                    continue
+                method, filled, views = _method(name), many(name), 1 if name.startswith("cross") else transforms
+                M = 1 if views == 1 else len(TRANSFORMS[transforms])
+                passes = round(M * runs[0].config["recipe"]["epochs"] / epochs)
+                ticks.add(passes)
+                result = summary(map(points, runs))
+                style = {"color": COLOUR[method], "capsize": 2, "markersize": 5, "fmt": "D" if filled else "o"}
+                half, shift = result.half_width if result.n > 2 else 0.0, 1 + 0.04 * (list(COLOUR).index(method) - 2)
+                bar = axes.errorbar(passes * shift, result.mean, yerr=half, **style)
+                bar[0].set_markerfacecolor(COLOUR[method] if filled else "white")
+                marks.setdefault(method if method == "cross-entropy" else name, bar)
+        axes.set(xscale="log", xlabel="passes in training, over cross-entropy's", title=title)
+        axes.set_xticks(sorted(ticks), [str(tick) for tick in sorted(ticks)])
+        axes.minorticks_off()
+    for axes in grid[: len(found) : 2]:
+        axes.set_ylabel("test accuracy (%)")
+    figure.legend(marks.values(), list(marks), loc="outside right center", fontsize=8)
+    text = "Marks of one number of passes are moved apart. Bars: 95% intervals. Filled: M passes at inference."
+    caption(figure, _runs(by_arm for by_views in found.values() for _, by_arm in by_views), text)
+    headline(figure, "Accuracy over passes in training")
+    return figure
+
+
+def transforms(index: Index) -> Picture:
+    """Sets of transformations on one set of images: gains of DA and SLA over cross-entropy."""
+    columns: dict[str, dict[str, list[float]]] = {}
+    shown: list[Record] = []
+    for study in SETS:
+        found = {name: by_arm for name in TRANSFORMS if (by_arm := rows(index, study, name))}
+        for name, by_arm in found.items() if len(found) > 1 else []:
+            row = f"{study.title.split(',')[0]}: {name} ({len(TRANSFORMS[name])})"
+            for method in ("DA", "DA, averaged", "SLA, single", "SLA+AG"):
+                if method in by_arm:
+                    columns.setdefault(method, {})[row] = gains(by_arm[method], by_arm["cross-entropy"])
+                    shown += by_arm[method]
+    if not columns:
+        raise NothingToDraw("two sets of transformations on one set of images, beside cross-entropy")
+    text = "Over cross-entropy. In brackets: M."
+    of_panel = (lambda _, title: colour(title)), (lambda _, title: many(title))
+    figure = plots.forest({"": columns}, "gain (points)", shown, text, *of_panel, shared=True)
+    headline(figure, "Gains by set of transformations")
+    return figure
+
+
+def imbalance(index: Index) -> Picture:
+    """SLA on a long tail, alone and with class weights or margins: gains by how many images a class has."""
+    found = blocks(index, TAILS)
+    lines: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for title, by_arm in found.items():
+        for group, accuracy in _groups(by_arm["cross-entropy"][0]).items():
+            if not np.isnan(accuracy):
+                lines.setdefault(title, {})[group] = {
+                    name: gains(runs, by_arm["cross-entropy"], _score(group))
+                    for name, runs in by_arm.items()
+                    if name != "cross-entropy" and all(run.class_accuracy for run in runs)
+                }
+    text = "Over cross-entropy; the test set is balanced."
+    figure = plots.forest(lines, "gain (points)", _runs(found.values()), text, colour, many)
+    headline(figure, "Long tails: gains over cross-entropy, by the frequency of the class")
+    return figure
+
+
+def _groups(record: Record) -> dict[str, float]:
+    """Accuracy of all classes alike, and of those with many, medium and few training images, in [0, 1]."""
+    accuracy, counts = torch.tensor(record.class_accuracy, dtype=torch.float64), torch.tensor(record.train_counts)
+    return {"all": float(accuracy.mean()), **many_medium_few(accuracy, counts)}
+
+
+def _score(group: str) -> Callable[[Record], float]:
+    return lambda record: 100 * _groups(record)[group]
+
+
+FIGURES: dict[str, Callable[[Index], Picture]] = {
+    "accuracy": accuracy,
+    "inference": inference,
+    "training": training,
+    "class_loss": class_loss,
+    "distilled": distilled,
+    "divergence": divergence,
+    "cost": cost,
+    "transforms": transforms,
+    "imbalance": imbalance,
+}

@@ -1,0 +1,298 @@
+"""The figures of G-VAE, on records whose measures are known."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from companion import records
+from companion.records import Index
+from companion.studies import NothingToDraw, gvae
+from semaug.training.record import Record
+
+NOISE = [0.0, 0.02, -0.01]
+SHEETS = {name for name in gvae.FIGURES if "traversals" in name} | {"directions"}
+
+
+def record(study, arm, seed, share=0.5):
+    """A run whose traversals keep their class in this share at 3 sigma, and move by half of it."""
+    metrics = {"test_accuracy": share + NOISE[seed], "probe_accuracy": share + NOISE[seed], "judge_accuracy": 0.9}
+    metrics |= {"reconstruction_error": 0.02, "posterior_deviation": 0.3}
+    for prefix in ("", "tenth_", "each_"):
+        metrics |= {f"{prefix}consistency_{i}": 0.8 + (share - 0.8) * i / 6 + NOISE[seed] for i in range(7)}
+        metrics |= {f"{prefix}movement_{i}": share / 2 * i / 6 for i in range(7)}
+    metrics |= {"noise_movement": share, "noise_consistency": 0.25}
+    config = {"objective": study.arm(arm).objective, "study": study.name, "arm": arm}
+    where = {"profile": study.profile, "study": study.name, "arm": arm, "environment": {"device": "a CPU"}}
+    return Record(config, seed, metrics, {}, [15] * 4, [0.5] * 4, **where)
+
+
+@pytest.fixture
+def found():
+    runs = [record(gvae.FASHION, "VAE", seed, 0.3) for seed in range(3)]
+    runs += [record(gvae.FASHION, "conditional VAE", seed, 0.4) for seed in range(2)]
+    runs += [record(gvae.FASHION, "G-VAE", seed, 0.5) for seed in range(3)]
+    runs += [record(gvae.FASHION, f"G-VAE, {what}", seed, 0.6) for what in ("s = 0.1", "c = 1") for seed in range(2)]
+    for study in (gvae.DIGITS, gvae.FACES, gvae.SHAPES, gvae.PHOTOS):
+        runs += [record(study, "VAE", 0, 0.3), record(study, "G-VAE", 0, 0.35)]
+    study = gvae.CLASSIFIERS[0]
+    for arm, accuracy in (("none", 0.5), ("Gaussian noise", 0.4), ("G-VAE", 0.55)):
+        runs += [record(study, arm, seed, accuracy) for seed in range(3)]
+    return [*runs, record(study, "G-VAE, difference", 0, 0.6)]
+
+
+@pytest.fixture
+def index(found):
+    return Index(records=found)
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch, found):
+    """Pictures beside the records of seed 0: grey of the value 10, and 20 at the far end of all coordinates."""
+    monkeypatch.setattr(records, "FIGURES", tmp_path)
+    for run in found:
+        path = run.save(tmp_path / "records" / "2_gvae")
+        if run.seed == 0 and run.config["objective"] != "Augmented":
+            near = np.full((4, 5, 1, 8, 8), 10, dtype=np.uint8)
+            far = near.copy()
+            far[:, -1] = 20
+            arrays = {"images": near[:, 0], "noise": near[:, 0], "tenth": near, "all": far, "directions": far}
+            arrays |= {"target": np.arange(4)}
+            arrays |= {"plane": np.eye(8, 2), "share": np.array([0.5, 0.25]), "labels": np.arange(8) % 4}
+            if run.study == "shapes":
+                arrays |= {"alignment": np.arange(21).reshape(7, 3) / 42, "deviation": np.array([0.2, 0.9, 0.5])}
+            path.with_suffix(".npz").write_bytes(records.pack(arrays))
+    return tmp_path / "records" / "2_gvae"
+
+
+def labels(axes):
+    return [label.get_text() for label in axes.get_yticklabels()]
+
+
+def panel(figure, title):
+    return next(axes for axes in figure.axes if axes.get_title("left").split("\n")[0] == title)
+
+
+def marks(axes):
+    """By row the mean that is drawn."""
+    return dict(zip(labels(axes), (bar[0].get_xdata()[0] for bar in axes.containers), strict=True))
+
+
+def test_a_comparison_has_the_usual_settings_of_each_set_alone(index):
+    blocks = gvae.compared(index)
+    assert [title.split(",")[0] for title in blocks] == ["fashion-mini", "MNIST", "LFW faces", "shapes", "CIFAR-10"]
+    study = blocks["fashion-mini, 2000 images"]
+    assert {name: [run.seed for run in runs] for name, runs in study.items()} == {
+        "VAE": [0, 1, 2],
+        "conditional VAE": [0, 1],
+        "G-VAE": [0, 1, 2],
+    }
+    full = [record(gvae.MNIST_FULL, arm, 0) for arm in ("VAE", "G-VAE, s = 0.035, c = 400")]
+    assert gvae.compared(Index(records=[*index, *full])) == blocks, "the author's settings are a variant"
+    full.append(record(gvae.MNIST_FULL, "G-VAE", 0))
+    assert "MNIST, all images" in gvae.compared(Index(records=[*index, *full]))
+
+
+def test_a_sweep_changes_one_thing_and_begins_with_the_usual(index, found):
+    named = gvae.sweeps(index)
+    assert {name: len(runs) for name, runs in named.items()} == {"G-VAE": 3, "s = 0.1": 2, "c = 1": 2}
+    assert next(iter(named)) == "G-VAE"
+    for few in (named["G-VAE"], [run for run in found if run.arm != "G-VAE"]):
+        with pytest.raises(NothingToDraw, match="two settings"):
+            gvae.sweeps(Index(records=few))
+
+
+def test_consistency_is_drawn_over_the_distance(index):
+    figure = gvae.consistency(index)
+    axes = panel(figure, "fashion-mini, 2000 images")
+    assert axes.get_title("left").endswith("n = 2 to 3")
+    assert [line.get_label() for line in axes.lines[:3]] == ["VAE", "conditional VAE", "G-VAE"]
+    np.testing.assert_allclose(axes.lines[2].get_xdata(), [0, 0.5, 1, 1.5, 2, 2.5, 3])
+    np.testing.assert_allclose(axes.lines[2].get_ydata()[[0, 6]], 100 * (np.array([0.8, 0.5]) + np.mean(NOISE)))
+    np.testing.assert_allclose(axes.lines[3].get_ydata(), [90, 90])
+    np.testing.assert_allclose(axes.lines[4].get_ydata(), [25, 25])  # chance, of four classes
+    assert figure.axes[-1].get_legend() is not None
+
+
+def test_the_title_names_the_sets_on_which_the_judge_recognises_the_class(index, found):
+    assert gvae.consistency(index).get_suptitle().startswith("Class consistency"), "on all of them"
+    for run in found:
+        if run.study not in ("fashion-mini", "mnist"):
+            run.metrics["consistency_0"] = 0.4  # real images: 0.9
+    title = gvae.consistency(index).get_suptitle()
+    assert title == "Only on fashion-mini and MNIST does the judge recognise what is decoded"
+
+
+def test_movement_stands_beside_consistency(index):
+    figure = gvae.movement(index)
+    axes = panel(figure, "fashion-mini, 2000 images")
+    ours = [line for line in axes.lines if line.get_color() == gvae.COLOUR["G-VAE"]]
+    assert [line.get_linestyle() for line in ours] == ["-", ":", "None", "None"] * 3
+    assert ours[0].get_label() == "G-VAE"
+    for noise, (all_of_them, _, one, unit) in zip(NOISE, zip(*[iter(ours)] * 4, strict=True), strict=True):
+        np.testing.assert_allclose(all_of_them.get_xdata(), np.arange(7) / 24)
+        np.testing.assert_allclose(all_of_them.get_ydata(), 100 * (np.linspace(0.8, 0.5, 7) + noise))
+        np.testing.assert_allclose(np.squeeze(one.get_data()), [0.25, 100 * (0.5 + noise)])
+        np.testing.assert_allclose(np.squeeze(unit.get_data()), [0.5, 25])
+    title = figure.get_suptitle().replace("\n", " ")
+    assert title.endswith("is above the VAE's on fashion-mini"), "elsewhere there is one seed"
+
+
+def test_probe_and_augmentation_are_paired_with_their_baselines(index):
+    figure = gvae.probe(index)
+    drawn = marks(figure.axes[0])
+    assert drawn["fashion-mini, 2000 images (30.3%): conditional VAE"] == pytest.approx(10)
+    assert drawn["fashion-mini, 2000 images (30.3%): G-VAE"] == pytest.approx(20)
+    assert len(drawn) == 6
+    assert figure.get_suptitle() == "Linear probe", "one seed on four sets says nothing of every set"
+    figure = gvae.augmented(index)
+    expected = {"Gaussian noise": -10, "G-VAE": 5, "G-VAE, difference": 10}
+    assert marks(figure.axes[0]) == pytest.approx(expected)
+    assert figure.axes[0].get_title("left").startswith("fashion-mini, 2000 images: 50.3%")
+    assert "significantly" not in figure.get_suptitle()
+
+
+def test_no_interval_is_drawn_below_three_seeds(index):
+    named = gvae.sweep(index).axes[0]
+    widths = [np.ptp(bar[2][0].get_segments()[0][:, 0]) for bar in named.containers]
+    assert [width > 0 for width in widths] == [True, False, False]
+
+
+def test_the_sweep_shows_each_measure(index):
+    axes = gvae.sweep(index).axes
+    assert [panel.get_title("left") for panel in axes] == list(gvae.SWEEP.values())
+    drawn = [bar[0].get_xdata()[0] for bar in axes[0].containers]
+    assert drawn == pytest.approx([50 + 100 * np.mean(NOISE)] + [61] * 2)
+    assert labels(axes[0]) == ["G-VAE (n = 3)", "s = 0.1 (n = 2)", "c = 1 (n = 2)"]
+
+
+def test_traversals_are_compared_where_they_moved_equally_far(index):
+    study = gvae.compared(index)["fashion-mini, 2000 images"]
+    assert gvae.reach(study) == pytest.approx(0.9 * 0.15)  # the VAE's move by half of 0.3
+    first, second = study["VAE"][0], study["G-VAE"][0]
+    # lines in two points: from .8 at no movement to .3 at .15, and to .5 at .25
+    assert gvae.consistency_at(first, 0.135) == pytest.approx(0.8 - 0.5 * 0.9)
+    assert gvae.consistency_at(second, 0.135) == pytest.approx(0.8 - 0.3 * 0.135 / 0.25)
+    differences = gvae.differences(study, "G-VAE", "VAE")
+    assert differences["linear probe (points)"] == pytest.approx([20] * 3)
+    assert differences["class consistency at 3σ"] == pytest.approx([20] * 3)
+    assert differences["movement at 3σ (thousandths)"] == pytest.approx([100] * 3)
+    assert differences["class consistency at equal movement"] == pytest.approx([100 * (0.45 - 0.3 * 0.54)] * 3)
+    assert len(gvae.differences(study, "G-VAE", "conditional VAE")["class consistency at μ (points)"]) == 2
+    with pytest.raises(ValueError, match=r"movement: got 0\.2; takes 0 to 0\.15"):
+        gvae.consistency_at(first, 0.2)
+
+
+def test_the_table_has_no_class_consistency_where_the_judge_recognises_nothing(index, found):
+    for run in found:
+        if run.study == "cifar10":
+            run.metrics["consistency_0"] = 0.4  # real images: 0.9
+    first, second = gvae.table(index).split("\n\n")
+    rows = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in first.splitlines()}
+    columns = [head.split(",")[0] for head in rows["G-VAE − VAE"]]
+    assert columns == ["fashion-mini", "MNIST", "LFW faces", "shapes", "CIFAR-10"]
+    assert rows["linear probe (points)"] == ["**+20.0 ± 0.0**", "+5.0", "+5.0", "+5.0", "+5.0"]
+    assert rows["class consistency at μ (points)"][:4] == ["+0.0 ± 0.0", "+0.0", "+0.0", "+0.0"]
+    assert all(cells[4:] in ([], [""]) for name, cells in rows.items() if name.startswith("class consistency"))
+    assert "fashion-mini, 2000 images (n = 2)" in second
+
+
+def test_the_leaderboard_has_the_classifiers(index):
+    ((title, (study, by_arm)),) = gvae.results(index).items()
+    assert (title, study) == ("fashion-mini, 2000 images", gvae.CLASSIFIERS[0])
+    assert list(by_arm) == ["none", "Gaussian noise", "G-VAE", "G-VAE, difference"]
+
+
+def test_separations_are_of_the_record_or_of_what_lies_beside_it(index, found, saved):
+    apart = gvae.separations(index)
+    runs = {run.arm: run for run in found if run.study == "faces"}
+    assert list(apart) == ["gender", "smile", "all four"]
+    beside = records.pictures("2_gvae", runs["VAE"])
+    points, man = beside["plane"], beside["labels"] >= 2
+    right = []  # by hand: nearest mean of the others
+    for i in range(len(points)):
+        others = np.arange(len(points)) != i
+        away = [np.linalg.norm(points[i] - points[others & (man == value)].mean(0)) for value in (False, True)]
+        right.append((away[1] < away[0]) == man[i])
+    assert apart["gender"]["VAE"] == {0: pytest.approx(np.mean([np.mean(np.array(right)[man == v]) for v in (0, 1)]))}
+    runs["G-VAE"].metrics |= {f"plane_{key}separation": 0.7 for key in ("", "male_", "smiling_")}
+    assert gvae.separations(index)["smile"]["G-VAE"] == {0: 0.7}
+
+
+def test_rows_of_directions_apart(index, saved):
+    moved, between = gvae.rows_apart(index)["G-VAE"]
+    assert moved == pytest.approx(10 / 255 / 2**0.5)  # of two ends one moved by ten levels
+    assert between == 0
+    (run,) = index.of(gvae.FACES, "G-VAE")
+    path = saved / f"{run.stem}.npz"
+    arrays = records.unpack(path)
+    arrays["directions"] = arrays["directions"] + np.array([0, 2, 4, 6], dtype=np.uint8)[:, None, None, None, None]
+    path.write_bytes(records.pack(arrays))
+    pairs = [(i - j) ** 2 for i in (0, 2, 4, 6) for j in (0, 2, 4, 6) if i != j]
+    assert gvae.rows_apart(index)["G-VAE"][1] == pytest.approx(np.sqrt(np.mean(pairs)) / 255)
+
+
+def mosaic(picture):
+    """Values of a sheet's tiles by row and column."""
+    image = picture.axes[0].images[0].get_array()[..., 0]
+    return np.round(255 * image[::9, ::9]).astype(int)
+
+
+def test_traversals_are_those_beside_the_records(index, saved):
+    drawn = gvae.FIGURES["traversals_mnist"](index)
+    expected = [10] * 7 + [20, 10]  # the far end of all coordinates stands before the column of noise
+    np.testing.assert_array_equal(mosaic(drawn), [expected] * 4)
+    assert labels(drawn.axes[0])[1:3] == ["G-VAE: digit 1", "VAE: digit 0"]
+    assert labels(gvae.FIGURES["traversals_faces"](index).axes[0])[0] == "G-VAE: woman, not smiling"
+    np.testing.assert_array_equal(mosaic(gvae.directions(index)), [[10] * 3 + [20]] * 8)
+    rows = gvae.sweep_traversals(index)
+    assert labels(rows.axes[0]) == list(gvae.sweeps(index))
+    np.testing.assert_array_equal(mosaic(rows), [[10] * 5 + [20]] * 3)
+
+
+def test_the_plane_is_coloured_by_attribute(index, saved):
+    axes = gvae.plane(index).axes
+    assert [panel.get_title("left") for panel in axes[:3]] == ["G-VAE, gender", "G-VAE, smile", "G-VAE, all four"]
+    men = next(line for line in axes[0].lines if line.get_label() == "man")
+    np.testing.assert_array_equal(np.transpose(men.get_data()), np.eye(8, 2)[[2, 3, 6, 7]])
+    smiling = next(line for line in axes[1].lines if line.get_label() == "smiling")
+    np.testing.assert_array_equal(np.transpose(smiling.get_data()), np.eye(8, 2)[1::2])
+    assert "50% and 25%" in axes[0].get_xlabel()
+
+
+def test_factors_stand_in_order_of_the_deviations(index, saved):
+    top, bottom, _ = gvae.factors(index).axes
+    assert [axes.get_title("left") for axes in (top, bottom)] == ["VAE", "G-VAE"]
+    np.testing.assert_allclose(top.images[0].get_array(), np.arange(21).reshape(7, 3)[:, [1, 2, 0]] / 42)
+    assert [label.get_text() for label in top.get_xticklabels()] == ["0.90", "0.50", "0.20"]
+    assert labels(top)[0] == "hue"
+
+
+def test_pictures_are_of_the_very_run(index, saved):
+    (run,) = index.of(gvae.DIGITS, "VAE")
+    assert records.pictures("2_gvae", run)["images"].shape == (4, 1, 8, 8)
+    assert records.pictures("2_gvae", dataclasses.replace(run, seed=1)) == {}
+    assert records.pictures("4_diffaugment", run) == {}
+
+
+@pytest.mark.parametrize("name", gvae.FIGURES)
+def test_what_is_missing_is_said(found, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "FIGURES", tmp_path)
+    for few in ([], found[:3], found[-1:]):
+        with pytest.raises(NothingToDraw):
+            gvae.FIGURES[name](Index(records=few))
+
+
+@pytest.mark.parametrize("name", gvae.FIGURES)
+def test_figures_fit_a_page_and_sheets_have_tiles_to_see(index, saved, name):
+    figure = gvae.FIGURES[name](index)
+    width, height = figure.get_size_inches()
+    assert width <= 7.5
+    assert height <= 6.6
+    assert sum(bool(axes.lines or axes.images) for axes in figure.axes) <= 6 + (name == "factors")
+    if name in SHEETS:
+        figure.draw_without_rendering()
+        columns = len(figure.axes[0].get_xticks())
+        assert figure.axes[0].get_window_extent().width / columns >= 48
