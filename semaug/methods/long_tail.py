@@ -8,7 +8,8 @@ $$c_y = C\, \frac{(1 - \beta^{n_y})^{-1}}{\sum_j (1 - \beta^{n_j})^{-1}}, \qquad
   \mathcal L = \frac{\sum_i c_{y_i} \ell_i}{\sum_i c_{y_i}}. \tag{13}$$
 
 $\beta = 0$ weighs all classes alike, $\beta \to 1$ by $1 / n_y$. The loss $\ell$ of a sample is its cross-entropy; or
-the focal loss (Lin et al.), which takes less of samples that are right already, with $p$ the softmax of the logits $z$,
+the focal loss (Lin et al.), a smaller share of it where the sample is right already, with $p$ the softmax of the logits
+$z$,
 
 $$\ell = -(1 - p_y)^\gamma \log p_y; \tag{14}$$
 
@@ -267,17 +268,20 @@ class LongTailed(Objective):
         class_weight, margins = class_balanced_weights(counts, beta), ldam_margins(counts, max_margin)
         defer, gamma = check_number("defer", defer, 0, 1), check_number("gamma", gamma, 0)
         scale = check_number("scale", scale, 0, without=(0,))
-        if check_flag("normalised", normalised):
+        settings: dict[str, Setting] = {"loss": loss, "beta": float(beta), "defer": defer}
+        settings["normalised"] = check_flag("normalised", normalised)
+        if loss == "focal":
+            settings["gamma"] = gamma
+        if loss == "ldam":
+            settings |= {"max_margin": float(max_margin), "scale": scale}
+        else:
+            margins, scale = torch.zeros_like(margins), 1.0
+        if normalised:
             head = getattr(network, "head", None)
             if not isinstance(head, nn.Linear):
                 raise TypeError(f"network: got {type(network).__name__} with head {head}; takes one with a linear head")
             network = with_head(network, CosineLinear(head))
-        settings: dict[str, Setting] = {"loss": loss, "beta": float(beta), "defer": defer, "normalised": normalised}
-        of_loss: dict[str, dict[str, Setting]] = {
-            "focal": {"gamma": gamma},
-            "ldam": {"max_margin": float(max_margin), "scale": scale},
-        }
-        super().__init__(network, **settings, **of_loss.get(loss, {}))
+        super().__init__(network, **settings)
         self.loss, self.defer, self.gamma, self.scale = loss, defer, gamma, scale
         # Given again at every construction: no part of a checkpoint.
         self.register_buffer("class_weight", class_weight, persistent=False)
@@ -301,18 +305,15 @@ class LongTailed(Objective):
             raise ValueError(f"counts: got {classes} classes; takes {logits.shape[1]}, as the network has")
         if self.loss == "focal":
             losses = focal_loss(logits, target, self.gamma, reduction="none")
-        elif self.loss == "ldam":
-            logits = ldam_logits(logits, target, self.margins, self.scale)
-            losses = F.cross_entropy(logits, target, reduction="none")
         else:
-            _check_logits(logits, target)
+            logits = ldam_logits(logits, target, self.margins, self.scale)  # "ce": margins 0, scale 1
             losses = F.cross_entropy(logits, target, reduction="none")
         share = shares(deferred(self.class_weight, step.progress, self.defer), target, step).to(losses.dtype)
         return (share * losses).sum(), {}
 
     def predict(self, images: Float[Tensor, "N channels H W"]) -> Float[Tensor, "N C"]:
         """Logits as trained: those of the network, for LDAM times ``scale``."""
-        return self.scale * self.network(images) if self.loss == "ldam" else self.network(images)
+        return self.scale * self.network(images)
 
 
 def shares(class_weight: Float[Tensor, " C"], target: Int64[Tensor, " N"], step: Step) -> Float[Tensor, " N"]:

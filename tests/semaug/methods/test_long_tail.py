@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
@@ -218,8 +217,8 @@ def test_the_logits_predicted_are_those_trained(loss, normalised):
     network = networks.small(4, width=8).double()
     objective = LongTailed(network, COUNTS, loss, gamma=1.5, max_margin=1e-12, scale=7.0, normalised=normalised)
     images, target = torch.rand(8, 1, 12, 12, dtype=torch.float64), torch.arange(8) % 4
-    of = LOSS_OF["focal" if loss == "focal" else "ce"]
-    expected = of(objective.predict(images), target, None).mean()
+    losses = LOSS_OF["focal" if loss == "focal" else "ce"]
+    expected = losses(objective.predict(images), target, None).mean()
     assert objective(images, target, step())[0].item() == pytest.approx(expected.item(), rel=1e-10)
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch import nn
 from torch.nn import functional as F
 
@@ -490,7 +489,7 @@ def test_aggregated_inference_is_that_of_all_joint_logits(name, bias):
 
 
 @pytest.mark.parametrize("kind", ["DataAugmentation", "MultiTask"])
-def test_the_mean_over_a_group_of_transformations_cannot_tell_its_members_apart(kind):
+def test_the_mean_over_a_group_of_transformations_is_the_same_for_every_view(kind):
     objective, (images, _) = build(kind, Net(width=6), "rotation+color_perm", inference="aggregated").double(), batch()
     expected = objective.predict(images)
     for view in views(images, "rotation+color_perm").unbind(1):
@@ -510,7 +509,7 @@ def test_without_distillation_the_network_s_own_head_is_the_joint_head_s_rows_fo
         return torch.equal(mine.weight, joint.weight[::4]) and torch.equal(mine.bias, joint.bias[::4])
 
     assert is_copy(), "from the start on"
-    assert torch.equal(objective.network.head.weight, start), "what the network had learnt before is kept"
+    assert torch.equal(objective.network.head.weight, start), "the joint head starts from what the network had learnt"
     optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=0.1)
     objective(images, target, STEP)[0].backward()
     assert objective.network.head.weight.grad is None
@@ -541,11 +540,13 @@ def test_one_transformation_is_plain_training():
 
 def copies(kind, norm, **settings):
     """The same objective twice, all views at once and one by one, on images of 12 x 12."""
-    made = []
+    objectives = []
     for accumulate in (False, True):
         torch.manual_seed(1)
-        made.append(build(kind, networks.small(3, channels=3, width=8, norm=norm), accumulate=accumulate, **settings))
-    return [objective.double() for objective in made]
+        objectives.append(
+            build(kind, networks.small(3, channels=3, width=8, norm=norm), accumulate=accumulate, **settings)
+        )
+    return [objective.double() for objective in objectives]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -631,8 +632,8 @@ def test_fit_trains_and_records_both_inferences(kind, accumulate):
 def test_the_validation_split_is_counted_where_there_is_one():
     whole = throwaway.data()
     data = throwaway.Data("quadrants", whole.train, whole.test, validation=whole.meta, classes=whole.classes)
-    found = SLA(networks.small(4)).eval().metrics(data)
-    assert found.keys() == {f"{a}_{b}_accuracy" for a in ("single", "aggregated") for b in ("test", "validation")}
+    metrics = SLA(networks.small(4)).eval().metrics(data)
+    assert metrics.keys() == {f"{a}_{b}_accuracy" for a in ("single", "aggregated") for b in ("test", "validation")}
 
 
 def test_functions_take_half_precision_to_float32():
