@@ -15,23 +15,27 @@ Localization Methods Right", CVPR 2020, https://arxiv.org/abs/2001.07437.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semaug._checks import check_finite, check_number
 from semaug.core.metrics import evaluating
-from semaug.data.sets import Split
+from semaug.data.split import Split
+from semaug.networks import Network
 
 
 class Localisation(NamedTuple):
     """Shares of a split's images: boxes that overlap enough, those of images classified right too, and peaks inside.
 
-    box: intersection over union with the true box of at least the half, of the map of the true class. classified: and
-    the image is called right. pointing: the map's highest pixel is on the object, by its mask. overlap: mean
-    intersection over union.
+    Args:
+        box: the box of the map of the true class has an intersection over union with the true box of at least one half.
+        classified: and the prediction is right.
+        pointing: the map's highest pixel is on the object, by its mask.
+        overlap: mean intersection over union.
     """
 
     box: float
@@ -45,9 +49,17 @@ def activation_maps(
 ) -> tuple[Float[Tensor, "N h w"], Float[Tensor, "N C"]]:
     """The map (39) of the given class of every image, and the logits; in evaluation mode, without gradients.
 
-    network: has stages, pool (the mean) and a linear head (room ``networks``).
+    Args:
+        network: has ``stages``, ``pool`` (the mean) and a linear ``head`` (module ``networks``).
+        images: (N, channels, H, W) in [0, 1].
+        target: class numbers, (N,) int64.
+
+    Raises:
+        TypeError: for another network.
     """
-    parts: Any = network
+    if not all(hasattr(network, name) for name in ("stages", "pool", "head")):
+        raise TypeError(f"network: got {type(network).__name__}; takes one with stages, pool and head")
+    parts = cast(Network, network)
     with torch.no_grad(), evaluating(network):
         maps = images
         for stage in parts.stages:
@@ -59,39 +71,46 @@ def activation_maps(
 def boxes(maps: Float[Tensor, "N H W"], threshold: float = 0.2) -> Int64[Tensor, "N 4"]:
     """(y0, x0, y1, x1), half open, around the largest connected piece of what is at least ``threshold`` of [0, 1].
 
-    Every map is scaled to [0, 1] by its own ends first; one that is the same everywhere gives the whole image. Pieces
-    hang together by their sides. Raises ValueError for a threshold outside (0, 1] and maps that are not finite.
+    Every map is scaled to [0, 1] by its own ends first; one that is the same everywhere gives the whole image. Pixels
+    of a piece are connected by their sides.
+
+    Raises:
+        ValueError: for a threshold outside (0, 1] and maps that are not finite.
     """
-    if not bool(maps.isfinite().all()):
-        raise ValueError("maps: got numbers that are not finite")
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold: got {threshold!r}; takes a fraction in (0, 1]")
-    from scipy import ndimage  # here, not at the top: the room has to load without scipy
+    check_finite("maps", maps)
+    threshold = check_number("threshold", threshold, 0, 1, without=(0,))
+    from scipy import ndimage  # here, not at the top: the module has to load without scipy
 
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     inside = (maps - low) >= threshold * (high - low)
-    found = []
-    for each in inside.cpu().numpy():
-        pieces, _ = ndimage.label(each)
-        sizes = ndimage.sum_labels(each, pieces, range(1, pieces.max() + 1))
+    ends = []
+    for mask in inside.cpu().numpy():
+        pieces, _ = ndimage.label(mask)
+        sizes = ndimage.sum_labels(mask, pieces, range(1, pieces.max() + 1))
         rows, columns = ndimage.find_objects(pieces)[int(sizes.argmax())]
-        found.append([rows.start, columns.start, rows.stop, columns.stop])
-    return torch.tensor(found, device=maps.device)
+        ends.append([rows.start, columns.start, rows.stop, columns.stop])
+    return torch.tensor(ends, device=maps.device)
 
 
 def localisation(network: nn.Module, split: Split, threshold: float = 0.2, batch_size: int = 500) -> Localisation:
-    """How well the maps of the true classes find the objects of a split, which has boxes and masks (set ``shapes``).
+    """How well the maps of the true classes find the objects of a split.
 
-    Maps are enlarged to the image by linear interpolation. Raises ValueError for a split that is empty or lacks
-    boxes or masks.
+    Args:
+        network: as of :func:`activation_maps`, on the split's device.
+        split: has boxes and masks (set ``shapes``).
+        threshold: of :func:`boxes`, on maps that are enlarged to the image by linear interpolation.
+        batch_size: images at a time.
+
+    Raises:
+        ValueError: for a split that is empty or lacks boxes or masks.
     """
     if len(split) == 0:
         raise ValueError("split: got 0 images; takes at least one")
     if split.boxes is None or split.masks is None:
-        raise ValueError("split: got one without boxes or masks; takes one that has them, as data.load('shapes')")
+        raise ValueError("split: got one without boxes or masks; takes one that has them, as load('shapes')")
     from torchvision.ops import box_iou
 
-    overlaps, right, peaks = [], [], []
+    overlaps, corrects, peaks = [], [], []
     for start in range(0, len(split), batch_size):
         rows = slice(start, start + batch_size)
         images, target = split.floats(rows), split.target[rows]
@@ -99,10 +118,9 @@ def localisation(network: nn.Module, split: Split, threshold: float = 0.2, batch
         large = F.interpolate(maps[:, None], images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
         # box_iou names the axes in the other order, which changes nothing.
         overlaps.append(box_iou(boxes(large, threshold).double(), split.boxes[rows].double()).diagonal())
-        right.append(logits.argmax(1) == target)
+        corrects.append(logits.argmax(1) == target)
         peak = large.flatten(1).argmax(1, keepdim=True)
         peaks.append(split.masks[rows].flatten(1).gather(1, peak)[:, 0])
-    overlap, called, peak = torch.cat(overlaps), torch.cat(right), torch.cat(peaks)
-    found = overlap >= 0.5
-    shares = (found, found & called, peak, overlap)
-    return Localisation(*(float(each.double().mean()) for each in shares))
+    overlap, correct, pointing = torch.cat(overlaps), torch.cat(corrects), torch.cat(peaks)
+    box = overlap >= 0.5
+    return Localisation(*(float(share.double().mean()) for share in (box, box & correct, pointing, overlap)))

@@ -7,7 +7,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from semaug.measures.few_shot import _check_features, linear_classifier
+from semaug._checks import require
+from semaug.measures.few_shot import check_labels, linear_classifier
 
 
 def separability(
@@ -16,27 +17,31 @@ def separability(
     folds: int = 5,
     target: Int64[Tensor, " N"] | None = None,
 ) -> float:
-    """How well a linear classifier tells the M views of unseen images from each other: 1/M by chance, at most 1.
+    """Accuracy of a linear classifier of the M views of unseen images: 1/M by chance, at most 1.
 
-    features: of each view, its pixels (``views(images, name).flatten(2)``) or what an untrained network makes of them:
-    no network is trained, so this can be known before. Low: no linear classifier of these features tells the views
-    apart, as where the set is an invariance of the data, which data augmentation may use and a label of its own cannot
-    (or where it takes more than means to see it: stripes of any phase, standing and lying). High: every view has a
-    distribution of its own, which a network has to be forced to forget, and joint labels spare it that.
+    The classifier is :func:`linear_classifier`, cross-validated; all views of an image are in one fold. No network is
+    trained, so this can be known before. Low: no linear classifier of these features distinguishes the views, as where
+    the set is an invariance of the data, which data augmentation may use and a label of its own cannot (or where it
+    takes more than means to see it: stripes of any phase, horizontal and vertical). High: every view has a distribution
+    of its own, which a network has to be forced to forget, and joint labels spare it that.
 
-    target: classes, for a classifier of views in each, and the mean over images. Without it a turned 6 that is a 9
-    hides: of both classes together the views look alike.
+    Args:
+        features: (N, M, A) of each view: its pixels (``views(images, name).flatten(2)``) or what an untrained network
+            makes of them.
+        generator: draws the folds.
+        folds: at least 2.
+        target: classes, (N,), for a classifier of views in each, and the mean over images. Without it a turned 6 that
+            is a 9 hides: of both classes together the views look alike.
 
-    The accuracy is of :func:`linear_classifier`, cross-validated; all views of an image are in one fold, drawn by
-    ``generator``. Raises ValueError for fewer than 2 folds, fewer images (of a class) than folds, targets that are not
-    one int64 class an image, and features that are not finite.
+    Raises:
+        ValueError: for fewer than 2 folds, fewer images (of a class) than folds, targets that are not one int64 class
+            an image, and features that are not finite.
     """
-    _check_features(features, target)
+    check_labels(features, target)
     if target is not None:
         classes = [features[target == c] for c in target.unique()]
         return sum(len(part) * separability(part, generator, folds) for part in classes) / len(features)
-    if not 2 <= folds <= len(features):
-        raise ValueError(f"folds: got {folds}; takes 2 to the number of images, {len(features)}")
+    require(2 <= folds <= len(features), "folds", folds, f"2 to the number of images, {len(features)}")
     N, M, _ = features.shape
     features, view = features.double(), torch.arange(M, device=features.device)
     right = 0

@@ -11,7 +11,7 @@ $$\mathcal L = \frac1n \sum_{p, c} \mathrm{focal}(z_{pc}, y_{pc})
 
 Average precision is the area under precision over recall, precision made falling first (its envelope), as VOC has it
 from 2010 on; a detection is right if it overlaps an object of its class that no surer one has taken. COCO's figure is
-its mean over overlaps of 0.5 to 0.95 too, but reads the curve at 101 places.
+its mean over overlaps of 0.5 to 0.95, but reads the curve at 101 places.
 
 * Tian, Shen, Chen, He, "FCOS: Fully Convolutional One-Stage Object Detection", ICCV 2019,
   https://arxiv.org/abs/1904.01355 (distances from a place; here without levels and centreness)
@@ -25,16 +25,17 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from semaug._checks import check_count
+from semaug._checks import check_count, check_number, require
 from semaug.core.metrics import evaluating
 from semaug.data import shapes
 from semaug.data.sets import Data
+from semaug.networks import Network
 from semaug.training.loop import fit
 from semaug.training.objective import CrossEntropy, linear_head
 from semaug.training.recipe import Recipe
@@ -47,24 +48,36 @@ OVERLAPS = tuple(0.5 + 0.05 * k for k in range(10))
 
 
 def fine_tune(
-    network: nn.Module, origin: str, of: Data, recipe: Recipe, seed: int = 0, progress: bool = True
+    network: nn.Module, origin: str, dataset: Data, recipe: Recipe, seed: int = 0, progress: bool = True
 ) -> tuple[Record, CrossEntropy]:
-    """The record and the objective of a copy of a network, trained on with a new head by cross-entropy on a set.
+    """Train a copy of a network on, with a new head, by cross-entropy on another set.
 
-    origin: how records say where the network comes from (``"CIFAR-10, AutoMix, seed 0"``); it becomes part of the
-    network's name there. The head starts from ``seed``. progress: of :func:`training.fit`. Raises TypeError for a
-    network without a linear head, ValueError for an empty origin, and what :func:`training.fit` raises.
+    Args:
+        network: has a linear ``head``; it is left alone.
+        origin: how records say where the network comes from (``"CIFAR-10, AutoMix, seed 0"``); it becomes part of the
+            network's name there.
+        dataset: what it is trained on.
+        recipe: how.
+        seed: also of the new head.
+        progress: of :func:`training.fit`.
+
+    Returns:
+        The record of the run, and the objective with the trained copy.
+
+    Raises:
+        TypeError: for a network without a linear head.
+        ValueError: for an empty origin.
+        Exception: what :func:`training.fit` raises.
     """
     head = linear_head(network)
-    if not origin:
-        raise ValueError(f"origin: got {origin!r}; takes what the network was trained on, for the record")
-    body: Any = copy.deepcopy(network)
+    require(bool(origin), "origin", origin, "what the network was trained on, for the record")
+    body = cast(Network, copy.deepcopy(network))
     body.name = f"{getattr(network, 'name', type(network).__name__)} from {origin}"
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        body.head = nn.Linear(head.in_features, of.num_classes).to(head.weight)
+        body.head = nn.Linear(head.in_features, dataset.num_classes).to(head.weight)
     objective = CrossEntropy(body)
-    return fit(objective, of, recipe, seed, progress=progress), objective
+    return fit(objective, dataset, recipe, seed, progress=progress), objective
 
 
 class Scenes(NamedTuple):
@@ -76,31 +89,36 @@ class Scenes(NamedTuple):
 
 
 def scenes(n: int, seed: int = 0, side: int = 32) -> Scenes:
-    """n scenes of twice ``side`` pixels a side: one background, in each quarter an object or, half of the time, none.
+    """Scenes of one background, with an object in each quarter or, half of the time, none; one object at least.
 
-    One object at least; classes and factors are drawn independently, as in :func:`shapes.draw`, whose errors these are.
+    Classes and factors are drawn independently, as in :func:`shapes.draw`, whose errors these are.
+
+    Args:
+        n: how many.
+        seed: decides all draws.
+        side: of a quarter, in pixels.
     """
     factors = dict(shapes.draw(4 * n, seed, side).factors)
     for name in ("background_hue", "brightness"):
         factors[name] = factors[name][::4].repeat_interleave(4)
     generator = generator_for(seed, "scenes")
     target = torch.randint(len(shapes.CLASSES), (4 * n,), generator=generator)
-    there = torch.rand(n, 4, generator=generator) < 0.5
-    there[torch.arange(n), torch.randint(4, (n,), generator=generator)] = True
+    present = torch.rand(n, 4, generator=generator) < 0.5
+    present[torch.arange(n), torch.randint(4, (n,), generator=generator)] = True
     quarters = shapes.render(target, factors, side)
     assert quarters.boxes is not None
     ground = quarters.images[:, :, :1, :1]  # no shape reaches the corner
-    images = quarters.images.where(there.view(-1, 1, 1, 1), ground).view(n, 2, 2, 3, side, side)
+    images = quarters.images.where(present.view(-1, 1, 1, 1), ground).view(n, 2, 2, 3, side, side)
     corner = side * torch.tensor([[0, 0, 0, 0], [0, 1, 0, 1], [1, 0, 1, 0], [1, 1, 1, 1]])
     return Scenes(
         images.permute(0, 3, 1, 4, 2, 5).reshape(n, 3, 2 * side, 2 * side),
-        target.view(n, 4).where(there, -1),
-        (quarters.boxes.view(n, 4, 4) + corner).where(there[..., None], 0),
+        target.view(n, 4).where(present, -1),
+        (quarters.boxes.view(n, 4, 4) + corner).where(present[..., None], 0),
     )
 
 
 class Found(NamedTuple):
-    """What was detected in one image, the surest first."""
+    """What was detected in one image, in falling order of the scores."""
 
     boxes: Float[Tensor, "n 4"]
     target: Int64[Tensor, " n"]
@@ -110,18 +128,26 @@ class Found(NamedTuple):
 class Detector(nn.Module):
     """A network's stages with a head of one stage on their last maps; the network itself is trained on with it.
 
-    network: has ``stages`` and ``num_features`` (room ``networks``). width: channels of the head. The head starts from
-    ``seed``, its classes at a probability of 0.01 everywhere (Lin et al.), its boxes at two strides a side.
+    The head starts with its classes at a probability of 0.01 everywhere (Lin et al.), its boxes at two strides a side.
+
+    Args:
+        network: has ``stages`` and ``num_features`` (module ``networks``).
+        num_classes: of the objects.
+        width: channels of the head.
+        seed: of the head.
+
+    Raises:
+        TypeError: for another network.
+        ValueError: for counts below 1.
     """
 
     def __init__(self, network: nn.Module, num_classes: int, width: int = 64, seed: int = 0) -> None:
         super().__init__()
-        check_count("num_classes", num_classes)
-        check_count("width", width)
-        body: Any = network
-        if not isinstance(getattr(body, "stages", None), nn.ModuleList) or not hasattr(body, "num_features"):
+        num_classes, width = check_count("num_classes", num_classes), check_count("width", width)
+        if not isinstance(getattr(network, "stages", None), nn.ModuleList) or not hasattr(network, "num_features"):
             raise TypeError(f"network: got {type(network).__name__}; takes one with stages and num_features")
-        self.stages: nn.ModuleList = body.stages
+        body = cast(Network, network)
+        self.stages = body.stages
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.neck = nn.Sequential(nn.Conv2d(body.num_features, width, 3, padding=1), nn.ReLU())
@@ -135,49 +161,63 @@ class Detector(nn.Module):
         maps = images
         for stage in self.stages:
             maps = stage(maps)
-        seen = self.neck(maps)
+        hidden = self.neck(maps)
         (h, w), (H, W) = maps.shape[2:], images.shape[2:]
         stride = torch.tensor([H / h, W / w], dtype=maps.dtype, device=maps.device)
         y, x = (torch.arange(side, dtype=maps.dtype, device=maps.device) + 0.5 for side in (h, w))
         middle = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1)
-        before, after = self.distances(seen).exp().permute(0, 2, 3, 1).split(2, 3)
-        return self.classes(seen), torch.cat([(middle - before) * stride, (middle + after) * stride], 3)
+        before, after = self.distances(hidden).exp().permute(0, 2, 3, 1).split(2, 3)
+        return self.classes(hidden), torch.cat([(middle - before) * stride, (middle + after) * stride], 3)
 
-    def loss(self, images: Float[Tensor, "N channels H W"], of: Scenes) -> Float[Tensor, ""]:
+    def loss(self, images: Float[Tensor, "N channels H W"], truth: Scenes) -> Float[Tensor, ""]:
         """(43) of the objects of scenes, whose images come as floats. Boxes are (y, x): their overlap is the same."""
         from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
         logits, boxes = self(images)
-        scene, slot = (of.target >= 0).nonzero(as_tuple=True)
-        truth = of.boxes[scene, slot].to(boxes)
+        scene, slot = (truth.target >= 0).nonzero(as_tuple=True)
+        objects = truth.boxes[scene, slot].to(boxes)
         (H, W), (h, w) = images.shape[2:], logits.shape[2:]
-        y, x = ((truth[:, 0] + truth[:, 2]) * h / (2 * H)).long(), ((truth[:, 1] + truth[:, 3]) * w / (2 * W)).long()
+        y = ((objects[:, 0] + objects[:, 2]) * h / (2 * H)).long()
+        x = ((objects[:, 1] + objects[:, 3]) * w / (2 * W)).long()
         present = torch.zeros_like(logits)
-        present[scene, of.target[scene, slot], y, x] = 1
-        of_classes = sigmoid_focal_loss(logits, present, reduction="sum") / len(scene)
-        return of_classes + generalized_box_iou_loss(boxes[scene, y, x], truth, reduction="mean")
+        present[scene, truth.target[scene, slot], y, x] = 1
+        class_loss = sigmoid_focal_loss(logits, present, reduction="sum") / len(scene)
+        return class_loss + generalized_box_iou_loss(boxes[scene, y, x], objects, reduction="mean")
 
     @torch.no_grad()
     def detect(self, images: Float[Tensor, "N channels H W"], score: float = 0.05, overlap: float = 0.5) -> list[Found]:
-        """What is seen with a probability above ``score``; of boxes of a class that overlap more, the surest alone."""
-        found = []
+        """What is detected, without boxes that overlap a better one of their class.
+
+        Args:
+            images: (N, channels, H, W) in [0, 1].
+            score: the least probability of a detection.
+            overlap: the largest intersection over union of two detections of a class.
+        """
+        detections = []
         with evaluating(self):
             all_logits, all_boxes = self(images)
         for logits, boxes in zip(all_logits, all_boxes, strict=True):
-            scores = logits.sigmoid().flatten(1)
-            label, place = (scores > score).nonzero(as_tuple=True)
-            there, sure = boxes.flatten(0, 1)[place], scores[label, place]
-            kept = surest(there, label, sure, overlap)
-            found.append(Found(there[kept], label[kept], sure[kept]))
-        return found
+            probabilities = logits.sigmoid().flatten(1)
+            label, place = (probabilities > score).nonzero(as_tuple=True)
+            candidates, scores = boxes.flatten(0, 1)[place], probabilities[label, place]
+            kept = surest(candidates, label, scores, overlap)
+            detections.append(Found(candidates[kept], label[kept], scores[kept]))
+        return detections
 
 
 def surest(
     boxes: Float[Tensor, "n 4"], target: Int64[Tensor, " n"], scores: Float[Tensor, " n"], overlap: float
 ) -> Int64[Tensor, " kept"]:
-    """Rows of the boxes, the surest first, without those that overlap a surer kept one of their class by more.
+    """Non-maximum suppression in plain operations: torchvision's wants its compiled part.
 
-    Non-maximum suppression in plain operations: torchvision's wants its compiled part.
+    Args:
+        boxes: (n, 4).
+        target: their classes, (n,).
+        scores: (n,).
+        overlap: the largest intersection over union of two boxes of a class.
+
+    Returns:
+        Rows of the boxes in falling order of the scores, without those that overlap a kept one of their class by more.
     """
     from torchvision.ops import box_iou
 
@@ -191,29 +231,41 @@ def surest(
 
 
 def fit_detector(
-    detector: Detector, of: Scenes, epochs: int, batch_size: int = 32, lr: float = 1e-3, seed: int = 0
+    detector: Detector, truth: Scenes, epochs: int, batch_size: int = 32, lr: float = 1e-3, seed: int = 0
 ) -> list[float]:
-    """Train a detector in place, on the device it is on, by Adam with a cosine; the mean loss (43) of every epoch.
+    """Train a detector in place, on the device it is on, by Adam with a cosine schedule.
 
     A loop of its own: ``fit`` trains what predicts one class an image. The last, smaller batch of an epoch is dropped.
-    Raises ValueError for numbers of epochs or images that are none, and for an lr that is not above 0.
+
+    Args:
+        detector: what is trained.
+        truth: scenes, and what is in them.
+        epochs: their number.
+        batch_size: scenes at a time.
+        lr: the first learning rate.
+        seed: of the order.
+
+    Returns:
+        The mean loss (43) of every epoch.
+
+    Raises:
+        ValueError: for numbers of epochs or scenes below 1, and a learning rate that is not above 0.
     """
-    check_count("epochs", epochs)
-    check_count("batch_size", batch_size)
-    if not (math.isfinite(lr) and lr > 0):
-        raise ValueError(f"lr: got {lr!r}; takes a finite number above 0")
-    if batch_size > len(of.images):
-        raise ValueError(f"batch_size: got {batch_size}; takes at most the {len(of.images)} scenes")
+    epochs, batch_size = check_count("epochs", epochs), check_count("batch_size", batch_size)
+    lr = check_number("lr", lr, 0, without=(0,))
+    require(batch_size <= len(truth.images), "batch_size", batch_size, f"at most the {len(truth.images)} scenes")
     device, order = next(detector.parameters()).device, generator_for(seed, "order/scenes")
-    of, steps = Scenes(*(part.to(device) for part in of)), len(of.images) // batch_size
+    truth, steps = Scenes(*(part.to(device) for part in truth)), len(truth.images) // batch_size
     optimizer = torch.optim.Adam([p for p in detector.parameters() if p.requires_grad], lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
     curve = []
     detector.train()
     for _ in range(epochs):
         total = torch.zeros((), device=device)
-        for rows in torch.randperm(len(of.images), generator=order)[: steps * batch_size].to(device).split(batch_size):
-            batch = Scenes(*(part[rows] for part in of))
+        for rows in (
+            torch.randperm(len(truth.images), generator=order)[: steps * batch_size].to(device).split(batch_size)
+        ):
+            batch = Scenes(*(part[rows] for part in truth))
             loss = detector.loss(batch.images.float() / 255, batch)
             optimizer.zero_grad()
             loss.backward()
@@ -224,49 +276,54 @@ def fit_detector(
     return curve
 
 
-def average_precision(found: Sequence[Found], of: Scenes, overlap: float = 0.5) -> float:
-    """Mean over the classes present of the average precision of detections, one :class:`Found` a scene.
+def average_precision(found: Sequence[Found], truth: Scenes, overlap: float = 0.5) -> float:
+    """Mean over the classes present of the average precision of detections.
 
-    A detection takes, surest first, the object of its class that it overlaps most of those not taken yet; it is right
-    if that is at least ``overlap``. Raises ValueError for as many detections as there are not scenes, scenes without
-    an object and an overlap outside (0, 1].
+    A detection takes, in falling order of the scores, the object of its class that it overlaps most of those not taken
+    yet; it is right if that is at least ``overlap``.
+
+    Args:
+        found: detections, one :class:`Found` a scene.
+        truth: the scenes.
+        overlap: the least intersection over union, in (0, 1].
+
+    Raises:
+        ValueError: for another number of detections than of scenes, scenes without an object, another overlap.
     """
     from torchvision.ops import box_iou
 
-    if len(found) != len(of.images):
-        raise ValueError(f"found: got {len(found)}; takes {len(of.images)}, one a scene")
-    if not 0 < overlap <= 1:
-        raise ValueError(f"overlap: got {overlap!r}; takes a fraction in (0, 1]")
-    present = of.target[of.target >= 0].unique().tolist()
-    if not present:
-        raise ValueError("of: got no object; takes scenes with at least one")
+    require(len(found) == len(truth.images), "found", len(found), f"{len(truth.images)}, one a scene")
+    overlap = check_number("overlap", overlap, 0, 1, without=(0,))
+    present = truth.target[truth.target >= 0].unique().tolist()
+    require(len(present) > 0, "truth", present, "scenes with at least one object")
     means = []
     for label in present:
         scores, right = [torch.zeros(0)], []
-        for each, target, boxes in zip(found, of.target, of.boxes, strict=True):
-            mine = (each.target == label).nonzero()[:, 0]
-            mine = mine[each.scores[mine].argsort(descending=True, stable=True)]
-            overlaps = box_iou(each.boxes[mine].double(), boxes[target == label].double())
+        for detected, target, boxes in zip(found, truth.target, truth.boxes, strict=True):
+            own = (detected.target == label).nonzero()[:, 0]
+            own = own[detected.scores[own].argsort(descending=True, stable=True)]
+            overlaps = box_iou(detected.boxes[own].double(), boxes[target == label].double())
             for row in overlaps:
                 best = int(row.argmax()) if len(row) else 0
                 right.append(len(row) > 0 and float(row[best]) >= overlap)
                 if right[-1]:
                     overlaps[:, best] = -1  # taken; `row` is a view of it
-            scores.append(each.scores[mine].cpu())
+            scores.append(detected.scores[own].cpu())
         order = torch.cat(scores).argsort(descending=True, stable=True)
         hits = torch.tensor(right, dtype=torch.float64)[order].cumsum(0)
         precision = hits / torch.arange(1, len(hits) + 1)
         envelope = precision.flip(0).cummax(0).values.flip(0)
-        risen = torch.diff(hits, prepend=torch.zeros(1, dtype=torch.float64))
-        means.append(float((envelope * risen).sum() / (of.target == label).sum()))
+        gains = torch.diff(hits, prepend=torch.zeros(1, dtype=torch.float64))
+        means.append(float((envelope * gains).sum() / (truth.target == label).sum()))
     return sum(means) / len(means)
 
 
-def detection(detector: Detector, of: Scenes, batch_size: int = 250) -> dict[str, float]:
+def detection(detector: Detector, truth: Scenes, batch_size: int = 250) -> dict[str, float]:
     """``ap50``, the average precision at an overlap of 0.5, and ``ap``, its mean over ``OVERLAPS``."""
     device, found = next(detector.parameters()).device, []
-    for images in of.images.split(batch_size):
-        found += [Found(*(part.cpu() for part in each)) for each in detector.detect(images.to(device).float() / 255)]
-    of = Scenes(*(part.cpu() for part in of))
-    values = [average_precision(found, of, overlap) for overlap in OVERLAPS]
+    for images in truth.images.split(batch_size):
+        for detected in detector.detect(images.to(device).float() / 255):
+            found.append(Found(*(part.cpu() for part in detected)))
+    truth = Scenes(*(part.cpu() for part in truth))
+    values = [average_precision(found, truth, overlap) for overlap in OVERLAPS]
     return {"ap50": values[0], "ap": sum(values) / len(values)}

@@ -128,3 +128,16 @@ def test_prototypes_of_views_side_by_side_add_up_their_distances():
 def test_bad_input(changes, message):
     with pytest.raises(ValueError, match=message):
         few_shot(*blobs(), seeded_generator(), **{"queries": 5, **changes})
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_no_classifier_can_be_made_of():
+    features, target = blobs()
+    with pytest.raises(ValueError, match=r"target: got \[.*0\]; takes some features of each of 7 classes"):
+        prototype_classifier(features, target, 7)
+    with pytest.raises(ValueError, match="ridge: got -1; takes a finite number from 0"):
+        linear_classifier(features, target, 6, ridge=-1)
+    with pytest.raises(ValueError, match="features: got values that are not finite"):
+        few_shot(features / 0, target, seeded_generator())
+    with pytest.raises(ValueError, match=r"target: got torch.int32 \(72,\); takes int64 \(72,\), a class an image"):
+        few_shot(features, target.int(), seeded_generator())

@@ -105,9 +105,11 @@ def test_batches_change_nothing():
 
 @pytest.mark.usefixtures("unchecked")
 def test_bad_input():
-    with pytest.raises(ValueError, match=r"threshold: got 0; takes a fraction in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"threshold: got 0; takes a finite number in \(0, 1\]"):
         boxes(torch.rand(1, 3, 3), 0)
-    with pytest.raises(ValueError, match="maps: got numbers that are not finite"):
+    with pytest.raises(TypeError, match="network: got Flatten; takes one with stages, pool and head"):
+        activation_maps(nn.Flatten(), torch.rand(1, 1, 4, 4), torch.zeros(1).long())
+    with pytest.raises(ValueError, match="maps: got values that are not finite"):
         boxes(torch.full((1, 3, 3), float("nan")))
     none = data.load("shapes", train_size=100, test_size=50).test.take(slice(0, 0))
     with pytest.raises(ValueError, match="split: got 0 images; takes at least one"):
