@@ -7,10 +7,10 @@ $$\mathrm{KL}_k = \tfrac12\,\mathbb E_x [\sigma_k^2 - 1 - \log\sigma_k^2 + \mu_k
 coordinates in use, those with $\mathrm{Var}_x\,\mu_k > 0.01$ (Y. Burda, R. Grosse, R. Salakhutdinov, "Importance
 weighted autoencoders", ICLR 2016, arXiv:1509.00519), and how well a linear classifier of $\mu$ does on unseen images.
 
-Of decoded strips $m(\mu + \tfrac i2\sigma)$: class consistency, the share that a judge, a classifier trained apart on
-real images, still calls by the class of the image they started from, as a mean over the classes: else strips that all
-end in the largest class would keep it well; and movement, by how much they differ from $m(\mu)$, without which
-consistency says nothing: strips that do not move keep every class.
+Of decoded traversals $m(\mu + \tfrac i2\sigma)$: class consistency, the share in which a judge, a classifier trained
+apart on real images, still sees the class of the image they started from, as a mean over the classes: without that
+mean, traversals that all end in the largest class would look consistent; and movement, the difference from $m(\mu)$,
+without which consistency says nothing: traversals that do not move are consistent.
 
 Of a coordinate on the generated set, which factor it moves: the cosine between what a step along it changes in the
 decoded image and what a small change of a known factor f changes in the true one,
@@ -21,8 +21,6 @@ $$a_{kf} = \mathbb E_x \bigl|\cos\bigl(m(\mu + \tfrac12\sigma_k e_k) - m(\mu - \
 
 from __future__ import annotations
 
-import copy
-import hashlib
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -32,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semaug import networks
+from semaug._checks import check_finite
 from semaug.core.metrics import Predict, predictions
 from semaug.data import shapes
 from semaug.data.sets import Data
@@ -46,12 +45,12 @@ Images = Float[Tensor, "N channels H W"]
 
 Codes = Float[Tensor, "N K"]
 
-Strips = Float[Tensor, "N columns channels H W"]
+Traversals = Float[Tensor, "N columns channels H W"]
 
 
 @runtime_checkable
 class Coder(Protocol):
-    """What is measured: codes of images, and images of codes (``target`` for a decoder that is told the class)."""
+    """What is measured: codes of images, and images of codes (``target`` for a decoder that is given the class)."""
 
     def posterior(self, images: Images) -> tuple[Codes, Codes]:
         """Mean and standard deviation of q(z|x)."""
@@ -59,7 +58,7 @@ class Coder(Protocol):
     def decode(self, codes: Codes, target: Int64[Tensor, " N"] | None = None) -> Images:
         """Images in [0, 1]."""
 
-    def along(self, mean: Codes, direction: Codes, steps: int, target: Int64[Tensor, " N"] | None = None) -> Strips:
+    def along(self, mean: Codes, direction: Codes, steps: int, target: Int64[Tensor, " N"] | None = None) -> Traversals:
         """Decoded mean + i/2 direction, i = -steps, ..., steps."""
 
 
@@ -72,8 +71,12 @@ class Posterior(NamedTuple):
 
 
 def posterior(model: Coder, split: Split) -> Posterior:
-    """Codes of every image of a split, which is on the model's device; the model is for the caller to switch."""
+    """Codes of every image of a split, which is on the model's device; the model is for the caller to switch.
+
+    Raises ValueError for codes that are not finite.
+    """
     joined = predictions(lambda images: torch.cat(model.posterior(images), 1), split)
+    check_finite("codes", joined)
     mean, deviation = joined.chunk(2, 1)
     return Posterior(mean, deviation, split.target)
 
@@ -109,7 +112,8 @@ class ClassCodes(NamedTuple):
 def class_codes(codes: Posterior, classes: int) -> ClassCodes:
     r"""The moments of every class: codes z of q(z|x) over its images have covariance $Cov(\mu) + E\,diag\,\sigma^2$.
 
-    Raises ValueError for a class without images.
+    Raises:
+        ValueError: for a class without images.
     """
     parts = []
     for label in range(classes):
@@ -122,18 +126,22 @@ def class_codes(codes: Posterior, classes: int) -> ClassCodes:
     return ClassCodes(*(torch.stack(part) for part in zip(*parts, strict=True)))
 
 
-def samples(model: Coder, of: ClassCodes, target: Int64[Tensor, " N"], generator: torch.Generator) -> Images:
+def samples(model: Coder, moments: ClassCodes, target: Int64[Tensor, " N"], generator: torch.Generator) -> Images:
     """Images of given classes from nothing: codes drawn from the Gaussian of each class's codes, decoded."""
-    normal = torch.randn(len(target), of.mean.shape[1], generator=generator, device=generator.device)
-    normal, codes = normal.to(of.covariance), of.mean[target]
-    for label, root in enumerate(torch.linalg.cholesky(of.covariance)):  # by class: no (N, K, K)
+    normal = torch.randn(len(target), moments.mean.shape[1], generator=generator, device=generator.device)
+    normal, codes = normal.to(moments.covariance), moments.mean[target]
+    roots, failed = torch.linalg.cholesky_ex(moments.covariance)
+    if bool(failed.any()):  # posteriors so narrow that the covariance is singular even in float64
+        values, vectors = torch.linalg.eigh(moments.covariance)
+        roots = torch.where(failed[:, None, None] > 0, vectors * values.clamp_min(0).sqrt()[:, None], roots)
+    for label, root in enumerate(roots):  # by class: no (N, K, K)
         rows = target == label
         codes[rows] += (normal[rows] @ root.T).to(codes.dtype)
     return model.decode(codes, target)
 
 
 def plane(codes: Posterior) -> tuple[Float[Tensor, "N 2"], Float[Tensor, " K"]]:
-    """Mean codes in their first two principal components, and what share of their variance each holds; float64."""
+    """Mean codes in their first two principal components, and the share of their variance of each of K; float64."""
     mean = codes.mean.double()
     centred = mean - mean.mean(0)
     _, singular, axes = torch.linalg.svd(centred, full_matrices=False)
@@ -143,8 +151,8 @@ def plane(codes: Posterior) -> tuple[Float[Tensor, "N 2"], Float[Tensor, " K"]]:
 def separation(points: Float[Tensor, "N d"], labels: Int64[Tensor, " N"]) -> float:
     """Share of points whose nearest class mean, their own left out of it, is their class's; mean over the classes.
 
-    1 for classes that lie apart, 1 / (number of classes) for ones that cannot be told. Classes of one point, which have
-    no mean without it, are left out.
+    1 for classes that lie apart, 1 / (number of classes) for ones that cannot be distinguished. Classes of one point,
+    which have no mean without it, are left out.
     """
     counts = labels.bincount()
     several = counts[labels] > 1
@@ -160,20 +168,24 @@ def separation(points: Float[Tensor, "N d"], labels: Int64[Tensor, " N"]) -> flo
 
 # -- of decoded images -------------------------------------------------------------------------------------------------
 
-_judges: dict[str, nn.Module] = {}
+_judges: dict[tuple[str, int, str], nn.Module] = {}
+"""The judges trained last, at most four: by content of the data, steps and device."""
 
 
 def judge(data: Data, device: torch.device | str = "cpu", steps: int = 400) -> nn.Module:
     """A classifier of real images, trained apart on ``data.train`` with crops, from seed 0. No flips: not for digits.
 
-    For so many steps, and ten passes at least; on the CPU, where it comes out the same in every process, once in each,
-    and then copied to ``device``. So all models of a set have one judge, and what another one would say is no part of
-    their spread. Crops make it worth more: of 3000 photographs .54 for .45, of 2000 shapes .93 for .78, of 1500 faces
-    .72 for .58 by class; but of 2000 images of clothing .83 for .85 (a seed each).
+    It is trained on the CPU, where it comes out the same in every process, and kept: so all models of a set have one
+    judge, and what another one would say is no part of their spread. Crops make it worth more: of 3000 photographs .54
+    for .45, of 2000 shapes .93 for .78, of 1500 faces .72 for .58 by class; but of 2000 images of clothing .83 for .85
+    (a seed each).
+
+    Args:
+        data: the real images.
+        device: where it is wanted.
+        steps: of its training; ten passes at least.
     """
-    content = hashlib.sha256(data.train.images.cpu().numpy().tobytes())
-    content.update(data.train.target.cpu().numpy().tobytes())
-    key = f"{content.hexdigest()} {data.num_classes} {steps}"
+    key = data.digest, steps, str(torch.device(device))
     if key not in _judges:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
@@ -183,28 +195,27 @@ def judge(data: Data, device: torch.device | str = "cpu", steps: int = 400) -> n
         recipe = Recipe(epochs=epochs, batch_size=batch, weight_decay=5e-4, augment="crop")
         with torch.enable_grad():  # measures are taken without
             fit(CrossEntropy(network), data, recipe, progress=False)
-        _judges[key] = network
-    there = f"{key} {torch.device(device)}"
-    if there not in _judges:
-        _judges[there] = copy.deepcopy(_judges[key]).to(device)
-    return _judges[there]
+        if len(_judges) == 4:
+            del _judges[next(iter(_judges))]
+        _judges[key] = network.to(device)
+    return _judges[key]
 
 
-def consistency(predict: Predict, strips: Strips, target: Int64[Tensor, " N"]) -> Float[Tensor, " columns"]:
-    """Share of each column's images that the judge calls by the class of the image they started from.
+def consistency(predict: Predict, traversals: Traversals, target: Int64[Tensor, " N"]) -> Float[Tensor, " columns"]:
+    """Share of each column's images whose predicted class is that of the image they started from.
 
     The mean over the classes that are there, whatever their numbers of images.
     """
     with torch.no_grad():
-        called = torch.stack([predict(column).argmax(1) for column in strips.unbind(1)], 1)
-    right = (called == target[:, None]).double()
+        predicted = torch.stack([predict(column).argmax(1) for column in traversals.unbind(1)], 1)
+    right = (predicted == target[:, None]).double()
     return torch.stack([right[target == label].mean(0) for label in target.unique()]).mean(0)
 
 
-def movement(strips: Strips) -> Float[Tensor, " columns"]:
+def movement(traversals: Traversals) -> Float[Tensor, " columns"]:
     """Root mean square difference of each column's pixels from the middle one's."""
-    middle = strips[:, strips.shape[1] // 2]
-    return torch.stack([(column - middle).double().square().mean().sqrt() for column in strips.unbind(1)])
+    middle = traversals[:, traversals.shape[1] // 2]
+    return torch.stack([(column - middle).double().square().mean().sqrt() for column in traversals.unbind(1)])
 
 
 def reconstruction_error(model: Coder, split: Split, codes: Posterior) -> float:
@@ -218,33 +229,42 @@ def reconstruction_error(model: Coder, split: Split, codes: Posterior) -> float:
 
 
 def alignment(model: Coder, split: Split, share: float = 0.02) -> dict[str, Float[Tensor, " K"]]:
-    """(2) for every factor of the room ``shapes``; share: delta as a part of the factor's range.
+    """(2) for every factor of the set ``shapes``.
 
-    Images that a factor does not change are left out of its mean. Raises ValueError for a split without these factors.
+    Args:
+        model: decodes images of the set.
+        split: images with their factors; those that a factor does not change are left out of its mean.
+        share: delta, as a part of the factor's range.
+
+    Returns:
+        For each factor (K,), its cosine with every coordinate.
+
+    Raises:
+        ValueError: for a split without these factors.
     """
     if missing := shapes.RANGES.keys() - split.factors.keys():
-        raise ValueError(f"split: got no factors {', '.join(sorted(missing))}; takes images of the room shapes")
+        raise ValueError(f"split: got no factors {', '.join(sorted(missing))}; takes images of the set shapes")
     side = split.images.shape[-1]
     mean, deviation, target = posterior(model, split)
     moved = []
     for k in range(mean.shape[1]):
         direction = deviation * F.one_hot(torch.tensor(k), deviation.shape[1]).to(deviation)
-        strip = model.along(mean, direction, 1, target)
-        moved.append((strip[:, 2] - strip[:, 0]).flatten(1))
-    found = {}
+        ends = model.along(mean, direction, 1, target)
+        moved.append((ends[:, 2] - ends[:, 0]).flatten(1))
+    table = {}
     for factor, (low, high) in shapes.RANGES.items():
-        ends = []
+        rendered = []
         for sign in (-1, 1):
             changed = dict(split.factors)
             changed[factor] = changed[factor] + sign * share * (high - low)
             if factor in ("size", "x", "y", "brightness"):  # not over the edge of the picture
                 changed[factor] = changed[factor].clamp(low, high)
-            ends.append(shapes.render(split.target, changed, side).floats().flatten(1))
-        truth = ends[1] - ends[0]
-        seen = truth.square().sum(1) > 0  # a disc has no angle
-        cosines = [F.cosine_similarity(each[seen], truth[seen]).abs().mean() for each in moved]
-        found[factor] = torch.stack(cosines)
-    return found
+            rendered.append(shapes.render(split.target, changed, side).floats().flatten(1))
+        truth = rendered[1] - rendered[0]
+        changes = truth.square().sum(1) > 0  # a disc has no angle
+        cosines = [F.cosine_similarity(each[changes], truth[changes]).abs().mean() for each in moved]
+        table[factor] = torch.stack(cosines)
+    return table
 
 
 PLANE = 500
@@ -253,126 +273,138 @@ PLANE = 500
 
 STEPS = 6
 
-"""Columns on each side of a strip: 3 standard deviations, as the author draws them."""
+"""Columns on each side of a traversal: 3 standard deviations, as the author draws them."""
 
 
 @torch.no_grad()
 def measures(model: Coder, data: Data, device: torch.device | str = "cpu", images: int = 500) -> dict[str, float]:
-    """All of it as numbers of a record; trains a :func:`judge`. Strips are of ``images`` drawn from the test split.
+    """All of it as numbers of a record; needs a :func:`judge`, which is trained if it is not there.
 
     consistency_i, movement_i, i = 0, ..., 6: all coordinates moved by +-i/2 deviations; tenth_...: only those of the
     largest tenth; each_...: one coordinate at a time, mean over the 16 of the largest mean deviation; noise_...: codes
     mu + N(0, I), the author's baseline. judge_accuracy: consistency of the images themselves. sample_consistency: of
-    :func:`samples`; prior_consistency: of codes N(0, I) decoded, for a model that is told the class the way to sample
-    it. plane_separation: of the codes of the first images as ``pictures`` keeps them, by class, and, where the images
-    tell gender and smile, by each (plane_male_separation, plane_smiling_separation).
+    :func:`samples`; prior_consistency: of codes N(0, I) decoded, for a model that is given the class the way to sample
+    it. plane_separation: of the codes of the first images as ``pictures`` keeps them, by class, and, where gender and
+    smile are known, by each (plane_male_separation, plane_smiling_separation).
+
+    Args:
+        model: in evaluation mode, on ``device``.
+        data: what it was trained on.
+        device: where all is computed.
+        images: test images that are traversed, drawn at random.
     """
     train, test = posterior(model, data.train.to(device)), posterior(model, data.test.to(device))
-    kl = kl_by_coordinate(test)
-    found = {
+    kl, first = kl_by_coordinate(test), Posterior(*(part[:PLANE] for part in test))
+    metrics = {
         "reconstruction_error": reconstruction_error(model, data.test.to(device), test),
         "kl": float(kl.sum()),
         "kl_largest": float(kl.max()),
         "active_units": float(active_units(test)),
         "posterior_deviation": float(test.deviation.mean()),
         "probe_accuracy": probe_accuracy(train, test, data.num_classes),
+        "plane_separation": separation(plane(first)[0], first.target),
     }
-    seen = Posterior(*(part[:PLANE] for part in test))
-    points, _ = plane(seen)
-    groups = {"": seen.target} | {
-        f"{name}_": data.test.factors[name][:PLANE].to(device)
-        for name in ("male", "smiling")
-        if name in data.test.factors
-    }
-    found |= {f"plane_{name}separation": separation(points, labels) for name, labels in groups.items()}
+    for name in [name for name in ("male", "smiling") if name in data.test.factors]:
+        labels = data.test.factors[name][:PLANE].to(device)
+        metrics[f"plane_{name}_separation"] = separation(plane(first)[0], labels)
     predict = judge(data, device)
     generator = torch.Generator().manual_seed(0)
     rows = torch.randperm(len(data.test), generator=generator)[:images]  # a set may be in the order of its persons
     few = data.test.take(rows).to(device)
     mean, deviation, target = (part[rows.to(part.device)] for part in test)
-    found["judge_accuracy"] = float(consistency(predict, few.floats()[:, None], target)[0])
+    metrics["judge_accuracy"] = float(consistency(predict, few.floats()[:, None], target)[0])
 
-    def strips(direction: Codes, steps: int = STEPS) -> tuple[Tensor, Tensor]:
-        strip = model.along(mean, direction, steps, target)
-        share, moved = consistency(predict, strip, target), movement(strip)
-        return 0.5 * (share + share.flip(0))[steps:], 0.5 * (moved + moved.flip(0))[steps:]
+    def traverse(direction: Codes, steps: int = STEPS) -> tuple[Tensor, Tensor]:
+        """Consistency and movement at distances 0, ..., steps, means of both directions."""
+        decoded = model.along(mean, direction, steps, target)
+        shares, moves = consistency(predict, decoded, target), movement(decoded)
+        return 0.5 * (shares + shares.flip(0))[steps:], 0.5 * (moves + moves.flip(0))[steps:]
 
     for name, direction in (("", deviation), ("tenth_", deviation * kept(deviation, 0.1))):
-        shares, moved = strips(direction)
-        found |= {f"{name}consistency_{i}": float(share) for i, share in enumerate(shares)}
-        found |= {f"{name}movement_{i}": float(by) for i, by in enumerate(moved)}
+        shares, moves = traverse(direction)
+        metrics |= {f"{name}consistency_{i}": float(share) for i, share in enumerate(shares)}
+        metrics |= {f"{name}movement_{i}": float(move) for i, move in enumerate(moves)}
     single = []
-    for coordinate in deviation.mean(0).argsort(descending=True)[:16]:  # the ends of each strip alone
+    for coordinate in deviation.mean(0).argsort(descending=True)[:16]:  # the ends of each traversal alone
         direction = STEPS * deviation * F.one_hot(coordinate, deviation.shape[1]).to(deviation)
-        single.append([part[1] for part in strips(direction, 1)])
+        single.append([part[1] for part in traverse(direction, 1)])
     shares, moves = torch.tensor(single).T
-    found |= {f"each_consistency_{STEPS}": float(shares.mean()), f"each_movement_{STEPS}": float(moves.mean())}
+    metrics |= {f"each_consistency_{STEPS}": float(shares.mean()), f"each_movement_{STEPS}": float(moves.mean())}
 
     away = torch.randn(mean.shape, generator=generator).to(mean)
     noise = torch.stack([model.decode(mean + away, target), model.decode(mean, target)], 1)
-    found["noise_consistency"] = float(consistency(predict, noise, target)[0])
-    found["noise_movement"] = float(movement(noise)[0])
-    wanted = torch.arange(images, device=target.device) % data.num_classes
-    drawn = samples(model, class_codes(train, data.num_classes), wanted, generator)
-    found["sample_consistency"] = float(consistency(predict, drawn[:, None], wanted)[0])
-    normal = torch.randn(len(wanted), mean.shape[1], generator=generator).to(mean)
-    found["prior_consistency"] = float(consistency(predict, model.decode(normal, wanted)[:, None], wanted)[0])
+    metrics["noise_consistency"] = float(consistency(predict, noise, target)[0])
+    metrics["noise_movement"] = float(movement(noise)[0])
+    labels = torch.arange(images, device=target.device) % data.num_classes
+    drawn = samples(model, class_codes(train, data.num_classes), labels, generator)
+    metrics["sample_consistency"] = float(consistency(predict, drawn[:, None], labels)[0])
+    normal = torch.randn(len(labels), mean.shape[1], generator=generator).to(mean)
+    metrics["prior_consistency"] = float(consistency(predict, model.decode(normal, labels)[:, None], labels)[0])
     if shapes.RANGES.keys() <= few.factors.keys():
-        found |= {f"alignment_{name}": float(a.max()) for name, a in alignment(model, few.take(slice(0, 300))).items()}
-    return found
+        cosines = alignment(model, few.take(slice(0, 300)))
+        metrics |= {f"alignment_{factor}": float(values.max()) for factor, values in cosines.items()}
+    return metrics
 
 
 COLUMNS = (-6, -3, 0, 3, 6)
 
-"""Of the strips that are kept as pictures, in half deviations."""
+"""Of the traversals that are kept as pictures, in half deviations."""
 
 
 @torch.no_grad()
 def pictures(model: nn.Module, data: Data, rows: int = 4, codes: int = PLANE) -> dict[str, np.ndarray]:
-    """What the figures of strips and codes need of a trained model, and the numbers of a record cannot hold.
+    """What the figures of traversals and codes need of a trained model, and the numbers of a record cannot hold.
 
-    Nothing for an objective that is no :class:`Coder`. All of it is of test images; R <= ``rows`` of them, the first of
-    each of the first classes that are there. Images are uint8, their last axes (channels, H, W).
+    All of it is of test images; R <= ``rows`` of them, the first of each of the first classes that are there. Images
+    are uint8, their last axes (channels, H, W).
 
-    images (R, ...), target (R,); tenth and all: strips (R, 5, ...) at ``COLUMNS``, of the tenth of the coordinates with
-    the largest deviation, and of all. noise (R, ...): decoded codes mu + N(0, I), the author's baseline.
-    directions (min(4, C), 5, ...): the first image moved along the mean deviations of one class and another.
-    plane (N, 2) float32: mean codes of the first ``codes`` images in their first two principal components; share (2,):
-    what of their variance these hold; labels (N,): their classes. alignment (7, K), for the room ``shapes`` alone: (2)
-    on 300 images, and deviation (K,) the mean of its coordinates: which factor each direction moves.
+    Args:
+        model: in evaluation mode.
+        data: what it was trained on.
+        rows: images that are traversed.
+        codes: test images, the first ones, whose codes are in the plane.
+
+    Returns:
+        Nothing for an objective that is no :class:`Coder`. Else images (R, ...), target (R,); tenth and all: traversals
+        (R, 5, ...) at ``COLUMNS``, of the tenth of the coordinates with the largest deviation, and of all. noise
+        (R, ...): decoded codes mu + N(0, I), the author's baseline. directions (min(4, C), 5, ...): the first image
+        moved along the mean deviations of one class and another. plane (N, 2) float32: mean codes in their first two
+        principal components; share (2,): their shares of the variance; labels (N,): their classes. alignment (7, K),
+        for the set ``shapes`` alone: (2) on 300 images, and deviation (K,) the mean of its coordinates: which factor
+        each direction moves.
     """
     if not isinstance(model, Coder):
         return {}
     device = next(model.parameters()).device
     test = data.test.to(device)
-    some = test.take([int((test.target == c).nonzero()[0]) for c in test.target.unique()[:rows]])
-    mean, deviation, target = posterior(model, some)
+    chosen = test.take([int((test.target == c).nonzero()[0]) for c in test.target.unique()[:rows]])
+    mean, deviation, target = posterior(model, chosen)
     largest = kept(deviation, 0.1)
     step = COLUMNS[1] - COLUMNS[0]  # columns of ``along`` are half a direction apart
 
-    def strip(mean: Codes, direction: Codes, target: Tensor) -> np.ndarray:
+    def traverse(mean: Codes, direction: Codes, target: Tensor) -> np.ndarray:
         return _bytes(model.along(mean, step * direction, COLUMNS[-1] // step, target))
 
     normal = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0)).to(mean)
     by_class = class_codes(posterior(model, data.train.to(device)), data.num_classes).deviation[:4]
-    first = mean[:1].expand_as(by_class), by_class, target[:1].expand(len(by_class))
-    seen = posterior(model, test.take(slice(0, codes)))
-    points, share = plane(seen)
+    directions = mean[:1].expand_as(by_class), by_class, target[:1].expand(len(by_class))
+    first = posterior(model, test.take(slice(0, codes)))
+    points, share = plane(first)
     factors = {}
     if shapes.RANGES.keys() <= test.factors.keys():
         few = test.take(slice(0, 300))
         table = torch.stack(list(alignment(model, few).values()))
         factors = {"alignment": table.cpu().numpy(), "deviation": posterior(model, few).deviation.mean(0).cpu().numpy()}
     return factors | {
-        "images": some.images.cpu().numpy(),
+        "images": chosen.images.cpu().numpy(),
         "target": target.cpu().numpy(),
-        "tenth": strip(mean, deviation * largest, target),
-        "all": strip(mean, deviation, target),
+        "tenth": traverse(mean, deviation * largest, target),
+        "all": traverse(mean, deviation, target),
         "noise": _bytes(model.decode(mean + normal, target)),
-        "directions": strip(*first),
+        "directions": traverse(*directions),
         "plane": points.float().cpu().numpy(),
         "share": share[:2].float().cpu().numpy(),
-        "labels": seen.target.cpu().numpy(),
+        "labels": first.target.cpu().numpy(),
     }
 
 

@@ -44,7 +44,7 @@ def codes(n=400, latent=3, classes=4):
 
 
 class Factors:
-    """A coder whose K = 7 coordinates are the true factors of the room ``shapes``, in parts of their ranges."""
+    """A coder whose K = 7 coordinates are the true factors of the set ``shapes``, in parts of their ranges."""
 
     def __init__(self, split):
         self.split = split
@@ -109,6 +109,32 @@ def test_samples_of_narrow_posteriors_far_apart():
     assert samples(model, of, torch.zeros(5).long(), torch.Generator().manual_seed(0)).shape == (5, 1, 12, 12)
 
 
+def test_samples_of_a_covariance_that_is_singular_even_in_float64():
+    torch.manual_seed(0)
+    mean = 1e12 * torch.randn(60, 1) * torch.randn(8)
+    of = class_codes(Posterior(mean, torch.full_like(mean, 0.0025), torch.arange(60) % 2), 2)
+    assert torch.linalg.cholesky_ex(of.covariance).info.any()
+
+    class Through:
+        def decode(self, codes, target=None):
+            return codes[:, :, None, None]
+
+        along = posterior = decode
+
+    drawn = samples(Through(), of, torch.ones(50_000).long(), torch.Generator().manual_seed(0))[:, :, 0, 0].double()
+    assert drawn.isfinite().all()
+    expected = of.covariance[1]
+    assert (torch.cov(drawn.T) - expected).abs().max() < 0.03 * expected.abs().max()
+
+
+def test_codes_that_are_not_finite_are_refused():
+    split = shapes.draw(5, 0, 16)
+    model = GVAE(AutoEncoder(10, 3, (16, 16), latent=3, width=4)).eval()
+    model.network.encoder[-1].bias.data.fill_(torch.inf)
+    with pytest.raises(ValueError, match=r"(codes: got values that are not finite|logits that are NaN)"):
+        posterior(model, split)
+
+
 def test_samples_have_the_moments_of_their_class():
     of = class_codes(codes(n=80), 4)
 
@@ -132,19 +158,19 @@ def test_kept_are_the_largest():
     assert kept(deviation, 1.0).all()
 
 
-def test_consistency_and_movement_of_known_strips():
+def test_consistency_and_movement_of_known_traversals():
     """A judge that reads the class off the first pixel; columns that keep it, change it, or change half."""
     target = torch.arange(8) % 2
     image = target[:, None, None, None].float().expand(-1, 1, 2, 2)
     half = torch.where((torch.arange(8) < 4)[:, None, None, None], image, 1 - image)
-    strips = torch.stack([image, half, 1 - image], 1)
+    traversals = torch.stack([image, half, 1 - image], 1)
 
     def predict(images):
         return F.one_hot(images[:, 0, 0, 0].round().long(), 2).float()
 
-    assert consistency(predict, strips, target).tolist() == [1.0, 0.5, 0.0]
-    assert movement(strips).tolist() == pytest.approx([0.5**0.5, 0.0, 0.5**0.5])
-    # Seven of class 0, one of class 1: strips that all end in class 0 keep half of the classes, not 7/8 of them.
+    assert consistency(predict, traversals, target).tolist() == [1.0, 0.5, 0.0]
+    assert movement(traversals).tolist() == pytest.approx([0.5**0.5, 0.0, 0.5**0.5])
+    # Seven of class 0, one of class 1: traversals that all end in class 0 keep half of the classes, not 7/8 of them.
     most, black = (torch.arange(8) == 7).long(), torch.zeros(8, 1, 1, 2, 2)
     assert consistency(predict, black, most).tolist() == [0.5]
 
@@ -183,6 +209,25 @@ def test_the_judge_is_trained_once_on_real_images():
     assert accuracy(first, of.test) > 0.6
 
 
+def test_judges_are_kept_by_content_and_not_without_end(monkeypatch):
+    trained, kept_judges = [], {}
+    monkeypatch.setattr("semaug.measures.codes.fit", lambda objective, data, recipe, **_: trained.append(data))
+    monkeypatch.setattr("semaug.measures.codes._judges", kept_judges)
+
+    def of(seed):
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.randint(0, 256, (20, 1, 8, 8), generator=generator, dtype=torch.uint8)
+        return Data("one name", *[Split(images, torch.arange(20) % 2)] * 2)
+
+    judges = [judge(of(seed)) for seed in range(6)]
+    assert len(trained) == 6
+    assert [*kept_judges.values()] == judges[2:]
+    assert judge(of(5)) is judges[5]
+    assert len(trained) == 6
+    assert judge(of(0)) is not judges[0]
+    assert judge(of(5), steps=10) is not judges[5]
+
+
 def test_the_judge_of_a_large_set_passes_it_ten_times(monkeypatch):
     recipes = []
     monkeypatch.setattr("semaug.measures.codes.fit", lambda objective, data, recipe, **_: recipes.append(recipe))
@@ -217,7 +262,7 @@ def test_alignment_needs_the_factors():
         alignment(Factors(shapes.draw(5, 0)), of.test)
 
 
-def test_pictures_are_the_strips_of_the_first_images_of_each_class():
+def test_pictures_are_the_traversals_of_the_first_images_of_each_class():
     torch.manual_seed(0)
     images, target = torch.rand(40, 1, 12, 12), torch.arange(40) % 4
     mine = Data("mine", Split.from_float(images[:20], target[:20]), Split.from_float(images[20:], target[20:]))
