@@ -69,6 +69,10 @@ def check_device(name: str, x: Tensor, like: Tensor, other: str) -> None:
         raise ValueError(f"{name}: got {x.device}; takes {like.device}, the device of {other}")
 
 
+class NotFiniteError(ValueError, FloatingPointError):
+    """A value that is not finite: a bad argument, and in ``fit`` the FloatingPointError of training that diverged."""
+
+
 def all_finite(x: Tensor) -> bool:
     """Whether all values are finite; True while tracing, where they may not be read."""
     # The sum is finite where all are, and takes a tenth of the time; only where it overflows is each value asked.
@@ -76,15 +80,15 @@ def all_finite(x: Tensor) -> bool:
 
 
 def check_finite(name: str, x: Tensor) -> None:
-    """Raise ValueError unless all values are finite; they are not read while tracing."""
+    """Raise NotFiniteError unless all values are finite; they are not read while tracing."""
     if not all_finite(x):
-        raise ValueError(f"{name}: got values that are not finite; takes finite ones")
+        raise NotFiniteError(f"{name}: got values that are not finite; takes finite ones")
 
 
 def check_result(result: Tensor, names: str) -> Tensor:
-    """What was computed of the finite arguments ``names``; ValueError where it overflowed, but not while tracing."""
+    """What was computed of the finite arguments ``names``; NotFiniteError where it overflowed, not while tracing."""
     if not all_finite(result):
-        raise ValueError(f"{names}: got values whose loss overflows {result.dtype}; takes smaller ones")
+        raise NotFiniteError(f"{names}: got values whose loss overflows {result.dtype}; takes smaller ones")
     return result
 
 
@@ -168,8 +172,9 @@ def check_class_weight(class_weight: Tensor, target: Tensor, classes: int, reduc
     check_device("class_weight", class_weight, target, "target")
     if tracing(class_weight):
         return
-    if not bool(((class_weight >= 0) & class_weight.isfinite()).all()):
-        raise ValueError(f"class_weight: got {class_weight.tolist()}; takes finite numbers from 0")
+    bad = class_weight[~((class_weight >= 0) & class_weight.isfinite())]
+    if len(bad):
+        raise ValueError(f"class_weight: got {bad[0].item():.4g}; takes finite numbers from 0")
     if reduction == "mean" and not bool(class_weight.index_select(0, target).any()):
         raise ValueError("class_weight: got 0 for every class of the batch; takes a number above 0 for one at least")
 

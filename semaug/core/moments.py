@@ -1,4 +1,4 @@
-r"""Mean and covariance of every class's features, kept online, exactly.
+r"""Mean and covariance of every class's features, updated online, exactly.
 
 After step $t$ the state is the pooled, biased (divided by $n$) mean and covariance of all features of a class seen so
 far, however the stream was cut into batches. A batch brings $m_j$ features of class $j$, of mean $\mu'_j$ and
@@ -36,7 +36,15 @@ import torch.distributed as dist
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from semaug._checks import check_choice, check_count, check_device, check_features, check_number, require
+from semaug._checks import (
+    NotFiniteError,
+    check_choice,
+    check_count,
+    check_device,
+    check_features,
+    check_number,
+    require,
+)
 from semaug.core.tensors import Covariance, Factored, tracing
 
 Form = Literal["full", "diagonal", "factored"]
@@ -164,11 +172,10 @@ class ClassMoments(nn.Module):
         dtype = self.mean.dtype
         with torch.autocast(features.device.type, enabled=False):
             features = features.to(dtype)
-            limit = (
-                torch.finfo(dtype).max ** 0.5 / 2**10
-            )  # a million squared differences of two features do not overflow
+            limit = torch.finfo(dtype).max ** 0.5 / 2**10  # a million squared differences of features do not overflow
             if not tracing(features) and not torch.linalg.vector_norm(features).item() <= limit:
-                raise ValueError(f"features: got values whose squares overflow {dtype}; takes a norm up to {limit:.2g}")
+                got = f"values whose squares overflow {dtype}"
+                raise NotFiniteError(f"features: got {got}; takes a norm up to {limit:.2g}")
             features, target = _gathered(features, target)
             if self.decay is not None:
                 self.count *= self.decay

@@ -321,7 +321,8 @@ class ISDA(Objective):
 
         Raises:
             ValueError, TypeError: as :func:`isda_loss`, before the moments change: a NaN would stay in them for ever.
-                On a GPU these checks wait for the device; a captured step leaves them out.
+                What is not finite is a FloatingPointError too. On a GPU these checks wait for the device; a captured
+                step leaves them out.
         """
         features = self.network.features(images)
         if self.training:

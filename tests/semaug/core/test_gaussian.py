@@ -357,3 +357,12 @@ def test_a_variance_that_rounding_made_negative_is_zero():
         torch.diag_embed(torch.tensor([[1.0, -1e-6], [-1e-6, 1.0]])),
     ):
         assert sampled_cross_entropy(a, covariance, y, weight, samples=3).isfinite()
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_rounding_is_in_proportion_to_the_largest_eigenvalue(scale):
+    a, weight, y = torch.randn(2, 2), torch.randn(2, 2), torch.tensor([0, 1])
+    rounded = scale * torch.diag_embed(torch.tensor([[1.0, -1e-6], [-1e-6, 1.0]]))
+    assert sampled_cross_entropy(a, rounded, y, weight, samples=3).isfinite()
+    with pytest.raises(ValueError, match="covariance: got an eigenvalue"):
+        sampled_cross_entropy(a, scale * torch.diag_embed(torch.tensor([[1.0, -1e-3], [1.0, 1.0]])), y, weight)

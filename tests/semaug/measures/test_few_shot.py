@@ -65,30 +65,32 @@ def test_few_shot_is_scipy_and_sklearn_on_the_same_episodes(classifier, ways, sh
         classes = torch.randperm(6, generator=generator)[:ways]
         rows = [(target == c).nonzero()[:, 0][torch.randperm(12, generator=generator)[: shots + 6]] for c in classes]
         support, query = torch.cat([row[:shots] for row in rows]), torch.cat([row[shots:] for row in rows])
-        of_support, of_query = torch.arange(ways).repeat_interleave(shots), torch.arange(ways).repeat_interleave(6)
+        support_ways, query_ways = torch.arange(ways).repeat_interleave(shots), torch.arange(ways).repeat_interleave(6)
         if ways == 1:
-            called = np.zeros(len(query))
+            predicted = np.zeros(len(query))
         elif classifier == "prototype":
-            means = torch.stack([features[support][of_support == way].mean(0) for way in range(ways)])
-            called = cdist(features[query].numpy(), means.numpy()).argmin(1)
+            means = torch.stack([features[support][support_ways == way].mean(0) for way in range(ways)])
+            predicted = cdist(features[query].numpy(), means.numpy()).argmin(1)
         else:
-            called = ridge(features[support], of_support, ways, 0.1).predict(features[query].double().numpy()).argmax(1)
-        accuracies.append(metrics.accuracy_score(of_query, called))
+            predicted = (
+                ridge(features[support], support_ways, ways, 0.1).predict(features[query].double().numpy()).argmax(1)
+            )
+        accuracies.append(metrics.accuracy_score(query_ways, predicted))
     assert result.tolist() == pytest.approx(accuracies)
     assert result.dtype == torch.float64
 
 
 @pytest.mark.parametrize("classifier", ["prototype", "linear"])
-def test_few_shot_of_noise_is_chance_and_of_what_tells_the_class_perfect(classifier):
-    """An image among both, those to learn from and those to be tried on, would be called right: .2 would be .25."""
+def test_few_shot_of_noise_is_chance_and_of_a_mark_of_the_class_perfect(classifier):
+    """An image among both, those to learn from and those to be tried on, would be right: .2 would be .25."""
     target = torch.arange(400) % 8
     noise = torch.randn(400, 500)
     arguments = {"generator": seeded_generator(), "episodes": 300, "classifier": classifier}
     result = stats.summary(few_shot(noise, target, **arguments).tolist())
     assert abs(result.mean - 0.2) < 2 * result.half_width < 0.02
-    told = torch.nn.functional.one_hot(target, 8) + 0.01 * noise[:, :8]
-    assert few_shot(told, target, **arguments).min() == 1
-    # a network that makes the same of every image: the first class is called, right for one in five
+    marked = torch.nn.functional.one_hot(target, 8) + 0.01 * noise[:, :8]
+    assert few_shot(marked, target, **arguments).min() == 1
+    # a network that makes the same of every image: the first class is predicted, which is right for one in five
     assert few_shot(torch.ones(400, 3), target, **arguments).tolist() == pytest.approx([0.2] * 300)
 
 

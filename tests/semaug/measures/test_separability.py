@@ -27,10 +27,10 @@ def test_separability_is_sklearn_cross_validated_by_image(n, folds, width):
     features = torch.randn(n, 3, width, generator=generator) + torch.linspace(0, 1, 3)[:, None]
     right = 0
     for held_out in torch.randperm(n, generator=seeded_generator()).chunk(folds):
-        kept = [i for i in range(n) if i not in held_out.tolist()]
-        model = ridge(features[kept].flatten(0, 1), torch.arange(3).repeat(len(kept)), 3, 0.1)
-        called = model.predict(features[held_out].flatten(0, 1).double().numpy()).argmax(1)
-        right += (called == np.tile(np.arange(3), len(held_out))).sum()
+        others = [i for i in range(n) if i not in held_out.tolist()]
+        model = ridge(features[others].flatten(0, 1), torch.arange(3).repeat(len(others)), 3, 0.1)
+        predicted = model.predict(features[held_out].flatten(0, 1).double().numpy()).argmax(1)
+        right += (predicted == np.tile(np.arange(3), len(held_out))).sum()
     result = separability(features, seeded_generator(), folds)
     assert 1 / 3 < result < 1
     assert result == pytest.approx(right / (3 * n))

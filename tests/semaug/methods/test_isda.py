@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,10 +20,14 @@ from semaug import _checks
 from semaug.core.gaussian import sampled_cross_entropy
 from semaug.core.moments import ClassMoments
 from semaug.core.tensors import Factored, capturing, tracing
+from semaug.data.sets import Data
+from semaug.data.split import Split
 from semaug.methods import _isda_fast, isda
 from semaug.methods._isda_fast import _chunks
 from semaug.methods.isda import CONTROLS, ISDA, ISDALoss, control_covariance, isda_logits, isda_loss
+from semaug.training.loop import fit
 from semaug.training.objective import Step
+from semaug.training.recipe import Recipe
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "isda.json").read_text())
 FORMS = pytest.mark.parametrize("form", ["full", "diagonal", "factored"])
@@ -170,7 +173,7 @@ def test_captured_loss_is_brute_force_with_all_gradients(captured, reduction, we
     torch.testing.assert_close(actual, expected)
     wanted = gradients((3 * expected).sum(), tensors)
     loss = (3 * actual).sum()
-    covariance.zero_()  # the moments' next batch may come before the way back
+    covariance.zero_()  # the moments' next batch may come before the backward pass
     for again in range(2):  # the graph may be gone through twice
         for mine, theirs in zip(gradients(loss, tensors), wanted, strict=True):
             torch.testing.assert_close(mine, theirs, msg=lambda text, again=again: f"pass {again}: {text}")
@@ -422,7 +425,7 @@ def test_autocast_leaves_the_forms_in_float32(form):
 
 
 @FORMS
-def test_covariance_may_change_in_place_before_the_way_back(form):
+def test_covariance_may_change_in_place_before_the_backward_pass(form):
     features, target, weight, bias, covariance = case(form)
     weight.requires_grad_()
     first = isda_loss(features, target, weight, bias, covariance, 0.7)
@@ -528,6 +531,14 @@ def test_a_bad_batch_leaves_the_objective_as_it_was(form, decay):
     loss, _ = objective.train()(images, target, step())
     loss.backward()
     assert all(parameter.grad.isfinite().all() for parameter in objective.parameters())
+
+
+@pytest.mark.parametrize("form", ["full", "diagonal"])
+def test_training_that_diverges_is_the_error_that_fit_documents(form):
+    images, target = torch.randint(0, 256, (30, 2, 2, 2), dtype=torch.uint8), torch.arange(30) % 3
+    data = Data("random", Split(images[:20], target[:20]), Split(images[20:], target[20:]))
+    with pytest.raises(FloatingPointError, match=r"got .* takes finite ones|overflow|became"):
+        fit(objective_of(form), data, Recipe(epochs=2, batch_size=5, lr=1e30), progress=False)
 
 
 @pytest.mark.usefixtures("unchecked")  # the shape checks cannot be captured
@@ -726,8 +737,8 @@ def test_loss_and_logits_have_the_gradients_of_one_function_up_to_the_covariance
         ({"reduction": "average"}, "reduction: got 'average'; takes one of mean, sum, none"),
         ({"class_weight": torch.ones(4)}, r"class_weight: got shape \(4,\); takes \(3,\)"),
         ({"class_weight": torch.ones(3, device="meta")}, "class_weight: got meta; takes cpu"),
-        ({"class_weight": -torch.ones(3)}, r"class_weight: got \[-1.0, .*; takes finite numbers from 0"),
-        ({"class_weight": torch.full((3,), NAN)}, r"class_weight: got \[nan, .*; takes finite numbers from 0"),
+        ({"class_weight": -torch.ones(3)}, "class_weight: got -1; takes finite numbers from 0"),
+        ({"class_weight": torch.full((3,), NAN)}, "class_weight: got nan; takes finite numbers from 0"),
         ({"class_weight": torch.zeros(3)}, "class_weight: got 0 for every class of the batch"),
     ],
 )
