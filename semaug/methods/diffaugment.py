@@ -39,7 +39,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from semaug._checks import check_count, check_floats, check_number, require
+from semaug._checks import NotFiniteError, check_count, check_floats, check_number, require
 from semaug.core.pixels import cutout
 from semaug.core.tensors import at_least_float32, tracing
 
@@ -235,8 +235,10 @@ class DiffAugment(nn.Module):
     def _look(self, images: Tensor) -> None:
         if images.numel() and not tracing(images) and not (self._looked and images.is_cuda):
             low, high = (float(end) for end in images.detach().aminmax())
-            if not -FAR <= low <= high <= FAR:  # NaN compares false
-                raise ValueError(f"images: got values up to {max(-low, high):.4g} in size; takes [0, 1] or [-1, 1]")
+            largest = max(-low, high)
+            if not largest <= FAR:  # NaN compares false
+                error = ValueError if math.isfinite(largest) else NotFiniteError
+                raise error(f"images: got values up to {largest:.4g} in size; takes [0, 1] or [-1, 1]")
             self._looked = True
 
     @staticmethod
@@ -284,7 +286,7 @@ def ada_step(
     p = torch.as_tensor(probability, dtype=torch.float64)
     check_number("probability", float(p), 0, 1)
     require(real_logits.numel() > 0, "real_logits", tuple(real_logits.shape), "one at least")
-    require(not bool(real_logits.isnan().any()), "real_logits", math.nan, "numbers")
+    require(not bool(real_logits.isnan().any()), "real_logits", math.nan, "numbers", NotFiniteError)
     images, target, span = check_count("images", images), check_number("target", target), check_number("span", span, 1)
     sure = real_logits.detach().sign().double().mean()
     return (p + (sure - target).sign().to(p.device) * images / span).clamp(0, 1)

@@ -28,7 +28,7 @@ import copy
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -37,7 +37,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semaug._checks import check_choice, check_count, check_number, require
+from semaug._checks import NotFiniteError, check_choice, check_count, check_number, require
 from semaug.core.metrics import evaluating
 from semaug.data.sets import Data
 from semaug.data.split import Split
@@ -116,7 +116,7 @@ def memory(train_logits: Float[Tensor, " N"], held_out_logits: Float[Tensor, " M
     for name, logits in (("train_logits", train_logits), ("held_out_logits", held_out_logits)):
         if logits.ndim != 1 or len(logits) == 0:
             raise ValueError(f"{name}: got shape {tuple(logits.shape)}; takes (N,), at least one")
-        require(not bool(logits.isnan().any()), name, math.nan, "numbers")
+        require(not bool(logits.isnan().any()), name, math.nan, "numbers", NotFiniteError)
     held_out = held_out_logits.sort().values.contiguous()
     ranks = [torch.searchsorted(held_out, train_logits.contiguous(), right=right) for right in (False, True)]
     auc = (ranks[0] + ranks[1]).double().mean() / (2 * len(held_out))
@@ -194,10 +194,10 @@ class GAN(nn.Module):
             draws: of $T$.
 
         Raises:
-            FloatingPointError: for generated images, on the CPU, or a loss, under ADA, that are not finite.
+            FloatingPointError: for generated images, or logits under ADA, that are not finite.
         """
         with torch.no_grad():
-            fakes = self._generated(len(reals), latent)
+            fakes = self.generator(self.codes(len(reals), latent))
         reals = reals.detach().requires_grad_(self.r1 > 0)
         shown = [self._transformed(reals, self.where != "nowhere", draws)]
         shown.append(self._transformed(fakes, self.where in ("discriminator", "everywhere"), draws))
@@ -208,7 +208,6 @@ class GAN(nn.Module):
             penalty = r1_penalty(real, reals)
             terms["r1"], loss = penalty.detach(), loss + self.r1 / 2 * penalty
         if self.augment is not None and self.augment.probability is not None and self.ada_span is not None:
-            _check_finite("discriminator_loss", terms["discriminator_loss"])
             self.augment.probability.copy_(ada_step(self.augment.probability, real, len(real), span=self.ada_span))
             terms["probability"] = self.augment.probability.clone()
         return loss, terms
@@ -216,26 +215,17 @@ class GAN(nn.Module):
     def generator_step(
         self, n: int, latent: torch.Generator, draws: torch.Generator
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """The generator's loss and its terms, of n images; the discriminator's parameters take no gradient.
-
-        Raises FloatingPointError for generated images that are not finite, on the CPU.
-        """
+        """The generator's loss and its terms, of n images; the discriminator's parameters take no gradient."""
         learned = [parameter for parameter in self.discriminator.parameters() if parameter.requires_grad]
         try:
             for parameter in learned:
                 parameter.requires_grad_(False)
-            fakes = self._transformed(self._generated(n, latent), self.where == "everywhere", draws)
+            fakes = self._transformed(self.generator(self.codes(n, latent)), self.where == "everywhere", draws)
             loss = generator_loss(self.discriminator(fakes), self.kind)
         finally:
             for parameter in learned:
                 parameter.requires_grad_(True)
         return loss, {"generator_loss": loss.detach()}
-
-    def _generated(self, n: int, latent: torch.Generator) -> Tensor:
-        fakes = self.generator(self.codes(n, latent))
-        if not fakes.is_cuda:  # a look waits for a GPU, and its losses say it later
-            _check_finite("generator", fakes)
-        return fakes
 
     def _transformed(self, images: Tensor, here: bool, draws: torch.Generator) -> Tensor:
         return self.augment(images, draws) if here and self.augment is not None else images
@@ -375,8 +365,7 @@ class _Players:
                 for name, value in terms.items():
                     sums[name] = value.double() + sums.get(name, 0.0)
                 counts.update(terms.keys())
-        for name, total in sums.items():
-            _check_finite(name, total)
+        _check_finite(sums)
         return {name: float(total) / counts[name] for name, total in sums.items()} | {"lr": self.peaks[0] * scale}
 
     def _move(self, loss: Tensor, terms: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -389,12 +378,13 @@ class _Players:
     def remembered(self) -> dict[str, float]:
         """What the discriminator says of training and of held-out images, at most 2000 of each, and as they are."""
         train, held_out = (self.gan.logits(split.take(slice(0, 2000))) for split in (self.train, self.held_out))
-        _check_finite("discriminator", torch.cat([train, held_out]))
-        _check_finite("generator", self.gan.sample(self.gan.codes(8, torch.Generator(self.device).manual_seed(0))))
+        samples = self.gan.sample(self.gan.codes(8, torch.Generator(self.device).manual_seed(0)))
+        _check_finite({"logits": torch.cat([train, held_out]), "generated images": samples})
         return memory(train, held_out)._asdict()
 
 
-def _check_finite(name: str, values: Tensor) -> None:
-    """FloatingPointError where a step was too large."""
-    if not bool(values.isfinite().all()):
-        raise FloatingPointError(f"{name}: got numbers that are not finite; a lower Recipe.lr usually mends this")
+def _check_finite(values: Mapping[str, Tensor]) -> None:
+    for name, tensor in values.items():
+        if not bool(tensor.isfinite().all()):
+            remedy = "a lower Recipe.lr usually mends this"
+            raise FloatingPointError(f"{name}: got numbers that are not finite; takes finite ones, {remedy}")
