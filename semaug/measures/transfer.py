@@ -9,9 +9,9 @@ $p$ to the four sides of a box. The place in which an object's centre lies answe
 $$\mathcal L = \frac1n \sum_{p, c} \mathrm{focal}(z_{pc}, y_{pc})
   + \frac1n \sum_{i=1}^n \bigl(1 - \mathrm{GIoU}(b_{p(i)}, b_i)\bigr). \tag{43}$$
 
-Average precision is the area under precision over recall, precision made falling first (its envelope), as VOC has it
-from 2010 on; a detection is right if it overlaps an object of its class that no surer one has taken. COCO's figure is
-its mean over overlaps of 0.5 to 0.95, but reads the curve at 101 places.
+Average precision is the area under precision over recall, where precision is first made to fall (its envelope), as VOC
+has it from 2010 on; a detection is right if it overlaps an object of its class that no detection of a higher score has
+taken. COCO's figure is its mean over overlaps of 0.5 to 0.95 too, but reads the curve at 101 places.
 
 * Tian, Shen, Chen, He, "FCOS: Fully Convolutional One-Stage Object Detection", ICCV 2019,
   https://arxiv.org/abs/1904.01355 (distances from a place; here without levels and centreness)

@@ -289,8 +289,10 @@ class TeachAugment(Objective):
         """The student's loss and, where it is its turn, the augmentation's, in nats; target: class numbers.
 
         Raises:
-            ValueError: in a data-parallel run with ``every`` above 1: all parameters have to take part in every step.
+            ValueError: for soft targets, and in a data-parallel run with ``every`` above 1: all parameters have to take
+                part in every step.
         """
+        require(target.ndim == 1, "target", tuple(target.shape), "class numbers (N,)")
         require(self.every == 1 or step.world == 1, "every", self.every, "1 in a data-parallel run")
 
         def draw(n: int) -> Tensor:

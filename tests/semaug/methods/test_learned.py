@@ -252,6 +252,7 @@ def test_parts_of_the_student_in_evaluation_mode_stay_in_it():
         (lambda: build(FeatureAugmentation, scale=math.inf), "scale: got inf; takes a finite number from 0"),
         (lambda: build(FeatureAugmentation, latent=0), "latent: got 0; takes a whole number from 1"),
         (lambda: build(FeatureAugmentation, generator_lr=0.0), "generator_lr: got 0.0; takes a finite number above 0"),
+        (lambda: build(TeachAugment)(IMAGES, torch.rand(8, 4), step()), r"target: got \(8, 4\); takes class numbers"),
         (lambda: build(TeachAugment, every=0), "every: got 0; takes a whole number from 1"),
         (lambda: build(TeachAugment, ema=1.0), r"ema: got 1.0; takes a finite number in \[0, 1\)"),
         (lambda: build(TeachAugment, reach=1.0), r"reach: got 1.0; takes a finite number in \(0, 1\)"),
