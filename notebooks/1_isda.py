@@ -76,7 +76,7 @@
 
 # %% tags=["parameters"]
 profile = "quick"  # what section 5 trains: "quick" (live, here), "cpu" or "paper" (hours; see section 5)
-dataset = "embedded"  # 10,000 real images of Fashion-MNIST inside the package; or cifar10, mnist, ...
+dataset = "fashion-mini"  # the 10,000 images of Fashion-MNIST inside the package; or cifar10, mnist, ...
 train_size = 2000  # training images of the live runs
 epochs = 15  # of the live runs
 seeds = 3  # paired runs of each method
@@ -101,26 +101,26 @@ from scipy.stats import chi2
 from torch import nn
 from torch.nn import functional as F
 
-from companion import figures, ledger, lesson, plots, records, stats
-from companion import runs as experiment
+from companion import lesson, plots, runs, stats
 from companion.lesson import rounded, seeded
-from semaug import data
+from companion.records import committed
+from companion.studies import isda as isda_study
+from semaug import Recipe, Step, fit, load, resolve_device
 from semaug.core import gaussian, moments
+from semaug.core.metrics import predictions
 from semaug.data import shapes
-from semaug.measures import few_shot as evaluation
 from semaug.methods import isda
-from semaug.training import loop as training
-from semaug.training import objective, streams
-from semaug.training.recipe import Recipe
+from semaug.training.streams import Stream
 
 SEEDS = range(first_seed, first_seed + seeds)  # of the live runs
 
 # %% [markdown]
-# Three small helpers are the same in all notebooks (room `lesson`): `show` keeps a picture and shows it, `seeded` makes a
+# Three small helpers are the same in all notebooks (module `companion.lesson`): `show` keeps a picture and shows it, `seeded` makes a
 # generator of random draws, `rounded` makes numbers short.
 
 # %%
 show = functools.partial(lesson.show, "1_isda")
+figure = functools.partial(lesson.figure, "1_isda")  # drawn from the committed records
 
 # %% [markdown]
 # ## 1 · Where it acts
@@ -482,7 +482,7 @@ assert abs(log_mgf(1.0) - log_mgf_sampled(1.0)) < 0.01
 #   \lambda\, \underbrace{(w_j - w_y)^\top \Sigma_y (w_j - w_y)}_{q_{yj}}\Big). \tag{7}$$
 #
 # The quadratic form $q_{yj}$ is the heart of ISDA: the variance of the difference of the two logits over the copies, at
-# λ = 1. It is large where the class is wide just where the two are told apart (and where $w_j - w_y$ is long: step 8).
+# λ = 1. It is large where the class is wide just where the two are distinguished (and where $w_j - w_y$ is long: step 8).
 
 
 # %%
@@ -783,7 +783,7 @@ assert torch.allclose(weight.grad, by_hand, rtol=0, atol=1e-12)
 assert torch.allclose(feature.grad[0], for_feature, rtol=0, atol=1e-12)
 
 # %% [markdown]
-# "Along the directions that the class allows" is no promise that the class is kept. At this λ both copies have crossed
+# "Along the directions that the class allows" is no promise that a copy stays in its class. At this λ both copies have crossed
 # into class 2, and they are trained with the label 0 all the same.
 
 # %% [markdown]
@@ -990,9 +990,9 @@ assert memory(1000, 2048, "full") == " 16.8 GB"
 # five epochs on 256 images and read the strength that the run has logged, a mean for each epoch.
 
 # %%
-T, few = 5, data.load(dataset, train_size=256)
-made, quick = experiment.build("ISDA", "small", few, 0, strength=0.5), Recipe(epochs=T, batch_size=64)
-short = training.fit(made, few, quick, progress=False)
+T, few = 5, load(dataset, train_size=256)
+made, quick = runs.build("ISDA", "small", few, 0, strength=0.5), Recipe(epochs=T, batch_size=64)
+short = fit(made, few, quick, progress=False)
 released, logged = [0.5 * epoch / T for epoch in range(T)], short.curves["strength"]
 print("released code:", [round(value, 3) for value in released])
 print("package:      ", [round(value, 3) for value in logged])
@@ -1052,10 +1052,10 @@ def training_step(network, statistics, optimizer, images, target, progress):
 # data set, of which `images.train.floats(rows)` are the $x_i$ of a batch.)
 
 # %%
-images = data.load(dataset, validation=0.1, train_size=train_size)
+images = load(dataset, validation=0.1, train_size=train_size)
 rows = torch.arange(64) * (len(images.train) // 64)
 batch, target = images.train.floats(rows).double(), images.train.target[rows]
-package = experiment.build("ISDA", "small", images, 0, strength=0.5, covariance="full").double()
+package = runs.build("ISDA", "small", images, 0, strength=0.5, covariance="full").double()
 plain = copy.deepcopy(package.network)
 statistics = TextbookISDA(images.num_classes, plain.num_features, 0.5)
 sgd_lines, sgd_package = (torch.optim.SGD(part.parameters(), lr=0.1) for part in (plain, package))
@@ -1066,7 +1066,7 @@ sgd_lines, sgd_package = (torch.optim.SGD(part.parameters(), lr=0.1) for part in
 # %%
 for progress in (0.25, 0.5, 0.75):
     ours = training_step(plain, statistics, sgd_lines, batch, target, progress)
-    step = objective.Step(torch.tensor(progress), lr=0.1, generator=torch.Generator())
+    step = Step(torch.tensor(progress), lr=0.1, generator=torch.Generator())
     theirs, _ = package(batch, target, step)
     sgd_package.zero_grad()
     theirs.backward()
@@ -1225,25 +1225,15 @@ show(figure_cost(), "cost")
 # Three profiles. **quick** trains what you see below, live: cross-entropy and ISDA from paired seeds (the same first
 # weights, the same order of images), on a small set of real images. **cpu** and **paper** are lists of longer runs, the
 # first of a size that two processor cores can train in the background, the second the paper's own recipes for a GPU.
-# Their results are kept as records, one file a run, in `figures/records`, and the figures use the best there are; the
-# captions name the device. This function says what each profile trains:
-
+# Their results are saved as records, one file a run, in `figures/records`. A study names what is compared, its arms, and
+# plans a run for every seed of each (module `companion.studies.isda`). The live runs have two arms:
 
 # %%
-def plan(profile):
-    """The training runs of a profile, by name; those of quick follow the parameters at the top."""
-    if profile != "quick":
-        return [run for run in ledger.isda_runs() if run.profile == profile]
-    every = max(1, epochs // 5)
-    recipe = Recipe(epochs=epochs, batch_size=64, weight_decay=5e-4, evaluate_every=every)
-    source = {"name": dataset, "validation": 0.1, "train_size": train_size}
-    methods = {"CrossEntropy": {}, "ISDA": {"strength": strength, "covariance": "full"}}
-    return [
-        experiment.Run("1_isda", "quick", method, "small", source, recipe, 10.0, settings, seed)
-        for seed in SEEDS
-        for method, settings in methods.items()
-    ]
-
+ARMS = {
+    "cross-entropy": ("CrossEntropy", {}),
+    "ISDA": ("ISDA", {"strength": strength, "covariance": "full"}),
+}
+recipe = Recipe(epochs=epochs, batch_size=64, weight_decay=5e-4, evaluate_every=max(1, epochs // 5))
 
 # %% [markdown]
 # One question of section 6 can only be answered *while* a network trains: what would its covariances be, if they forgot
@@ -1275,22 +1265,23 @@ class Witness:
 
 
 # %% [markdown]
-# And this one runs it. The live slice is always trained, since the pictures of section 6 need its networks. The runs of
+# And this one runs it. The live runs are always trained, since the pictures of section 6 need their networks. The runs of
 # the other two profiles are added when you ask for them, and only those that have no record yet.
 
 
 # %%
 def run_experiment(profile):
-    """Train the live slice, and what another profile lacks; {(method, seed): (objective, record)}, witnesses by seed."""
+    """Train the live runs, and what another profile lacks; {(arm, seed): (objective, record)}, witnesses by seed."""
     trained, witnesses = {}, {}
-    for run in plan("quick"):
-        made = experiment.build(run.objective, run.network, images, run.seed, **run.settings)
-        made.to(training.resolve_device(device))
-        if run.objective == "ISDA":
-            witnesses[run.seed] = Witness(made, len(images.train) // run.recipe.batch_size)
-        trained[run.objective, run.seed] = made, training.fit(made, images, run.recipe, seed=run.seed)
-    for run in plan(profile) if profile != "quick" else []:
-        run.complete(device)
+    for seed in SEEDS:
+        for arm, (objective, settings) in ARMS.items():
+            model = runs.build(objective, "small", images, seed, **settings)
+            model.to(resolve_device(device))
+            if arm == "ISDA":
+                witnesses[seed] = Witness(model, len(images.train) // recipe.batch_size)
+            trained[arm, seed] = model, fit(model, images, recipe, seed=seed)
+    for run in runs.planned(profile, "1_isda") if profile != "quick" else []:
+        runs.complete([run], device)
     lesson.keep("1_isda", (record for _, record in trained.values()))
     return trained, witnesses
 
@@ -1303,49 +1294,47 @@ def run_experiment(profile):
 # %% tags=["nbval-ignore-output"]
 trained, witnesses = run_experiment(profile)
 live = [record for _, record in trained.values()]
-methods = {"cross-entropy": "CrossEntropy", "ISDA": "ISDA"}
-baseline, ours = ([trained[name, seed][1] for seed in SEEDS] for name in methods.values())
-for name, runs in zip(methods, (baseline, ours), strict=True):
-    accuracy = stats.summary(record.metrics["test_accuracy"] for record in runs)
-    seconds = stats.summary(record.seconds for record in runs).mean
-    device_name = runs[0].environment["device"]
+baseline, ours = ([trained[arm, seed][1] for seed in SEEDS] for arm in ARMS)
+for name, records in zip(ARMS, (baseline, ours), strict=True):
+    accuracy = stats.summary(record.metrics["test_accuracy"] for record in records)
+    seconds = stats.summary(record.seconds for record in records).mean
+    device_name = records[0].environment["device"]
     print(f"{name:14s} test accuracy {accuracy}, {seconds:.1f} s a run, {device_name}")
-if (dataset, train_size, strength) == ("embedded", 2000, 0.5):
+if (dataset, train_size, strength) == ("fashion-mini", 2000, 0.5):
     assert min(record.metrics["test_accuracy"] for record in live) > 0.5
 
 # %% [markdown]
-# A number without a spread is an anecdote, and a difference without its interval is a hope. So the verdict is left to a
-# function, which sees the paired differences and nothing else:
+# A number without a spread is an anecdote, and a difference without its interval is a hope. So a function says what
+# the paired differences allow, and it sees nothing else:
 
 
 # %%
-def verdict(difference):
-    """What a paired difference in accuracy allows one to say."""
-    if difference.n < 2:
-        return "one seed has no spread: nothing can be said"
-    points, half = 100 * difference.mean, 100 * difference.half_width
-    said = f"{points:+.2f} ± {half:.2f} points over {difference.n} paired seeds: "
-    if abs(points) <= half:
-        return said + "within the noise, the interval contains 0"
-    return said + ("ISDA is better" if points > 0 else "ISDA is worse")
+def conclusion(gain):
+    """What paired differences of accuracy, in points, allow one to say."""
+    if gain.n < 3:
+        return f"{gain.mean:+.2f} points over {gain.n} paired seeds: too few for an interval"
+    words = f"{gain.mean:+.2f} ± {gain.half_width:.2f} points over {gain.n} paired seeds: "
+    if gain.side == 0:
+        return words + "not significantly different, the interval contains 0"
+    return words + ("ISDA is better" if gain.side > 0 else "ISDA is worse")
 
 
 # %% [markdown]
-# If the verdict is "within the noise", how many seeds *would* we need? To see a difference of 0.3 points, which is what
+# If the difference is not significant, how many seeds *would* we need? To see a difference of 0.3 points, which is what
 # the paper reports on CIFAR-10, with a two-sided test at 5% and a power of 80%, roughly
-# $n = \big((1.96 + 0.84)\, s / 0.003\big)^2$ pairs, where $s$ is the standard deviation of the paired difference
+# $n = \big((1.96 + 0.84)\, s / 0.3\big)^2$ pairs, where $s$ is the standard deviation of the paired difference in points
 # (the code takes Student's distribution instead, which adds two or three pairs). Few
 # seeds hardly tell $s$ either, so the answer is given with what the 95% interval of $s$ makes of it.
 
 # %% tags=["nbval-ignore-output"]
-difference = stats.paired(baseline, ours, "test_accuracy")
-print("ISDA minus cross-entropy:", verdict(difference))
-if difference.n > 1:
-    free = difference.n - 1
-    ends = [difference.std * math.sqrt(free / chi2.ppf(level, free)) for level in (0.975, 0.025)]
-    pairs, least, most = (stats.pairs_needed(0.003, std) for std in (difference.std, *ends))
+gain = stats.summary(stats.gains(ours, baseline))
+print("ISDA - cross-entropy:", conclusion(gain))
+if gain.n > 1:
+    free = gain.n - 1
+    ends = [gain.std * math.sqrt(free / chi2.ppf(level, free)) for level in (0.975, 0.025)]
+    pairs, least, most = (stats.pairs_needed(0.3, std) for std in (gain.std, *ends))
     print(f"to see 0.3 points: about {pairs} paired seeds, or anything from {least} to {most}")
-if (profile, dataset, train_size, epochs, strength, *SEEDS) == ("quick", "embedded", 2000, 15, 0.5, 0, 1, 2):
+if (profile, dataset, train_size, epochs, strength, *SEEDS) == ("quick", "fashion-mini", 2000, 15, 0.5, 0, 1, 2):
     assert abs(stats.summary(record.metrics["test_accuracy"] for record in live).mean - 0.84) < 0.02
 
 # %% [markdown]
@@ -1353,39 +1342,42 @@ if (profile, dataset, train_size, epochs, strength, *SEEDS) == ("quick", "embedd
 # whether the accuracies part by more than their bands.
 
 # %% tags=["nbval-ignore-output"]
-show(figures.isda_curves(live), "live")
+by_arm = {"cross-entropy": baseline, "ISDA": ours}
+picture = plots.curves(by_arm, "train_loss", "validation_accuracy", colours={"cross-entropy": "black"})
+picture.axes[0].set_yscale("log")
+show(picture, "live")
 
 # %% [markdown]
 # ISDA's training loss stays above, and it should: it is an upper bound of a harder task, and its strength rises to the
 # end. It is *another loss*, so the two curves on the left cannot be compared as if one method fitted better. What can
 # be compared is on the right.
 #
-# The figures from here on draw the committed records of profiles longer than *quick*, and of sets that have none those
-# just made. Their captions say which. Most committed runs are longer and have more
-# seeds (those with controls three), and many include a third method, ISDA with the *diagonal* form of erratum 8. Where no train size is given they had all training images,
-# of the embedded set 7,200; the set *fashion* is the whole of Fashion-MNIST. These there are:
+# The figures from here on draw the committed records. Their captions name the profile and the device. Most of these
+# runs are longer than the live ones and have more seeds (those with controls three). Many include a third method, ISDA
+# with the *diagonal* form of erratum 8. Where no number of images is given, all were used: 7,200 of fashion-mini,
+# 54,000 of Fashion-MNIST. These there are:
 
 # %% tags=["nbval-ignore-output"]
-committed = records.load(records.committed("1_isda"))
-for title, group in figures.experiments(committed, len).items():
-    named = [f"{name} (n = {len(runs)})" for name, runs in figures.methods(group).items()]
-    print(f"{title}: ", "; ".join(named).replace(r"$\lambda_0$", "λ₀"))
-print(f"{len(committed)} committed records, {len(live)} live ones")
-show(figures.isda_curves(committed + live), "curves")
+index = committed("1_isda")
+for part in isda_study.STUDIES:
+    if arms := [f"{name} (n = {len(records)})" for name, records in index.by_arm(part).items()]:
+        print(f"{part.title}, {part.network}, {part.recipe.epochs} epochs, {part.recipe.augment}:", "; ".join(arms))
+print(f"{len(index)} committed records")
+figure("curves")
 
 # %% [markdown]
 # Now the result. Each small dot is one seed; the right half shows differences seed by seed. Look at whether a bar of
 # the right half touches the line at zero.
 
 # %% tags=["nbval-ignore-output"]
-show(figures.isda_accuracy(committed + live), "accuracy")
+figure("accuracy")
 
 # %% [markdown]
-# Where a bar crosses zero, the records do not show that ISDA changes accuracy, in either direction. That is no
-# verdict on the paper: it reports 0.3 points on CIFAR-10 and 0.9 on CIFAR-100 for a ResNet-32, over
+# Where a bar crosses zero, the records do not show that ISDA changes accuracy, in either direction. That does not
+# refute the paper: it reports 0.3 points on CIFAR-10 and 0.9 on CIFAR-100 for a ResNet-32, over
 # five runs, at 160 epochs on 50,000 images (7.39 ± 0.10 to 7.09 ± 0.12 and 31.20 ± 0.41 to 30.27 ± 0.34 per cent
 # error, ± a standard deviation; Wang et al., their best epoch on the test set). Our ± is half the 95% interval of a
-# mean, by Student's distribution. On the CIFAR-10 subset it is wider than 0.3 points; on the embedded set and on
+# mean, by Student's distribution. On the CIFAR-10 subset it is wider than 0.3 points; on fashion-mini and on
 # Fashion-MNIST it is 0.2 to 0.3, about that effect. There a gain much above half a point can be excluded, and one of 0.3
 # only for the diagonal form on the whole of Fashion-MNIST.
 #
@@ -1397,10 +1389,10 @@ show(figures.isda_accuracy(committed + live), "accuracy")
 # trained with, crops and policies included:
 
 # %% tags=["nbval-ignore-output"]
-for title, group in figures.experiments(figures.as_published(committed), len).items():
-    plain = next(iter(figures.methods(group).values()))
-    left = stats.summary(record.metrics["train_loss"] for record in plain)
-    print(f"{title:66s} {left.mean:.4f} nats at the end")
+for part in isda_study.STUDIES:
+    if records := index.of(part, part.baseline):
+        left = stats.summary(record.metrics["train_loss"] for record in records)
+        print(f"{part.title:36s} {left.mean:.4f} nats at the end")
 
 # %% [markdown]
 # ## 6 · A look at real features
@@ -1410,9 +1402,9 @@ for title, group in figures.experiments(figures.as_published(committed), len).it
 # `ClassMoments` that ISDA uses, at once and not online.
 
 # %%
-network = trained["CrossEntropy", SEEDS[0]][0].network.cpu()
-a_train = evaluation.predictions(network.features, images.train)
-a_test = evaluation.predictions(network.features, images.test)
+network = trained["cross-entropy", SEEDS[0]][0].network.cpu()
+a_train = predictions(network.features, images.train)
+a_test = predictions(network.features, images.test)
 y_train, y_test = images.train.target, images.test.target
 W_real, b_real = network.head.weight.detach(), network.head.bias.detach()
 real = moments.ClassMoments(images.num_classes, network.num_features)
@@ -1707,8 +1699,8 @@ def forms_of_equal_trace(statistics, W):
 
 def realism(network, strengths):
     """By form and λ: distance of copies to the nearest unseen feature, loss, share near their class, share in span."""
-    seen = evaluation.predictions(network.features, images.train)
-    unseen = evaluation.predictions(network.features, images.test)
+    seen = predictions(network.features, images.train)
+    unseen = predictions(network.features, images.test)
     statistics = moments.ClassMoments(images.num_classes, seen.shape[1])
     statistics.update(seen, y_train)
     W, result = network.head.weight.detach(), {}
@@ -1732,14 +1724,14 @@ def realism(network, strengths):
 
 # %% tags=["nbval-ignore-output"]
 scales = [0.0, 0.5, 1.0, 2.0, 4.0, 8.0]
-measured = [realism(trained["CrossEntropy", seed][0].network.cpu(), scales) for seed in SEEDS]
+measured = [realism(trained["cross-entropy", seed][0].network.cpu(), scales) for seed in SEEDS]
 premise = {name: torch.stack([one[name] for one in measured]).mean(0) for name in measured[0]}
 print("form      distance   loss  nearest of its class  in the span  distance at equal loss")
 print("none      {:8.2f}  {:5.3f}  {:20.0%}".format(*premise["class"][0]))
 for name, rows in premise.items():
     equal = np.interp(premise["class"][2, 1], rows[:, 1], rows[:, 0], right=math.nan)
     print("{:8s}  {:8.2f}  {:5.3f}  {:20.0%}  {:11.0%}  {:22.2f}".format(name, *rows[2], equal))
-for one in measured if dataset == "embedded" and train_size >= 1000 else []:
+for one in measured if dataset == "fashion-mini" and train_size >= 1000 else []:
     for idle in ("identity", "random"):
         assert one["class"][2, 0] < one[idle][2, 0]  # the class covariance stays nearer to real features
         assert min(one["class"][2, 1], one["span"][2, 1]) > one[idle][2, 1]  # and is noticed, as the span is
@@ -1893,7 +1885,7 @@ class_mean = torch.stack([pictures[y_train == c].mean(0) for c in range(images.n
 guesses = {"mean image": pictures.mean(0).expand_as(unseen), "mean of the class": class_mean, "restored": restored}
 squared = {name: F.mse_loss(guess, unseen).item() for name, guess in guesses.items()}
 print("squared error a pixel, unseen images:", {name: round(value, 4) for name, value in squared.items()})
-if dataset == "embedded" and epochs >= 15:
+if dataset == "fashion-mini" and epochs >= 15:
     assert squared["restored"] < squared["mean of the class"] < squared["mean image"]
 
 # %% [markdown]
@@ -1931,7 +1923,7 @@ with torch.no_grad():
         decoded = decoder(augmented(a_test, y_test, covariance, 1.0)).flatten(1)
         gap[name] = torch.cdist(decoded, restored.flatten(1)).min(1).values.mean().item()
 print("distance to the nearest restored image:", {name: round(value, 2) for name, value in gap.items()})
-if dataset == "embedded" and epochs >= 15:
+if dataset == "fashion-mini" and epochs >= 15:
     assert gap["class"] < min(gap["identity"], gap["random"])
 show(plots.sheet(torch.stack(tiles), names, columns), "decoded")
 
@@ -1951,7 +1943,7 @@ show(plots.sheet(torch.stack(tiles), names, columns), "decoded")
 # > augmentation.*
 #
 # What does it add? Here are four of these images under the usual augmentations of pixels, drawn by the very code that
-# trains (`streams.Stream`), and in the last two columns copies by ISDA, decoded. Look for changes that the left part
+# trains (`Stream`), and in the last two columns copies by ISDA, decoded. Look for changes that the left part
 # cannot make, and for changes that the right part cannot.
 
 # %% tags=["nbval-ignore-output"]
@@ -1961,7 +1953,7 @@ kinds |= {"RandAug": "randaugment", "AutoAug": "autoaugment"}
 sheet = []
 for augment in kinds.values():
     recipe = Recipe(augment=augment)
-    stream = streams.Stream(images.test.take(rows), "train", len(rows), recipe, 1, torch.device("cpu"))
+    stream = Stream(images.test.take(rows), "train", len(rows), recipe, 1, torch.device("cpu"))
     sheet.append(stream.batch(torch.arange(len(rows)), slice(None)).images)
 sheet += torch.stack([decoded_copies(row, forms["class"], 2) for row in rows], 1)
 names = [images.classes[c] for c in y_test[rows]]
@@ -1984,12 +1976,12 @@ show(plots.sheet(torch.stack(sheet, 1), names, [*kinds, "ISDA", "ISDA"]), "pixel
 # a quarter of a minute, and a look at what it is given.
 
 # %% tags=["nbval-ignore-output"]
-known = data.load("shapes", train_size=4000)
-drawn = experiment.build("CrossEntropy", "small", known, 0)
-record = training.fit(drawn, known, Recipe(epochs=max(1, epochs // 2), batch_size=64, weight_decay=5e-4), seed=0)
+known = load("shapes", train_size=4000)
+drawn = runs.build("CrossEntropy", "small", known, 0)
+record = fit(drawn, known, Recipe(epochs=max(1, epochs // 2), batch_size=64, weight_decay=5e-4), seed=0)
 sees = drawn.network.features
 shape_moments = moments.ClassMoments(known.num_classes, drawn.network.num_features)
-shape_moments.update(evaluation.predictions(sees, known.train), known.train.target)
+shape_moments.update(predictions(sees, known.train), known.train.target)
 few = known.test.take(slice(0, 1000))
 print(f"test accuracy {record.metrics['test_accuracy']:.3f} on {known.num_classes} shapes")
 if epochs >= 15:
@@ -2030,7 +2022,7 @@ show(plots.sheet(torch.stack(columns, 1), [known.classes[c] for c in four.target
 # %%
 def shares(name, forms):
     """(15) by form of covariance, and how far the factor moves features; images it does not change are left out."""
-    change = evaluation.predictions(sees, with_moved(few, name)) - evaluation.predictions(sees, few)
+    change = predictions(sees, with_moved(few, name)) - predictions(sees, few)
     spread = shape_moments.covariance.diagonal(dim1=1, dim2=2).sum(1)[few.target]
     real_change = change.norm(dim=1) > 1e-6  # a disc and a ring look the same at any angle
     u, y_u = F.normalize(change[real_change], dim=1), few.target[real_change]
@@ -2159,7 +2151,7 @@ for seed in SEEDS:
     finished = trained["ISDA", seed][0].cpu()
     W_ = finished.network.head.weight.detach()
     online, (fresh, batchwise) = finished.moments, (moments.ClassMoments(*W_.shape) for _ in range(2))
-    fresh.update(evaluation.predictions(finished.network.features, images.train), y_train)
+    fresh.update(predictions(finished.network.features, images.train), y_train)
     in_training = copy.deepcopy(finished.network).train()
     for rows in torch.randperm(len(y_train), generator=seeded(seed)).split(64):
         batchwise.update(in_training.features(images.train.floats(rows)).detach(), y_train[rows])
@@ -2169,7 +2161,7 @@ for seed in SEEDS:
     factors = f"{q / q_fresh:.2f} = {q_batch / q_fresh:.2f} (batches) × {q / q_batch:.2f} (age)"
     print(f"seed {seed}: relative difference {off:.2f}   mean q over fresh {factors}")
     assert online.count.sum() == epochs * (len(y_train) // 64 * 64)  # every feature ever seen is in it
-    assert dataset != "embedded" or epochs < 15 or q > 1.5 * q_fresh
+    assert dataset != "fashion-mini" or epochs < 15 or q > 1.5 * q_fresh
 
 # %% [markdown]
 # Σ differs from a fresh estimate by almost its own size, and its quadratic forms are about twice as large. Equations
@@ -2194,7 +2186,7 @@ def fresh_covariance(network, training_mode=False):
             for rows in torch.randperm(len(y_train), generator=seeded(0)).split(64):
                 statistics.update(network.features(images.train.floats(rows)), y_train[rows])
     else:
-        statistics.update(evaluation.predictions(network.features, images.train), y_train)
+        statistics.update(predictions(network.features, images.train), y_train)
     return statistics.covariance
 
 
@@ -2221,7 +2213,7 @@ distances, effects = torch.tensor(distances), torch.tensor(effects)  # (seeds, e
 for decay, off, effect in zip(Witness.decays, distances[:, -1].mean(0), effects.mean(0), strict=True):
     print(f"decay {decay}: relative difference {off:.2f}, mean q over fresh {effect:.2f}   (n = {seeds})")
 print(f"fresh, in training mode: {sum(floors) / seeds:.2f}")
-if epochs >= 15 and dataset == "embedded":
+if epochs >= 15 and dataset == "fashion-mini":
     assert (distances[:, -1, 0] > distances[:, -1, 1]).all()
     assert (distances[:, -1, 1] > distances[:, -1, 2]).all()
 
@@ -2253,7 +2245,7 @@ show(figure_drift(), "drift")
 # covariance rests on no more than some 120 features a class (exercise 3 says why), twice as many as it has rows, and the
 # figure says that even so little is closer. Forgetting also mends the strength: $q_{yj}$ is twice too large without it. That is a case for `decay`,
 # on paper. Whether it shows in *accuracy* is another question, which needs runs of its own: add
-# `settings={"decay": 0.99, ...}` to `plan` and see. Exercise 3 looks at the price.
+# `"decay": 0.99` to the settings of ISDA in `ARMS` and see. Exercise 3 looks at the price.
 #
 # ### How tight is the bound where it is used?
 #
@@ -2264,9 +2256,9 @@ show(figure_drift(), "drift")
 
 # %% tags=["nbval-ignore-output"]
 print("network, Σ            cross-entropy  sampled  bound  gap / effect  trace Σ")
-for name, kind in (("CrossEntropy", "fresh"), ("ISDA", "fresh"), ("ISDA", "online")):
+for name, kind in (("cross-entropy", "fresh"), ("ISDA", "fresh"), ("ISDA", "online")):
     finished = trained[name, SEEDS[0]][0].cpu()
-    seen = evaluation.predictions(finished.network.features, images.train)
+    seen = predictions(finished.network.features, images.train)
     statistics = finished.moments if kind == "online" else moments.ClassMoments(images.num_classes, seen.shape[1])
     if kind == "fresh":
         statistics.update(seen, y_train)
@@ -2332,30 +2324,24 @@ for number, place, wrong, decided in (
 
 
 # %%
-def report(found):
-    """Paired differences to cross-entropy, for each data set and each ISDA setting chosen on validation."""
-    published = figures.as_published(found)
-    panels = figures.experiments(published, lambda group: len(figures.chosen(group)) > 1)
-    for title, group in panels.items():
-        (_, first), *others = figures.chosen(group).items()
+def report(index):
+    """Paired differences ISDA - cross-entropy, for each study and each form at the strength chosen on validation."""
+    for title, (_, by_arm) in isda_study.results(index).items():
+        (_, first), *others = by_arm.items()
         print(f"{title} (profile {first[0].profile}, {first[0].environment['device']})")
-        for name, runs in others:
-            common = {record.seed for record in first} & {record.seed for record in runs}
-            pair = [[record for record in side if record.seed in common] for side in (first, runs)]
-            difference = stats.paired(*pair, "test_accuracy")
-            print("   ", name.replace(r"$\lambda_0$", "λ₀"), verdict(difference), sep="  ")
-            if difference.n > 1 and difference.std > 0:
-                print(f"        0.3 points would need {stats.pairs_needed(0.003, difference.std)} pairs")
+        for name, records in others:
+            gain = stats.summary(stats.gains(records, first))
+            print("   ", name, conclusion(gain), sep="  ")
+            if gain.n > 1 and gain.std > 0:
+                print(f"        0.3 points would need {stats.pairs_needed(0.3, gain.std)} pairs")
 
-
-drawn_from_records = functools.partial(lesson.drawn, "1_isda", found=committed + live)
 
 # %% [markdown]
 # Read the intervals before the means. With several settings in one list, one in twenty intervals misses zero by chance
 # alone. Under each stands the number of paired seeds that an effect as large as the paper's on CIFAR-10 would need here.
 
 # %% tags=["nbval-ignore-output"]
-report(committed + live)
+report(index)
 
 # %% [markdown]
 # ### Does it help more where data are few?
@@ -2365,7 +2351,7 @@ report(committed + live)
 # band that leaves the grey line.
 
 # %% tags=["nbval-ignore-output"]
-drawn_from_records(figures.isda_size, "size")
+figure("size")
 
 # %% [markdown]
 # What the bands allow one to say is said by the list above, which has the same runs as intervals: where the band covers
@@ -2381,13 +2367,13 @@ drawn_from_records(figures.isda_size, "size")
 # be computed before any run: compare the mean $q_{yj}$ of both forms.
 
 # %% tags=["nbval-ignore-output"]
-for method in ("CrossEntropy", "ISDA"):
+for arm in ARMS:
     for seed in SEEDS:
-        finished = trained[method, seed][0].cpu().network
+        finished = trained[arm, seed][0].cpu().network
         head, full = finished.head.weight.detach(), fresh_covariance(finished)
         pair = (full, isda.control_covariance(full, "diagonal"))
         q = [isda.isda_logits(0 * head, torch.arange(len(head)), head, None, form, 2.0).mean() for form in pair]
-        print(f"{method:12s} seed {seed}: mean q {q[0]:.2f} full, {q[1]:.2f} diagonal: ratio {q[0] / q[1]:.1f}")
+        print(f"{arm:13s} seed {seed}: mean q {q[0]:.2f} full, {q[1]:.2f} diagonal: ratio {q[0] / q[1]:.1f}")
 
 # %% [markdown]
 # That is the prediction: *for the same effect a diagonal covariance needs a $\lambda_0$ that is
@@ -2395,25 +2381,23 @@ for method in ("CrossEntropy", "ISDA"):
 # validation chose in the records, and the gain over cross-entropy at each strength, come next:
 
 # %% tags=["nbval-ignore-output"]
-for title, group in figures.experiments(figures.as_published(committed + live), len).items():
-    tried = [name for name in figures.methods(group) if name.startswith("ISDA")]
-    best = [name for name in figures.chosen(group) if name.startswith("ISDA")]
-    how = "chosen on validation" if len(best) < len(tried) else "one strength a form, fixed in advance"
-    print(f"{title}; {how}:", "; ".join(best).replace(r"$\lambda_0$", "λ₀"))
-drawn_from_records(figures.isda_strength, "strength")
+for title, (part, by_arm) in isda_study.results(index).items():
+    _, *best = by_arm
+    swept = any(arm.name not in by_arm and not arm.variant for arm in part.arms)
+    print(f"{title}; {'chosen on validation' if swept else 'one strength a form, fixed in advance'}:", "; ".join(best))
+figure("strength")
 
 # %% [markdown]
 # Two pictures. On the CIFAR-10 subset a dose and its response: the mean cost grows with the strength in both forms; the
 # intervals miss zero from 0.5 on, and at full 0.1 and 0.25 they contain it. Validation chose the smallest strength of each
-# form. On the embedded set all strengths lie within the noise of each other and of none at all, so the best of them is
+# form. On fashion-mini all strengths lie within the noise of each other and of none at all, so the best of them is
 # chosen by that noise.
 #
 # The first picture lets the prediction be tested on trained networks: which full strength costs as much as each
 # diagonal one? Between the strengths that were run the gain is interpolated.
 
 # %% tags=["nbval-ignore-output"]
-subset = [r for r in figures.as_published(committed) if r.config["data"].get("train_size") == 10000]
-if gained := figures.gains(subset):
+if gained := isda_study.over_strength(index, isda_study.COLOUR):
     strengths, cost = {}, {}
     for form, (tried, values) in gained.items():
         strengths[form], cost[form] = tried, -values.mean(0)
@@ -2440,7 +2424,7 @@ if gained := figures.gains(subset):
 # that the classifier hardly notices should harm less.
 
 # %% tags=["nbval-ignore-output"]
-drawn_from_records(figures.isda_controls, "controls")
+figure("controls")
 
 # %% [markdown]
 # Three seeds rank next to nothing. Against cross-entropy the intervals of *diagonal*, *identity* and *decay 0.99* miss
@@ -2457,13 +2441,13 @@ drawn_from_records(figures.isda_controls, "controls")
 # more over crop and flip?) and *with* it (what does ISDA still add?).
 
 # %% tags=["nbval-ignore-output"]
-drawn_from_records(figures.isda_augmentation, "augmentation")
+figure("augmentation")
 
 # %% [markdown]
 # In these runs, of twenty epochs, every policy costs accuracy, 2 to 5 points. ISDA on top costs 1.4 with AutoAugment and
 # 1.7 with Cutout; with RandAugment, and alone, its interval contains zero. Policies of pixels are made for networks that
 # fit their training images, and this one does not. Whether ISDA adds to them there is what a run at the paper's settings
-# has to show (`python -m semaug.ledger --profile paper`, on a GPU).
+# has to show (`python -m companion run 1_isda --profile paper`, on a GPU).
 
 # %% [markdown]
 # ### This notebook's part of the leaderboard
@@ -2473,7 +2457,7 @@ drawn_from_records(figures.isda_augmentation, "augmentation")
 # are none of ours.
 
 # %% tags=["nbval-ignore-output"]
-lesson.ranked("1_isda", committed)
+lesson.ranked("1_isda")
 
 # %% [markdown]
 # ## 8 · What comes next: MetaSAug
@@ -2649,7 +2633,7 @@ for name, directions in (("leading", basis), ("random", anything)):
     left_over = total = 0.0
     for c in range(known.num_classes):
         parts = [split.take((split.target == c).nonzero()[:, 0]) for split in (known.train, known.test)]
-        x, z = ((evaluation.predictions(sees, part) - shape_moments.mean[c]) @ directions[c] for part in parts)
+        x, z = ((predictions(sees, part) - shape_moments.mean[c]) @ directions[c] for part in parts)
         x, z = (torch.cat([value, torch.ones(len(value), 1)], 1) for value in (x, z))
         line = torch.linalg.lstsq(x, parts[0].factors["size"][:, None]).solution
         true = parts[1].factors["size"]

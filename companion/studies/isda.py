@@ -186,9 +186,8 @@ def strength(index: Index) -> Picture:
         axes.set(xlabel="strength λ₀ (not to scale)", title=study.title)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     figure.axes[0].set_ylabel("gain over cross-entropy\n(points of test accuracy)")
-    falls = all(
-        (np.diff(values.mean(0)) < 0).all() for study, g in panels for _, values in g.values() if study is COLOUR
-    )
+    colour = [np.diff(values.mean(0)) for _, values in over_strength(index, COLOUR).values()]
+    falls = colour and all((steps < 0).all() for steps in colour)
     headline(figure, "On CIFAR-10 the cost of ISDA grows with its strength" if falls else "ISDA over its strength")
     drawn = [record for study, _ in panels for runs in index.by_arm(study).values() for record in runs]
     caption(figure, drawn, "Bands: 95% intervals of the mean difference.")

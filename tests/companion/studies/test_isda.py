@@ -66,7 +66,9 @@ def test_gains_over_the_strength_are_paired():
     strengths, values = gained["full"]
     assert strengths == [0.0, 0.5, 1.0]
     np.testing.assert_allclose(values, [[0, 2, 1], [0, 2, 1]], atol=1e-9)
-    axes = isda.strength(Index(records=found)).axes
+    figure = isda.strength(Index(records=found))
+    axes = figure.axes
+    assert title(figure) == "ISDA over its strength", "nothing is said of a set without records"
     assert [panel.get_title("left") for panel in axes] == ["fashion-mini"]
     np.testing.assert_allclose(axes[0].lines[0].get_ydata(), [0, 2, 1], atol=1e-9)
 
