@@ -106,7 +106,7 @@ def class_accuracy(counts: Int64[Tensor, "C C"]) -> Float[Tensor, " C"]:
 
 
 @contextmanager
-def evaluating(predict: Predict) -> Iterator[None]:
+def evaluating(predict: Predict | nn.Module) -> Iterator[None]:
     """Evaluation mode for the module behind ``predict``, if there is one; afterwards each part has its own mode again.
 
     A forgotten ``eval()`` raises no error, but puts test images into BatchNorm's running statistics.

@@ -46,8 +46,9 @@ Features = Float[Tensor, "N A"]
 class Players(Protocol):
     """What is measured: a :class:`semaug.GAN`, or anything with these."""
 
-    discriminator: Callable[[Tensor], Tensor]
-    augment: DiffAugment | None
+    @property
+    def discriminator(self) -> Callable[[Tensor], Tensor]:
+        """Images in [-1, 1] to logits (N,)."""
 
     def codes(self, n: int, draws: torch.Generator) -> Tensor:
         """Codes (n, K) of images to be generated."""
@@ -57,6 +58,15 @@ class Players(Protocol):
 
     def logits(self, split: Split) -> Tensor:
         """The discriminator's, (N,), of the images of a split."""
+
+
+@runtime_checkable
+class AugmentedPlayers(Players, Protocol):
+    """Players with a transformation between them, or None."""
+
+    @property
+    def augment(self) -> DiffAugment | None:
+        """$T$."""
 
 
 class Distance(NamedTuple):
@@ -214,7 +224,7 @@ class Quality:
         return float((flattest_window(images, self.window) < self.flat).double().mean())
 
     @torch.no_grad()
-    def augmented(self, gan: Players) -> dict[str, float]:
+    def augmented(self, gan: AugmentedPlayers) -> dict[str, float]:
         """What the samples would be held against if augmented images were what G should draw: T of the test images.
 
         leak_augmented: their leak; fid_augmented: the FID of the samples from them; T is the GAN's at full

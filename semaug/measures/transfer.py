@@ -11,7 +11,7 @@ $$\mathcal L = \frac1n \sum_{p, c} \mathrm{focal}(z_{pc}, y_{pc})
 
 Average precision is the area under precision over recall, where precision is first made to fall (its envelope), as VOC
 has it from 2010 on; a detection is right if it overlaps an object of its class that no detection of a higher score has
-taken. COCO's figure is its mean over overlaps of 0.5 to 0.95 too, but reads the curve at 101 places.
+taken. COCO's figure is its mean over overlaps of 0.5 to 0.95, but reads the curve at 101 places.
 
 * Tian, Shen, Chen, He, "FCOS: Fully Convolutional One-Stage Object Detection", ICCV 2019,
   https://arxiv.org/abs/1904.01355 (distances from a place; here without levels and centreness)

@@ -83,7 +83,7 @@ class Copier(torch.nn.Module):
 
     def __init__(self, images):
         super().__init__()
-        self.images, self.discriminator, self.augment = images, lambda images: images.mean((1, 2, 3)), None
+        self.images, self.discriminator = images, lambda images: images.mean((1, 2, 3))
 
     def codes(self, n, draws):
         return torch.randn(n, 2, generator=draws, device=draws.device)
