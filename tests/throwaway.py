@@ -1,14 +1,16 @@
-"""Objectives nobody needs, of the shapes the papers to come will have: what the contract has to carry.
+"""Objectives nobody needs, of the shapes the papers to come will have; every objective at its smallest; small sets.
 
-Run as a script it is one process of a data-parallel run: ``torchrun --nproc-per-node 2 throwaway.py NAME OUT``.
+Run as a script it is one process of a data-parallel run: ``torchrun --nproc-per-node 2 throwaway.py FOLDER NAME ...``.
 """
 
 from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from inspect import signature
+from typing import get_type_hints
 
 import torch
 import torch.distributed as dist
@@ -17,18 +19,10 @@ from torch.nn import functional as F
 
 from semaug import networks
 from semaug.data.sets import Data, Split
-from semaug.methods.augmented import Augmented
-from semaug.methods.automix import AutoMix
-from semaug.methods.gvae import GVAE, VAE, AutoEncoder, ConditionalVAE
-from semaug.methods.isda import ISDA
-from semaug.methods.learned import FeatureAugmentation, FixedAugmentation, TeachAugment
-from semaug.methods.long_tail import LongTailed
-from semaug.methods.metasaug import MetaSAug
-from semaug.methods.mixup import CutMix, Cutout, ManifoldMixup, MixStyle, Mixup, ResizeMix, SaliencyMix
-from semaug.methods.puzzlemix import PuzzleMix
-from semaug.methods.sla import SLA, DataAugmentation, LongTailedSLA, MultiTask
+from semaug.methods import objectives
+from semaug.methods.gvae import AutoEncoder
 from semaug.training import loop as training
-from semaug.training.objective import CrossEntropy, Objective, Smoothed
+from semaug.training.objective import Objective
 
 CLASSES = 4
 
@@ -36,8 +30,8 @@ CLASSES = 4
 class Teacher(Objective):
     """An EMA copy, and a block with its own learning rate that is reached only through the frozen copy (AutoMix)."""
 
-    def __init__(self, network):
-        super().__init__(network, block_lr=0.01)
+    def __init__(self, network, block_lr=0.01):
+        super().__init__(network, block_lr=block_lr)
         self.copy = copy.deepcopy(network).requires_grad_(False)
         self.block = nn.Conv2d(1, 1, 3, padding=1)
 
@@ -97,7 +91,7 @@ class Reweighter(Objective):
         self.register_buffer("weights", torch.ones(CLASSES))
 
     def forward(self, images, target, step):
-        head = self.network.head.weight
+        head = [part for part in self.network.parameters() if part.requires_grad and part.ndim > 1][-1]
         meta_loss = F.cross_entropy(self.network(step.meta.images), step.meta.target)
         (towards,) = step.mean(*torch.autograd.grad(meta_loss, head))
         features = self.network.features(images)
@@ -111,99 +105,87 @@ class Reweighter(Objective):
         return (losses * self.weights.clone()[target]).mean(), {"weight": self.weights.mean()}
 
 
-OBJECTIVES = {
-    "Teacher": Teacher,
-    "Mixer": Mixer,
-    "Noise": Noise,
-    "Reweighter": Reweighter,
-    "CrossEntropy": CrossEntropy,
-}
-OBJECTIVES["ISDA"] = lambda network: ISDA(network, strength=0.5)
-COUNTS = torch.tensor([40, 12, 8, 4])  # what the long-tailed ones are told; the data have 16 of each
-OBJECTIVES["LongTailed"] = lambda network: LongTailed(network, COUNTS, "ldam", beta=0.99, defer=0.3)
-OBJECTIVES["MetaSAug"] = lambda network: MetaSAug(network, COUNTS, beta=0.99, stage=0.3, psd=True, keep=True)
-OBJECTIVES["SLA"] = SLA
-OBJECTIVES["LongTailedSLA"] = lambda network: LongTailedSLA(  # with all that it can
-    network, COUNTS, temperature=1.0, accumulate=True, loss="ldam", beta=0.99, defer=0.3
-)
-
-
-class Drawn(Augmented):
-    """With the generator that is trained beside it, at a rate that SGD takes for a loss in nats an image."""
-
-    def parameter_groups(self, recipe):
-        return [{"params": self.network.parameters()}, {"params": self.generator.parameters(), "lr": 1e-4}]
-
-
-def _norm(network):
-    return "group" if any(isinstance(part, nn.GroupNorm) for part in network.modules()) else "batch"
-
-
-def _drawn(network):
-    return Drawn(network, (1, 12, 12), "gvae", latent=4, width=4, residual=True, norm=_norm(network))
-
-
-def _autoencoder(kind, **settings):
-    """An objective of an autoencoder, at a rate that SGD takes for nats an image."""
-
-    class Coded(kind):
-        def parameter_groups(self, recipe):
-            return [group | {"lr": 1e-4} for group in super().parameter_groups(recipe)]
-
-    Coded.__name__ = kind.__name__
-    make = partial(AutoEncoder, CLASSES, 1, (12, 12), latent=4, width=4)
-    return lambda network: Coded(make(norm=_norm(network)), **settings)
-
-
-OBJECTIVES["Drawn"] = _drawn
-OBJECTIVES["FixedAugmentation"] = lambda network: FixedAugmentation(network, "translation")
-OBJECTIVES["FeatureAugmentation"] = lambda network: FeatureAugmentation(network, scale=0.1)
-OBJECTIVES["TeachAugment"] = lambda network: TeachAugment(network, (1, 12, 12), every=1, ema=0.9)
-OBJECTIVES["Cutout"] = lambda network: Cutout(network, 4)
-PAIRED = {  # pairs lie inside a process's share of the batch: two processes agree, but are not one
-    "Mixup": Mixup,
-    "MixStyle": MixStyle,
-    "CutMix": CutMix,
-    "ResizeMix": ResizeMix,
-    "SaliencyMix": SaliencyMix,
-    "ManifoldMixup": ManifoldMixup,
-    "PuzzleMix": PuzzleMix,  # and Co-Mixup is too slow: seconds a step
-    "AutoMix": lambda network: AutoMix(network, stage=2, momentum=0.9),
-}
-OBJECTIVES |= PAIRED
-TURNED = {"DataAugmentation": DataAugmentation, "MultiTask": MultiTask}  # a turn makes one class here another
-SLOW = {  # whose accuracy is not above chance after eight epochs
-    "Smoothed": Smoothed,
-    "VAE": _autoencoder(VAE),
-    "ConditionalVAE": _autoencoder(ConditionalVAE, reconstruction="l1"),
-    "GVAE": _autoencoder(GVAE, balance="learned"),
-}
 RECIPE = training.Recipe(epochs=2, batch_size=16, meta_batch_size=8, lr=0.05, augment="crop+flip", evaluate_every=1)
+
+SMALL = {
+    "Augmented": {"method": "gvae", "latent": 4, "width": 4, "residual": True},
+    "AutoMix": {"stage": 2, "momentum": 0.9},
+    "CoMixup": {"probability": 0.2, "blocks": 2, "part": 4, "rounds": 1},
+    "ConditionalVAE": {"reconstruction": "l1"},
+    "Cutout": {"size": 4},
+    "FeatureAugmentation": {"scale": 0.1},
+    "FixedAugmentation": {"policy": "translation"},
+    "GVAE": {"balance": "learned"},
+    "LongTailed": {"loss": "ldam", "beta": 0.99, "defer": 0.3},
+    "LongTailedSLA": {"temperature": 1.0, "accumulate": True, "loss": "ldam", "beta": 0.99, "defer": 0.3},
+    "MetaSAug": {"beta": 0.99, "stage": 0.3, "psd": True, "keep": True},
+    "TeachAugment": {"every": 1, "ema": 0.9, "reach": 0.1, "augmentation_lr": 1e-3},
+}
+"""Settings that a data set of 12 x 12 pixels, or a run of a few steps, asks for; without: the defaults."""
+
+
+def classes() -> dict[str, type[Objective]]:
+    """Every objective of the package, and those of this module."""
+    own = (Teacher, Noise, Mixer, Reweighter)
+    return objectives() | {kind.__name__: kind for kind in own}
 
 
 def data(train: int = 64) -> Data:
     """Noise with a bright quadrant, the class: learnable in a few steps, made in a millisecond."""
-    generator = torch.Generator().manual_seed(0)
-    target = torch.arange(train + 48) % CLASSES
-    images = torch.randint(0, 128, (len(target), 1, 12, 12), generator=generator, dtype=torch.uint8)
-    for row, label in enumerate(target.tolist()):
-        images[row, 0, 6 * (label // 2) :, 6 * (label % 2) :][:6, :6] += 100
+
+    def draw(images, target):
+        for row, label in enumerate(target.tolist()):
+            images[row, 0, 6 * (label // 2) :, 6 * (label % 2) :][:6, :6] += 100
+
+    return _set("quadrants", draw, torch.arange(train + 48) % CLASSES, train)
+
+
+def patterns() -> Data:
+    """Noise with a bright centre, ring, border or nothing: a class stays itself when an image is turned or mirrored."""
+    distance = (torch.arange(12) - 5.5).abs()
+    distance = torch.maximum(distance[:, None], distance[None, :])  # 0.5 in the centre, 5.5 at the border
+
+    def draw(images, target):
+        for row, label in enumerate(target.tolist()):
+            images[row, 0, ((distance > 2 * label) & (distance < 2 * label + 2)) if label < 3 else distance < 0] += 100
+
+    uneven = [0] * 24 + [1] * 16 + [2] * 16 + [3] * 8
+    return _set("patterns", draw, torch.tensor(uneven + [*range(CLASSES)] * 12), len(uneven))
+
+
+def _set(name: str, draw: Callable, target: torch.Tensor, train: int) -> Data:
+    images = torch.randint(0, 128, (len(target), 1, 12, 12), generator=torch.Generator().manual_seed(0)).byte()
+    draw(images, target)
     parts = (slice(0, train), slice(train, train + 32), slice(train + 32, None))
-    train_split, test, meta = (Split(images[part], target[part]) for part in parts)
-    return Data("quadrants", train_split, test, validation=None, meta=meta, classes=tuple("abcd"), settings={})
+    splits = [Split(images[part], target[part]) for part in parts]
+    return Data(name, splits[0], splits[1], validation=None, meta=splits[2], classes=tuple("abcd"), settings={})
 
 
-def build(name: str, norm: str = "batch") -> Objective:
-    """One of the objectives with its network, from a fixed seed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return (OBJECTIVES | TURNED | SLOW)[name](networks.small(CLASSES, channels=1, norm=norm))
+def network(name: str, norm: str = "batch", dataset: Data | None = None, seed: int = 0) -> nn.Module:
+    """A small network for one of the objectives: an autoencoder where the class asks for one in its type hints."""
+    channels, *size = (dataset or data()).image_shape
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if get_type_hints(classes()[name]).get("network") is AutoEncoder:
+            return AutoEncoder(CLASSES, channels, tuple(size), latent=4, width=4, norm=norm)
+        return networks.small((dataset or data()).num_classes, channels, norm=norm)
+
+
+def build(name: str, norm: str = "batch", dataset: Data | None = None, seed: int = 0, **settings) -> Objective:
+    """One of the objectives, for a data set (the quadrants), by its small settings. Two of one seed are equal."""
+    body = settings.pop("network", None) or network(name, norm, dataset, seed)
+    dataset = dataset or data()
+    small = SMALL.get(name, {}) if dataset.image_shape == (1, 12, 12) else {}
+    norms = {"norm": norm} if "norm" in signature(classes()[name].__init__).parameters else {}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed + 1)  # other numbers than the network's
+        return classes()[name].build(body, dataset, **(small | norms | settings))
 
 
 def train_exactly(name: str) -> dict[str, torch.Tensor]:
     """State after training in float64 with GroupNorm, in which two processes must equal one."""
-    objective = build(name, norm="group").double()
-    record = training.fit(objective, data(), replace(RECIPE, epochs=3), progress=False)
+    objective = build(name, "group", patterns()).double()
+    record = training.fit(objective, patterns(), replace(RECIPE, lr=1e-4), progress=False)
     return {**objective.state_dict(), "curve": torch.tensor(record.curves["train_loss"], dtype=torch.float64)}
 
 

@@ -190,6 +190,7 @@ class AutoMix(Objective):
     """
 
     static = True
+    pairs = True
     network: Network
     momentum_network: Network | None
     steps: Tensor

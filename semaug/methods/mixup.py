@@ -84,6 +84,8 @@ class Mixing(Objective):
         settings: of the subclass, for the record of a run.
     """
 
+    pairs = True
+
     def __init__(self, network: nn.Module, alpha: float = 1.0, probability: float = 1.0, **settings: Setting) -> None:
         alpha = check_number("alpha", alpha, 0, without=(0,))
         probability = check_number("probability", probability, 0, 1)
@@ -226,6 +228,7 @@ class MixStyle(Objective):
     """
 
     static = True
+    pairs = True
     network: Network
 
     def __init__(self, network: nn.Module, alpha: float = 0.1, probability: float = 0.5, last: int = 2) -> None:

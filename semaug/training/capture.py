@@ -14,11 +14,32 @@ from typing import Generic, TypeVar
 
 import torch
 
+from semaug.training.objective import Objective
+from semaug.training.recipe import Recipe
+
 T = TypeVar("T")
 
 WARM_UP = 3
 
 """Calls before the capture: buffers of the optimiser are made, convolutions tuned."""
+
+
+def capturable(objective: Objective, recipe: Recipe) -> bool:
+    """Whether a step can be captured: objective and network say so of themselves, and so do the rest of its parts.
+
+    Not where a hook, or a method put on an instance, has to run at every step: a replay would leave it out.
+    torchvision's policies are drawn image by image in Python. Adam would have to be told at construction, and then
+    warns at every step that is not captured.
+    """
+    said = vars(type(objective)).get("static", False) and getattr(objective.network, "static", False)
+    if not said or recipe.optimizer != "sgd" or {"randaugment", "autoaugment"} & set(recipe.augments):
+        return False
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    own = ("forward", "after_step", "phase")
+    return not any(
+        any(getattr(module, name) for name in hooks) or any(name in vars(module) for name in own)
+        for module in objective.modules()
+    )
 
 
 class Captured(Generic[T]):

@@ -6,6 +6,7 @@ import hashlib
 import io
 import pickle
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -29,19 +30,42 @@ class Resumable(Protocol):
         """All that is trained."""
 
 
+MAGIC = b"semaug checkpoint 1\n"
+
+"""What a file of ours begins with; after it the SHA-256 of the rest."""
+
+CONTENT: dict[str, type] = {
+    "config": dict,
+    "seed": int,
+    "device": str,
+    "epochs_done": int,
+    "objective": dict,
+    "optimizer": dict,
+    "generators": dict,
+    "global": list,
+    "curves": dict,
+    "seconds": float,
+    "environment": dict,
+}
+
+
 class Checkpoint:
     """Everything a run needs to go on as if it had never stopped, in one file that is whole at any time."""
 
     def __init__(self, path: Path, loop: Resumable, record: Record) -> None:
         self.path, self.record, self.device = path, record, loop.device
         self.objective, self.optimizer, self.generators = loop.objective, loop.optimizer, loop.generators
+        self.saved = False
 
     def save(self, epochs_done: int) -> None:
-        """Write the state after an epoch, behind its checksum; on an error the last good checkpoint stays."""
+        """Write the state after an epoch, behind its checksum; on an error the last good checkpoint stays.
+
+        Raises:
+            ValueError: before the first file is written, for a state that could not be read back.
+            OSError: where the file cannot be written.
+        """
         content = {
-            "config": self.record.config,
-            "seed": self.record.seed,
-            "device": self.device.type,
+            **self._identity(),
             "epochs_done": epochs_done,
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -54,25 +78,51 @@ class Checkpoint:
         buffer = io.BytesIO()
         torch.save(content, buffer)
         payload = buffer.getvalue()
-        write_whole(self.path, hashlib.sha256(payload).digest() + payload)
+        if not self.saved:
+            try:
+                torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError as error:
+                name = type(self.objective).__name__
+                raise ValueError(f"{name}: got a state that is no tensors and plain values ({error})") from error
+        write_whole(self.path, MAGIC + hashlib.sha256(payload).digest() + payload)
+        self.saved = True
+
+    def _identity(self) -> dict[str, Any]:
+        return {"config": self.record.config, "seed": self.record.seed, "device": self.device.type}
 
     @staticmethod
     def read(path: Path) -> dict[str, Any]:
-        """The content of a checkpoint; raises ValueError naming a file that is none, or not whole to the last bit."""
+        """The content of a checkpoint.
+
+        Raises:
+            ValueError: naming a file that is none of ours, or not whole to the last bit.
+        """
         try:
-            content = path.read_bytes()
-            digest, payload = content[:32], content[32:]
-            if hashlib.sha256(payload).digest() != digest:
-                raise ValueError("its checksum differs")
-            return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-            raise ValueError(f"resume: {path} is no whole checkpoint ({error}); delete it to start anew") from error
+            whole = path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"resume: {path} cannot be read ({error}); takes the name of a file") from error
+        if not whole.startswith(MAGIC):
+            raise ValueError(f"resume: {path} is not one of ours; takes a checkpoint that fit wrote, or a new name")
+        digest, payload = whole[len(MAGIC) :][:32], whole[len(MAGIC) + 32 :]
+        if hashlib.sha256(payload).digest() != digest:
+            raise ValueError(f"resume: {path} is no whole checkpoint (its checksum differs); delete it to start anew")
+        try:
+            content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+            odd = [name for name, kind in CONTENT.items() if not isinstance(content.get(name), kind)]
+        except (RuntimeError, EOFError, pickle.UnpicklingError, AttributeError):
+            odd = [*CONTENT]
+        if odd:
+            raise ValueError(f"resume: {path} is of another version: it has no {', '.join(odd)}; takes a new name")
+        return content
 
     def load(self) -> int:
         """Put the state back, where the file exists; epochs already done (0 without a file).
 
-        Where the run began in another environment, the record's ``environment`` has it as ``resumed_from``. Raises
-        OSError where the folder cannot be written, before anything was trained.
+        Where the run began in another environment, the record's ``environment`` has it as ``resumed_from``.
+
+        Raises:
+            ValueError: for a file that is none of ours, not whole, or of another run, before anything was changed.
+            OSError: where the folder cannot be written, before anything was trained.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self.path.parent):
@@ -82,30 +132,47 @@ class Checkpoint:
         if not self.path.exists():
             return 0
         content = self.read(self.path)
-        state = self.objective.state_dict()
         mine = {
-            "config": self.record.config,
-            "seed": self.record.seed,
-            "device": self.device.type,
-            "generators": list(self.generators),
-            "objective": {name: list(value.shape) for name, value in state.items()},
+            **self._identity(),
+            "generators": sorted(self.generators),
+            "objective": _shapes(self.objective.state_dict()),
         }
-        theirs = {name: content.get(name) for name in mine} | {
-            "generators": list(content.get("generators", ())),
-            "objective": {name: list(value.shape) for name, value in content.get("objective", {}).items()},
+        theirs = {name: content[name] for name in mine} | {
+            "generators": sorted(content["generators"]),
+            "objective": _shapes(content["objective"]),
         }
-        for name, value in mine.items():  # all of it, before anything is put back
-            if theirs[name] != value:
-                other = f"its {name} is {theirs[name]}, this run's is {value}"
-                raise ValueError(f"resume: {self.path} is of another run: {other}; delete it or name another file")
+        differences = [f"its {name} is {one}, this run's is {other}" for name, one, other in _differences(theirs, mine)]
+        done, epochs = content["epochs_done"], self.record.config["recipe"]["epochs"]
+        if done not in range(epochs + 1):
+            differences.append(f"its epochs_done is {done!r}, this run has {epochs} epochs")
+        if differences:
+            what = "; ".join(differences[:3]) + ("; and more" if len(differences) > 3 else "")
+            raise ValueError(f"resume: {self.path} is of another run: {what}. Name another file")
+        try:  # what is the loop's own first: where it does not fit, the objective is as it was
+            self.optimizer.load_state_dict(content["optimizer"])
+            for name, generator in self.generators.items():
+                generator.set_state(content["generators"][name])
+            for generator, saved in zip(global_generators(self.device), content["global"], strict=True):
+                generator.set_state(saved)
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"resume: {self.path} is of another version ({error!r}); takes a new name") from error
         self.objective.load_state_dict(content["objective"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        for name, generator in self.generators.items():
-            generator.set_state(content["generators"][name])
-        for generator, saved in zip(global_generators(self.device), content["global"], strict=True):
-            generator.set_state(saved)
         self.record.curves, self.record.seconds = content["curves"], content["seconds"]
-        before = content.get("environment", self.record.environment)
+        before = content["environment"]
         if before != self.record.environment:
             self.record.environment["resumed_from"] = before
-        return content["epochs_done"]
+        return done
+
+
+def _shapes(state: dict[str, Any]) -> dict[str, list[int]]:
+    return {name: list(getattr(value, "shape", ())) for name, value in state.items()}
+
+
+def _differences(one: Any, other: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two nested dictionaries differ: the path of keys, and what each has there."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        if one != other:
+            yield name, one, other
+        return
+    for key in one | other:
+        yield from _differences(one.get(key), other.get(key), f"{name}.{key}" if name else str(key))

@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -41,9 +42,9 @@ def configuration(
 
 
 def check_seed(seed: int) -> int:
-    """The seed, a plain whole number; raises TypeError for anything else."""
-    require(isinstance(seed, int) and not isinstance(seed, bool), "seed", seed, "a whole number", TypeError)
-    return seed
+    """The seed as a plain whole number (NumPy's too); raises TypeError for anything else."""
+    require(isinstance(seed, Integral) and not isinstance(seed, bool), "seed", seed, "a whole number", TypeError)
+    return int(seed)
 
 
 def global_generators(device: torch.device) -> list[torch.Generator]:

@@ -21,25 +21,26 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from semaug.core.metrics import accuracy, class_accuracy, confusion, predictions
+from semaug.core.metrics import class_accuracy, confusion, evaluating, predictions
 from semaug.data.sets import Data, Split
-from semaug.training.capture import Captured
+from semaug.training.capture import Captured, capturable
 from semaug.training.checkpoint import Checkpoint
 from semaug.training.common import check_seed, configuration, global_generators, make_optimizer, peak_memory, prepared
+from semaug.training.contract import check_fit, check_result, trainable
 from semaug.training.objective import Objective, Step
 from semaug.training.progress import Progress
 from semaug.training.recipe import PRECISIONS, Recipe
 from semaug.training.record import Record, environment
 from semaug.training.streams import Stream, generator_for
 
-T = TypeVar("T")
+REMEDY = "a lower Recipe.lr or a Recipe.warmup usually mends this"
 
 MOST_TOGETHER = 10
 
@@ -68,19 +69,35 @@ def fit(
     resume: str | Path | None = None,
     progress: bool = True,
 ) -> Record:
-    """Train an objective in place, on the device its parameters are on; the record of the run comes back.
+    """Train an objective in place, on the device its parameters are on; it is left in evaluation mode.
 
-    resume: a checkpoint file, written whole after every epoch and continued from where it exists; it refuses a
-        checkpoint of another configuration or seed, and data-parallel all processes have to see it.
-    progress: one line that is updated while it runs.
+    The test split is evaluated after the last epoch and that value is reported, never the best.
 
-    The test split is evaluated after the last epoch and that value is reported, never the best. The objective is left
-    in evaluation mode. Raises ValueError for an objective and data that do not fit together, FloatingPointError when
-    the loss stops being finite, OSError when a checkpoint cannot be written; the last good checkpoint stays.
+    Args:
+        objective: what is trained.
+        data: what it is trained and tested on.
+        recipe: how.
+        seed: of the data order, the augmentation and the objective's draws.
+        resume: a checkpoint file, written whole after every epoch and continued from where it exists; it refuses a
+            checkpoint of another configuration or seed, and data-parallel all processes have to see it.
+        progress: one line that is updated while it runs.
+
+    Returns:
+        The record of the run.
+
+    Raises:
+        ValueError: for an objective and data that do not fit together.
+        FloatingPointError: when the loss, or a logit, stops being a number; the last good checkpoint stays.
+        OSError: when a checkpoint cannot be written; the last good one stays.
     """
-    device = _trainable(objective)
+    device = trainable(objective)
     with prepared(device):
-        return _drained(_training(objective, data, recipe, seed, device, resume, progress))
+        training = _training(objective, data, recipe, seed, device, resume, progress)
+        while True:
+            try:
+                next(training)
+            except StopIteration as done:
+                return done.value
 
 
 def fit_together(
@@ -91,34 +108,28 @@ def fit_together(
     resume: Sequence[str | Path] | None = None,
     progress: bool = True,
 ) -> list[Record]:
-    """:func:`fit` for several objectives on one device at a time, a step of each in turn; their records in order.
+    """:func:`fit` for several objectives on one device at a time, a step of each in turn.
 
-    seeds, resume: one for each objective, at most ten. On a GPU each has a stream of its own: the kernels of a small
-    network leave most of it idle, and those of five together are done in less than half the time (``make bench``). Each
-    run is the one it would be alone. Time and memory cannot be told apart: ``seconds`` of a record are those of its
-    epochs, in which all have their steps, over the number of runs, and ``peak_memory`` is that of all.
+    On a GPU each has a stream of its own: the kernels of a small network leave most of it idle, and those of five
+    together are done in less than half the time (``make bench``). Each run is the one it would be alone. Time and
+    memory cannot be told apart: ``seconds`` of a record are those of its epochs, in which all have their steps, over
+    the number of runs, and ``peak_memory`` is that of all.
 
-    Raises what ``fit`` raises, for the first that does (the others' checkpoints stay), and ValueError for lengths that
-    differ, none or more than ten, parameters or files that two of them share, dropout, which draws from a generator
-    that all share, objectives on several devices, or a data-parallel run.
+    Args:
+        objectives: at most ten, with parameters of their own.
+        data, recipe, progress: as of :func:`fit`, for all.
+        seeds, resume: one for each objective.
+
+    Returns:
+        The records of the runs, in their order.
+
+    Raises:
+        ValueError: for lengths that differ, none or more than ten, parameters or files that two of them share, dropout,
+            which draws from a generator that all share, objectives on several devices, or a data-parallel run.
+        Exception: what :func:`fit` raises, for the first that does; the others' checkpoints stay.
     """
-    given = [len(objectives), len(seeds), len(objectives) if resume is None else len(resume)]
-    if len(set(given)) > 1 or not 1 <= len(objectives) <= MOST_TOGETHER:
-        takes = f"as many of each, 1 to {MOST_TOGETHER}"
-        raise ValueError(f"objectives, seeds, resume: got {given} of them; takes {takes}")
-    parameters = [id(parameter) for objective in objectives for parameter in objective.parameters()]
-    if len(set(parameters)) < len(parameters):
-        raise ValueError("objectives: two of them share parameters; takes networks of their own")
-    if resume is not None and len({Path(file).resolve() for file in resume}) < len(resume):
-        raise ValueError(f"resume: got {', '.join(map(str, resume))}; takes a file for each")
-    if any(isinstance(module, nn.Dropout) and module.p for objective in objectives for module in objective.modules()):
-        raise ValueError("objectives: one has dropout, whose generator all would share; takes it alone, by fit")
-    if dist.is_available() and dist.is_initialized():
-        raise ValueError("fit_together: got a data-parallel process; there one run at a time has all devices")
-    devices = {_trainable(objective) for objective in objectives}
-    if len(devices) > 1:
-        raise ValueError(f"objectives: got them on {', '.join(sorted(map(str, devices)))}; takes one device")
-    device, files = devices.pop(), [None] * len(objectives) if resume is None else resume
+    device = _check_together(objectives, seeds, resume)
+    files = [None] * len(objectives) if resume is None else resume
     with prepared(device):
         lanes = [_lane(device) for _ in objectives]
         waiting = {
@@ -143,6 +154,29 @@ def fit_together(
     return [records[number] for number in range(len(objectives))]
 
 
+def _check_together(
+    objectives: Sequence[Objective], seeds: Sequence[int], resume: Sequence[str | Path] | None
+) -> torch.device:
+    """The device of them all; raises what ``fit_together`` says."""
+    given = [len(objectives), len(seeds), len(objectives) if resume is None else len(resume)]
+    if len(set(given)) > 1 or not 1 <= len(objectives) <= MOST_TOGETHER:
+        takes = f"as many of each, 1 to {MOST_TOGETHER}"
+        raise ValueError(f"objectives, seeds, resume: got {given} of them; takes {takes}")
+    parameters = [id(parameter) for objective in objectives for parameter in objective.parameters()]
+    if len(set(parameters)) < len(parameters):
+        raise ValueError("objectives: got two that share parameters; takes networks of their own")
+    if resume is not None and len({Path(file).resolve() for file in resume}) < len(resume):
+        raise ValueError(f"resume: got {', '.join(map(str, resume))}; takes a file for each")
+    if any(isinstance(module, nn.Dropout) and module.p for objective in objectives for module in objective.modules()):
+        raise ValueError("objectives: got one with dropout, whose generator all would share; takes it alone, by fit")
+    if dist.is_available() and dist.is_initialized():
+        raise ValueError("fit_together: got a data-parallel process; takes one run at a time there, on all devices")
+    devices = {trainable(objective) for objective in objectives}
+    if len(devices) > 1:
+        raise ValueError(f"objectives: got them on {', '.join(sorted(map(str, devices)))}; takes one device")
+    return devices.pop()
+
+
 def _lane(device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
     """What a run's work is done within, again and again: a stream of its own on a GPU."""
     if device.type != "cuda":
@@ -150,22 +184,6 @@ def _lane(device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     return lambda: torch.cuda.stream(stream)
-
-
-def _trainable(objective: Objective) -> torch.device:
-    """The device of an objective; raises ValueError for one without parameters to train."""
-    if not any(parameter.requires_grad for parameter in objective.parameters()):
-        raise ValueError(f"objective: {type(objective).__name__} has no parameter to train")
-    return next(objective.parameters()).device
-
-
-def _drained(steps: Generator[None, None, T]) -> T:
-    """What a generator returns at its end."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            return done.value
 
 
 def _training(
@@ -200,31 +218,51 @@ def _training(
             values = yield from loop.epoch(epoch)
             record.seconds += (clock() - started) / beside
             if recipe.evaluate_every and (epoch + 1) % recipe.evaluate_every == 0:
-                name = "test" if data.validation is None else "validation"
-                split = data.test if data.validation is None else data.validation
-                values[f"{name}_accuracy"] = _accuracy(objective, split)
+                name, split = ("test", data.test) if data.validation is None else ("validation", data.validation)
+                values[f"{name}_accuracy"] = _accuracy(_evaluated(objective, split, device))
             for name, value in values.items():
                 record.curves.setdefault(name, []).append(value)
             if checkpoint and loop.rank == 0:
                 checkpoint.save(epoch + 1)
             bar.update(record, epoch + 1)
-
         loop.close()
-        objective.eval()
-        test = data.test.to(device)
-        called = confusion(predictions(objective.predict, test), test.target)
-        record.train_counts, record.class_accuracy = data.counts.tolist(), class_accuracy(called).tolist()
-        record.metrics["train_loss"] = record.curves["train_loss"][-1]
-        record.metrics["test_accuracy"] = int(called.trace()) / len(test)
-        if data.validation is not None:
-            record.metrics["validation_accuracy"] = _accuracy(objective, data.validation)
-        own = objective.metrics(data)
-        if taken := own.keys() & record.metrics.keys():
-            raise ValueError(f"{type(objective).__name__}.metrics: got {sorted(taken)[0]!r}, which fit records itself")
-        record.metrics |= own
-        record.peak_memory = peak_memory(device)
+        _conclude(record, objective.eval(), data, device)
         bar.update(record, recipe.epochs)
     return record
+
+
+def _conclude(record: Record, objective: Objective, data: Data, device: torch.device) -> None:
+    """What a record says of a trained objective."""
+    matrix = _evaluated(objective, data.test, device)
+    record.train_counts, record.class_accuracy = data.counts.tolist(), class_accuracy(matrix).tolist()
+    record.metrics["train_loss"] = record.curves["train_loss"][-1]
+    record.metrics["test_accuracy"] = _accuracy(matrix)
+    if data.validation is not None:
+        record.metrics["validation_accuracy"] = _accuracy(_evaluated(objective, data.validation, device))
+    own = objective.metrics(data)
+    if taken := own.keys() & record.metrics.keys():
+        got = f"{type(objective).__name__}.metrics: got {sorted(taken)[0]!r}"
+        raise ValueError(f"{got}; takes other names, fit records this itself")
+    record.metrics |= own
+    record.peak_memory = peak_memory(device)
+
+
+def _evaluated(objective: Objective, split: Split, device: torch.device) -> Tensor:
+    """The confusion matrix of a split; raises FloatingPointError for logits that are NaN."""
+
+    def predict(images: Tensor) -> Tensor:
+        logits = objective.predict(images)
+        if bool(logits.isnan().any()):
+            raise FloatingPointError(f"the logits became nan; {REMEDY}")
+        return logits
+
+    split = split.to(device)
+    with evaluating(objective):
+        return confusion(predictions(predict, split), split.target)
+
+
+def _accuracy(matrix: Tensor) -> float:
+    return int(matrix.trace()) / int(matrix.sum())
 
 
 class _Loop:
@@ -233,7 +271,7 @@ class _Loop:
     def __init__(self, objective: Objective, data: Data, recipe: Recipe, seed: int, device: torch.device) -> None:
         distributed = dist.is_available() and dist.is_initialized()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
-        _check(objective, data, recipe, self.world)
+        check_fit(objective, data, recipe, self.world)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             for module in objective.modules():
@@ -241,7 +279,7 @@ class _Loop:
                     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the images come
         self.objective, self.recipe, self.device = objective, recipe, device
         self.optimizer = make_optimizer(objective.parameter_groups(recipe), recipe, device)
-        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.streams = [Stream(data.train, "train", recipe.batch_size, recipe, seed, device)]
         if data.meta is not None and "meta" in objective.streams:
             size = min(recipe.meta_batch_size, len(data.meta))
@@ -258,7 +296,7 @@ class _Loop:
         self.progress = torch.zeros((), device=device)
         self.phase: str | None = None
         self.rates = [torch.zeros((), device=device) for _ in self.peaks]
-        static = _static(objective, recipe) and not torch.are_deterministic_algorithms_enabled()
+        static = capturable(objective, recipe) and not torch.are_deterministic_algorithms_enabled()
         self.captures = device.type == "cuda" and self.world == 1 and static
         self.captured: dict[str, Captured[dict[str, Tensor]]] = {}
 
@@ -298,10 +336,8 @@ class _Loop:
         logged = dict(zip(sums, means.tolist(), strict=True))  # the one wait for the device in an epoch
         rate = self.peaks[0] * self.recipe.lr_at(((number + 1) * self.steps - 0.5) / self.total)
         if not math.isfinite(logged["train_loss"]):
-            raise FloatingPointError(
-                f"the loss became {logged['train_loss']} in epoch {number + 1} (lr {rate:.3g}); "
-                "a lower Recipe.lr or a Recipe.warmup usually mends this"
-            )
+            where = f"in epoch {number + 1} (lr {rate:.3g})"
+            raise FloatingPointError(f"the loss became {logged['train_loss']} {where}; {REMEDY}")
         return {**logged, "lr": rate}
 
     def advance(self, number: int) -> dict[str, Tensor]:
@@ -332,7 +368,7 @@ class _Loop:
         precision = PRECISIONS[self.recipe.precision]
         with torch.autocast(self.device.type, precision, enabled=precision is not None):
             loss, terms = self.model(*batches[0], step)
-        _check_result(self.objective, loss, terms)
+        check_result(self.objective, loss, terms)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -341,66 +377,8 @@ class _Loop:
         return {"train_loss": loss.detach(), **terms}
 
 
-def _static(objective: Objective, recipe: Recipe) -> bool:
-    """Whether a step can be captured: objective and network say so of themselves, and so do the rest of its parts.
-
-    Not where a hook, or a method put on an instance, has to run at every step: a replay would leave it out.
-    torchvision's policies are drawn image by image in Python. Adam would have to be told at construction, and then
-    warns at every step that is not captured.
-    """
-    said = vars(type(objective)).get("static", False) and getattr(objective.network, "static", False)
-    if not said or recipe.optimizer != "sgd" or {"randaugment", "autoaugment"} & set(recipe.augments):
-        return False
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    own = ("forward", "after_step", "phase")
-    return not any(
-        any(getattr(module, name) for name in hooks) or any(name in vars(module) for name in own)
-        for module in objective.modules()
-    )
-
-
-def _check_result(objective: Objective, loss: Tensor, terms: dict[str, Tensor]) -> None:
-    """The loss and the terms of a step, by shape and name alone: no value is looked at."""
-    name = type(objective).__name__
-    if not isinstance(loss, Tensor) or loss.ndim != 0:
-        got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-        raise ValueError(f"{name}.forward: got a loss of {got}, takes (loss, terms) with a 0-d tensor for the loss")
-    if reserved := terms.keys() & {"train_loss", "lr", "validation_accuracy", "test_accuracy"}:
-        raise ValueError(f"{name}.forward: got a term named {sorted(reserved)[0]!r}, which fit logs itself")
-    for term, value in terms.items():
-        if not isinstance(value, Tensor) or value.ndim != 0 or value.requires_grad:
-            raise ValueError(f"{name}.forward: got {value!r} for the term {term!r}, takes a detached 0-d tensor")
-
-
-def _check(objective: Objective, data: Data, recipe: Recipe, world: int) -> None:
-    """What cannot train is said before the first step."""
-    if recipe.batch_size > len(data.train):
-        raise ValueError(
-            f"Recipe.batch_size: got {recipe.batch_size}, takes at most the {len(data.train)} training images"
-        )
-    if recipe.batch_size % world:
-        raise ValueError(f"Recipe.batch_size: got {recipe.batch_size}, takes a multiple of the {world} processes")
-    if unknown := set(objective.streams) - {"train", "meta"}:
-        raise ValueError(f"{type(objective).__name__}.streams: got {sorted(unknown)}, takes 'train' and 'meta'")
-    if "meta" in objective.streams and (data.meta is None or min(recipe.meta_batch_size, len(data.meta)) % world):
-        got = "none" if data.meta is None else f"{len(data.meta)} images"
-        asks = f"{type(objective).__name__} asks for a second stream (data.load(..., meta=10))"
-        raise ValueError(f"data.meta: got {got}; {asks}, a batch of which divides among {world} process(es)")
-    named = {id(p): name for name, p in objective.named_parameters() if p.requires_grad}
-    for group in objective.parameter_groups(recipe):
-        for parameter in group["params"]:
-            named.pop(id(parameter), None)
-    if named:
-        left = ", ".join(named.values())
-        raise ValueError(f"parameter_groups: {left} would never be trained; add them to a group, or freeze them")
-    few = data.test.take(slice(0, 2)).to(next(objective.parameters()).device)
-    classes = predictions(objective.predict, few).shape[1]
-    if classes != data.num_classes:
-        raise ValueError(f"objective: predicts {classes} classes, takes {data.num_classes} for data {data.name!r}")
-
-
 def _parallel(objective: Objective, device: torch.device) -> DistributedDataParallel:
-    """DDP that leaves buffers alone: moments are reduced by their room, DDP would overwrite all with rank 0's."""
+    """DDP that leaves buffers alone: moments are reduced by their module, DDP would overwrite all with rank 0's."""
     devices = [device] if device.type == "cuda" else None
     options = inspect.signature(DistributedDataParallel.__init__).parameters
     if "forward_sync_buffers" in options:  # torch 2.13; before it the same was called broadcast_buffers
@@ -410,7 +388,3 @@ def _parallel(objective: Objective, device: torch.device) -> DistributedDataPara
 
 def _share(batch_size: int, rank: int, world: int) -> slice:
     return slice(rank * batch_size // world, (rank + 1) * batch_size // world)
-
-
-def _accuracy(objective: Objective, split: Split) -> float:
-    return accuracy(objective.predict, split.to(next(objective.parameters()).device))

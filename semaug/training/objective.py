@@ -1,15 +1,16 @@
 """The contract between a paper and the training loop: one step of supervised training, and what a paper changes in it.
 
-``fit`` (room ``training``) owns the optimiser, the schedule, the data order and every random generator. A paper owns
-an :class:`Objective`: the network with its heads, the loss and the prediction. Whatever it has to remember from one
-step to the next (moments, an EMA copy, a Mix Block) lives in its buffers and submodules, at full shape from
-construction on, so that a checkpoint is complete and data-parallel training sees it.
+``fit`` (module ``loop``) owns the optimiser, the schedule, the data order and every random generator. A paper owns an
+:class:`Objective`: the network with its heads, the loss and the prediction. Whatever it has to remember from one step
+to the next (moments, an EMA copy, a Mix Block) lives in its buffers and submodules, at full shape from construction on,
+so that a checkpoint is complete and data-parallel training sees it.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -18,7 +19,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semaug.core.tensors import at_least_float32
+from semaug._checks import check_flag, check_number
+from semaug.core.tensors import at_least_float32, tracing
 from semaug.data.sets import Data
 from semaug.training.recipe import Recipe
 
@@ -39,14 +41,15 @@ class Batch(NamedTuple):
 class Step(NamedTuple):
     """Where training stands.
 
-    progress: 0-d float32 tensor, (step + 1/2) / total steps: the fraction that schedules of a paper (ISDA's strength,
-        an EMA's momentum, gradient reversal) are functions of. A tensor, so that a compiled objective is not compiled
-        again at every step; the next step overwrites it.
-    lr: the optimiser's learning rate now (of the first parameter group), a 0-d float32 tensor for the same reason.
-    generator: for the objective's own draws, on the images' device; part of every checkpoint.
-    meta: a batch of the second stream, for objectives whose ``streams`` ask for one.
-    rank, world: which of how many data-parallel processes this is; ``generator`` is in the same state in all of them.
-    phase: what :meth:`Objective.phase` says of this step, so that ``forward`` need not look at ``progress``.
+    Attributes:
+        progress: 0-d float32 tensor, (step + 1/2) / total steps: the fraction that schedules of a paper (ISDA's
+            strength, an EMA's momentum, gradient reversal) are functions of. A tensor, so that a compiled objective is
+            not compiled again at every step; the next step overwrites it.
+        lr: the optimiser's learning rate now (of the first parameter group), a 0-d float32 tensor for the same reason.
+        generator: for the objective's own draws, on the images' device; part of every checkpoint.
+        meta: a batch of the second stream, for objectives whose ``streams`` ask for one.
+        rank, world: which of how many data-parallel processes this is; ``generator`` is in the same state in all.
+        phase: what :meth:`Objective.phase` says of this step, so that ``forward`` need not look at ``progress``.
     """
 
     progress: Float[Tensor, ""]
@@ -93,14 +96,21 @@ class Objective(nn.Module):
     static: ClassVar[bool] = False
     """Whether the Python of ``forward`` and ``after_step`` looks at no value and is the same at every step of a phase.
 
-    On a GPU ``fit`` then captures the step of each phase as a CUDA graph (room ``capture``). Not inherited: a subclass
-    that changes the step says it of itself.
+    On a GPU ``fit`` then captures the step of each phase as a CUDA graph (module ``capture``). Not inherited: a
+    subclass that changes the step says it of itself.
+    """
+
+    pairs: ClassVar[bool] = False
+    """Whether images are paired with others of their process's share of the batch.
+
+    Two data-parallel processes then pair other images than one would: the same method, another run. Where False, two
+    processes equal one.
     """
 
     def __init__(self, network: nn.Module, **settings: Setting) -> None:
         super().__init__()
         self.network = network
-        self.settings: dict[str, Setting] = {name: value for name, value in settings.items() if value is not None}
+        self.settings: dict[str, Setting] = {n: _plain(value) for n, value in settings.items() if value is not None}
 
     @classmethod
     def build(cls: type[Built], network: nn.Module, dataset: Data, **settings: Setting) -> Built:
@@ -112,6 +122,17 @@ class Objective(nn.Module):
             settings: hyper-parameters, as the class takes them.
         """
         return cls(network, **settings)
+
+    def __call__(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """``forward``, of images and a target that are such: here, once, for every method.
+
+        Raises:
+            TypeError: for images that are no floats, and a target that is neither int64 nor floats (N, C).
+            ValueError: for no images, other shapes, and, where a look at them is free, classes that are not there.
+        """
+        _check_target(images, target, _num_classes(self.network))
+        result: tuple[Tensor, dict[str, Tensor]] = super().__call__(images, target, step)
+        return result
 
     @abstractmethod
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
@@ -148,11 +169,38 @@ def linear_head(network: nn.Module) -> nn.Linear:
     """``network.head``, for papers that work on features; raises TypeError for a network without what they need."""
     head = getattr(network, "head", None)
     if not isinstance(head, nn.Linear) or not callable(getattr(network, "features", None)):
-        raise TypeError(
-            f"network must have a method features(images) -> (N, A) and an nn.Linear called head, "
-            f"{type(network).__name__} has head {type(head).__name__}"
-        )
+        got = f"{type(network).__name__} with a head of {type(head).__name__}"
+        raise TypeError(f"network: got {got}; takes one with a method features(images) -> (N, A) and an nn.Linear head")
     return head
+
+
+def _num_classes(network: nn.Module) -> int | None:
+    classes = getattr(network, "num_classes", getattr(getattr(network, "head", None), "out_features", None))
+    return classes if isinstance(classes, int) else None
+
+
+def _check_target(images: Tensor, target: Tensor, classes: int | None) -> None:
+    if images.ndim != 4 or len(images) == 0:
+        raise ValueError(f"images: got shape {tuple(images.shape)}; takes (N, channels, H, W) with N > 0")
+    if not images.is_floating_point():
+        raise TypeError(f"images: got {images.dtype}; takes floats in [0, 1]")
+    soft = target.ndim == 2 and target.is_floating_point()
+    if not soft and target.dtype != torch.int64:
+        raise TypeError(f"target: got {target.dtype} {tuple(target.shape)}; takes int64 (N,), or floats (N, C)")
+    if target.shape[:1] != images.shape[:1] or target.ndim > 1 + soft:
+        raise ValueError(f"target: got shape {tuple(target.shape)}; takes ({len(images)},), or (N, C) for soft labels")
+    if not (soft or target.is_cuda or tracing(target)):  # on a GPU a look would wait for it
+        low, high = (int(value) for value in target.aminmax())
+        if low < 0 or (classes is not None and high >= classes):
+            takes = f"0 to {classes - 1}" if classes is not None else "numbers from 0"
+            raise ValueError(f"target: got classes {low} to {high}; takes {takes}")
+
+
+def _plain(value: Setting) -> Setting:
+    """NumPy's numbers as Python's own, which a record and a checkpoint can hold."""
+    if isinstance(value, Real) and type(value) not in (bool, int, float):
+        return int(value) if isinstance(value, Integral) else float(value)
+    return value
 
 
 class CrossEntropy(Objective):
@@ -168,16 +216,19 @@ class CrossEntropy(Objective):
 class Smoothed(Objective):
     """Cross-entropy against smoothed labels; predictions are means over an image and its mirror image.
 
-    smoothing: s of the source, the share of the target that all classes have equally, in [0, 1).
-    mirror: whether the mirror image is asked too. Raises ValueError for a smoothing outside the range.
+    Labels: Szegedy et al., CVPR 2016, https://arxiv.org/abs/1512.00567, section 7, $q'(k) = (1 - s)\\,[k = y] + s / C$.
+
+    Args:
+        network: what is trained.
+        smoothing: $s$, in [0, 1).
+        mirror: whether the mirror image is asked too.
     """
 
     static = True
 
     def __init__(self, network: nn.Module, smoothing: float = 0.2, mirror: bool = True) -> None:
+        smoothing, mirror = check_number("smoothing", smoothing, 0, 1, without=(1,)), check_flag("mirror", mirror)
         super().__init__(network, smoothing=smoothing, mirror=mirror)
-        if not 0 <= smoothing < 1:
-            raise ValueError(f"smoothing: got {smoothing!r}; takes a number in [0, 1)")
         self.smoothing, self.mirror = smoothing, mirror
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:

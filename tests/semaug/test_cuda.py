@@ -3,14 +3,13 @@
 import pytest
 import torch
 
-from companion import runs as experiment
+import throwaway
 from semaug import data
 from semaug.core.moments import ClassMoments
 from semaug.data.split import Split
 from semaug.methods import diffaugment
 from semaug.methods.isda import isda_logits, isda_loss
-from semaug.training import capture
-from semaug.training import loop as training
+from semaug.training import capture, loop as training
 from semaug.training.recipe import Recipe
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -104,7 +103,7 @@ def test_training_there_learns_and_resumes(objective, precision, tmp_path, monke
     recipe = Recipe(epochs=6, lr=0.05, augment="crop+flip", precision=precision)
 
     def run(resume):
-        trained = experiment.build(objective, "small", of, seed=0, **SETTINGS[objective]).cuda()
+        trained = throwaway.build(objective, dataset=of, seed=0, **SETTINGS[objective]).cuda()
         return training.fit(trained, of, recipe, resume=resume, progress=False)
 
     whole = run(None)
@@ -142,7 +141,7 @@ def test_deterministic_algorithms_give_the_same_bits(objective, tmp_path, monkey
     epoch = training._Loop.epoch
 
     def run(resume=None):
-        trained = experiment.build(objective, "small", of, seed=0, **SETTINGS[objective]).cuda()
+        trained = throwaway.build(objective, dataset=of, seed=0, **SETTINGS[objective]).cuda()
         training.fit(trained, of, recipe, resume=resume, progress=False)
         return trained.state_dict()
 
@@ -191,7 +190,7 @@ def test_runs_together_are_those_alone():
     names, seeds = ("CrossEntropy", "ISDA", "CrossEntropy", "ISDA"), (0, 0, 1, 1)
 
     def made():
-        return [experiment.build(name, "small", of, seed).cuda() for name, seed in zip(names, seeds, strict=True)]
+        return [throwaway.build(name, dataset=of, seed=seed).cuda() for name, seed in zip(names, seeds, strict=True)]
 
     alone = [training.fit(one, of, recipe, seed, progress=False) for one, seed in zip(made(), seeds, strict=True)]
     together = training.fit_together(made(), of, recipe, seeds, progress=False)

@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from companion import runs as experiment
+import throwaway
 from semaug import data, networks
-from semaug.training import capture, objective
-from semaug.training import loop as training
+from semaug.training import capture, loop as training, objective
 from semaug.training.recipe import Recipe
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -45,13 +44,13 @@ def test_the_loop_sets_all_that_differs_between_steps(name, monkeypatch):
     seen = []
 
     def run(watch):
-        made = experiment.build(name, "small", of, seed=0)
+        made = throwaway.build(name, dataset=of, seed=0)
         if watch:
             made.register_forward_pre_hook(lambda _, inputs: seen.append((inputs[2].progress, inputs[2].lr)))
         return training.fit(made, of, recipe, progress=False)
 
     plain = run(watch=False)
-    monkeypatch.setattr(training, "_static", lambda *_: True)
+    monkeypatch.setattr(training, "capturable", lambda *_: True)
     monkeypatch.setattr(training, "Captured", Played)
     prepare = training._Loop.__init__
 
@@ -74,11 +73,11 @@ def test_only_what_says_so_of_itself_is_captured():
     recipe = Recipe()
 
     def static(made, **changes):
-        return training._static(made, replace(recipe, **changes))
+        return training.capturable(made, replace(recipe, **changes))
 
     for name in ("CrossEntropy", "ISDA", "SLA", "MetaSAug", "LongTailed"):
-        assert static(experiment.build(name, "small", of, 0))
-    plain = experiment.build("CrossEntropy", "small", of, 0)
+        assert static(throwaway.build(name, dataset=of, seed=0))
+    plain = throwaway.build("CrossEntropy", dataset=of, seed=0)
     assert not static(plain, optimizer="adam")
     assert not static(plain, augment="crop+randaugment")
     assert static(plain, augment="crop+cutout8")
@@ -94,11 +93,11 @@ def test_only_what_says_so_of_itself_is_captured():
 
 def test_phases():
     of = data.load("fashion-mini", train_size=200, test_size=100)
-    factored = experiment.build("ISDA", "small", of, 0, covariance="factored", rank=4)
+    factored = throwaway.build("ISDA", dataset=of, seed=0, covariance="factored", rank=4)
     assert factored.phase(0.5) is None, "it goes through the classes of the batch"
-    meta = experiment.build("MetaSAug", "small", of, 0, stage=0.5)
+    meta = throwaway.build("MetaSAug", dataset=of, seed=0, stage=0.5)
     assert (meta.phase(0.4), meta.phase(0.6)) == ("plain", "meta")
-    assert experiment.build("MetaSAug", "small", of, 0, stage=0.5, psd=True).phase(0.6) is None
+    assert throwaway.build("MetaSAug", dataset=of, seed=0, stage=0.5, psd=True).phase(0.6) is None
 
 
 @needs_cuda
@@ -127,7 +126,7 @@ def test_captured_training_is_the_plain_one(name, monkeypatch):
     recipe = Recipe(epochs=4, batch_size=50, lr=0.02, augment="crop+flip")
 
     def run():
-        return training.fit(experiment.build(name, "small", of, seed=0).cuda(), of, recipe, progress=False)
+        return training.fit(throwaway.build(name, dataset=of, seed=0).cuda(), of, recipe, progress=False)
 
     captured = run()
     monkeypatch.setattr("semaug.training.loop.Captured", lambda function, generators: function)

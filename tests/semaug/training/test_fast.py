@@ -4,32 +4,33 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from companion import runs as experiment
-from semaug import data
-from semaug import networks as fast
+import throwaway
+from semaug import load, networks
 from semaug.training import loop as training
-from semaug.training.objective import Step
+from semaug.training.objective import Smoothed, Step
 from semaug.training.recipe import Recipe
 
 STEP = Step(torch.tensor(0.5), 0.1, torch.Generator())
 
 
 def test_the_loss_is_cross_entropy_against_smoothed_labels():
-    of = data.load("fashion-mini", train_size=100, test_size=40)
-    objective = experiment.build("Smoothed", "small", of, 0, smoothing=0.3)
+    dataset = load("fashion-mini", train_size=100, test_size=40)
+    objective = throwaway.build("Smoothed", dataset=dataset, seed=0, smoothing=0.3)
     images, target = torch.rand(8, 1, 28, 28), torch.arange(8)
     loss, terms = objective(images, target, STEP)
     soft = 0.7 * F.one_hot(target, 10) + 0.03
     expected = -(soft * objective.network(images).softmax(1).log()).sum(1).mean()
     torch.testing.assert_close(loss, expected)  # by softmax and logarithm, one after the other
     assert terms == {}
-    plain, _ = experiment.build("Smoothed", "small", of, 0, smoothing=0.0)(images, target, STEP)
-    torch.testing.assert_close(plain, experiment.build("CrossEntropy", "small", of, 0)(images, target, STEP)[0])
+    plain, _ = throwaway.build("Smoothed", dataset=dataset, seed=0, smoothing=0.0)(images, target, STEP)
+    torch.testing.assert_close(plain, throwaway.build("CrossEntropy", dataset=dataset, seed=0)(images, target, STEP)[0])
 
 
 def test_predictions_are_those_of_the_mirror_image_too():
-    of = data.load("fashion-mini", train_size=100, test_size=40)
-    objective, alone = (experiment.build("Smoothed", "small", of, 0, mirror=mirror).eval() for mirror in (True, False))
+    dataset = load("fashion-mini", train_size=100, test_size=40)
+    objective, alone = (
+        throwaway.build("Smoothed", dataset=dataset, seed=0, mirror=mirror).eval() for mirror in (True, False)
+    )
     images = torch.rand(4, 1, 28, 28)
     with torch.no_grad():
         both, one, other = objective.predict(images), alone.predict(images), alone.predict(images.flip(3))
@@ -40,12 +41,12 @@ def test_predictions_are_those_of_the_mirror_image_too():
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0])
 def test_a_smoothing_outside_its_range(smoothing):
-    with pytest.raises(ValueError, match=rf"smoothing: got {smoothing}; takes a number in \[0, 1\)"):
-        fast.Smoothed(torch.nn.Linear(2, 2), smoothing=smoothing)
+    with pytest.raises(ValueError, match=rf"smoothing: got {smoothing}; takes a finite number in \[0, 1\)"):
+        Smoothed(torch.nn.Linear(2, 2), smoothing=smoothing)
 
 
 def test_the_network():
-    network = fast.resnet9(10)
+    network = networks.resnet9(10)
     weights = 9 * (3 * 64 + 64 * 128 + 2 * 128**2 + 128 * 256 + 256 * 512 + 2 * 512**2)
     norms = 2 * (64 + 3 * 128 + 256 + 3 * 512)
     assert sum(parameter.numel() for parameter in network.parameters()) == weights + norms + 10 * 512 + 10
@@ -62,7 +63,7 @@ def test_the_network():
 
 def test_it_learns_and_could_be_captured():
     recipe = Recipe.preset("fast/resnet9", epochs=3, batch_size=100, lr=0.1, precision="float32")
-    of = data.load("fashion-mini", train_size=2000, test_size=500)
-    objective = experiment.build("Smoothed", "small", of, 0)
-    assert training.fit(objective, of, recipe, progress=False).metrics["test_accuracy"] > 0.55
-    assert training._static(fast.Smoothed(fast.resnet9(10)), Recipe.preset("fast/resnet9"))
+    dataset = load("fashion-mini", train_size=2000, test_size=500)
+    objective = throwaway.build("Smoothed", dataset=dataset, seed=0)
+    assert training.fit(objective, dataset, recipe, progress=False).metrics["test_accuracy"] > 0.55
+    assert training.capturable(Smoothed(networks.resnet9(10)), Recipe.preset("fast/resnet9"))
