@@ -76,6 +76,7 @@ def fine_tune(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         body.head = nn.Linear(head.in_features, dataset.num_classes).to(head.weight)
+    body.num_classes = dataset.num_classes
     objective = CrossEntropy(body)
     return fit(objective, dataset, recipe, seed, progress=progress), objective
 

@@ -35,6 +35,7 @@ def test_fine_tuning_starts_from_the_network_with_a_new_head_and_leaves_it_alone
         if not name.startswith("head"):
             torch.testing.assert_close(parameter, dict(network.named_parameters())[name], rtol=0, atol=1e-6)
     assert objective.network.head.weight.shape == (10, 16)
+    assert (objective.network.num_classes, network.num_classes) == (10, 4)
     (one, trained), (two, _) = run(0.05), run(0.05)
     assert one.curves == two.curves
     assert one.curves != run(0.05, seed=1)[0].curves
