@@ -66,13 +66,13 @@
 # here.
 #
 # You will come away with three tools: what a VAE's bound leaves out, as a number; how to read the weights of a loss with
-# several terms as standard deviations; and why a picture of "class kept" means nothing without how far it moved.
+# several terms as standard deviations; and why a picture of "the class is kept" means nothing without how far it moved.
 #
 # The notebook runs in two to three minutes on a laptop's processor. All settings stand in the next cell.
 
 # %% tags=["parameters"]
 profile = "quick"  # what section 6 trains: "quick" (live, here), "cpu" or "paper" (hours; see section 6)
-dataset = "embedded"  # 10,000 real images of Fashion-MNIST inside the package; or mnist, cifar10, shapes, lfw64, ...
+dataset = "fashion-mini"  # the 10,000 images of Fashion-MNIST inside the package; or mnist, cifar10, shapes, lfw64, ...
 train_size = 1500  # training images of the live runs
 epochs = 10  # of the live runs
 seeds = 3  # paired runs of each method
@@ -98,29 +98,30 @@ from torch import nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from torch.nn import functional as F
 
-from companion import gvae_figures, ledger, lesson, plots, records, stats
-from companion import runs as experiment
-from companion.lesson import rounded, seeded, told
+from companion import lesson, plots, stats
+from companion.lesson import rounded, seeded
+from companion.records import committed
+from companion.runs import build, complete, planned
+from companion.studies import gvae as gvae_study
 from semaug import data
 from semaug.core import gaussian, moments
 from semaug.data import shapes
 from semaug.measures import codes as gvae_measures
 from semaug.methods import gvae
-from semaug.training import loop as training
-from semaug.training import objective
+from semaug.training import loop as training, objective
 from semaug.training.recipe import Recipe
 
 SEEDS = range(first_seed, first_seed + seeds)  # of the live runs
-USUAL = ("embedded", 10, 1500, 0.27, 7.5, 0, 1, 2)  # where outcomes of training are asserted
+USUAL = ("fashion-mini", 10, 1500, 0.27, 7.5, 0, 1, 2)  # where outcomes of training are asserted
 
 # %% [markdown]
-# Three small helpers are the same in all notebooks (room `lesson`): `show` keeps a picture and shows it, `seeded` makes a
+# Three small helpers are the same in all notebooks (module `companion.lesson`): `show` keeps a picture and shows it, `seeded` makes a
 # generator of random draws, `rounded` makes numbers short; `decided` keeps, for the table of errata at the end, what the
 # cells below find.
 
 # %%
 show = functools.partial(lesson.show, "2_gvae")
-verdict = functools.partial(lesson.verdict, words=("above", "below"))
+effect = functools.partial(lesson.effect, words=("above", "below"))
 decided = {}
 
 # %% [markdown]
@@ -155,7 +156,7 @@ assert images.image_shape[1] * 2 == full.image_shape[1]
 # encoder backwards, makes an image of a code; a linear classifier looks at codes and at nothing else.
 
 # %%
-network = experiment.build("GVAE", "autoencoder16", images, 0).network.eval()
+network = build("GVAE", "autoencoder16", images, 0).network.eval()
 K, passed = network.latent, []
 wanted = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Unflatten)
 hooks = [
@@ -209,11 +210,11 @@ show(figure_network(), "network")
 # %% [markdown]
 # (Height: side of the maps; width: channels, by their logarithm. Not drawn: a residual block after each halving in the
 # encoder, and before each doubling in the decoder. The author's has a mean over the pixels before the
-# code, four times the channels, and K up to 2048; the `paper` runs of the ledger have the latter two.)
+# code, four times the channels, and K up to 2048; the planned runs of profile *paper* have the latter two.)
 #
 # ## 2 · Notation
 #
-# Equations (1) to (4) have the numbers that they have in the package's room `gvae`. Letters in brackets are this
+# Equations (1) to (4) have the numbers that they have in the package's module `gvae`. Letters in brackets are this
 # notebook's own.
 #
 # | symbol | in code | meaning | 中文 |
@@ -488,7 +489,7 @@ assert [round(levels[name]) for name in ("the note", "the code, MNIST")] == [2, 
 
 # %% [markdown]
 # So the note's decoder claims to be right to two levels of grey, the code's to nine. Step 8 shows what follows for
-# the strips.
+# the traversals.
 #
 # > 第一项, 对解码器参数的更新 ... 第二项, 对编码器参数的更新 · *The first term [KL], which updates the decoder's parameters ...
 # > the second [reconstruction], which updates the encoder's*
@@ -726,7 +727,7 @@ assert (total - 1).abs().max() < 1e-4
 # %% [markdown]
 # With the weights and the $K = 512$ of the note, three deviations along a tenth of the coordinates come to at most
 # $3 \cdot 0.0079 \cdot \sqrt{51} = 0.17$; with those of the code, whose K on MNIST is 128, to $3 \cdot 0.035 \cdot \sqrt{13} = 0.38$. A digit's
-# length is about nine, a garment's twelve: frozen strips. Section 8 measures how well (g) describes networks, which are
+# length is about nine, a garment's twelve: frozen traversals. Section 8 measures how well (g) describes networks, which are
 # not linear.
 
 # %% [markdown]
@@ -796,7 +797,7 @@ for method in (SameNoise, gvae.GVAE):
 # ### Fault 3: weights
 #
 # Errata 3 and 10: the table of step 5. In the package they are the settings `deviation` and `class_weight`, so both the
-# note's and the code's can be run: `GVAE(network, deviation=0.0079, class_weight=400)` and `0.035`. The ledger has both.
+# note's and the code's can be run: `GVAE(network, deviation=0.0079, class_weight=400)` and `0.035`. Both are planned runs.
 #
 # ### Fault 4: stretched pictures
 #
@@ -819,7 +820,7 @@ print(f"stretched:           {stretch(raw).std():.3f} and {stretch(faint).std():
 assert torch.allclose(stretch(raw), stretch(faint), atol=1e-6)
 
 # %% [markdown]
-# A faint strip and a strong one look alike after this, so a comparison of strips between models means nothing. Here
+# A faint traversal and a strong one look alike after this, so a comparison of traversals between models means nothing. Here
 # images are cut to [0, 1] and otherwise shown as they are.
 
 # %% [markdown]
@@ -869,14 +870,14 @@ print(inspect.getsource(gvae.GVAE.losses))
 # ## 6 · Train it
 #
 # Three profiles. **quick** trains what you see, live: VAE, conditional VAE and G-VAE from the same first weights on the
-# same batches. **cpu** and **paper** are the ledger's runs: clothing, digits, faces, generated shapes and photographs; a
+# same batches. **cpu** and **paper** are the planned runs of the study: clothing, digits, faces, generated shapes and photographs; a
 # sweep; and classifiers trained on augmented images. A VAE has no classifier; the package gives it a linear one that
 # learns from its codes and cannot change them, so that its accuracy is that of a probe. The conditional VAE is told the
 # class in the decoder alone: its encoder is $q(z \mid x)$, and not $q(z \mid x, y)$ as in its paper; where it decodes test images, it
 # gets their true class, which the others do not.
 #
 # How the settings were chosen: K = 16, the rate, $s = 0.27$ and a class weight of about 30 at 784 pixels by a handful of
-# looks at class kept and at pictures, with 2000 images of clothing, one seed, and three values of $s$; not by a validation split.
+# looks at class consistency and at pictures, with 2000 images of clothing, one seed, and three values of $s$; not by a validation split.
 # Nothing was tuned after that. VAE and conditional VAE share $s$, which was chosen with G-VAE among the three. The class
 # weight is in proportion to the number of pixels, since the reconstruction sums over them: 7.5 at a quarter of them.
 
@@ -885,26 +886,27 @@ METHODS = {"VAE": gvae.VAE, "conditional VAE": gvae.ConditionalVAE, "G-VAE": gva
 recipe = Recipe(epochs=epochs, batch_size=64, optimizer="adam", lr=3e-3, schedule="linear", weight_decay=0.0)
 
 
-def fit(model, seed=SEEDS[0], length=epochs):
-    """The trained model, on the CPU, and its record."""
+def fit(model, seed=SEEDS[0], length=epochs, measured=True):
+    """The trained model, on the CPU, and its record, with the measures of its codes."""
     record = training.fit(model, images, dataclasses.replace(recipe, epochs=length), seed=seed, progress=False)
-    return model.cpu().eval(), record
+    model = model.cpu().eval()
+    record.metrics |= gvae_measures.measures(model, images) if measured else {}
+    return model, record
 
 
 def run_experiment(profile):
-    """Train the live slice, and what another profile lacks; {(method, seed): (model, record)}."""
+    """Train the live runs, and what another profile lacks; {(method, seed): (model, record)}."""
     trained = {(name, seed): fit(made(seed, METHODS[name]), seed) for seed in SEEDS for name in METHODS}
-    for run in ledger.gvae_runs() if profile != "quick" else []:
-        if run.profile == profile:
-            run.complete(device)
+    for run in planned(profile, "2_gvae") if profile != "quick" else []:
+        complete([run], device)
     lesson.keep("2_gvae", (record for _, record in trained.values()))
     return trained
 
 
 # %% [markdown]
 # The record of a run holds more than an accuracy: `gvae_measures` takes the squared error, KL, a linear probe that is the
-# same for all (a ridge regression of mean codes), and **class kept**: the share of decoded images that a *judge* calls by
-# the class of the image they started from, as a mean over the classes. The judge is a classifier of real images that was
+# same for all (a ridge regression of mean codes), and **class consistency**: the share of decoded images that a *judge*
+# calls by the class of the image they started from, as a mean over the classes. The judge is a classifier of real images that was
 # trained apart and never saw a decoded one. What to expect: G-VAE ahead in the probe, since its encoder is told the
 # classes; a little behind in the squared error, since it does more with the same code.
 
@@ -918,8 +920,8 @@ for metric, label in (
     ("probe_accuracy", "linear probe"),
     ("reconstruction_error", "squared error"),
     ("kl", "KL (nats)"),
-    ("consistency_0", "class kept at μ"),
-    ("consistency_6", "class kept at 3σ"),
+    ("consistency_0", "consistency at μ"),
+    ("consistency_6", "consistency at 3σ"),
     ("movement_6", "movement at 3σ"),
     ("sample_consistency", "samples of a class"),
 ):
@@ -959,33 +961,33 @@ print(f"squared error of the components {lost:.4f}")
 # components are as good as the VAE's sixteen and keep *more* of the picture. A VAE trained for so short a time, with so
 # large an $s$, is no compressor; what it has and they have not is a Gaussian for every image.
 #
-# In pairs, seed by seed: G-VAE less VAE. Here and below, ± is a 95% t interval over the seeds that are told, with one and
+# In pairs, seed by seed: G-VAE − VAE. Here and below, ± is a 95% t interval over the seeds, with one and
 # the same judge. (Movement is the root mean square of what a step changes in a pixel; equal movement: that which all lines
 # of section 7 reach.)
 
 
 # %%
-def report(study, first, second):
-    """Differences, second less first, in what is compared."""
-    print(f"{second} less {first}")
-    for label, values in gvae_figures.compared(study, first, second).items():
-        print(f"    {label:45s} {verdict(values)}")
+def report(by_method, method, baseline):
+    """Differences, method - baseline, in what is compared."""
+    print(f"{method} − {baseline}")
+    for label, values in gvae_study.differences(by_method, method, baseline).items():
+        print(f"    {label:45s} {effect(values)}")
 
 
 # %% tags=["nbval-ignore-output"]
-study = {name: [trained[name, seed][1] for seed in SEEDS] for name in METHODS}
-for pair_of in (("VAE", "G-VAE"), ("conditional VAE", "G-VAE"), ("VAE", "conditional VAE")):
-    report(study, *pair_of)
+by_method = {name: [trained[name, seed][1] for seed in SEEDS] for name in METHODS}
+for method, baseline in (("G-VAE", "VAE"), ("G-VAE", "conditional VAE"), ("conditional VAE", "VAE")):
+    report(by_method, method, baseline)
 if (dataset, epochs, train_size, deviation, class_weight, *SEEDS) == USUAL:
-    probes = {name: np.mean([record.metrics["probe_accuracy"] for record in runs]) for name, runs in study.items()}
+    probes = {name: np.mean([record.metrics["probe_accuracy"] for record in runs]) for name, runs in by_method.items()}
     assert probes["VAE"] < probes["G-VAE"]
 
 # %% [markdown]
 # The probe is ahead, by four points; nothing was paid in the picture, whose squared error is even lower by .0005; and the KL is
-# two nats higher. (Neither the judge, right on 77% of real images, nor G-VAE's own classifier, on 71%, is an oracle.) Strips of G-VAE
+# two nats higher. (Neither the judge, right on 77% of real images, nor G-VAE's own classifier, on 71%, is an oracle.) Traversals of G-VAE
 # keep the class more often at 3σ, by an interval that just leaves zero. But *at equal movement*, where it counts, the
 # difference is within the noise, which is ten points wide here. The conditional VAE, told the class,
-# starts eight to ten points higher at μ; where the strips have moved, half of its lead over the VAE is gone, and of that over
+# starts eight to ten points higher at μ; where the traversals have moved, half of its lead over the VAE is gone, and of that over
 # G-VAE nothing is seen. The records of section 9, of
 # the images as they are and trained three times as long, are less noisy.
 #
@@ -1006,7 +1008,7 @@ def figure_kl():
             for seed in SEEDS
         ]
         values = torch.stack(kl).sort(1, descending=True)[0].detach()
-        plots.band(axes, range(1, K + 1), values, name, color=gvae_figures.COLOUR[name], marker="o")
+        plots.band(axes, range(1, K + 1), values, name, color=gvae_study.COLOUR[name], marker="o")
     axes.set_ylim(bottom=0)
     axes.legend()
     return figure
@@ -1019,11 +1021,11 @@ with torch.no_grad():
 # None is asleep: the last coordinate still holds a few tenths of a nat. G-VAE spreads its KL more evenly over the
 # coordinates; what it has more than the VAE is in those that the VAE uses least.
 #
-# ### Strips
+# ### Traversals
 #
 # Figure 2 of the source, live, in a smaller selection: left of the image the tenth of the coordinates with the largest σ
 # ($\lambda_{clip} = 0.1$, two of sixteen, as in the source's figures), right of it all of them, moved by $\pm \frac i2 \sigma$. All at once is *one* diagonal of the
-# $2^K$ that there are: the signs of coordinates are arbitrary, and another choice would give another strip. For this one pair
+# $2^K$ that there are: the signs of coordinates are arbitrary, and another choice would give another traversal. For this one pair
 # the images are as they are, and $c$ four times as large. Look for two things: does the garment at the ends
 # still belong to its class, and has it changed at all?
 
@@ -1033,13 +1035,12 @@ original, its_class = full.test.floats(rows), full.test.target[rows]
 pair = {}
 for name, settings in (("G-VAE", {"class_weight": 4 * class_weight}), ("VAE", {})):
     kind = METHODS[name].__name__
-    large = experiment.build(kind, "autoencoder16", full, 0, deviation=deviation, **settings)
-    large.metrics = lambda of: {}  # its measures take longer than its training, and are in the records
+    large = build(kind, "autoencoder16", full, 0, deviation=deviation, **settings)
     training.fit(large.to(training.resolve_device(device)), full, recipe, progress=False)
     pair[name] = large.cpu().eval()
 
 
-def strip(model, images_of=3):
+def traversal(model, images_of=3):
     """Of the first images: ends of the largest tenth, the image, all coordinates from -3 to 3 deviations."""
     x, label = original[:images_of], its_class[:images_of]
     with torch.no_grad():
@@ -1048,14 +1049,14 @@ def strip(model, images_of=3):
 
 
 # %% tags=["nbval-ignore-output"]
-stack = torch.cat([strip(pair[name]) for name in ("G-VAE", "VAE")])
+stack = torch.cat([traversal(pair[name]) for name in ("G-VAE", "VAE")])
 titles = [f"{name}, {images.classes[int(k)]}" for name in ("G-VAE", "VAE") for k in its_class[:3]]
 columns = ["−3\ntenth", "+3\ntenth", "image", *(f"{i}\nall" for i in ("−3", "−1.5", "μ", "+1.5", "+3"))]
-show(plots.sheet(stack, titles, columns, size=gvae_figures.TILE), "live_strips")
+show(plots.sheet(stack, titles, columns, size=gvae_study.TILE), "live_traversals")
 
 # %% [markdown]
 # The tenth hardly moves anything. All coordinates do: the dress loses its shape at one end, the sandal grows a leg at the other. By eye
-# the two models cannot be told apart; so section 7 counts.
+# the two models cannot be distinguished; so section 7 counts.
 #
 # ### Move one yourself
 #
@@ -1110,7 +1111,7 @@ plots.slider(figure_moved, image=list(range(len(rows))), direction=DIRECTIONS, d
 #
 # Section 4's faults, trained. With a frozen classifier the encoder has to place its codes where random weights
 # want them; with the same noise at every step the decoder can learn *that* noise: its reconstruction should be better
-# with it than with fresh draws, and for the mended form there is no such difference. With the code's $s$ the strips should
+# with it than with fresh draws, and for the mended form there is no such difference. With the code's $s$ the traversals should
 # freeze; the stretch needs no training.
 
 
@@ -1122,17 +1123,11 @@ def error_under(model, noise):
     return (model.decode(mean + sigma * noise) - x).square().mean().item()
 
 
-def unmeasured(model, length=epochs):
-    """The trained model, without the measures of a record."""
-    model.metrics = lambda of: {}
-    return fit(model, length=length)
-
-
 repeated, fresh = (torch.randn(64, K, generator=seeded(k)) for k in (0, 123))
 faulty = {
     "mended": trained["G-VAE", SEEDS[0]],
-    "Fault 1: frozen w": unmeasured(made(frozen=True)),
-    "Fault 2: same noise": unmeasured(made(method=SameNoise)),
+    "Fault 1: frozen w": fit(made(frozen=True), measured=False),
+    "Fault 2: same noise": fit(made(method=SameNoise), measured=False),
     f"Fault 3: s = {levels['the code, MNIST'] / 255:.3f}": fit(made(deviation=0.035)),
 }
 with torch.no_grad():
@@ -1143,7 +1138,7 @@ with torch.no_grad():
         print(f"probe {gvae_measures.probe_accuracy(*coded, C):.1%}; squared error, fresh over repeated {ratio:.2f}")
 
 # %% [markdown]
-# As strips, all coordinates from −3σ to +3σ; in the last row the mended ones, stretched.
+# As traversals, all coordinates from −3σ to +3σ; in the last row the mended ones, stretched.
 
 # %% tags=["nbval-ignore-output"]
 halved = images.test.floats(rows[:2])
@@ -1156,33 +1151,31 @@ show(plots.sheet(stack, list(tiles), ["x", "−3", "−1.5", "μ", "1.5", "3"] *
 # %% [markdown]
 # One seed each: an illustration and no measurement. A frozen classifier reads the codes worse, but the encoder obeys it: the probe is as
 # good as with the trained one. The repeated noise is learned, a little: fresh draws cost it 12% where the mended form
-# loses 4%. (Rows of a batch are other images in every epoch, so it cannot be learned image by image.) The code's $s$ freezes the strips. And the
+# loses 4%. (Rows of a batch are other images in every epoch, so it cannot be learned image by image.) The code's $s$ freezes the traversals. And the
 # stretch does little to these pictures, which use the range already; it is in faint ones that it matters. The author's figures could
 # look right in spite of the first two.
 
 # %% [markdown]
-# ## 7 · Class kept, and how far
+# ## 7 · Class consistency, and how far
 #
 # > 可以看出来 G-VAE 能够保持重建出的图像类别上的一致性 · *One sees that G-VAE keeps the class of the reconstructed images.*
 #
 # Three things have to be kept apart. At distance 0 the judge already calls some decoded images wrongly, because they are
-# blurred; a model that decodes μ better *starts* higher. Then the line falls, more or less quickly. And a strip that does
-# not move keeps everything: class kept has to be read beside movement. Each line is one run, from 0 to 3σ: solid where all
+# blurred; a model that decodes μ better *starts* higher. Then the line falls, more or less quickly. And a traversal that does
+# not move keeps everything: class consistency has to be read beside movement. Each line is one run, from 0 to 3σ: solid where all
 # coordinates are moved, dotted for the largest tenth; squares are one coordinate at a time, crosses the author's unit noise.
 # A better method lies up *and* right. Compare lines along a vertical: *at equal movement* in the report of section 6.
 
 
 # %% tags=["nbval-ignore-output"]
-drawn = functools.partial(lesson.drawn, "2_gvae")
-
-drawn(gvae_figures.movement, "live_movement", live)
+show(gvae_study.movement_of({"live runs": by_method}), "live_movement")
 
 # %% [markdown]
 # Lines of G-VAE lie among the VAE's or a little above, and the report of section 6 says what that is worth: at equal movement
 # a difference within the noise. The conditional VAE starts above both, since its decoder is told the class, and joins them at
 # a movement of about 0.15. The source is silent about it. And look at the crosses, the author's baseline of unit noise on the code: here
-# they are within the range of the strips, and lie on or above the lines of their own models. A random direction
-# keeps the class no less, at equal movement, than the strip does.
+# they are within the range of the traversals, and lie on or above the lines of their own models. A random direction
+# keeps the class no less, at equal movement, than the traversal does.
 #
 # > G-VAE 相对于 VAE 的生成结果, 清晰度相对更高 · *What G-VAE generates is sharper than what the VAE does.*
 #
@@ -1206,7 +1199,7 @@ for column, what in enumerate(("all differences", "the image's own")):
     print(
         f"{what}: " + ", ".join(f"{name} {values[:, column].mean():.1f}%" for name, values in sharp.items()), end="; "
     )
-    print("G-VAE less VAE", verdict(sharp["G-VAE"][:, column] - sharp["VAE"][:, column]))
+    print("G-VAE − VAE", effect(sharp["G-VAE"][:, column] - sharp["VAE"][:, column]))
 
 # %% [markdown]
 # Sharper, by less than two points of a hundred, and the image's own part of it by as much: so it is no speckle. All are blurred: more than half of
@@ -1242,15 +1235,17 @@ show(sheet, "classes")
 # $\mathcal N(0, I)$ and the wanted class:
 
 # %% tags=["nbval-ignore-output"]
-for name, runs in study.items():
+for name, runs in by_method.items():
     values = [stats.summary(100 * run.metrics["sample_consistency"] for run in runs).mean]
     print(f"{name:16s} by class moments {values[0]:.1f}%", end="\n" if name != "conditional VAE" else "")
     if name == "conditional VAE":
         own = stats.summary(100 * run.metrics["prior_consistency"] for run in runs)
         print(f", by its own prior {own.mean:.1f}%")
-sampled = {name: np.array([100 * run.metrics["sample_consistency"] for run in runs]) for name, runs in study.items()}
-print("G-VAE less VAE", verdict(sampled["G-VAE"] - sampled["VAE"]))
-print("G-VAE less conditional VAE", verdict(sampled["G-VAE"] - sampled["conditional VAE"]))
+sampled = {
+    name: np.array([100 * run.metrics["sample_consistency"] for run in runs]) for name, runs in by_method.items()
+}
+print("G-VAE − VAE", effect(sampled["G-VAE"] - sampled["VAE"]))
+print("G-VAE − conditional VAE", effect(sampled["G-VAE"] - sampled["conditional VAE"]))
 
 # %% [markdown]
 # For the VAE in three of five cases, for G-VAE four points more, for the conditional VAE ten more, where the judge calls 77% of the real images
@@ -1267,7 +1262,7 @@ print("G-VAE less conditional VAE", verdict(sampled["G-VAE"] - sampled["conditio
 
 
 # %%
-def kept_and_moved(model, rule, count, images_of=300):
+def consistency_and_movement(model, rule, count, images_of=300):
     """Share of unseen images that keep their class at 3σ, and the movement, with so many coordinates moved."""
     split = images.test.take(slice(0, images_of))
     with torch.no_grad():
@@ -1283,14 +1278,14 @@ def kept_and_moved(model, rule, count, images_of=300):
 counts = [count for count in (1, 2, 4, 8, 16) if count <= K]
 clipped = {
     (name, rule): np.array(
-        [[kept_and_moved(trained[name, seed][0], rule, count) for count in counts] for seed in SEEDS]
+        [[consistency_and_movement(trained[name, seed][0], rule, count) for count in counts] for seed in SEEDS]
     )
     for name in ("VAE", "G-VAE")
     for rule in ("largest", "random", "smallest")
 }
-print("coordinates moved      ", counts)
+print("coordinates moved             ", counts)
 for (name, rule), values in clipped.items():
-    print(f"{name:6s} {rule:9s} class kept (%)", np.round(values[..., 0].mean(0), 1).tolist(), end="")
+    print(f"{name:6s} {rule:9s} class consistency (%)", np.round(values[..., 0].mean(0), 1).tolist(), end="")
     print("  movement", np.round(values[..., 1].mean(0), 3).tolist())
 
 # %% [markdown]
@@ -1310,7 +1305,7 @@ def figure_clip():
             axes.plot(moves, shares, "o-", color=colour, label=f"{rule} σ (n = {seeds})")
         axes.set(title=f"{name}: 1 to {counts[-1]} coordinates", xlabel="movement at 3σ")
         axes.legend()
-    panels[0].set_ylabel("class kept at 3σ (%)")
+    panels[0].set_ylabel("class consistency at 3σ (%)")
     return figure
 
 
@@ -1326,7 +1321,7 @@ for name in ("VAE", "G-VAE"):
     at = {
         rule: [np.interp(halfway, *curve.T[::-1]) for curve in clipped[name, rule]] for rule in ("largest", "smallest")
     }
-    print(f"{name:6s} at a movement of {halfway:.3f}, largest less smallest: {verdict(np.subtract(*at.values()))}")
+    print(f"{name:6s} at a movement of {halfway:.3f}, largest − smallest: {effect(np.subtract(*at.values()))}")
 
 # %% [markdown]
 # Not shown: within the noise, and if anything the other way round. So the idea that λ_clip rests on, *the class stays in the
@@ -1371,7 +1366,7 @@ for name in METHODS:
 # > *The coefficient of KL must not be too small, or the distribution of the variances comes close to uniform, and the
 # > reconstructed images have many missing pixels.*
 #
-# By (3) a small $c_1$ is a small $s$. Two things should follow. Strips freeze, by (g). And the codes of images become narrow
+# By (3) a small $c_1$ is a small $s$. Two things should follow. Traversals freeze, by (g). And the codes of images become narrow
 # Gaussians with gaps between them, while a draw from the prior mostly falls into a gap. To see gaps we decode
 # draws of the prior and encode the result: in a gap the encoder has never been asked to come back. The error of this
 # round trip is in units of the prior's variance; that of real images' codes stands beside it.
@@ -1407,7 +1402,8 @@ for name, (model, record) in swept.items():
     s_now, c_now = model.log_deviation.detach().exp(), (-2 * model.log_temperature.detach()).exp()
     print(f"{name:12s} s {s_now:.3f}, c {c_now:4.1f}: one σ {np.mean(each):.3f}, most {max(each):.3f}", end="")
     print(
-        f", mean σ {reached[name][1]:.2f}, kept {scores['consistency_6']:.0%}, moved {scores['movement_6']:.3f}", end=""
+        f", mean σ {reached[name][1]:.2f}, consistency {scores['consistency_6']:.0%}, movement {scores['movement_6']:.3f}",
+        end="",
     )
     print(f", probe {scores['probe_accuracy']:.0%}, error {scores['reconstruction_error']:.4f}", end="")
     print(f", round trip {gap:.2f} ({at_codes:.2f})")
@@ -1422,10 +1418,10 @@ if (dataset, epochs, train_size, deviation, class_weight, *SEEDS) == USUAL:
 codes = torch.randn(8, K, generator=seeded(23))
 with torch.no_grad():
     stack = torch.stack([swept[name][0].decode(codes) for name in ("s = 0.035", chosen_s, "s = 1")])
-show(plots.sheet(stack, ["s = 0.035", chosen_s, "s = 1"], size=gvae_figures.TILE), "prior_draws")
+show(plots.sheet(stack, ["s = 0.035", chosen_s, "s = 1"], size=gvae_study.TILE), "prior_draws")
 
 # %% [markdown]
-# One seed, so read only what is large. With the code's $s = 0.035$ the strips are frozen: they move a fifth as far, and the class is
+# One seed, so read only what is large. With the code's $s = 0.035$ the traversals are frozen: they move a fifth as far, and the class is
 # kept *because of that*. At $s = 1$ they move most and keep least. One σ follows $s$ in order only: (g) is of a linear decoder at its
 # optimum, and at $s = 0.035$ the networks exceed it (.043 in the mean), while at $s = 1$ they stay far below. The source says that at a small $c_1$ the
 # variances become nearly uniform; what we see is that they shrink, by (f). Draws of the prior then come back with an error of 1,
@@ -1443,7 +1439,9 @@ show(plots.sheet(stack, ["s = 0.035", chosen_s, "s = 1"], size=gvae_figures.TILE
 for kind in ("l2", "l1"):
     for length in (max(1, epochs // 5), max(1, epochs // 2), epochs):
         usual = kind == "l2" and length == epochs
-        model = trained["G-VAE", SEEDS[0]][0] if usual else unmeasured(made(reconstruction=kind), length)[0]
+        model = (
+            trained["G-VAE", SEEDS[0]][0] if usual else fit(made(reconstruction=kind), length=length, measured=False)[0]
+        )
         with torch.no_grad():
             coded = gvae_measures.posterior(model, images.test)
             error = gvae_measures.reconstruction_error(model, images.test, coded)
@@ -1470,7 +1468,7 @@ print(
 
 # %% [markdown]
 # Ten epochs are far from it: $c$ has come down from 7.5, towards a tenth of where it is. At the optimum this recipe would all but switch
-# the class term off. Kept, moved and error in the table are those of a smaller $s$.
+# the class term off. Consistency, movement and error in the table are those of a smaller $s$.
 
 # %% [markdown]
 # ## 9 · What held, and what the records say
@@ -1481,36 +1479,35 @@ print(
 # | KL restrains only norms | each coordinate for itself | step 4 |
 # | KL updates the decoder | the encoder alone | step 5 |
 # | the class term sets the directions of the variance | it only narrows; the picture narrows as well | step 7 |
-# | the directions of largest variance keep the class | not shown: at equal movement largest less smallest −8.3 ± 8.5 points (VAE) and −4.7 ± 10.2 (G-VAE) (n = 3, live); (h) does not decide it | step 8, section 7 |
+# | the directions of largest variance keep the class | not shown: at equal movement largest − smallest −8.3 ± 8.5 points (VAE) and −4.7 ± 10.2 (G-VAE) (n = 3, live); (h) does not decide it | step 8, section 7 |
 # | a VAE cannot target a class | its class moments do, in three of five cases; G-VAE's in a few more | section 7 |
 # | G-VAE is sharper than the VAE | by two points of a hundred, on clothing (n = 3, live) | section 7 |
 # | ISDA recomputes over the data set | running moments, exact | step 7 |
 # | `scan` of logaddexp is needed | it is logsumexp | step 6 |
 # | G-VAE keeps the class | on digits more than the VAE at equal movement (+3.6 ± 1.1 points), on clothing within the noise (+3.1 ± 4.7; n = 3, records); not more than a conditional VAE (−0.6 ± 1.0, −2.3 ± 3.2); on faces, shapes and photographs the decoded mean itself is not recognised: nothing can be said; unit noise does no worse where it can be compared (live) | sections 6, 7, below |
-# | KL weight not too small | frozen strips, narrow posteriors; draws of the prior lack pixels, as said | step 8, section 8 |
+# | KL weight not too small | frozen traversals, narrow posteriors; draws of the prior lack pixels, as said | step 8, section 8 |
 # | ℓ² better than ℓ¹: faster, more continuous | not faster (one seed, live); final squared error at equal s level in the records (n there); continuity not measured | section 8, below |
 # | PCA separates the classes | of faces by gender and smile: by smile yes, the VAE's does not (+24.4 ± 0.9 points); by gender more, within the noise (+15.1 ± 15.5; n = 3, records); ten classes of clothing in the plane: no difference shown (n = 3, live) | below |
-# | it is for augmentation | not shown: no decoder's row is told from none (n = 3, records) | below |
+# | it is for augmentation | not shown: no decoder's row differs significantly from none (n = 3, records) | below |
 #
 # From here on everything is drawn from committed records. Captions say which profile and device; these there are:
 
 # %% tags=["nbval-ignore-output"]
-committed = records.load(records.committed("2_gvae"))
-listed = list(ledger.gvae_runs())
-for profile_ in ("cpu", "paper"):
-    there = sum(record.profile == profile_ for record in committed)
-    print(f"profile {profile_}: {there} records of {sum(run.profile == profile_ for run in listed)} runs in the ledger")
+saved = committed("2_gvae")
+for each in ("cpu", "paper"):
+    there = sum(record.profile == each for record in saved)
+    print(f"profile {each}: {there} records of {len(planned(each, '2_gvae'))} planned runs")
 
 # %% [markdown]
-# ### Figure 2: strips on clothing and digits
+# ### Figure 2: traversals on clothing and digits
 #
 # G-VAE above the VAE, seed 0, the first unseen image of two classes. Left of the image the largest tenth of the
 # coordinates is moved, right of it all of them. Look at both ends on the right for images that changed class. The class weight
 # is about the number of pixels again: 30 on clothing and digits, 100 on shapes and photographs, 300 on faces.
 
 # %% tags=["nbval-ignore-output"]
-drawn(gvae_figures.FIGURES["2_gvae"]["strips_embedded"], "strips_embedded", committed)
-drawn(gvae_figures.FIGURES["2_gvae"]["strips_mnist"], "strips_mnist", committed)
+lesson.figure("2_gvae", "traversals_fashion-mini")
+lesson.figure("2_gvae", "traversals_mnist")
 
 # %% [markdown]
 # ### Figure 3: photographs, and the column of noise
@@ -1525,7 +1522,7 @@ drawn(gvae_figures.FIGURES["2_gvae"]["strips_mnist"], "strips_mnist", committed)
 # **Erratum 11**: CIFAR-10 has no trains. 火车 should be 卡车, truck.
 
 # %% tags=["nbval-ignore-output"]
-drawn(gvae_figures.FIGURES["2_gvae"]["strips_cifar10"], "strips_cifar10", committed)
+lesson.figure("2_gvae", "traversals_cifar10")
 
 # %% [markdown]
 # 3072 numbers of a photograph through 64 of a code: blur, in both. The judge calls hardly more of these $m(\mu)$ rightly than
@@ -1534,15 +1531,15 @@ drawn(gvae_figures.FIGURES["2_gvae"]["strips_cifar10"], "strips_cifar10", commit
 # ### Figures 4 and 5: faces, by gender and smile
 #
 # The source has CelebA at 96 × 64; our records have Labeled Faces in the Wild at 64 × 64, with the same four classes. (Who
-# has CelebA puts its folder `celeba`, with `img_align_celeba` and the lists, into `$SEMAUG_DATA`; the ledger's profile `paper` has its runs.)
+# has CelebA puts its folder `celeba`, with `img_align_celeba` and the lists, into `$SEMAUG_DATA`; its runs are planned in profile *paper*.)
 # Look at μ first: is what should be kept there at all?
 
 # %% tags=["nbval-ignore-output"]
-drawn(gvae_figures.FIGURES["2_gvae"]["strips_faces"], "strips_faces", committed)
+lesson.figure("2_gvae", "traversals_faces")
 
 # %% [markdown]
 # At μ already little is left of the woman in the first row: by eye both models decode a man. And the judge calls 32% (G-VAE) and 28% (VAE)
-# of all $m(\mu)$ rightly, where a guess has 25% and 71% of the real faces are called rightly (seed 0; all seeds in the figure *class kept* below). So these strips cannot
+# of all $m(\mu)$ rightly, where a guess has 25% and 71% of the real faces are called rightly (seed 0; all seeds in the figure of class consistency below). So these traversals cannot
 # show that gender and smile are kept: they are hardly there to be kept.
 #
 # Figure 5 moves *one* face along the mean deviation of each class.
@@ -1554,19 +1551,19 @@ drawn(gvae_figures.FIGURES["2_gvae"]["strips_faces"], "strips_faces", committed)
 # built in: each row is $m(\mu \pm 3\bar\sigma_y)$ with the signs of all coordinates equal, and $\bar\sigma_y$ is positive in all of them.
 
 # %% tags=["nbval-ignore-output"]
-drawn(gvae_figures.directions, "directions", committed)
+lesson.figure("2_gvae", "directions")
 
 # %% [markdown]
 # How far the ends lie from μ, and how far two rows from one another (root mean squares of a pixel):
 
 
 # %% tags=["nbval-ignore-output"]
-def say_rows_apart(found):
-    for name, (moves, between) in gvae_figures.rows_apart(found).items():
+def say_rows_apart(index):
+    for name, (moves, between) in gvae_study.rows_apart(index).items():
         print(f"{name:6s} ends from μ {moves:.3f}, rows from one another {between:.3f}")
 
 
-told(say_rows_apart, committed)
+lesson.reading(say_rows_apart, "2_gvae")
 
 # %% [markdown]
 # The rows differ from one another by a seventh of what moving changes: one direction, drawn four times, and no direction of a class.
@@ -1579,28 +1576,28 @@ told(say_rows_apart, committed)
 # the second shows one. The axes say how much of the variance the plane holds.
 
 # %% tags=["nbval-ignore-output"]
-drawn(gvae_figures.plane, "plane", committed)
+lesson.figure("2_gvae", "plane")
 
 # %% [markdown]
 # A picture is in the eye. As a number: the share of faces whose nearest class mean in this plane (themselves left out of it)
-# is that of their class, as a mean over the classes; G-VAE less VAE in pairs, on every seed there is.
+# is that of their class, as a mean over the classes; G-VAE − VAE in pairs, on every seed there is.
 
 
 # %% tags=["nbval-ignore-output"]
-def say_separations(found):
-    for title, methods in gvae_figures.separations(found).items():
+def say_separations(index):
+    for title, methods in gvae_study.separations(index).items():
         means = ", ".join(
             f"{name} {np.mean(list(values.values())):.2f} (n = {len(values)})" for name, values in methods.items()
         )
         first, second = (methods.get(name, {}) for name in ("VAE", "G-VAE"))
         gains = [100 * (second[seed] - first[seed]) for seed in sorted(first.keys() & second.keys())]
-        print(f"{title:9s} {means}; difference {verdict(gains)} points")
+        print(f"{title:9s} {means}; difference {effect(gains)} points")
 
 
-told(say_separations, committed)
+lesson.reading(say_separations, "2_gvae")
 
 # %% [markdown]
-# Here the claim holds: in G-VAE's plane a smile is told in four of five faces, in every seed, in the VAE's hardly better than a coin
+# Here the claim holds: in G-VAE's plane a smile is recognised in four of five faces, in every seed, in the VAE's hardly better than a coin
 # would (half; a quarter for all four). Of gender it holds in each of the three seeds, by 8 to 20 points, which is too unequal
 # for the interval to leave out zero. The VAE's first components are those of the picture, lighting above all; the class term makes the
 # classes the codes' largest variance.
@@ -1626,7 +1623,7 @@ with torch.no_grad():
     in_plane = {name: np.array([plane_and_all(trained[name, seed][0]) for seed in SEEDS]) for name in METHODS}
 for name, values in in_plane.items():
     print(f"{name:16s} probe on two components {values[:, 0].mean():.1f}%, on all {K} {values[:, 1].mean():.1f}%")
-print("G-VAE less VAE, two components:", verdict(in_plane["G-VAE"][:, 0] - in_plane["VAE"][:, 0]))
+print("G-VAE − VAE, two components:", effect(in_plane["G-VAE"][:, 0] - in_plane["VAE"][:, 0]))
 
 # %% [markdown]
 # In all coordinates G-VAE's classes are better separated, as section 6 has it; in the plane of the first two components the
@@ -1639,63 +1636,63 @@ print("G-VAE less VAE, two components:", verdict(in_plane["G-VAE"][:, 0] - in_pl
 # judge does not recognise $m(\mu)$ itself, there is no class that could be kept.
 
 # %% tags=["nbval-ignore-output"]
-drawn(gvae_figures.consistency, "consistency", committed)
-drawn(gvae_figures.movement, "movement", committed)
+lesson.figure("2_gvae", "consistency")
+lesson.figure("2_gvae", "movement")
 
 # %% [markdown]
 # On shapes, faces and CIFAR-10 the lines start near chance: at μ the judge calls 13 to 21%, 28 to 33% and 23 to 27% rightly, by model and seed, where chance is
 # 10, 25 and 10%, and of the real images it is right on 94, 71 and 55%. **There nothing can be said about keeping a class**, whoever
 # is ahead. Shapes are instructive: G-VAE's *codes* hold the class (the probe below), its *pictures* do not. On clothing
-# and digits the lines start near the judge, and fall; there the author's unit noise lies *beyond* the movement of all strips, so that
+# and digits the lines start near the judge, and fall; there the author's unit noise lies *beyond* the movement of all traversals, so that
 # the records cannot compare it at equal movement.
 #
 # Codes: the same linear probe on each model's mean codes. (What is left of the picture stands in the table below.)
 
 # %% tags=["nbval-ignore-output"]
-drawn(gvae_figures.probe, "probe", committed)
+lesson.figure("2_gvae", "probe")
 
 # %% [markdown]
 # The probe is where G-VAE wins, on every set. In context, as in section 6: pixels themselves are no bad code. Of faces the
-# majority alone is most of the score; the conditional VAE was left out there (the dearest set). And how often the judge agrees with
+# majority alone is most of the score; the conditional VAE was left out there (the set that costs most). And how often the judge agrees with
 # *samples*, with the conditional VAE also sampled from its own prior where the record has that:
 
 
 # %% tags=["nbval-ignore-output"]
-def say_about_codes(found):
-    for title, study in gvae_figures.studies(found).items():
-        if title.startswith("lfw64"):
-            counts = next(iter(study.values()))[0].train_counts
+def say_about_codes(index):
+    for title, by_arm in gvae_study.compared(index).items():
+        if title.startswith("LFW"):
+            counts = by_arm["VAE"][0].train_counts
             print(f"{title}: the largest class has {max(counts) / sum(counts):.1%} of the images to train on")
-        prior = [run.metrics.get("prior_consistency") for run in study.get("conditional VAE", [])]
+        prior = [run.metrics.get("prior_consistency") for run in by_arm.get("conditional VAE", [])]
         if values := [100 * value for value in prior if value is not None]:
             print(f"{title}: conditional VAE by its own prior {np.mean(values):.1f}% (n = {len(values)})", end="; ")
             print(
                 ", ".join(
                     f"{name} by class moments {100 * np.mean([run.metrics['sample_consistency'] for run in runs]):.1f}%"
-                    for name, runs in study.items()
+                    for name, runs in by_arm.items()
                 )
             )
 
 
-told(say_about_codes, committed)
+lesson.reading(say_about_codes, "2_gvae")
 
 # %% [markdown]
 # On clothing and digits, by class moments of its codes the conditional VAE is right in three of four cases and more, by its own prior in one of four or five:
 # the gap between posteriors and prior is every VAE's here, and being told the class does not close it. G-VAE's samples by class moments
 # are the best of the three on both sets. (On shapes and photographs the judge hardly knows any decoded image, above.)
 #
-# All differences in one table, G-VAE less VAE and less conditional VAE, paired by seed. Bold is an interval without zero: of
+# All differences in one table, G-VAE − VAE and G-VAE − conditional VAE, paired by seed. Bold is an interval without zero: of
 # twenty such intervals one misses zero by chance where nothing is, so look for what *repeats* over the sets. *More* is no
-# *better* for movement and error. Where the judge calls less than half as many $m(\mu)$ rightly as real images, no share of
-# class kept is told.
+# *better* for movement and error. Where the judge calls less than half as many $m(\mu)$ rightly as real images, no class
+# consistency is given.
 
 # %% tags=["nbval-ignore-output"]
-lesson.table(gvae_figures.table, committed)
+lesson.table("2_gvae")
 
 # %% [markdown]
 # What repeats is the probe: on every set, against both (of faces against the VAE alone); on shapes by 30 to 55 points, on faces, where
-# the majority is most of the score, by five. Of class kept, on clothing and digits: at equal movement G-VAE is ahead of
-# the VAE by three to four points, which digits tell from zero and clothing does not, and with the largest tenth by two to three, which both tell;
+# the majority is most of the score, by five. Of class consistency, on clothing and digits: at equal movement G-VAE is ahead of
+# the VAE by three to four points, significantly on digits and not on clothing, and with the largest tenth by two to three, significantly on both;
 # how much of this is the start at μ and how much a slower fall, the seeds do not tell. Ahead of the conditional
 # VAE it is nowhere, and with the largest tenth two points behind on both sets: a decoder that is told the class keeps it as well. The price on clothing is a
 # squared error .4 thousandths higher, of fifteen.
@@ -1705,13 +1702,10 @@ lesson.table(gvae_figures.table, committed)
 # factor changes in the true one. 1 is a coordinate that *is* the factor.
 
 # %% tags=["nbval-ignore-output"]
-on_shapes = [study for title, study in gvae_figures.studies(committed).items() if title.startswith("shapes")]
-for name, runs in (on_shapes[0] if on_shapes else {}).items():
-    found = {key: stats.summary(run.metrics[key] for run in runs) for key in runs[0].metrics if "alignment" in key}
-    words = ", ".join(f"{key.removeprefix('alignment_')} {value.mean:.2f}" for key, value in found.items())
+for name, runs in saved.by_arm(gvae_study.SHAPES).items():
+    cosines = {key: stats.summary(run.metrics[key] for run in runs) for key in runs[0].metrics if "alignment" in key}
+    words = ", ".join(f"{key.removeprefix('alignment_')} {value.mean:.2f}" for key, value in cosines.items())
     print(f"{name:16s} {words} (n = {len(runs)})")
-if not on_shapes:
-    print("no records of the shapes yet")
 
 # %% [markdown]
 # What would chance give? The same of a network that was never trained:
@@ -1728,7 +1722,7 @@ print(f"{'untrained':16s} " + ", ".join(f"{name} {values.max():.2f}" for name, v
 # the left columns are pale, the directions that would be moved first move no factor that we know.
 
 # %% tags=["nbval-ignore-output"]
-drawn(gvae_figures.factors, "factors", committed)
+lesson.figure("2_gvae", "factors")
 
 # %% [markdown]
 # No coordinate of any model is the angle, or size or place. The dark cells, brightness and background hue, stand at the far *right*, in the
@@ -1741,31 +1735,32 @@ drawn(gvae_figures.factors, "factors", committed)
 # changed. The rows with c = 400 have the weights of the author's code and note.
 
 # %% tags=["nbval-ignore-output"]
-drawn(gvae_figures.sweep, "sweep", committed)
+lesson.figure("2_gvae", "sweep")
 
 # %% [markdown]
-# L2 against L1, fixed against learned weights, and class weights, in pairs (the second less the first):
+# L2 against L1, fixed against learned weights, and class weights, in pairs, against the usual setting:
+
 
 # %% tags=["nbval-ignore-output"]
-settings_of = gvae_figures.sweeps(committed)
-usual = next(iter(settings_of), "")
-changed = {
-    name: gvae_figures.compared({part: settings_of[part] for part in (usual, name)}, usual, name)
-    for name in ("L1", "learned s, c", "c = 1", "c = 100")
-    if name in settings_of
-}
-for measure in next(iter(changed.values()), {}):
-    of = {name: stats.summary(values[measure]) for name, values in changed.items()}
-    cells = [f"{e.mean:+.1f}" + (f" ± {e.half_width:.1f}" if e.n > 2 else "") for e in of.values()]
-    print(f"{measure:45s}" + "".join(f" {cell:>13s}" for cell in cells))
-print(f"{'less ' + usual:45s}" + "".join(f" {name:>13s}" for name in changed))
-print(f"{'n':45s}" + "".join(f" {len(next(iter(values.values()))):13d}" for values in changed.values()))
+def say_changes(index):
+    by_setting = gvae_study.sweeps(index)
+    chosen = [name for name in ("L1", "learned s, c", "c = 1", "c = 100") if name in by_setting]
+    pairs = [{name: by_setting[name] for name in ("G-VAE", other)} for other in chosen]
+    changed = [gvae_study.differences(pair, other, "G-VAE") for other, pair in zip(chosen, pairs, strict=True)]
+    print(f"{'difference from G-VAE':45s}" + "".join(f" {name:>13s}" for name in chosen))
+    for measure in changed[0]:
+        cells = [stats.summary(values[measure]).text("+.1f") for values in changed]
+        print(f"{measure:45s}" + "".join(f" {cell:>13s}" for cell in cells))
+    print(f"{'n':45s}" + "".join(f" {len(next(iter(values.values()))):13d}" for values in changed))
+
+
+lesson.reading(say_changes, "2_gvae")
 
 # %% [markdown]
 # What stands out beside the seeds of the usual setting (one seed of a change says no more): the distance, which follows $s$; and the rows with
 # c = 400, the author's weights, which hardly move and keep the class because of that. A larger $c$ is a better code, its probe goes from 73 (c = 1) by
-# 83 to 85% (c = 100), but *class kept* does not follow, and the squared error is highest at c = 100: the class term buys a probe. L1 at
-# the same $s$ has narrower posteriors and the same squared error; learned weights a smaller $s$, strips half as long and the lowest error.
+# 83 to 85% (c = 100), but class consistency does not follow, and the squared error is highest at c = 100: the class term buys a probe. L1 at
+# the same $s$ has narrower posteriors and the same squared error; learned weights a smaller $s$, traversals half as long and the lowest error.
 #
 # %% [markdown]
 # ### What it is for
@@ -1779,21 +1774,17 @@ print(f"{'n':45s}" + "".join(f" {len(next(iter(values.values()))):13d}" for valu
 # equal strength and their order is no order of methods; the difference was run for G-VAE alone.
 
 # %% tags=["nbval-ignore-output"]
-drawn(gvae_figures.augmented, "augmented", committed)
+lesson.figure("2_gvae", "augmented")
 
 # %% tags=["nbval-ignore-output"]
-for title, named in gvae_figures.arms(committed).items():
+for title, (_, by_arm) in gvae_study.results(saved).items():
     print(title)
-    base = {record.seed: record.metrics["test_accuracy"] for record in named["none"]}
-    for name, runs in named.items():
-        gains = [100 * (run.metrics["test_accuracy"] - base[run.seed]) for run in runs if run.seed in base]
-        if name != "none" and gains:
-            print(f"    {name:20s} {verdict(gains)}")
-if not gvae_figures.arms(committed):
-    print("no classifier trained on augmented images among the records yet")
+    for name, runs in by_arm.items():
+        if name != "none":
+            print(f"    {name:20s} {effect(stats.gains(runs, by_arm['none']))}")
 
 # %% [markdown]
-# Of three seeds, no decoder's row is told from *none* at either size; at 500 images the means of VAE, conditional VAE and G-VAE lie one
+# Of three seeds, no decoder's row differs significantly from *none* at either size; at 500 images the means of VAE, conditional VAE and G-VAE lie one
 # point and more below it. The same holds of plain Gaussian noise, which costs no decoder, half a point to a point above. More with fewer images, as one
 # would hope, it is not. That is no surprise after section 7: what a decoder of one or two thousand images adds to these
 # very images is blur, and moves that mostly keep what they show.
@@ -1801,11 +1792,11 @@ if not gvae_figures.arms(committed):
 # These rows stand in the leaderboard of all notebooks; its part for this one, with cost:
 
 # %% tags=["nbval-ignore-output"]
-lesson.ranked("2_gvae", committed)
+lesson.ranked("2_gvae")
 
 # %% [markdown]
-# **What all this cannot say.** The networks are small and the sets are subsets; where the ledger's profile *paper* has no
-# record (K up to 2048, CIFAR-10 and CelebA in full), nothing here is about the author's models. Movement is measured
+# **What all this cannot say.** The networks are small and the sets are subsets; where no run of profile *paper* is
+# saved (K up to 2048, CIFAR-10 and CelebA in full), nothing here is about the author's models. Movement is measured
 # in pixels, which see a shift as more than a change of shape. And the judge is a network: it is right on as many
 # real images as printed, and on decoded ones, which are blurred, nobody knows.
 #
@@ -1868,8 +1859,8 @@ assert math.isclose((1 + 0.16 / asleep**2) ** -0.5, 0.9)
 # <details><summary>Solution</summary>
 #
 # $\frac{d}{ds}\big(E / 2s^2 + D \log s\big) = 0$ at $s^2 = E / D$: the mean squared error of a pixel, under the draws of q. Its root is
-# printed below, and smaller than the chosen 0.27. A larger $s$ is a larger KL weight ($\beta > 1$ in the words of β-VAE): wider posteriors, and by (g) strips that move
-# more. Learned weights go towards the most likely $s$, and strips shorten with it.
+# printed below, and smaller than the chosen 0.27. A larger $s$ is a larger KL weight ($\beta > 1$ in the words of β-VAE): wider posteriors, and by (g) traversals that move
+# more. Learned weights go towards the most likely $s$, and traversals shorten with it.
 #
 # </details>
 
@@ -1933,7 +1924,7 @@ if (dataset, epochs, train_size, deviation, class_weight, *SEEDS) == USUAL:
 #
 # <details><summary>Solution</summary>
 #
-# One that ignores the direction: every strip stands still at $m(\mu)$. Movement is 0.
+# One that ignores the direction: every traversal stands still at $m(\mu)$. Movement is 0.
 #
 # </details>
 

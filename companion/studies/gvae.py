@@ -40,7 +40,7 @@ CONDITIONAL = Arm("conditional VAE", "ConditionalVAE", USUAL, GREEN)
 
 def gvae(class_weight: float) -> Arm:
     """G-VAE with the usual deviation of the decoder; the class weight is in nats a nat."""
-    return Arm("G-VAE", "GVAE", {**USUAL, "class_weight": class_weight}, RED)
+    return Arm("G-VAE", "GVAE", {**USUAL, "class_weight": float(class_weight)}, RED)
 
 
 def changed(what: str, **settings: Setting) -> Arm:
@@ -78,143 +78,69 @@ AUGMENTED = (
 
 ADAM = Recipe(epochs=30, batch_size=64, optimizer="adam", lr=3e-3, schedule="linear", weight_decay=0.0)
 FINE = replace(ADAM, batch_size=32)  # steps, not images, are what larger images lack
-FULL = replace(ADAM, batch_size=128, lr=5e-4)
 
 
 def _measure(objective: Any, dataset: Data, device: torch.device) -> Measured:
     return codes.measures(objective, dataset, device), {}
 
 
-def _pictures(objective: Any, dataset: Data) -> dict[str, np.ndarray]:
-    return codes.pictures(objective, dataset)
-
-
-def _study(
-    name: str, title: str, data: dict[str, Any], network: str, recipe: Recipe, arms: tuple[Arm, ...], **rest: Any
+def _autoencoders(
+    name: str,
+    title: str,
+    data: dict[str, Any],
+    network: str,
+    recipe: Recipe,
+    arms: tuple[Arm, ...],
+    seeds: int,
+    seconds: float,
+    profile: str = "cpu",
 ) -> Study:
-    if arms is not AUGMENTED:
-        rest |= {"measure": _measure, "pictures": _pictures}
-    return Study(NOTEBOOK, name, title, data, network, recipe, arms, **rest)
+    measured = (None, _measure, codes.pictures)
+    return Study(NOTEBOOK, name, title, data, f"autoencoder{network}", recipe, arms, seeds, seconds, profile, *measured)
 
 
 def _part(name: str, images: int) -> dict[str, Any]:
     return {"name": name, "validation": 0.1, "train_size": images}
 
 
-def _paper(weight: float) -> tuple[Arm, ...]:
-    code = {"deviation": 0.035, "class_weight": weight}  # weights 1 of the squares and 2.5e-3 of KL; c is 1, or 20
+def _full(name: str, title: str, network: str, weight: float, **changes: Any) -> Study:
+    """As in the author's code: 30 epochs x 20 repeats of digits, 5 x 20 of photographs, 10 of faces."""
+    # weights 1 of the squares and 2.5e-3 of KL; c is 1, or 20
+    code = {"deviation": 0.035, "class_weight": float(weight)}
     author = Arm(f"G-VAE, s = 0.035, c = {weight:g}", "GVAE", code, CYAN, variant=True)
-    return VAE, CONDITIONAL, gvae(30.0), author
+    arms, recipe = (VAE, CONDITIONAL, gvae(30.0), author), replace(ADAM, lr=5e-4, **changes)
+    data = {"name": name.removesuffix("-full")}
+    return _autoencoders(name, f"{title}, all images", data, network, recipe, arms, 3, 3600, "paper")
 
 
-FASHION = _study(
-    "fashion-mini",
-    "fashion-mini, 2000 images",
-    _part("fashion-mini", 2000),
-    "autoencoder16",
-    ADAM,
-    (VAE, CONDITIONAL, gvae(30.0), *CHANGES),
-    seeds=5,
-    seconds=70,
+def _classifiers(name: str, images: int, recipe: Recipe, seconds: float) -> Study:
+    title, data = f"fashion-mini, {images} images", _part("fashion-mini", images)
+    return Study(NOTEBOOK, f"{name}-augmented", title, data, "small", recipe, AUGMENTED, 5, seconds)
+
+
+def _three(weight: float) -> tuple[Arm, ...]:
+    return VAE, CONDITIONAL, gvae(weight)
+
+
+FASHION = _autoencoders(
+    "fashion-mini", "fashion-mini, 2000 images", _part("fashion-mini", 2000), "16", ADAM, (*_three(30), *CHANGES), 5, 70
 )
-DIGITS = _study(
-    "mnist",
-    "MNIST, 2000 images",
-    _part("mnist", 2000),
-    "autoencoder16",
-    ADAM,
-    (VAE, CONDITIONAL, gvae(30.0)),
-    seeds=3,
-    seconds=70,
+DIGITS = _autoencoders("mnist", "MNIST, 2000 images", _part("mnist", 2000), "16", ADAM, _three(30), 3, 70)
+FACES = _autoencoders(  # without a conditional VAE: faces cost most
+    "faces", "LFW faces, 1500 images", _part("lfw64", 1500), "64", replace(FINE, epochs=25), (VAE, gvae(300)), 3, 280
 )
-FACES = _study(  # without a conditional VAE: they cost most
-    "faces",
-    "LFW faces, 1500 images",
-    _part("lfw64", 1500),
-    "autoencoder64",
-    replace(FINE, epochs=25),
-    (VAE, gvae(300.0)),
-    seeds=3,
-    seconds=280,
-)
-SHAPES = _study(
-    "shapes",
-    "shapes, 2000 images",
-    _part("shapes", 2000),
-    "autoencoder16",
-    FINE,
-    (VAE, CONDITIONAL, gvae(100.0)),
-    seeds=3,
-    seconds=90,
-)
-PHOTOS = _study(
-    "cifar10",
-    "CIFAR-10, 3000 images",
-    _part("cifar10", 3000),
-    "autoencoder64",
-    replace(FINE, epochs=20),
-    (VAE, CONDITIONAL, gvae(100.0)),
-    seeds=3,
-    seconds=110,
+SHAPES = _autoencoders("shapes", "shapes, 2000 images", _part("shapes", 2000), "16", FINE, _three(100), 3, 90)
+PHOTOS = _autoencoders(
+    "cifar10", "CIFAR-10, 3000 images", _part("cifar10", 3000), "64", replace(FINE, epochs=20), _three(100), 3, 110
 )
 CLASSIFIERS = (
-    _study(
-        "fashion-mini-augmented",
-        "fashion-mini, 2000 images",
-        _part("fashion-mini", 2000),
-        "small",
-        ADAM,
-        AUGMENTED,
-        seeds=5,
-        seconds=27,
-    ),
-    _study(
-        "fashion-mini-500-augmented",
-        "fashion-mini, 500 images",
-        _part("fashion-mini", 500),
-        "small",
-        replace(ADAM, epochs=60),
-        AUGMENTED,
-        seeds=5,
-        seconds=13,
-    ),
+    _classifiers("fashion-mini", 2000, ADAM, 27),
+    _classifiers("fashion-mini-500", 500, replace(ADAM, epochs=60), 13),
 )
-FULL_SETS = (  # 30 epochs x 20 repeats, 5 x 20 and 10, as in the author's code
-    _study(
-        "mnist-full",
-        "MNIST, all images",
-        {"name": "mnist"},
-        "autoencoder128",
-        replace(FULL, epochs=600, schedule="constant"),
-        _paper(400.0),
-        seeds=3,
-        seconds=3600,
-        profile="paper",
-    ),
-    _study(
-        "cifar10-full",
-        "CIFAR-10, all images",
-        {"name": "cifar10"},
-        "autoencoder2048",
-        replace(FULL, epochs=100, schedule="cosine"),
-        _paper(8000.0),
-        seeds=3,
-        seconds=3600,
-        profile="paper",
-    ),
-    _study(
-        "celeba",
-        "CelebA, all images",
-        {"name": "celeba"},
-        "autoencoder2048-faces",
-        replace(FULL, epochs=10, batch_size=32, schedule="cosine"),
-        _paper(8000.0),
-        seeds=3,
-        seconds=3600,
-        profile="paper",
-    ),
-)
-MNIST_FULL, CIFAR10_FULL, CELEBA = FULL_SETS
+MNIST_FULL = _full("mnist-full", "MNIST", "128", 400, epochs=600, batch_size=128, schedule="constant")
+CIFAR10_FULL = _full("cifar10-full", "CIFAR-10", "2048", 8000, epochs=100, batch_size=128, schedule="cosine")
+CELEBA = _full("celeba", "CelebA", "2048-faces", 8000, epochs=10, batch_size=32, schedule="cosine")
+FULL_SETS = (MNIST_FULL, CIFAR10_FULL, CELEBA)
 LEARNING = (FASHION, DIGITS, FACES, SHAPES, PHOTOS)
 STUDIES = (*LEARNING, *CLASSIFIERS, *FULL_SETS)
 PAPER = ()  # the source reports no number
@@ -297,12 +223,6 @@ def differences(by_arm: ByArm, arm: str, baseline: str) -> dict[str, list[float]
     return {name: gains(by_arm[arm], by_arm[baseline], score) for name, score in measured.items()}
 
 
-def _clear(values: Sequence[float]) -> bool:
-    """Whether the interval of their mean leaves out zero."""
-    result = summary(values)
-    return result.n > 2 and abs(result.mean) > result.half_width
-
-
 TABLE = "Autoencoders, mean ± 95% interval over seeds"
 
 
@@ -330,8 +250,8 @@ def table(index: Index) -> str:
 def _cell(values: Sequence[float]) -> str:
     if not values:
         return ""
-    text = summary(values).text("+.1f")
-    return f"**{text}**" if _clear(values) else text
+    result = summary(values)
+    return f"**{result.text('+.1f')}**" if result.side else result.text("+.1f")
 
 
 def results(index: Index) -> dict[str, tuple[Study, ByArm]]:
@@ -379,13 +299,10 @@ def _names(titles: Sequence[str]) -> str:
     return " and ".join(title.split(",")[0] for title in titles)
 
 
+@styled
 def consistency(index: Index) -> Picture:
     """Class consistency over the distance moved along all coordinates, a panel a set of images."""
-    return _consistency(compared(index))
-
-
-@styled
-def _consistency(blocks: Mapping[str, ByArm]) -> Picture:
+    blocks = compared(index)
     figure, panels = _panels(len(blocks), sharey=True)
     for axes, by_arm in zip(panels, blocks.values(), strict=False):
         for name, runs in by_arm.items():
@@ -425,12 +342,9 @@ def movement_of(blocks: Mapping[str, ByArm]) -> Picture:
         "lines: the largest tenth; squares: one at a time, 3σ; crosses: unit noise on codes; grey: chance."
     )
     _finish(figure, panels, blocks, text, close=True)
-    at_equal = {
-        title: differences(b, "G-VAE", "VAE")[f"{CONSISTENCY} at equal movement"] for title, b in blocks.items()
-    }
-    ahead = [
-        t for t, values in at_equal.items() if recognised(blocks[t]) and _clear(values) and summary(values).mean > 0
-    ]
+    key = f"{CONSISTENCY} at equal movement"
+    sides = {title: summary(differences(b, "G-VAE", "VAE")[key]).side for title, b in blocks.items() if recognised(b)}
+    ahead = [title for title, side in sides.items() if side > 0]
     message = f"At equal movement class consistency of G-VAE is above the VAE's on {_names(ahead)}"
     headline(figure, message if ahead else "Class consistency over movement")
     return figure
@@ -443,37 +357,22 @@ def _measured(run: Record, prefix: str, part: str) -> np.ndarray:
 
 
 def probe(index: Index) -> Picture:
-    """Accuracy of one linear probe of the mean codes: differences from the VAE's."""
-    figure, values = _over_vae(index, "probe_accuracy", 100, "%", "linear probe of mean codes (points)")
-    ahead = all(_clear(v) and summary(v).mean > 0 for name, v in values.items() if name.endswith(": G-VAE"))
-    headline(
-        figure, "A linear probe reads G-VAE's codes better than the VAE's, on every set" if ahead else "Linear probe"
-    )
-    return figure
-
-
-def reconstruction(index: Index) -> Picture:
-    """Squared error of a pixel of the decoded mean code: differences from the VAE's."""
-    figure, _ = _over_vae(index, "reconstruction_error", 1000, "", "squared error of a pixel (thousandths)")
-    headline(figure, "Squared error of decoded mean codes (range of a pixel: [0, 1])")
-    return figure
-
-
-def _over_vae(index: Index, metric: str, scale: float, unit: str, label: str) -> tuple[Picture, dict[str, list[float]]]:
-    """A row a set and method; differences from the VAE, whose own mean stands behind the set's name."""
+    """Accuracy of one linear probe of the mean codes: differences from the VAE's, a row a set and method."""
     rows, shown = dict[str, list[float]](), list[Record]()
 
     def score(run: Record) -> float:
-        return scale * run.metrics[metric]
+        return 100 * run.metrics["probe_accuracy"]
 
     for title, by_arm in compared(index).items():
-        own = f"{title} ({summary(map(score, by_arm['VAE'])).mean:.1f}{unit})"
+        own = f"{title} ({summary(map(score, by_arm['VAE'])).mean:.1f}%)"
         rows |= {f"{own}: {name}": gains(runs, by_arm["VAE"], score) for name, runs in by_arm.items() if name != "VAE"}
         shown += [run for runs in by_arm.values() for run in runs]
-    text = "In brackets: the VAE's mean."
-    xlabel = f"{label}, difference from the VAE"
+    xlabel, text = "linear probe of mean codes, difference from the VAE (points)", "In brackets: the VAE's mean."
     figure = plots.forest({"": {"": rows}}, xlabel, shown, text, lambda name, _: COLOUR[name.rsplit(": ", 1)[1]])
-    return figure, rows
+    ahead = all(summary(values).side > 0 for name, values in rows.items() if name.endswith(": G-VAE"))
+    message = "A linear probe reads G-VAE's codes better than the VAE's, on every set"
+    headline(figure, message if ahead else "Linear probe of mean codes")
+    return figure
 
 
 SWEEP = {
@@ -523,7 +422,7 @@ def augmented(index: Index) -> Picture:
     text = "In titles: accuracy without. Half of the images of a batch are replaced, from 30% of training on."
     colours = {arm.name: arm.color for arm in AUGMENTED}
     figure = plots.forest({"": columns}, "gain (points)", shown, text, lambda name, _: colours[name], shared=True)
-    significant = [values for panel in columns.values() for values in panel.values() if _clear(values)]
+    significant = any(summary(values).side for panel in columns.values() for values in panel.values() if values)
     plain = "Classifiers trained on augmented images"
     headline(figure, plain if significant else "No augmented images change a classifier's accuracy significantly")
     return figure
@@ -675,11 +574,9 @@ def plane(index: Index) -> Picture:
         line[0].set_ylabel("second component")
         line[0].set_xlabel(f"first ({arrays['share'][0]:.0%} and {arrays['share'][1]:.0%} of variance)", fontsize=8)
     caption(figure, [record for record, _ in shown.values()], "Unseen faces, seed 0. The classes enter colours only.")
-    by_smile = separations(index)["smile"]
-    apart = [
-        100 * (by_smile["G-VAE"][seed] - value) for seed, value in by_smile["VAE"].items() if seed in by_smile["G-VAE"]
-    ]
-    ahead = _clear(apart) and min(apart) > 0
+    by_arm = separations(index)["smile"]
+    apart = [by_arm["G-VAE"][seed] - value for seed, value in by_arm["VAE"].items() if seed in by_arm["G-VAE"]]
+    ahead = summary(apart).side > 0
     plain = "Mean codes of faces in the plane of their first two components"
     headline(figure, "Smiles lie apart in the plane of G-VAE's codes, more than in the VAE's" if ahead else plain)
     return figure
@@ -709,7 +606,6 @@ FIGURES: dict[str, Callable[[Index], Picture]] = {
     "consistency": consistency,
     "movement": movement,
     "probe": probe,
-    "reconstruction": reconstruction,
     "sweep": sweep,
     "augmented": augmented,
     "traversals_fashion-mini": partial(traversals, studies=(FASHION,)),

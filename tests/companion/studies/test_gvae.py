@@ -146,7 +146,7 @@ def test_probe_and_augmentation_are_paired_with_their_baselines(index):
     assert drawn["fashion-mini, 2000 images (30.3%): conditional VAE"] == pytest.approx(10)
     assert drawn["fashion-mini, 2000 images (30.3%): G-VAE"] == pytest.approx(20)
     assert len(drawn) == 6
-    assert figure.get_suptitle() == "Linear probe", "one seed on four sets says nothing of every set"
+    assert figure.get_suptitle() == "Linear probe of mean codes", "one seed on four sets says nothing of every set"
     figure = gvae.augmented(index)
     expected = {"Gaussian noise": -10, "G-VAE": 5, "G-VAE, difference": 10}
     assert marks(figure.axes[0]) == pytest.approx(expected)
