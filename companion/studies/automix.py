@@ -22,23 +22,8 @@ import torch
 from jaxtyping import Float
 from scipy.stats import binom
 
-from companion.plots import (
-    BLUE,
-    CYAN,
-    GREEN,
-    GREY,
-    PURPLE,
-    RED,
-    YELLOW,
-    Picture,
-    band,
-    caption,
-    counts,
-    differences,
-    forest,
-    headline,
-    styled,
-)
+from companion import plots
+from companion.plots import BLUE, CYAN, GREEN, GREY, PURPLE, RED, YELLOW, Picture, caption, headline, styled
 from companion.records import Index, on_common_seeds
 from companion.stats import gains, points, summary
 from companion.studies import Arm, Measured, NothingToDraw, Setting, Study
@@ -146,57 +131,23 @@ _PAPER = Recipe.preset("openmixup/cifar", evaluate_every=10, precision="bfloat16
 _CLOTHES = {"name": "fashion-mini", "validation": 0.1, "train_size": 2000}
 _PHOTOS = {"name": "cifar10", "validation": 0.1, "train_size": 5000, "test_size": 2000}
 
-FASHION = Study(
-    NOTEBOOK,
-    "fashion-mini",
-    "fashion-mini, 2,000 images",
-    _CLOTHES,
-    "small",
-    _PLAIN,
-    (*METHODS, SHORT, *LONGER, *ABLATION, *TUNED, ALPHAS[1], ALPHAS[4], STAGES[1], STAGES[2]),
-    seeds=3,
-    seconds=32,
-    measure=_measures,
+_study = partial(Study, NOTEBOOK, seeds=3, measure=_measures)
+
+_ALL = (*METHODS, SHORT, *LONGER, *ABLATION, *TUNED, ALPHAS[1], ALPHAS[4], STAGES[1], STAGES[2])
+FASHION = _study("fashion-mini", "fashion-mini, 2,000 images", _CLOTHES, "small", _PLAIN, _ALL, seconds=32)
+CIFAR = _study(
+    "cifar10-5000", "CIFAR-10, 5,000 images", _PHOTOS, "small", _CROP, (*METHODS, SHORT, *LONGER), seconds=66
 )
-
-CIFAR = Study(
-    NOTEBOOK,
-    "cifar10-5000",
-    "CIFAR-10, 5,000 images",
-    _PHOTOS,
-    "small",
-    _CROP,
-    (*METHODS, SHORT, *LONGER),
-    seeds=3,
-    seconds=66,
-    measure=_measures,
-)
-
-VIT = Study(
-    NOTEBOOK,
-    "fashion-mini-vit",
-    "fashion-mini, 2,000 images, ViT",
-    _CLOTHES,
-    "vit",
-    _ADAM,
-    (*FEW, SHORT),
-    seeds=3,
-    seconds=44,
-    measure=_measures,
-)
-
-
-def _paper(name: str, title: str, dataset: str, network: str, arms: tuple[Arm, ...], seconds: float) -> Study:
-    data = {"name": dataset}
-    return Study(NOTEBOOK, name, title, data, network, _PAPER, arms, 3, seconds, "paper", measure=_measures)
-
+VIT = _study("fashion-mini-vit", "fashion-mini, 2,000 images, ViT", _CLOTHES, "vit", _ADAM, (*FEW, SHORT), seconds=44)
 
 _LARGE = tuple(replace(arm, settings={"size": 16}) if arm is CUTOUT else arm for arm in METHODS)
-
-PAPER_SETTING = (
-    _paper("cifar100-resnet18", "CIFAR-100, ResNet-18", "cifar100", "resnet18", (*METHODS, AUTOMIX, *CHANGES), 1500),
-    _paper("cifar10-resnet18", "CIFAR-10, ResNet-18", "cifar10", "resnet18", (*_LARGE, AUTOMIX, *CHANGES), 1500),
-    _paper("cifar100-resnext50", "CIFAR-100, ResNeXt-50", "cifar100", "resnext50", (*FEW, AUTOMIX), 6000),
+PAPER_SETTING = tuple(
+    _study(f"{data}-{network}", title, {"name": data}, network, _PAPER, arms, seconds=seconds, profile="paper")
+    for data, network, title, arms, seconds in (
+        ("cifar100", "resnet18", "CIFAR-100, ResNet-18", (*METHODS, AUTOMIX, *CHANGES), 1500),
+        ("cifar10", "resnet18", "CIFAR-10, ResNet-18", (*_LARGE, AUTOMIX, *CHANGES), 1500),
+        ("cifar100", "resnext50", "CIFAR-100, ResNeXt-50", (*FEW, AUTOMIX), 6000),
+    )
 )
 
 STUDIES = (FASHION, CIFAR, VIT, *PAPER_SETTING)
@@ -277,7 +228,7 @@ def accuracy(index: Index, studies: Sequence[Study] = (FASHION, CIFAR)) -> Pictu
     """Every method's gain over cross-entropy, a panel a data set."""
     blocks = _blocks(index, studies)
     panels = _gained(blocks)
-    figure = forest({"": panels}, "gain (points)", _runs(blocks), TITLES, _colour, shared=True)
+    figure = plots.forest({"": panels}, "gain (points)", _runs(blocks), TITLES, _colour, shared=True)
     headline(figure, f"Significant gains over cross-entropy: {_ahead(panels)}")
     return figure
 
@@ -293,7 +244,7 @@ def networks(index: Index) -> Picture:
         raise NothingToDraw("cross-entropy and another method on two networks")
     panels = _gained(blocks)
     text = f"{FASHION.title}. {TITLES}"
-    figure = forest({"": panels}, "gain (points)", _runs(blocks), text, _colour, shared=True)
+    figure = plots.forest({"": panels}, "gain (points)", _runs(blocks), text, _colour, shared=True)
     figure.set_figheight(2.5)
     above = _ahead(panels).replace(" on ", " with the ")
     headline(figure, f"Significant gains: {above}")
@@ -327,9 +278,9 @@ def equal_passes(index: Index) -> Picture:
                     row = f"{one.name} - {other.name}".replace(f"{longer.name} - {arm.name}", f"{arm.name}: 3× - 1×")
                     values[row] = gains(by_arm[one.name], by_arm[other.name])
                     rows[row] = one.color, one is not longer
-        differences(left, values, rows)
+        plots.differences(left, values, rows)
         left.set_yticks(range(len(rows)), [textwrap.fill(row, 25, break_on_hyphens=False) for row in rows], fontsize=8)
-        left.set_title(f"{study.title}\n{counts(values)}", fontsize=8.5)
+        left.set_title(f"{study.title}\n{plots.counts(values)}", fontsize=8.5)
         left.set_xlabel("difference (points)", fontsize=9)
         for arm in (arm for arm in arms if arm.name in by_arm):
             table = 100 * np.array([run.curves["validation_accuracy"] for run in by_arm[arm.name]])
@@ -425,7 +376,7 @@ def calibration(index: Index) -> Picture:
     blocks = _calibrated(index)
     panels = {title: {name: [*map(gap, runs)] for name, runs in by_arm.items()} for title, by_arm in blocks.items()}
     text = "Above zero: too sure; below: not sure enough."
-    figure = forest({"": panels}, "confidence - accuracy (points)", _runs(blocks), text, _colour, shared=True)
+    figure = plots.forest({"": panels}, "confidence - accuracy (points)", _runs(blocks), text, _colour, shared=True)
     headline(figure, f"Significantly less sure than right: {_ahead(panels, side=-1)}")
     return figure
 
@@ -456,7 +407,7 @@ def fgsm(index: Index) -> Picture:
     """Gain over cross-entropy in accuracy under FGSM of 4/255, a panel a data set."""
     blocks = _blocks(index, (FASHION, CIFAR), "fgsm_epsilon", "fgsm_accuracy")
     panels = _gained(blocks, _attacked)
-    figure = forest({"": panels}, "gain (points)", _runs(blocks), TITLES, _colour, shared=True)
+    figure = plots.forest({"": panels}, "gain (points)", _runs(blocks), TITLES, _colour, shared=True)
     headline(figure, f"Significant gains under FGSM of 4/255: {_ahead(panels)}")
     return figure
 
@@ -465,7 +416,7 @@ def corruption(index: Index) -> Picture:
     """Gain over cross-entropy in accuracy under corruptions, mean over kinds and severities."""
     blocks = _blocks(index, (FASHION, CIFAR), *(f"{name}_accuracy" for name in CORRUPTIONS))
     lines = {kind: _gained(blocks, _corrupted(names)) for kind, names in KINDS.items()}
-    figure = forest(lines, "gain (points)", _runs(blocks), TITLES, _colour, shared=True)
+    figure = plots.forest(lines, "gain (points)", _runs(blocks), TITLES, _colour, shared=True)
     figure.set_figheight(6.6)
     light = next(iter(lines["brightness, contrast"].values()))
     side = {name: summary(values).side for name, values in light.items()}
@@ -490,7 +441,9 @@ def ablation(index: Index) -> Picture:
     blocks = {f"{FASHION.title}; AutoMix, 3 passes": {rows[name]: runs for name, runs in by_arm.items()}}
     panels = _gained(blocks, baseline=rows[SHORT.name])
     text = "In brackets: passes for one of cross-entropy's; those of fewer passes are cheaper, not equal."
-    figure = forest({"": panels}, "AutoMix with the change - AutoMix (points)", _runs(blocks), text, lambda *_: RED)
+    figure = plots.forest(
+        {"": panels}, "AutoMix with the change - AutoMix (points)", _runs(blocks), text, lambda *_: RED
+    )
     worse, better = (_ahead(panels, side).split(" on ")[0] for side in (-1, 1))
     headline(figure, f"Changes that make AutoMix significantly worse: {worse}; better: {better}")
     return figure
@@ -548,7 +501,7 @@ def alpha_and_stage(index: Index) -> Picture:
         table = np.array([[*map(score, each)] for each in runs.values()]).T
         x = np.arange(len(runs))
         axes.plot(x, table.T, color=RED, linewidth=0.8, alpha=0.4)
-        band(axes, x, table, "AutoMix", color=RED, marker="o")
+        plots.band(axes, x, table, "AutoMix", color=RED, marker="o")
         seeds = {run.seed for each in runs.values() for run in each}
         base = [run for run in index.of(FASHION, PLAIN) if run.seed in seeds]
         axes.axhline(summary(map(score, base)).mean, color="black", linestyle="--", linewidth=1)

@@ -23,25 +23,8 @@ import torch
 from jaxtyping import Float
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from companion.plots import (
-    BLUE,
-    CYAN,
-    GREEN,
-    GREY,
-    PURPLE,
-    RED,
-    YELLOW,
-    Picture,
-    band,
-    caption,
-    comparison,
-    draw_arrow,
-    draw_box,
-    forest,
-    headline,
-    sheet,
-    styled,
-)
+from companion import plots
+from companion.plots import BLUE, CYAN, GREEN, GREY, PURPLE, RED, YELLOW, Picture, caption, headline, styled
 from companion.records import Index, on_common_seeds, pictures
 from companion.stats import gains, summary
 from companion.studies import Arm, NothingToDraw, Setting, Study
@@ -98,17 +81,10 @@ def _players(
     epochs = round(times * 1350 / (images // _ADAM.batch_size))
     recipe = replace(_ADAM, epochs=epochs, evaluate_every=max(1, epochs // 9))
     name, longer = f"{data['name']}-{images}", f", {times} times the steps" if times > 1 else ""
+    seconds = times * (80.0 if judge is _CLOTHES else 110.0)
+    name = f"{name}-{times}x" if times > 1 else name
     return Study(
-        NOTEBOOK,
-        f"{name}-{times}x" if times > 1 else name,
-        f"{title}, {images:,} images{longer}",
-        data,
-        "dcgan",
-        recipe,
-        arms,
-        seeds,
-        times * (80.0 if judge is _CLOTHES else 110.0),
-        judge=judge,
+        NOTEBOOK, name, f"{title}, {images:,} images{longer}", data, "dcgan", recipe, arms, seeds, seconds, judge=judge
     )
 
 
@@ -228,7 +204,6 @@ KINDS: dict[str, dict[str, Any]] = {
 
 CURVES = {
     "fid": "FID",
-    "kid": "KID",
     "auc": "train over\nheld out (AUC)",
     "copy_ratio": "distance to train\nover test images",
     "leak": "with a flat\ngrey window",
@@ -298,12 +273,12 @@ def places() -> Picture:
             axes.text(2.4, height, start, ha="center", va="center")
             ends = [(4.6, 7.4), (10.2, 13.4)] if transformed else [(4.6, 13.4)]
             for one, other in ends:
-                draw_arrow(axes, (one, height), (other, height), "#555555")
+                plots.draw_arrow(axes, (one, height), (other, height), "#555555")
                 if back:  # the way of its gradient
-                    draw_arrow(axes, (other, height - 1.2), (one, height - 1.2), RED, "--")
+                    plots.draw_arrow(axes, (other, height - 1.2), (one, height - 1.2), RED, "--")
             if transformed:
-                draw_box(axes, (8.8, height), (2.8, 3.0), "$T$", arm.color, "white")
-            draw_box(axes, (15.2, height), (3.4, 3.0), "$D$", "#555555", "#F6F6F6")
+                plots.draw_box(axes, (8.8, height), (2.8, 3.0), "$T$", arm.color, "white")
+            plots.draw_box(axes, (15.2, height), (3.4, 3.0), "$D$", "#555555", "#F6F6F6")
     return figure
 
 
@@ -319,7 +294,7 @@ def over_steps(index: Index, names: Sequence[str], studies: Sequence[Study], mes
         for axes, by_arm in zip(line, blocks.values(), strict=True):
             for label, runs in by_arm.items():
                 values = np.array([record.curves[name] for record in runs])
-                band(axes, steps(runs[0]), values, label, color=COLOURS[label])
+                plots.band(axes, steps(runs[0]), values, label, color=COLOURS[label])
                 labels.setdefault(label, axes.lines[-1])
             if name in CHANCE:
                 axes.axhline(CHANCE[name], color=GREY, linewidth=1, linestyle=":")
@@ -328,12 +303,12 @@ def over_steps(index: Index, names: Sequence[str], studies: Sequence[Study], mes
                 axes.axhline(aim, color=GREY, linewidth=1, linestyle="--")
             if name in BOUNDS:
                 axes.set_ylim(*BOUNDS[name])
-            if name in ("fid", "kid"):
+            if name == "fid":
                 axes.set_yscale("log")
                 axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
                 axes.yaxis.set_minor_formatter(NullFormatter())
-        if name in ("fid", "kid"):  # an interval may reach below 0, which a logarithm has no place for
+        if name == "fid":  # an interval may reach below 0, which a logarithm has no place for
             line[0].set_ylim(bottom=0.6 * min(drawn.get_ydata().min() for axes in line for drawn in axes.lines))
         line[0].set_ylabel(CURVES[name], fontsize=9)
     for axes, (title, by_arm) in zip(grid[0], blocks.items(), strict=True):
@@ -362,44 +337,36 @@ def _real(shown: Sequence[Record]) -> str:
     return f"Other real images{where}: FID {summary(values).mean:.2g}."
 
 
+def _everywhere(blocks: Blocks, name: str, score: Callable[[Record], float], side: int) -> bool:
+    """Whether an arm differs from no augmentation significantly, and to this side, in every study."""
+    return all(
+        name in by_arm and summary(gains(by_arm[name], by_arm[BASELINE], score)).side == side
+        for by_arm in blocks.values()
+    )
+
+
 def distances(index: Index) -> Picture:
     """FID over the steps, by the number of images."""
-    ends = {
-        title: {name: summary(map(_metric("fid"), runs)).mean for name, runs in by_arm.items()}
-        for title, by_arm in _blocks(index, GREYS).items()
-    }
-    worst = all(max(values, key=values.__getitem__) == REALS.name for values in ends.values())
-    message = "T on reals only gives the worst images, whatever their number" if worst else "FID over the steps"
-    return over_steps(index, ("fid",), GREYS, message)
+    worse = _everywhere(_blocks(index, GREYS), REALS.name, _log_fid, 1)
+    message = "T on reals only makes the images worse, whatever their number"
+    return over_steps(index, ("fid",), GREYS, message if worse else "FID over the steps")
 
 
 def overfitting(index: Index) -> Picture:
     """What D remembers of its training images, and whether T leaks into samples, over the steps."""
     studies = (GREYS[0], GREYS[2], GREYS[3])
-    found = _blocks(index, studies)
-    base = found[next(iter(found))]
-    less = all(
-        summary(gains(base[arm.name], base[BASELINE], _metric("auc"))).side < 0
-        for arm in PLACES[1:]
-        if arm.name in base
-    )
-    leaks = all(
-        summary(gains(by_arm[REALS.name], by_arm[BASELINE], _metric("leak"))).side > 0
-        for by_arm in found.values()
-        if REALS.name in by_arm
-    )
+    blocks = _blocks(index, studies)
+    few = {title: by_arm for title, by_arm in blocks.items() if title == GREYS[0].title}
+    less = all(_everywhere(few, arm.name, _metric("auc"), -1) for arm in PLACES[1:])
     message = "Any T keeps D from remembering few images; T on reals only leaks into samples"
-    return over_steps(index, ("auc", "leak"), studies, message if less and leaks else "Memory and leak over the steps")
+    shown = less and _everywhere(blocks, REALS.name, _metric("leak"), 1)
+    return over_steps(index, ("auc", "leak"), studies, message if shown else "Memory and leak over the steps")
 
 
 def longer(index: Index) -> Picture:
     """FID, memory and copies of GANs that were trained four times as long."""
     blocks = _blocks(index, LONGER)
-    ahead = all(
-        summary(gains(by_arm[DIFFAUGMENT], by_arm[BASELINE], score)).side < 0
-        for by_arm in blocks.values()
-        for score in (_log_fid, _metric("auc"))
-    )
+    ahead = all(_everywhere(blocks, DIFFAUGMENT, score, -1) for score in (_log_fid, _metric("auc")))
     message = "In long runs DiffAugment delays memorising and reaches a lower FID"
     return over_steps(index, ("fid", "auc", "copy_ratio"), LONGER, message if ahead else "Four times as many steps")
 
@@ -417,7 +384,9 @@ def discriminator(index: Index) -> Picture:
         for axes, name in zip(grid[row], names, strict=True):
             runs = by_arm.get(name, [])
             for kind, style in KINDS.items() if runs else ():
-                band(axes, steps(runs[0]), np.array([record.curves[curves[kind]] for record in runs]), kind, **style)
+                plots.band(
+                    axes, steps(runs[0]), np.array([record.curves[curves[kind]] for record in runs]), kind, **style
+                )
                 labels.setdefault(kind, axes.lines[-1])
             axes.set_title(f"{name}, n = {len(runs)}" if row == 0 else f"n = {len(runs)}", fontsize=8.5)
         grid[row, 0].set_ylabel(title.replace(", ", "\n") + "\nlogit", fontsize=9)
@@ -427,13 +396,14 @@ def discriminator(index: Index) -> Picture:
     def apart(record: Record) -> float:
         return record.curves["logit_train"][-1] - record.curves["logit_held_out"][-1]
 
-    few = blocks[next(iter(blocks))]
+    title, few = next(iter(blocks.items()))
     most = summary(map(apart, few[BASELINE])).mean / 5
-    less = [gains(runs, few[BASELINE], apart) for name, runs in few.items() if name != BASELINE]
-    kept = all(summary(map(apart, runs)).mean < most for name, runs in few.items() if name != BASELINE)
+    kept = all(
+        _everywhere({title: few}, name, apart, -1) and summary(map(apart, few[name])).mean < most for name in names[1:]
+    )
     message = "T keeps the discriminator from separating 100 training images from held-out ones"
     plain = "What the discriminator says of training, held-out and generated images"
-    headline(figure, message if kept and all(summary(values).side < 0 for values in less) else plain, labels)
+    headline(figure, message if kept else plain, labels)
     caption(figure, _runs(blocks), "Mean logits, of images as they are. Bands: 95% intervals of the mean.")
     return figure
 
@@ -462,7 +432,7 @@ def ends(index: Index, studies: Sequence[Study], measures: Sequence[str]) -> Pic
         for label in measures
     }
     text = "Baseline: the GAN without T; lower is better."
-    figure = forest(lines, "difference", _runs(blocks), text, lambda name, title: COLOURS[name], shared=True)
+    figure = plots.forest(lines, "difference", _runs(blocks), text, lambda name, title: COLOURS[name], shared=True)
     sides: dict[int, list[str]] = {}
     for title, values in lines["log₂ FID"].items():
         sides.setdefault(summary(values[DIFFAUGMENT]).side, []).append(title.split(", ")[0])
@@ -528,7 +498,7 @@ def samples(index: Index, studies: Sequence[Study], message: str, each: int = 4)
     if not lines:
         raise NothingToDraw("pictures of seed 0 of GANs with T in every place")
     mosaic = torch.from_numpy(np.stack([np.concatenate(row) for row in lines.values()]))
-    figure = sheet(mosaic, ["nearest" if "nearest" in name else name for name in lines], columns)
+    figure = plots.sheet(mosaic, ["nearest" if "nearest" in name else name for name in lines], columns)
     figure.axes[0].tick_params(labelsize=8)
     figure.set_figheight(min(6.6, figure.get_figheight() + 0.5))
     headline(figure, message)
@@ -543,12 +513,12 @@ def samples(index: Index, studies: Sequence[Study], message: str, each: int = 4)
 def learned(index: Index) -> Picture:
     """Test accuracy of a classifier under learned, fixed and no augmentation, paired by seed.
 
-    Of the scales of learned features two: the others have their own figure, :func:`scale`.
+    Of the scales of learned features two: all of them have their own figure, ``scale``.
     """
     between = [arm.name for arm in SCALES if arm.settings["scale"] not in (0.1, 10.0)]
     names = [arm.name for arm in CLASSIFIERS.arms if arm.name not in between]
     blocks = index.blocks([CLASSIFIERS], "cross-entropy and an augmentation", names)
-    figure = comparison(blocks, colours=COLOURS)
+    figure = plots.comparison(blocks, colours=COLOURS)
     (by_arm,) = blocks.values()
     better = [name for name, runs in by_arm.items() if summary(gains(runs, by_arm[PLAIN.name])).side > 0]
     headline(figure, f"Significantly better than no augmentation: {', '.join(better) or 'none'}")
@@ -567,8 +537,8 @@ def scale(index: Index) -> Picture:
     at = range(len(by_arm))  # at equal steps, as a logarithm has no 0
     moved = np.array([[record.curves["moved"][-1] for record in runs] for runs in by_arm.values()]).T
     accuracy = np.array([[100 * record.metrics["test_accuracy"] for record in runs] for runs in by_arm.values()]).T
-    band(left, list(at), np.maximum(moved, 1e-12), "moved", color=CYAN, marker="o")
-    band(right, list(at), accuracy, "accuracy", color=CYAN, marker="o")
+    plots.band(left, list(at), np.maximum(moved, 1e-12), "moved", color=CYAN, marker="o")
+    plots.band(right, list(at), accuracy, "accuracy", color=CYAN, marker="o")
     left.set(yscale="log", ylabel="|G(z) - z| over |z|")
     right.set(ylabel="test accuracy (%)")
     for axes in (left, right):
@@ -594,7 +564,7 @@ def domains(index: Index) -> Picture:
         for label, metric in (("hues trained on", "validation_accuracy"), ("other hues", "test_accuracy"))
     }
     text = f"{DOMAINS.title}. Baseline: cross-entropy, whose accuracy stands above each panel."
-    figure = forest(
+    figure = plots.forest(
         {"": columns}, "gain (points)", _runs({"": by_arm}), text, lambda name, _: COLOURS[name], shared=True
     )
     old, new = ([summary(values) for values in column.values()] for column in columns.values())
