@@ -59,6 +59,19 @@ def test_resnet_shortcuts_have_no_parameters():
     assert parameters(networks.resnet(10, 6 * n + 2)) == count
 
 
+def test_resnet_shortcuts_of_the_releases():
+    """New channels after, on both sides as F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, C // 4, C // 4)) has them, or by 1x1."""
+    maps = torch.rand(2, 16, 6, 6)
+    after, both = (networks.resnet(10, 8, shortcut=kind).stages[2][0].shortcut for kind in ("pad", "pad both"))
+    assert torch.equal(after(maps), F.pad(maps[:, :, ::2, ::2], (0, 0, 0, 0, 0, 16)))
+    assert torch.equal(both(maps), F.pad(maps[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8)))
+    project = networks.resnet(10, 8, shortcut="project")
+    assert parameters(project) == parameters(networks.resnet(10, 8)) + 16 * 32 + 32 * 64 + 2 * (32 + 64)
+    names = [networks.resnet(10, 8, shortcut=kind).name for kind in networks.SHORTCUTS]
+    assert names == ["resnet8", "resnet8(shortcut=pad both)", "resnet8(shortcut=project)"]
+    assert networks.resnet(10, 8, shortcut="pad both")(torch.rand(2, 3, 12, 12)).shape == (2, 10)
+
+
 def test_quick_network_size():
     assert parameters(networks.small(10)) == 77_754
 
@@ -352,18 +365,20 @@ class TestBadInput:
             (lambda: networks.small(0), "num_classes: got 0; takes a whole number from 1"),
             (lambda: networks.small(10, 0), "channels: got 0"),
             (lambda: networks.small(10, width=1.5), "width: got 1.5"),
-            (lambda: networks.small(10, norm="layer"), "norm: got 'layer'; takes one of 'batch', 'group'"),
+            (lambda: networks.small(10, norm="layer"), "norm: got 'layer'; takes one of batch, group"),
             (
                 lambda: networks.small(10, 3, mean=(0.5, 0.5)),
                 "mean: got .*; takes one number, or one for each of 3 channels",
             ),
-            (lambda: networks.small(10, std=0.0), "std: got 0.0; takes numbers above 0"),
-            (lambda: networks.small(10, 2, std=(0.2, math.nan)), r"std: got \(0.2, nan\)"),
+            (lambda: networks.small(10, std=0.0), "std: got 0.0; takes a finite number above 0"),
+            (lambda: networks.small(10, 2, std=(0.2, math.nan)), "std: got nan"),
             (lambda: networks.resnet(10, 33), r"depth: got 33; takes 6n \+ 2"),
             (lambda: networks.resnet(10, 2), "depth: got 2"),
+            (lambda: networks.resnet(10, shortcut="A"), "shortcut: got 'A'; takes one of pad, pad both, project"),
+            (lambda: networks.small(10, mean=math.inf), "mean: got inf; takes a finite number"),
             (lambda: networks.wide_resnet(10, 30), r"depth: got 30; takes 6n \+ 4"),
             (lambda: networks.wide_resnet(10, 28, 0), "width: got 0"),
-            (lambda: networks.wide_resnet(10, 28, 1, 1.0), r"dropout: got 1.0; takes a share in \[0, 1\)"),
+            (lambda: networks.wide_resnet(10, 28, 1, 1.0), r"dropout: got 1.0; takes a finite number in \[0, 1\)"),
         ],
     )
     def test_construction(self, make, message):
