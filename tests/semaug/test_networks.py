@@ -60,7 +60,7 @@ def test_resnet_shortcuts_have_no_parameters():
 
 
 def test_resnet_shortcuts_of_the_releases():
-    """New channels after, on both sides as F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, C // 4, C // 4)) has them, or by 1x1."""
+    """New channels after, on both sides as F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, C // 4, C // 4)) has them, or 1x1."""
     maps = torch.rand(2, 16, 6, 6)
     after, both = (networks.resnet(10, 8, shortcut=kind).stages[2][0].shortcut for kind in ("pad", "pad both"))
     assert torch.equal(after(maps), F.pad(maps[:, :, ::2, ::2], (0, 0, 0, 0, 0, 16)))
