@@ -1214,8 +1214,8 @@ show(figure_cost(), "cost")
 # memory. So against many copies the claim of the source holds. (Memory need not grow: the package's
 # `gaussian.sampled_cross_entropy` draws its copies again on the way back, in chunks, and pays with time.)
 #
-# Against *one* copy mind what is compared. The crossing lies there, at one copy or two, but milliseconds are small beside
-# the pass through a network, and a sampler that draws the ten logits of a sample instead of its 64 features would be
+# Against *one* copy mind what is compared. Both take a millisecond or two, which is small beside the pass through a
+# network, and a sampler that draws the ten logits of a sample instead of its 64 features would be
 # faster. And one copy would do: stochastic gradient descent asks for an unbiased gradient, which (2) with M = 1 gives.
 # What the bound buys here is a gradient without sampling noise, and what it gives up is exactness, as step 8 has shown.
 
@@ -1361,7 +1361,7 @@ show(picture, "live")
 index = committed("1_isda")
 for part in isda_study.STUDIES:
     if arms := [f"{name} (n = {len(records)})" for name, records in index.by_arm(part).items()]:
-        print(f"{part.title}, {part.network}, {part.recipe.epochs} epochs, {part.recipe.augment}:", "; ".join(arms))
+        print(f"{part.title}, {part.network} network, {part.recipe.epochs} epochs:", "; ".join(arms))
 print(f"{len(index)} committed records")
 figure("curves")
 
@@ -2268,7 +2268,7 @@ for name, kind in (("cross-entropy", "fresh"), ("ISDA", "fresh"), ("ISDA", "onli
     sampled = gaussian.sampled_cross_entropy(*arguments, samples=100, generator=seeded(0))
     upper = isda.isda_loss(seen, y_train, *head, statistics.covariance, strength)
     ratio, trace = (upper - sampled) / (sampled - plain), within_and_between(statistics)[0].trace()
-    print(f"{name:13s}{kind:8s} {plain:13.3f}  {sampled:7.3f}  {upper:5.3f}  {ratio:12.2f}  {trace:7.1f}")
+    print(f"{name:14s}{kind:8s}{plain:13.3f}  {sampled:7.3f}  {upper:5.3f}  {ratio:12.2f}  {trace:7.1f}")
     assert sampled < 1.02 * upper
 toy = (bound(toy_strength).mean() - L_inf(toy_strength)) / (L_inf(toy_strength) - cross_entropy.mean())
 print(f"toy world, λ = {toy_strength}: gap / effect {toy:.2f}")

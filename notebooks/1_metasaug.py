@@ -1889,8 +1889,8 @@ for named, best_of in ((small_run, EARLY_WITHOUT), (cifar_run, FAR)):
 # hundredth. Ours is then a fifth of the epochs, half of them at 0.001 and the rest at 0.00001, with the numbers of
 # steps below; the paper's has about 4,900. So what begins there has had time to move the border, and hardly to learn
 # features: ours is no test of what ISDA does in a long second stage. But the meta step's *relative* size does not
-# depend on the length: as released, it is thrown away after every step, however many there are. Only the runs on
-# `resnet32` are as long as the paper's.
+# depend on the length: as released, it is thrown away after every step, however many there are. Only the runs of
+# ResNet-32 are as long as the paper's.
 
 # %% tags=["nbval-ignore-output"]
 for title, named in blocks.items():
@@ -1926,10 +1926,10 @@ for title, named in blocks.items():
             )
 
 # %% [markdown]
-# Only the block that says *resnet32, 200 epochs* has their setting; all others have other networks, sizes or lengths.
+# Only the set that says *ResNet-32* has their setting; all others have other networks, sizes or lengths.
 # There is one for CIFAR-10 at ρ = 100, with three methods and three seeds. Not run, or not to their end, are the other
 # methods and the ablations there, LDAM-DRW as its own paper has it (s = 30) and MetaSAug without a meta step among them;
-# CIFAR-100; the other ρ (`make records PROFILE=paper` lists them).
+# CIFAR-100; the other ρ (`make runs NOTEBOOK=1_metasaug PROFILE=paper` lists them).
 #
 # In this block the authors' question can be asked in pairs: how much of the gain is MetaSAug's? And two more: what is
 # gained by reporting the best epoch on the test set, of those at which it was measured? And how long is the meta step?
