@@ -83,7 +83,7 @@
 
 # %% tags=["parameters"]
 profile = "quick"  # what section 6 trains: "quick" (live, here), "cpu" or "paper" (hours; see section 6)
-dataset = "embedded"  # 10,000 real images of Fashion-MNIST inside the package; or cifar10, mnist, shapes, ...
+dataset = "fashion-mini"  # the 10,000 images of Fashion-MNIST inside the package; or cifar10, mnist, shapes, ...
 train_size = 800  # training images of the live runs
 transforms = "rotation"  # a set of semaug.sla.TRANSFORMS; those of colours need colour images
 epochs = 6  # of the live runs
@@ -111,20 +111,24 @@ from scipy.optimize import linprog
 from torch import nn
 from torch.nn import functional as F
 
-from companion import ledger, lesson, plots, records, sla_figures, stats
-from companion import runs as experiment
-from companion.lesson import rounded, seeded, verdict
+from companion import lesson, plots, stats
+from companion.lesson import effect, rounded, seeded
+from companion.records import committed
+from companion.runs import build, complete, planned
+from companion.stats import gains
+from companion.studies import sla as sla_study
 from semaug import data, networks
-from semaug.measures import few_shot as evaluation
+from semaug.core.metrics import predictions
+from semaug.measures.few_shot import few_shot, linear_classifier
+from semaug.measures.separability import separability
 from semaug.methods import sla
-from semaug.training import loop as training
-from semaug.training import objective
+from semaug.training import loop as training, objective
 from semaug.training.recipe import Recipe
 
 SEEDS = range(first_seed, first_seed + seeds)  # of the live runs
 
 # %% [markdown]
-# Three small helpers are the same in all notebooks (room `lesson`): `show` keeps a picture and shows it, `seeded` makes a
+# Three small helpers are the same in all notebooks (module `companion.lesson`): `show` keeps a picture and shows it, `seeded` makes a
 # generator of random draws, `rounded` makes numbers short.
 
 # %%
@@ -344,17 +348,16 @@ def figure_separable():
 show(figure_separable(), "separable")
 
 # %% [markdown]
-# Now real images: pixels of clothing and a linear classifier in closed form (`evaluation.linear_classifier`, a ridge
+# Now real images: pixels of clothing and a linear classifier in closed form (`linear_classifier`, a ridge
 # regression), trained on the images as they are, on all views by class, and on all views by joint label. Every accuracy
 # is of unturned test images.
 
 # %%
-linear = evaluation.linear_classifier
 V, V_test = (sla.rotations(split.floats(slice(None))).flatten(2).double() for split in (images.train, images.test))
 label, label_test = images.train.target, images.test.target
-once = linear(V[:, 0], label, C)
-by_class = linear(V.flatten(0, 1), label.repeat_interleave(4), C)
-by_joint = linear(V.flatten(0, 1), sla.joint_labels(label, 4).flatten(), 4 * C)
+once = linear_classifier(V[:, 0], label, C)
+by_class = linear_classifier(V.flatten(0, 1), label.repeat_interleave(4), C)
+by_joint = linear_classifier(V.flatten(0, 1), sla.joint_labels(label, 4).flatten(), 4 * C)
 share = {}
 for name, (weight, bias), columns in (
     ("as they are", once, 1),
@@ -364,7 +367,7 @@ for name, (weight, bias), columns in (
     called = (V_test[:, 0] @ weight.T + bias)[:, ::columns].argmax(1)
     share[name] = float((called == label_test).double().mean())
     print(f"linear classifier of pixels, trained on {name:21s} test accuracy {share[name]:.2f}")
-if dataset == "embedded":
+if dataset == "fashion-mini":
     assert share["views by class"] < share["views by joint label"] < share["as they are"]
 
 # %% [markdown]
@@ -374,17 +377,17 @@ if dataset == "embedded":
 # it should spend itself on that.
 #
 # Before any training we can ask how different the views are: how well does a linear classifier tell *them* from each
-# other, on images it has not seen? Chance is $1/M$. This is `evaluation.separability`, cross-validated over images.
+# other, on images it has not seen? Chance is $1/M$. This is `separability`, cross-validated over images.
 # Should it be asked of all classes together, or within each? Try both on the second world: half a turn takes class 0
 # to class 1 and class 1 to class 0.
 
 # %%
 turned, label = clouds(0, 180, n=40)
 half_turn, asked_of = turned[:, ::2], {}
-asked_of["all classes together"] = evaluation.separability(half_turn, seeded(1))
-asked_of["within each class"] = evaluation.separability(half_turn, seeded(1), target=label)
+asked_of["all classes together"] = separability(half_turn, seeded(1))
+asked_of["within each class"] = separability(half_turn, seeded(1), target=label)
 for name, value in asked_of.items():
-    print(f"the two views told apart, {name:21s} {value:.2f}, chance 0.50")
+    print(f"the two views distinguished, {name:21s} {value:.2f}, chance 0.50")
 assert asked_of["all classes together"] < 0.75
 assert asked_of["within each class"] == 1
 
@@ -400,17 +403,19 @@ for name, split in (("clothing", images.train), ("shapes", half(drawn.train))):
     for transform in ("rotation2", "rotation", "color_perm3"):
         if split.floats(slice(0, 1)).shape[1] == 3 or "color" not in transform:
             seen = sla.views(split.floats(slice(0, 400)), transform)
-            telling[name, transform] = evaluation.separability(seen.flatten(2), seeded(1), target=split.target[:400])
+            telling[name, transform] = separability(seen.flatten(2), seeded(1), target=split.target[:400])
             chance = f"chance {1 / seen.shape[1]:.2f}"
-            print(f"{name:9s} {transform:12s} views told apart within a class {telling[name, transform]:.2f}, {chance}")
-if dataset == "embedded":
+            print(
+                f"{name:9s} {transform:12s} views distinguished within a class {telling[name, transform]:.2f}, {chance}"
+            )
+if dataset == "fashion-mini":
     assert telling["clothing", "rotation"] > 0.6 > 0.4 > telling["shapes", "rotation"]
 
 # %% [markdown]
 # Turned clothes are a distribution of their own. Turned shapes are not: the generator draws the angle uniformly, so a
 # turned shape *is* a shape as drawn. There the joint label asks for something that cannot be known, and DA asks for
 # something that is true. That is a prediction, made before training; section 9 holds it against the records. It is a
-# hint, no more: that views *can* be told apart says that a label is possible, not that a network learns anything of
+# hint, no more: that views *can* be distinguished says that a label is possible, not that a network learns anything of
 # use by it (exercise 4).
 #
 # ### Step 3 · The losses
@@ -592,7 +597,7 @@ for name, (loss, *shapes) in problems.items():
     start = loss(*(torch.zeros(shape, dtype=torch.float64) for shape in shapes)).item()
     excess[name] = (min(reached) - floor[name]) / (start - floor[name])
     print(f"{name:4s} minimum {floor[name]:.2f} nats; {excess[name]:.1%} of the way left after 100 steps of descent")
-    if dataset == "embedded":
+    if dataset == "fashion-mini":
         assert 0 < reached.index(min(reached)) < 6, "the best step length is none at the edge"
 assert floor["SLA"] < floor["MT"]
 assert excess["MT"] < excess["SLA"]
@@ -725,7 +730,7 @@ free = torch.randn(2, 4, 4 * C, generator=seeded(4), dtype=torch.float64, requir
 print(f"joint logits of two images: {free.numel()}, read by the aggregate: {int((slope != 0).sum())}")
 assert int((slope != 0).sum()) == 2 * 4 * C
 
-counted = experiment.build("SLA", "small", images, 0, transforms=transforms, temperature=temperature)
+counted = build("SLA", "small", images, 0, transforms=transforms, temperature=temperature)
 passed = []
 hook = counted.network.stages[0].register_forward_hook(lambda module, inputs, output: passed.append(len(inputs[0])))
 ten = images.train.floats(slice(0, 10)), images.train.target[:10]
@@ -878,7 +883,7 @@ def sla_step(network, joint_head, optimizer, images, target, transforms, T):
 # three by the package, in float64, at $T = 2$ so that a lost factor would show.
 
 # %%
-package = experiment.build("SLA", "small", images, 0, transforms=transforms, temperature=2.0).double().train()
+package = build("SLA", "small", images, 0, transforms=transforms, temperature=2.0).double().train()
 network, joint_head = copy.deepcopy(package.network), copy.deepcopy(package.joint_head)
 plain = torch.optim.SGD([*network.parameters(), *joint_head.parameters()], lr=0.1)
 sgd = torch.optim.SGD(package.parameters(), lr=0.1)
@@ -929,9 +934,9 @@ def milliseconds(made, repeats=5):
 
 
 # %% tags=["nbval-ignore-output"]
-reference = milliseconds(experiment.build("CrossEntropy", "small", images, 0))
+reference = milliseconds(build("CrossEntropy", "small", images, 0))
 for name, settings in (("DataAugmentation", {}), ("MultiTask", {}), ("SLA", {}), ("SLA", {"temperature": temperature})):
-    ms = milliseconds(experiment.build(name, "small", images, 0, transforms=transforms, **settings))
+    ms = milliseconds(build(name, "small", images, 0, transforms=transforms, **settings))
     print(f"{name + ', distilled' * bool(settings):16s} {ms:6.1f} ms, {ms / reference:.1f} times cross-entropy")
 
 # %% [markdown]
@@ -939,13 +944,13 @@ for name, settings in (("DataAugmentation", {}), ("MultiTask", {}), ("SLA", {}),
 #
 # Three profiles. **quick** trains what you see, live: cross-entropy, cross-entropy for M times the epochs (as many passes
 # through the network as the others), DA, MT, SLA, and SLA+SD; every run on views is evaluated by both inferences. **cpu**
-# and **paper** are the ledger's runs: four sets of images, five sets of transformations, two long tails; and ResNet-32 on
+# and **paper** are the planned runs of the studies: four sets of images, five sets of transformations, two long tails; and ResNet-32 on
 # the whole CIFAR by the released recipe.
 
 # %%
 quick = {
     "cross-entropy": ("CrossEntropy", {}),
-    f"cross-entropy, {M}x": ("CrossEntropy", {}),
+    f"cross-entropy, {M}x epochs": ("CrossEntropy", {}),
     "DA": ("DataAugmentation", {"transforms": transforms}),
     "MT": ("MultiTask", {"transforms": transforms}),
     "SLA": ("SLA", {"transforms": transforms}),
@@ -955,16 +960,15 @@ recipe = Recipe(epochs=epochs, batch_size=32, lr=0.05, weight_decay=5e-4)
 
 
 def run_experiment(profile):
-    """Train the live slice, and what another profile lacks; {(method, seed): (objective, record)}."""
+    """Train the live runs, and what another profile lacks; {(method, seed): (objective, record)}."""
     trained = {}
     for seed in SEEDS:
         for name, (kind, settings) in quick.items():
-            made = experiment.build(kind, "small", images, seed, **settings).to(training.resolve_device(device))
-            length = replace(recipe, epochs=M * epochs if name.endswith("x") else epochs)
+            made = build(kind, "small", images, seed, **settings).to(training.resolve_device(device))
+            length = replace(recipe, epochs=M * epochs if name.endswith("epochs") else epochs)
             trained[name, seed] = made, training.fit(made, images, length, seed=seed, progress=False)
-    for run in ledger.sla_runs() if profile != "quick" else []:
-        if run.profile == profile:
-            run.complete(device)
+    for run in planned(profile, "5_sla") if profile != "quick" else []:
+        complete([run], device)
     lesson.keep("5_sla", (record for _, record in trained.values()))
     return trained
 
@@ -986,7 +990,7 @@ for name in quick:
             stats.summary(r.metrics[f"{way}_test_accuracy"] for r in runs).mean for way in ("single", "aggregated")
         )
         words = f"one pass {one:.3f}, {M} passes {many:.3f} (n = {len(runs)})"
-    print(f"{name:18s} {words}, {seconds:.1f} s a run, {runs[0].environment['device']}")
+    print(f"{name:24s} {words}, {seconds:.1f} s a run, {runs[0].environment['device']}")
 
 
 # %% [markdown]
@@ -995,22 +999,21 @@ for name in quick:
 
 
 # %%
-def report(studies):
+def report(by_title):
     """Gains over cross-entropy in points, seed by seed, with 95% intervals."""
-    for title, study in studies.items():
-        (_, baseline), *others = study.items()
-        reached = stats.summary(100 * record.metrics["test_accuracy"] for record in baseline)
-        half_width = f" ± {reached.half_width:.1f}" if reached.n > 1 else ""
-        print(
-            f"{title} (profile {baseline[0].profile}): cross-entropy {reached.mean:.1f}{half_width}%, n = {reached.n}"
-        )
-        for name, runs in others:
-            print(f"    {name:26s} {verdict(sla_figures.gains(runs, baseline))}")
+    for title, rows in by_title.items():
+        baseline = rows["cross-entropy"]
+        reached = stats.summary(map(stats.points, baseline))
+        print(f"{title} (profile {baseline[0].profile}): cross-entropy {reached.text()}%, n = {reached.n}")
+        for name, runs in rows.items():
+            if name != "cross-entropy":
+                print(f"    {name:26s} {effect(gains(runs, baseline))}")
 
 
 # %% tags=["nbval-ignore-output"]
-report(sla_figures.studies(live, transforms))
-if (profile, dataset, transforms, epochs, train_size, *SEEDS) == ("quick", "embedded", "rotation", 6, 800, 0, 1, 2):
+live_rows = {"live runs": sla_study.by_inference({name: [trained[name, s][1] for s in SEEDS] for name in quick})}
+report(live_rows)
+if (profile, dataset, transforms, epochs, train_size, *SEEDS) == ("quick", "fashion-mini", "rotation", 6, 800, 0, 1, 2):
     single = {
         name: np.mean([trained[name, s][1].metrics["single_test_accuracy"] for s in SEEDS]) for name in ("DA", "SLA")
     }
@@ -1028,7 +1031,8 @@ if (profile, dataset, transforms, epochs, train_size, *SEEDS) == ("quick", "embe
 # above those of SLA.
 
 # %% tags=["nbval-ignore-output"]
-show(sla_figures.training(live, transforms), "live_training")
+show(sla_study.joint_loss(live_rows), "live_joint_loss")._ipython_display_()
+show(sla_study.class_loss_of(live_rows), "live_class_loss")
 
 
 # %% [markdown]
@@ -1047,7 +1051,7 @@ show(sla_figures.training(live, transforms), "live_training")
 followed = {}
 for inference in sla.INFERENCES:
     settings = {"transforms": transforms, "temperature": temperature, "inference": inference}
-    made = experiment.build("SLA", "small", images, 0, **settings)
+    made = build("SLA", "small", images, 0, **settings)
     record = training.fit(made, images, replace(recipe, evaluate_every=1), seed=0, progress=False)
     followed[inference] = made, record
 same = [torch.equal(*pair) for pair in zip(*(made.parameters() for made, _ in followed.values()), strict=True)]
@@ -1102,7 +1106,7 @@ def figure_rising():
     figure = plots.Picture(figsize=(7.5, 3.2))
     axes = figure.add_subplot(xlabel="views averaged, the identity first (= passes at inference)")
     for name, values in rising.items():
-        plots.band(axes, range(1, M + 1), values, name, color=sla_figures.COLOUR[name], marker="o")
+        plots.band(axes, range(1, M + 1), values, name, color=sla_study.COLOUR[name], marker="o")
     axes.set_xticks(range(1, M + 1))
     axes.set(ylabel="test accuracy (%)", title="live networks; bands: 95% intervals")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -1122,7 +1126,7 @@ show(figure_rising(), "views_averaged")
 
 # %% tags=["nbval-ignore-output"]
 networks_asked = torch.stack(
-    [evaluation.predictions(trained["cross-entropy", seed][0].cpu().network, images.test) for seed in SEEDS]
+    [predictions(trained["cross-entropy", seed][0].cpu().network, images.test) for seed in SEEDS]
 )
 alone = np.mean([accuracy_of(logits, images.test) for logits in networks_asked])
 together = accuracy_of(networks_asked.mean(0), images.test)
@@ -1158,7 +1162,7 @@ for name in methods_on_views:
     )
 if seeds > 1:
     others = torch.stack(
-        [evaluation.predictions(trained["cross-entropy", s][0].cpu().network, images.test).argmax(1) for s in (0, 1)]
+        [predictions(trained["cross-entropy", s][0].cpu().network, images.test).argmax(1) for s in (0, 1)]
     )
     differ = (others[0] != others[1]).double().mean()
     error = (others != images.test.target).double().mean()
@@ -1234,17 +1238,17 @@ def few_shot_of(kind, seed, longer=1, **settings):
     order = torch.randperm(C, generator=seeded(50 + seed))
     base, novel = order[: C // 2], of_classes(images.test, order[C // 2 :])
     taught = data.Data("half of the classes", of_classes(images.train, base), of_classes(images.test, base))
-    made = experiment.build(kind, "small", taught, seed, **settings)
+    made = build(kind, "small", taught, seed, **settings)
     training.fit(made, taught, replace(recipe, epochs=longer * epochs), seed=seed, progress=False)
     seen = [
-        evaluation.predictions(lambda part, move=move: made.eval().network.features(move(part)), novel)
+        predictions(lambda part, move=move: made.eval().network.features(move(part)), novel)
         for move in sla.TRANSFORMS[transforms]
     ]
     found = {}
     for features, values in (("one pass", seen[0]), (f"{M} passes", torch.cat(seen, 1))):
         for classifier, shots in (("prototype", 1), ("prototype", 5), ("linear", 5)):
             options = {"ways": min(5, C - C // 2), "shots": shots, "episodes": 200, "classifier": classifier}
-            episodes = evaluation.few_shot(values, novel.target, seeded(60 + seed), **options)
+            episodes = few_shot(values, novel.target, seeded(60 + seed), **options)
             found[features, classifier, shots] = 100 * episodes.mean().item()
     return found
 
@@ -1270,14 +1274,14 @@ for base in shot.keys() - {"SLA"}:
         gained.setdefault(f"over {base}", {})[row] = differences
 for base, rows in sorted(gained.items()):
     for row, values in rows.items():
-        print(f"SLA {base:29s} {row:28s} {verdict(values)}")
+        print(f"SLA {base:29s} {row:28s} {effect(values)}")
 
 # %% [markdown]
-# Few images more than noise can be told from three seeds; look for intervals away from zero in *both* columns, the right
+# Three seeds show large differences only; look for intervals away from zero in *both* columns, the right
 # one having as many passes in training.
 
 # %% tags=["nbval-ignore-output"]
-picture = sla_figures.forest({"": dict(sorted(gained.items()))}, "gain (points)", live, "Held-out classes; live runs.")
+picture = plots.forest({"": dict(sorted(gained.items()))}, "gain (points)", live, "Held-out classes; live runs.")
 show(picture, "few_shot")
 
 # %% [markdown]
@@ -1304,12 +1308,10 @@ show(picture, "few_shot")
 # From here on everything is drawn from committed records. Captions say which profile and device; these there are:
 
 # %% tags=["nbval-ignore-output"]
-committed = records.load(records.committed("5_sla"))
-wanted = list(ledger.sla_runs())
-for profile_ in ("cpu", "paper"):
-    there = sum(record.profile == profile_ for record in committed)
-    print(f"profile {profile_}: {there} records of {sum(run.profile == profile_ for run in wanted)} runs in the ledger")
-drawn_from_records = functools.partial(lesson.drawn, "5_sla", found=committed)
+saved = committed("5_sla")
+for each in ("cpu", "paper"):
+    there = sum(record.profile == each for record in saved)
+    print(f"profile {each}: {there} records of {len(planned(each, '5_sla'))} planned runs")
 
 # %% [markdown]
 # ### All methods, at equal passes in training
@@ -1320,7 +1322,7 @@ drawn_from_records = functools.partial(lesson.drawn, "5_sla", found=committed)
 # new images, those of some digits make other digits, those of our generated shapes make nothing new at all.
 
 # %% tags=["nbval-ignore-output"]
-drawn_from_records(sla_figures.accuracy, "accuracy")
+lesson.figure("5_sla", "accuracy")
 
 # %% [markdown]
 # The same in numbers. There are some ten intervals a set here and as many below: of those where nothing is, one in
@@ -1328,7 +1330,7 @@ drawn_from_records(sla_figures.accuracy, "accuracy")
 # passes, and SLA with DA in one pass. Take the rest as a description.
 
 # %% tags=["nbval-ignore-output"]
-studies = sla_figures.studies(committed)
+studies = sla_study.blocks(saved)
 report(studies)
 
 # %% [markdown]
@@ -1336,7 +1338,7 @@ report(studies)
 # inference, does it beat cross-entropy with equal passes, and does the distilled head reach the aggregate?
 
 # %% tags=["nbval-ignore-output"]
-for title, study in studies.items():
+for title, rows in studies.items():
     print(title)
     longer = f"cross-entropy, {M}x epochs"
     for one, other in (
@@ -1352,8 +1354,8 @@ for title, study in studies.items():
         ("SLA, single", "SLA+SD"),
         ("SLA+SD, no KL", "SLA+SD"),
     ):
-        if one in study and other in study:
-            print(f"    {one} → {other}: {verdict(sla_figures.gains(study[other], study[one]))}")
+        if one in rows and other in rows:
+            print(f"    {other} − {one}: {effect(gains(rows[other], rows[one]))}")
 
 # %% [markdown]
 # Four sets, four answers, which is what makes them worth reading together, each with five seeds.
@@ -1361,8 +1363,8 @@ for title, study in studies.items():
 # *Clothing*: at equal inference SLA beats DA and MT, as the paper says. A training four times as long does nothing for
 # cross-entropy; SLA in one pass is below it, by less than a point, SLA+AG and SLA+SD are above it by a little more than
 # one. *Digits*, where a turned 6 is a 9: DA and MT lose more than ten points, and joint labels mend most of it. But most is
-# not all: against cross-entropy with as many passes SLA+AG still *loses*, and SLA+SD is not told apart from it. *Shapes*,
-# whose views cannot be told: now DA and MT gain ten points and SLA nothing, and at equal inference SLA is nine to eleven
+# not all: against cross-entropy with as many passes SLA+AG still *loses*, and SLA+SD is not significantly different from it. *Shapes*,
+# whose views cannot be distinguished: now DA and MT gain ten points and SLA nothing, and at equal inference SLA is nine to eleven
 # points *below* DA. *Photographs*: two thousand are too few for twenty epochs, since four times as many are worth seven
 # points to plain cross-entropy; everything on views is behind that, SLA+SD by seven points, SLA+AG by eleven. At equal
 # inference SLA beats DA and MT by three, as on clothing. What the paper reports for the whole set is no question that
@@ -1378,7 +1380,7 @@ for title, study in studies.items():
 # is no merit of joint labels.
 
 # %% tags=["nbval-ignore-output"]
-drawn_from_records(sla_figures.inference, "inference")
+lesson.figure("5_sla", "inference")
 
 # %% [markdown]
 # DA's and MT's gains are as large as SLA's, or larger. What distinguishes SLA+AG from the averages of DA and MT is where
@@ -1389,10 +1391,11 @@ drawn_from_records(sla_figures.inference, "inference")
 # As in section 6, longer and with all seeds. If MT were harder to optimise, its lines would lie above.
 
 # %% tags=["nbval-ignore-output"]
-drawn_from_records(sla_figures.training, "training")
+lesson.figure("5_sla", "training")
+lesson.figure("5_sla", "class_loss")
 
 # %% [markdown]
-# In numbers, MT less SLA in nats, and DA less SLA where both have the curve, after a quarter of training and at its
+# In numbers, MT − SLA in nats, and DA − SLA where both have the curve, after a quarter of training and at its
 # end. Positive for MT supports the claim.
 
 
@@ -1402,18 +1405,15 @@ def curve_at(curve, part):
     return lambda run: run.curves[curve][int(part * len(run.curves[curve])) - 1]
 
 
-for title, study in studies.items():
+for title, rows in studies.items():
     for way, curve, name in (
         ("MT", "train_loss", "joint loss"),
         ("MT", "class_loss", "class loss"),
         ("DA", "class_loss", "class loss"),
     ):
-        for part in (0.25, 1.0) if {way, "SLA+AG"} <= study.keys() else ():
-            effect = stats.summary(sla_figures.gains(study[way], study["SLA+AG"], curve_at(curve, part)))
-            half_width = f" ± {effect.half_width:.3f}" if effect.n > 2 else ""
-            print(
-                f"{title}: {name} of {way} less SLA after {part:4.0%}: {effect.mean:+.3f}{half_width} nats, n = {effect.n}"
-            )
+        for part in (0.25, 1.0) if {way, "SLA+AG"} <= rows.keys() else ():
+            difference = stats.summary(gains(rows[way], rows["SLA+AG"], curve_at(curve, part)))
+            print(f"{title}: {name}, {way} − SLA after {part:4.0%}: {difference.text('+.3f')} nats, n = {difference.n}")
 
 # %% [markdown]
 # The loss that is optimised, the joint one, is *lower* for MT on the first three sets, early and late, and a little
@@ -1429,13 +1429,14 @@ for title, study in studies.items():
 # passes). Below, how far the head is from its own teacher, on training images.
 
 # %% tags=["nbval-ignore-output"]
-drawn_from_records(sla_figures.distilled, "distilled")
+lesson.figure("5_sla", "distilled")
+lesson.figure("5_sla", "divergence")
 
 # %% [markdown]
 # The second head, in one pass, is at no time below the aggregate of the network without it, in M. So *one z is enough*.
 # But is it the distillation that does it? *No KL* is the same network without the last term of (24): its second head never
 # sees the aggregate and learns from the labels of upright images alone. Its divergence from the aggregate stays larger, as
-# it must. Its accuracy does not tell the two apart, on clothing, digits and shapes (lines *no KL → SLA+SD* above; by about a point
+# it must. Its accuracy does not distinguish the two, on clothing, digits and shapes (lines *SLA+SD − SLA+SD, no KL* above; by about a point
 # on the first two). What
 # helps is then not *distilling the knowledge of the aggregate*, as far as these runs can see, but a head for the
 # upright image on features that joint labels train as well: joint labels as a second task. No claim of the paper's is
@@ -1447,16 +1448,16 @@ drawn_from_records(sla_figures.distilled, "distilled")
 # method is worth its cost where it lies above every mark at or left of its own place that infers in as few passes.
 
 # %% tags=["nbval-ignore-output"]
-drawn_from_records(sla_figures.cost, "cost")
+lesson.figure("5_sla", "cost")
 
 # %% [markdown]
 # ### Which transformations help
 #
-# The prediction of step 2: where views can be told apart before training, joint labels should beat an invariance; where
+# The prediction of step 2: where views can be distinguished before training, joint labels should beat an invariance; where
 # they cannot, the other way round. First the gains themselves, for every set of transformations that was run.
 
 # %% tags=["nbval-ignore-output"]
-drawn_from_records(sla_figures.transforms, "transforms")
+lesson.figure("5_sla", "transforms")
 
 
 # %% [markdown]
@@ -1466,31 +1467,32 @@ drawn_from_records(sla_figures.transforms, "transforms")
 
 
 # %%
-def separabilities(committed):
-    """{(title, transforms): (separability from chance to certainty, study)} of every set in the records."""
+def separabilities(index):
+    """{(title, transforms): (separability from chance to certainty, rows)} of every set in the records."""
     found, missing = {}, set()
     for name in sla.TRANSFORMS:
-        for title, study in sla_figures.studies(committed, name).items():
-            if not {"DA", "SLA, single"} <= study.keys():
+        for study in sla_study.SETS:
+            rows = sla_study.rows(index, study, name)
+            if not {"DA", "SLA, single"} <= rows.keys():
                 continue
             try:
-                of = data.load(**study[sla_figures.BASELINE][0].config["data"] | {"size": None, "download": False})
+                source = data.load(**study.data, download=False)
             except FileNotFoundError:
-                missing.add(title)
+                missing.add(study.title)
                 continue
-            seen = sla.views(half(of.train.take(slice(0, 300))).floats(slice(None)), name)
-            target, chance = of.train.target[:300], 1 / seen.shape[1]
-            told = evaluation.separability(seen.flatten(2), seeded(2), target=target)
-            found[title, name] = (told - chance) / (1 - chance), study
+            seen = sla.views(half(source.train.take(slice(0, 300))).floats(slice(None)), name)
+            target, chance = source.train.target[:300], 1 / seen.shape[1]
+            share = separability(seen.flatten(2), seeded(2), target=target)
+            found[study.title, name] = (share - chance) / (1 - chance), rows
     return found, missing
 
 
 # %% tags=["nbval-ignore-output"]
-told, missing = separabilities(committed)
-for (title, name), (value, study) in sorted(told.items(), key=lambda item: item[1][0]):
-    pair = verdict(sla_figures.gains(study["SLA, single"], study["DA"]))
-    averaged = verdict(sla_figures.gains(study["SLA+AG"], study["DA, averaged"]))
-    print(f"separability {value:+.2f}  {title}, {name}: SLA less DA, one pass {pair}; M passes {averaged}")
+separable, missing = separabilities(saved)
+for (title, name), (value, rows) in sorted(separable.items(), key=lambda item: item[1][0]):
+    pair = effect(gains(rows["SLA, single"], rows["DA"]))
+    averaged = effect(gains(rows["SLA+AG"], rows["DA, averaged"]))
+    print(f"separability {value:+.2f}  {title}, {name}: SLA − DA, one pass {pair}; M passes {averaged}")
 print("not on this machine:", ", ".join(sorted(missing)) or "none")
 
 # %% [markdown]
@@ -1500,18 +1502,18 @@ print("not on this machine:", ", ".join(sorted(missing)) or "none")
 
 # %%
 @plots.styled
-def figure_told():
+def figure_separability():
     figure = plots.Picture(figsize=(7.5, 4.0))
-    panels, titles = figure.subplots(1, 2, sharex=True), sorted({title for title, _ in told})
-    marks = dict(zip(dict.fromkeys(name for _, name in told), "os^vDP*X", strict=False))
-    for (title, name), (value, study) in told.items():
+    panels, titles = figure.subplots(1, 2, sharex=True), sorted({title for title, _ in separable})
+    marks = dict(zip(dict.fromkeys(name for _, name in separable), "os^vDP*X", strict=False))
+    for (title, name), (value, rows) in separable.items():
         longer = f"cross-entropy, {len(sla.TRANSFORMS[name])}x epochs"
         for axes, one, other in zip(panels, ("DA", longer), ("SLA, single", "SLA+AG"), strict=True):
-            if one in study:
-                effect = stats.summary(sla_figures.gains(study[other], study[one]))
-                half_width, colour = effect.half_width if effect.n > 2 else 0.0, plots.COLOURS[titles.index(title)]
-                axes.errorbar(value, effect.mean, yerr=half_width, fmt=marks[name], color=colour, capsize=3, alpha=0.8)
-    for axes, words in zip(panels, ("SLA less DA, one pass", "SLA+AG less CE, as many passes"), strict=True):
+            if one in rows:
+                gain = stats.summary(gains(rows[other], rows[one]))
+                half_width, colour = gain.half_width if gain.n > 2 else 0.0, plots.COLOURS[titles.index(title)]
+                axes.errorbar(value, gain.mean, yerr=half_width, fmt=marks[name], color=colour, capsize=3, alpha=0.8)
+    for axes, words in zip(panels, ("SLA − DA, one pass", "SLA+AG − CE, as many passes"), strict=True):
         axes.axhline(0, color=plots.GREY, linewidth=1)
         axes.set(xlim=(-0.15, 1.15), ylabel="points", title=words)
         axes.margins(y=0.12)
@@ -1523,11 +1525,11 @@ def figure_told():
 
 
 # %% tags=["nbval-ignore-output"]
-if told:
-    show(figure_told(), "separability")._ipython_display_()
+if separable:
+    show(figure_separability(), "separability")._ipython_display_()
 
 # %% [markdown]
-# On the left the prediction holds: near chance SLA is below DA, where views can be told it is above, and the crossing lies
+# On the left the prediction holds: near chance SLA is below DA, where views can be distinguished it is above, and the crossing lies
 # between a tenth and a quarter. On the right there is no order. Separability says which of the two should be preferred, and
 # not whether either beats plain training for as long. (Eight points, six of them from two sets: a regularity, no
 # law.)
@@ -1543,25 +1545,26 @@ if told:
 # classes by their training images; of those only the inference that a run was made for is known.
 
 # %% tags=["nbval-ignore-output"]
-drawn_from_records(sla_figures.imbalance, "imbalance")
-report(sla_figures.studies(committed, long_tail=True))
+lesson.figure("5_sla", "imbalance")
+tails = sla_study.blocks(saved, sla_study.TAILS)
+report(tails)
 
 # %% [markdown]
 # SLA alone does not help here, and what it adds to the method of the tail is the question:
 
 # %% tags=["nbval-ignore-output"]
-for title, study in sla_figures.studies(committed, long_tail=True).items():
+for title, rows in tails.items():
     for one in ("CE-DRW", "LDAM-DRW"):
         for length, other in product((one, f"{one}, 4x epochs"), (f"SLA, single, {one}", f"SLA+AG, {one}")):
-            if length in study and other in study:
-                print(f"{title}: {length} → {other}: {verdict(sla_figures.gains(study[other], study[length]))}")
+            if length in rows and other in rows:
+                print(f"{title}: {other} − {length}: {effect(gains(rows[other], rows[length]))}")
 
 # %% [markdown]
 # With five seeds: in one pass nothing is added that shows (+.0 ± 1.7 and +.8 ± 1.3), in four passes four or five points over
 # the same method of the tail. Four times the epochs (three seeds) are not shown to help these two methods, and at equal
 # passes in training the aggregate is ahead by +4.5 ± 3.9 and +5.2 ± 2.5. That is most likely the gain of an ensemble
 # again, where features are scarce; *SLA does well under imbalance* holds in that sense, for the aggregate on top of weights or margins, and
-# not for the network that it leaves behind. A photographs' tail (CIFAR-10) waits in the ledger.
+# not for the network that it leaves behind. The runs on a photographs' tail (CIFAR-10) are planned, not saved.
 #
 # **What all this cannot say.** The networks are small, and each interval is over trainings on *one* subset and one test
 # set: it says how sure the mean is for these images, and not what other images would give. With a few hundred of two
@@ -1569,13 +1572,13 @@ for title, study in sla_figures.studies(committed, long_tail=True).items():
 # paper (205 epochs of 391 batches):
 
 # %% tags=["nbval-ignore-output"]
-for title, study in studies.items():
-    run = study[sla_figures.BASELINE][0]
+for title, rows in studies.items():
+    run = rows["cross-entropy"][0]
     steps = run.config["recipe"]["epochs"] * (sum(run.train_counts) // run.config["recipe"]["batch_size"])
     print(f"{title}: {steps} steps, {205 * 391 / steps:.0f} times fewer than in the paper")
 
 # %% [markdown]
-# Where the ledger's profile *paper* has no record (ResNet-32, CIFAR-10 and CIFAR-100), nothing here confirms or
+# Where no run of profile *paper* is saved (ResNet-32, CIFAR-10 and CIFAR-100), nothing here confirms or
 # contradicts the paper's tables.
 #
 # The errata of this notebook, with what decides each:
@@ -1607,7 +1610,7 @@ assert kept.norm() == 0
 # that we could read.
 
 # %% tags=["nbval-ignore-output"]
-lesson.ranked("5_sla", committed)
+lesson.ranked("5_sla")
 
 # %% [markdown]
 # ## 10 · Future work, tried: learning which views help
@@ -1634,7 +1637,7 @@ for name in methods_on_views:
         nats.append(float(F.cross_entropy(weighted, images.test.target) - F.cross_entropy(uniform, images.test.target)))
         learned.append(alpha / alpha.sum())
     print(
-        f"{name:7s} weights {rounded(torch.stack(learned).mean(0))}, accuracy {verdict(gained)}, loss {np.mean(nats):+.3f} nats"
+        f"{name:7s} weights {rounded(torch.stack(learned).mean(0))}, accuracy {effect(gained)}, loss {np.mean(nats):+.3f} nats"
     )
 
 # %% [markdown]
@@ -1642,7 +1645,7 @@ for name in methods_on_views:
 # good enough, because the views are equally accurate (section 7). Under SLA+SD the upright view gets most of the weight,
 # as it should by section 7; the gain in accuracy is within the noise all the same. This was a choice among views *at
 # inference*. Which set to *train* with is the question of section 9, where separability needs no training at
-# all. And several self-supervisions jointly are in the ledger as `rotation+color_perm3` on the shapes: twelve views.
+# all. And several self-supervisions jointly are planned as `rotation+color_perm3` on the shapes: twelve views.
 
 # %% [markdown]
 # ## 11 · Exercises
@@ -1683,12 +1686,12 @@ assert given > 0.95
 # </details>
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
-plain_loss = experiment.build("CrossEntropy", "small", images, 0).double()(*batch, at)[0]
+plain_loss = build("CrossEntropy", "small", images, 0).double()(*batch, at)[0]
 for kind in ("DataAugmentation", "MultiTask", "SLA"):
-    made = experiment.build(kind, "small", images, 0, transforms="none").double()
+    made = build(kind, "small", images, 0, transforms="none").double()
     print(f"{kind:17s} equals cross-entropy: {torch.allclose(made(*batch, at)[0], plain_loss)}")
     assert torch.allclose(made(*batch, at)[0], plain_loss)
-made = experiment.build("SLA", "small", images, 0, transforms="none", temperature=1.0).double()
+made = build("SLA", "small", images, 0, transforms="none", temperature=1.0).double()
 features = made.network.features(batch[0])
 heads = [F.cross_entropy(head(features), batch[1]) for head in (made.joint_head, made.network.head)]
 print(f"distilled: {made(*batch, at)[0]:.3f}, both heads together {sum(heads):.3f}")
@@ -1729,7 +1732,7 @@ print(
 # Swapped halves and inverted brightness are seen at once. A flip is not seen in most clothes, which are nearly symmetric,
 # and is seen in every shoe: all of them point one way in these photographs. By separability a flip of a shoe is a label;
 # and yet everybody flips, and is right to, since a shoe that points the other way is the shoe one may meet. And inverted
-# brightness shows in the border pixels: told perfectly, without a look at the garment. So *low* says that a label has
+# brightness shows in the border pixels: seen perfectly, without a look at the garment. So *low* says that a label has
 # nothing to learn; *high* says neither that it helps nor that the invariance hurts.
 #
 # </details>
@@ -1744,9 +1747,11 @@ apart = {}
 for name, other in candidates.items():
     pair = torch.stack([some, other], 1).flatten(2)
     for which, rows in (("shoes", shoes), ("others", ~shoes)) if shoes.any() else (("all", ~shoes),):
-        apart[name, which] = evaluation.separability(pair[rows], seeded(5), target=of[rows])
-        print(f"{name:15s} {which:7s} told from the image as it is in {apart[name, which]:.2f} of cases, chance 0.50")
-if dataset == "embedded":
+        apart[name, which] = separability(pair[rows], seeded(5), target=of[rows])
+        print(
+            f"{name:15s} {which:7s} distinguished from the image as it is in {apart[name, which]:.2f} of cases, chance 0.50"
+        )
+if dataset == "fashion-mini":
     assert apart["flip", "others"] < 0.8 < 0.95 < apart["flip", "shoes"]
     assert apart["inverted", "others"] > 0.95
 
