@@ -54,9 +54,7 @@ NETWORKS: dict[str, Builder] = {
     "resnet18": _network(networks.resnet18),
     "wrn-28-10": _network(networks.wide_resnet, depth=28, width=10, dropout=0.3),
     "resnext50": _network(networks.resnext),
-    "vit": lambda dataset: networks.vit(
-        dataset.num_classes, channels=dataset.image_shape[0], size=dataset.image_shape[1:]
-    ),
+    "vit": _network(networks.vit),
     "resnet9": _network(networks.resnet9),
     "autoencoder16": _autoencoder(latent=16),
     "autoencoder64": _autoencoder(latent=64),

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from companion import __main__ as command_line
-from companion import drawing, records
+from companion import __main__ as command_line, drawing, records
 from companion.records import FIGURES, committed
 from companion.studies import modules
 

@@ -1,22 +1,25 @@
-"""README says what is there: its code runs, its links lead somewhere, its commands exist."""
+"""README says what is there: its code runs, its links lead somewhere, its commands exist, its numbers are records'."""
 
 import re
 import statistics
-from pathlib import Path
 
 import pytest
 
-from companion import longtail_figures, records, stats
-from companion import notebooks as rerun
+from companion import leaderboard
+from companion.notebooks import discover, root
+from companion.records import committed
+from companion.stats import points, summary
+from companion.studies import modules
 
-ROOT = rerun.root()
+ROOT = root()
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+RESULTS = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([\d.]+ ± [\d.]+) \| ([+−][\d.]+ ± [\d.]+) \| (\d+) \| ([\d.]+) \|$", TEXT, re.M)  # fmt: skip  # noqa: E501
 
 
 def test_code_runs(capsys):
     """In one namespace, in order, as a reader would paste it."""
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
     names = {"__name__": "__main__"}
     for block in BLOCKS:
         exec(compile(block, "README.md", "exec", dont_inherit=True), names)
@@ -25,6 +28,8 @@ def test_code_runs(capsys):
     assert re.search(r"ISDA \{.*'test_accuracy': 0\.\d", out)
     assert names["loss"].item() > 0
     assert names["network"].head.weight.grad.abs().sum() > 0
+    assert names["mixed"].shape == (50, 3, 16, 16)
+    assert names["labels"].sum(1).tolist() == pytest.approx([1.0] * 50)
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)]+)\)", TEXT))
@@ -34,37 +39,36 @@ def test_links_lead_somewhere(target):
 
 def test_commands_exist():
     targets = set(re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split())
-    named = set(re.findall(r"\bmake ([a-z]+)", TEXT))
-    assert {"reproduce", "test", "lab", "help", "figures"} <= named <= targets
-    for room in re.findall(r"python -m semaug\.(\w+)", TEXT):
-        assert (Path(rerun.__file__).parent / f"{room}.py").exists()
+    named = set(re.findall(r"\bmake ([a-z]+(?:-[a-z]+)*)", TEXT))
+    assert {"reproduce", "test", "lab", "help", "run"} <= named <= targets
 
 
 def test_the_table_is_of_the_notebooks_there_are():
     rows = re.findall(r"^\| \[(\w+)\]\(notebooks/\1\.ipynb\) \|", TEXT, re.MULTILINE)
-    assert rows == [path.stem for path in rerun.discover()]
+    assert rows == [path.stem for path in discover()]
 
 
-def test_what_it_says_of_runs_on_a_gpu_is_what_they_left():
-    fast = records.load(ROOT / "figures" / "records" / "fast", objective="Smoothed", profile="paper")
-    sentences = {  # by the recipe's epochs
-        20: "takes {:.1f} s of training (the median of five; the first in a process, "
-        "which tunes its convolutions, 11.1) for {:.1f} ± {:.1f}% of CIFAR-10's test images (n = {})",
-        16: "{:.1f} s for {:.1f} ± {:.1f}% (n = {})",
-    }
-    for epochs, sentence in sentences.items():
-        runs = [record for record in fast if record.config["recipe"]["epochs"] == epochs]
-        scores = stats.summary(100 * record.metrics["test_accuracy"] for record in runs)
-        seconds = statistics.median(record.seconds for record in runs)
-        assert sentence.format(seconds, scores.mean, scores.half_width, scores.n) in TEXT
-    tails = longtail_figures.long_tails(records.load(ROOT / "figures" / "records" / "1_metasaug", profile="paper"))
-    runs = longtail_figures.methods(tails["cifar10, imbalance 100, resnet32, 200 epochs, crop+flip"])
-    reached = {name: {run.seed: 100 * run.metrics["test_accuracy"] for run in runs[name]} for name in runs}
-    words = {"cross-entropy": "cross-entropy reaches", "LDAM-DRW": "LDAM with deferred weights", "MetaSAug": "MetaSAug"}
-    for name, word in words.items():
-        scores = stats.summary(reached[name].values())
-        assert scores.n == 3
-        assert f"{word} {scores.mean:.1f} ± {scores.half_width:.1f}%" in TEXT
-    for word, other in (("less LDAM-DRW is", "LDAM-DRW"), ("less cross-entropy", "cross-entropy")):
-        gain = stats.summary(reached["MetaSAug"][seed] - reached[other][seed] for seed in range(3))
-        assert f"{word} {gain.mean:+.1f} ± {gain.half_width:.1f}" in TEXT
+def test_there_are_few_results():
+    lines = TEXT.split("## Results\n")[1].split("\n## ")[0].splitlines()
+    table = [line for line in lines if line.startswith("| ")][1:]
+    assert 8 <= len(RESULTS) <= len(table) <= 12
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=lambda result: f"{result[0]} on {result[1]}")
+def test_results_are_those_of_the_records(result):
+    method, title, accuracy, gain, seeds, passes = result
+    rows = [row for notebook in modules() for row in leaderboard.rows(notebook)]
+    (row,) = [row for row in rows if (row.method, row.study.title) == (method, title) and row.gain is not None]
+    assert (row.accuracy.text(), row.gain.text("+.1f"), str(row.gain.n)) == (accuracy, gain, seeds)
+    assert f"{row.passes:.3g}" == passes
+
+
+def test_what_it_says_of_the_fast_recipe_is_what_its_runs_left():
+    study = modules()["fast"].STUDIES[0]
+    for epochs in (20, 16):
+        runs = [run for run in committed("fast") if run.config["recipe"]["epochs"] == epochs]
+        score, seconds = summary(map(points, runs)), statistics.median(run.seconds for run in runs)
+        sentence = (
+            rf"{seconds:.1f}\s+s\s+for\s+{score.mean:.1f}\s+±\s+{score.half_width:.1f}%[^.]*\(n\s+=\s+{score.n}\)"
+        )
+        assert re.search(sentence, TEXT), (study.name, sentence)

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from companion import notebooks as rerun
-from companion import sweep
+from companion import notebooks as rerun, sweep
 from semaug.training.record import Record
 
 NOTEBOOK = """\
