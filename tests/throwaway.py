@@ -118,7 +118,7 @@ SMALL = {
     "GVAE": {"balance": "learned"},
     "LongTailed": {"loss": "ldam", "beta": 0.99, "defer": 0.3},
     "LongTailedSLA": {"temperature": 1.0, "accumulate": True, "loss": "ldam", "beta": 0.99, "defer": 0.3},
-    "MetaSAug": {"beta": 0.99, "stage": 0.3, "psd": True, "keep": True},
+    "MetaSAug": {"beta": 0.99, "stage": 0.3, "keep": True},
     "TeachAugment": {"every": 1, "ema": 0.9, "reach": 0.1, "augmentation_lr": 1e-3},
 }
 """Settings that a data set of 12 x 12 pixels, or a run of a few steps, asks for; without: the defaults."""

@@ -7,10 +7,9 @@ The offset of a pixel's centre from the centre of its shape, o = (right, up) in 
 into a frame where the shape stands upright in the unit disc; there the signed distance d of its class, negative inside,
 says how much of the pixel is covered:
 
-.. math::
-    q = R(-\mathrm{angle})\, o / \mathrm{size}, \qquad
-    \mathrm{coverage} = \mathrm{clamp}(\tfrac12 - \mathrm{side} \cdot \mathrm{size} \cdot d(q),\ 0,\ 1), \qquad
-    \mathrm{image} = \mathrm{background} + \mathrm{coverage}\,(\mathrm{colour} - \mathrm{background}),
+$$q = R(-\mathrm{angle})\, o / \mathrm{size}, \qquad
+  \mathrm{coverage} = \mathrm{clamp}(\tfrac12 - \mathrm{side} \cdot \mathrm{size} \cdot d(q),\ 0,\ 1), \qquad
+  \mathrm{image} = \mathrm{background} + \mathrm{coverage}\,(\mathrm{colour} - \mathrm{background}),$$
 
 to first order the covered area where the edge is straight. The mask is d(q) < 0. Ten classes; seven factors, drawn
 independently of each other and of the class, uniform over their ranges.
@@ -28,6 +27,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from semaug._checks import check_choice, check_count, require
 from semaug.data.split import Split
 
 Range = tuple[int | float, int | float]
@@ -119,18 +119,24 @@ CLASSES = tuple(DISTANCES)
 
 
 def draw(n: int, seed: int = 0, side: int = 32, **ranges: Range) -> Split:
-    """n images, classes in turn (image i is of class i mod 10), factors drawn from ``seed``.
+    """n images, classes in turn (image i is of class i mod 10), with factors drawn from ``seed``.
 
-    A range given by the name of its factor replaces the one in ``RANGES``: ``draw(1000, 0, hue=(0.0, 0.5))`` has the
-    first half of the colour circle only; an empty range (0.3, 0.3) fixes a factor. The other factors stay what they
-    were, and the first images of a larger n are those of a smaller one.
+    The first images of a larger n are those of a smaller one.
 
-    Raises ValueError for an unknown factor, a range that is reversed or not finite, or that would cut shapes off.
+    Args:
+        n: number of images.
+        seed: of the factors, below 2**64.
+        side: of the images, in pixels.
+        ranges: by the name of a factor, in place of the one in ``RANGES``: ``draw(1000, 0, hue=(0.0, 0.5))`` has the
+            first half of the colour circle only, an empty range (0.3, 0.3) fixes a factor. Others stay the same.
+
+    Raises:
+        ValueError: for an unknown factor, a range that is reversed or not finite, or that would cut shapes off.
     """
-    if n < 1:
-        raise ValueError(f"n: got {n}; takes at least 1")
-    if unknown := sorted(set(ranges) - set(RANGES)):
-        raise ValueError(f"unknown factors {unknown}; the factors are {', '.join(RANGES)}")
+    n, seed = check_count("n", n), check_count("seed", seed, 0)
+    require(seed < 2**64, "seed", seed, "a whole number below 2**64")
+    for name in ranges:
+        check_choice("ranges", name, tuple(RANGES))
     uniform = torch.rand(n, len(RANGES), generator=torch.Generator().manual_seed(seed))
     factors = {}
     for column, (name, (low, high)) in zip(uniform.T, (RANGES | ranges).items(), strict=True):
@@ -143,14 +149,18 @@ def draw(n: int, seed: int = 0, side: int = 32, **ranges: Range) -> Split:
 def render(target: Int64[Tensor, " N"], factors: Mapping[str, Float[Tensor, " N"]], side: int = 32) -> Split:
     """The images of given classes and factors: move one factor and keep the others, and you have its true direction.
 
-    ``target`` in [0, 10); ``factors`` holds every name of ``RANGES``, each (N,), in its units. On the target's device.
-    Raises ValueError where a factor is missing, of another shape or not finite, a shape leaves the image or is too
-    small to cover the centre of a pixel, or brightness leaves [0, 1].
+    Args:
+        target: (N,), in [0, 10); the images are on its device.
+        factors: every name of ``RANGES``, each (N,), in its units.
+        side: of the images, in pixels, from 8.
+
+    Raises:
+        ValueError: where a factor is missing, of another shape or not finite, a shape leaves the image or is too small
+            to cover the centre of a pixel, or brightness leaves [0, 1].
     """
     if missing := sorted(set(RANGES) - set(factors)):
-        raise ValueError(f"factors: {missing} missing; takes {', '.join(RANGES)}")
-    if side < 8:
-        raise ValueError(f"side: got {side}; takes at least 8 pixels")
+        raise ValueError(f"factors: got none for {', '.join(missing)}; takes {', '.join(RANGES)}")
+    side = check_count("side", side, 8)
     if len(target) == 0 or not (int(target.min()) >= 0 and int(target.max()) < len(CLASSES)):
         raise ValueError(f"target: got {sorted(set(target.tolist()))}; takes one or more of 0 to {len(CLASSES) - 1}")
     factors = {name: factors[name].float() for name in RANGES}
@@ -160,7 +170,7 @@ def render(target: Int64[Tensor, " N"], factors: Mapping[str, Float[Tensor, " N"
     x, y, size, brightness = (factors[name] for name in ("x", "y", "size", "brightness"))
     reach = torch.maximum((x - 0.5).abs(), (y - 0.5).abs()) + size
     if not bool(((size > 0) & (reach <= 0.5 + 1e-6)).all()):  # 0.6 + 0.4 is more than 1 in float32
-        raise ValueError("size, x, y: a shape leaves the image; takes 0 < size, size <= x <= 1 - size, and so for y")
+        raise ValueError("size, x, y: got a shape outside the image; takes 0 < size <= x <= 1 - size, and so for y")
     if not bool(((brightness >= 0) & (brightness <= 1)).all()):
         raise ValueError(
             f"brightness: got {float(brightness.min()):.3g} to {float(brightness.max()):.3g}; takes [0, 1]"

@@ -69,7 +69,7 @@ def fashion_mini(root: Path, size: int | None = None, download: bool = False) ->
 
 
 def generated(root: Path, size: int | None = None, download: bool = False) -> Splits:
-    """8000 + 2000 images of the room ``shapes``, seeds 0 and 1."""
+    """8000 + 2000 images of the module ``shapes``, seeds 0 and 1."""
     side = size or 32
     return shapes.draw(8000, 0, side), shapes.draw(2000, 1, side), shapes.CLASSES
 

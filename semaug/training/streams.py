@@ -14,7 +14,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from semaug.core.pixels import _reflected, cutout
+from semaug.core.pixels import _reflected, crop_flip, cutout
 from semaug.data.sets import Split
 from semaug.training.objective import Batch
 from semaug.training.recipe import Recipe
@@ -33,11 +33,11 @@ def _policies(recipe: Recipe) -> list[Callable[[Tensor], Tensor]]:
     from torchvision.transforms import v2  # here, not at the top: torchvision takes a second to load
 
     known = {"randaugment": v2.RandAugment, "autoaugment": lambda: v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)}
-    return [make() for name, make in known.items() if name in recipe.augments]
+    return [build() for name, build in known.items() if name in recipe.augments]
 
 
 class Stream:
-    """A split on the device and its batches, augmented there: crop and flip are one gather from padded uint8 images."""
+    """A split on the device and its batches, augmented there, as uint8 until the last step."""
 
     def __init__(
         self, split: Split, name: str, batch_size: int, recipe: Recipe, seed: int, device: torch.device
@@ -66,20 +66,13 @@ class Stream:
 
     def batch(self, rows: Int64[Tensor, " batch"], share: slice) -> Batch:
         """This rank's share of one batch, augmented, in [0, 1]."""
-        rows, device = rows[share], rows.device
-        y, x = torch.arange(self.height, device=device), torch.arange(self.width, device=device)
-        y, x = y.expand(len(rows), -1), x.expand(len(rows), -1)
-        if "flip" in self.recipe.augments:
-            flip = self._draw(2)[share, None].bool()
-            x = torch.where(flip, self.width - 1 - x, x)
-        if self.padding:
-            y = y + self._draw(2 * self.padding + 1)[share, None]
-            x = x + self._draw(2 * self.padding + 1)[share, None]
-        if "flip" not in self.recipe.augments and not self.padding:
-            images = self.images[rows]
-        else:
-            channel = torch.arange(self.images.shape[1], device=device)[None, :, None, None]
-            images = self.images[rows[:, None, None, None], channel, y[:, None, :, None], x[:, None, None, :]]
+        images, rows = self.images[rows[share]], rows[share]
+        flips = "flip" in self.recipe.augments
+        if flips or self.padding:
+            none = torch.zeros_like(rows)
+            flip = self._draw(2)[share] if flips else none
+            top, left = (self._draw(2 * self.padding + 1)[share] if self.padding else none for _ in range(2))
+            images = crop_flip(images, top, left, flip.bool(), (self.height, self.width))
         if self.policies:
             images = self._by_policy(images, self._draw(2**63 - 1)[share].tolist())
         if self.recipe.cutout:

@@ -170,9 +170,15 @@ def blind(monkeypatch) -> Iterator[Blind]:
 @pytest.mark.parametrize("name", STATIC)
 @pytest.mark.usefixtures("unchecked")
 def test_a_static_step_looks_at_no_value_and_is_the_same_in_a_phase(name, monkeypatch):
-    objective, data = tiny(name).train(), throwaway.patterns()
+    run_blind(tiny(name), monkeypatch)
+
+
+def run_blind(objective, monkeypatch):
+    """Steps all over training, of each phase that says it is static."""
+    data = throwaway.patterns()
     images, target = data.train.floats(slice(0, 64, 4)), data.train.target[::4]
     meta = Batch(data.meta.floats(), data.meta.target)
+    objective.train()
     parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     seen = {}
     for progress in (0.1, 0.2, 0.4, 0.6, 0.8, 0.9):
@@ -190,7 +196,33 @@ def test_a_static_step_looks_at_no_value_and_is_the_same_in_a_phase(name, monkey
         assert seen.setdefault(phase, mode.calls) == mode.calls
         for parameter in parameters:
             parameter.data -= 0.01 * parameter.grad
-    assert seen or name == "MetaSAug", "no phase is static"
+    assert seen, "no phase is static"
+
+
+LOOKS = {
+    "at a value": lambda logits, calls: logits.sum() if logits.mean() > -100 else logits.mean(),
+    "by item": lambda logits, calls: logits.sum() * logits.max().item(),
+    "by a mask": lambda logits, calls: logits[logits > 0].sum(),
+    "for places": lambda logits, calls: logits.flatten()[(logits > 0).flatten().nonzero()[:, 0]].sum(),
+    "at a list": lambda logits, calls: logits.sum() * logits.detach().tolist()[0][0],
+    "at NumPy": lambda logits, calls: logits.sum() * float(logits.detach().numpy()[0, 0]),
+    "at the number of the step": lambda logits, calls: logits.sum() if calls % 2 else logits.mean(),
+}
+
+
+@pytest.mark.parametrize("kind", LOOKS)
+@pytest.mark.usefixtures("unchecked")
+def test_a_step_that_looks_is_found(kind, monkeypatch):
+    class Looks(Objective):
+        calls = 0
+
+        def forward(self, images, target, step):
+            self.calls += 1
+            return LOOKS[kind](self.network(images), self.calls), {}
+
+    looks = Looks(throwaway.network("CrossEntropy"))
+    with pytest.raises(AssertionError):
+        run_blind(looks, monkeypatch)
 
 
 # --- precision, frozen parts, bad input -------------------------------------------------------------------------------

@@ -150,14 +150,15 @@ def test_whole_part_of_a_chunk_boundary():
     ("arguments", "message"),
     [
         ({"n": 0}, "n: got 0"),
-        ({"n": 5, "colour": (0, 1)}, r"unknown factors \['colour'\]; the factors are hue, size"),
+        ({"n": 5, "colour": (0, 1)}, "ranges: got 'colour'; takes one of hue, size"),
         ({"n": 5, "hue": (1, 0)}, r"hue: got the range \(1, 0\)"),
         ({"n": 5, "angle": (0, math.inf)}, "angle: got the range"),
-        ({"n": 50, "x": (0.0, 1.0)}, "a shape leaves the image"),
-        ({"n": 5, "size": (0.0, 0.0)}, "a shape leaves the image"),
+        ({"n": 50, "x": (0.0, 1.0)}, "got a shape outside the image"),
+        ({"n": 5, "size": (0.0, 0.0)}, "got a shape outside the image"),
         ({"n": 10, "size": (0.01, 0.01), "x": (0.5, 0.5)}, "size: got 0.01, which covers no pixel"),
         ({"n": 5, "brightness": (0.5, 1.5)}, r"brightness: got .*takes \[0, 1\]"),
-        ({"n": 5, "side": 4}, "side: got 4"),
+        ({"n": 5, "side": 4}, "side: got 4; takes a whole number from 8"),
+        ({"n": 5, "seed": 2**64}, f"seed: got {2**64}; takes a whole number below"),
     ],
 )
 def test_draw_refuses(arguments, message):
@@ -172,7 +173,7 @@ def test_render_refuses(unchecked):
         shapes.render(torch.tensor([0, 10, 0]), factors)
     with pytest.raises(ValueError, match="target: got "):
         shapes.render(target[:0], factors)
-    with pytest.raises(ValueError, match=r"factors: \['hue'\] missing"):
+    with pytest.raises(ValueError, match=r"factors: got none for hue; takes hue, size"):
         shapes.render(target, {name: values for name, values in factors.items() if name != "hue"})
     with pytest.raises(ValueError, match=r"factors\['hue'\]: got shape \(2,\); takes 3 finite"):
         shapes.render(target, {**factors, "hue": torch.zeros(2)})
