@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("run", help=about, description=about)
     _select(command)
     command.add_argument("--minutes", type=float, default=30.0, help="about how long (default: 30)")
-    together = "runs of one study at a time, as a GPU has room for with small networks (default: 1)"
+    together = "runs of one study at a time, which a GPU holds where networks are small (default: 1)"
     command.add_argument("--together", type=int, default=1, help=together)
     command.add_argument("--device", help="default: cpu for the profile cpu, whose runs are paired, else the GPU")
     command.add_argument("--root", help="folder of the data sets (default: $SEMAUG_DATA or the user's cache)")

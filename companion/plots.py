@@ -26,7 +26,7 @@ from jaxtyping import Float, UInt8
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, Ellipse, FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 from torch import Tensor
 
@@ -59,11 +59,6 @@ class Picture(Figure):
         display(_image(self))
 
 
-def use_style() -> None:
-    """The house style for whatever a notebook draws itself."""
-    matplotlib.style.use(STYLE)
-
-
 def styled(draw: Callable[P, Picture]) -> Callable[P, Picture]:
     """Draw in the house style and leave the session's own untouched."""
 
@@ -78,7 +73,7 @@ def styled(draw: Callable[P, Picture]) -> Callable[P, Picture]:
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file: the same bytes for the same figure (and versions of matplotlib and Pillow).
 
-    Stored in 64 colours, a third of the size: a drawing cannot be told apart from the original by eye, nor can grey
+    Stored in 64 colours, a third of the size: a drawing looks like the original, nor can grey
     images. In 256 where images are in it and 64 change a value by more than one of 255 in the mean.
     """
     picture = Image.open(io.BytesIO(_render(figure, "png", {"Software": None}))).convert("RGB")
@@ -416,27 +411,6 @@ def sheet(
     axes.spines[:].set_visible(False)
     axes.grid(visible=False)
     return figure
-
-
-def covariance_ellipse(
-    axes: Axes, mean: Values, covariance: Values, probability: float = 0.95, **style: Any
-) -> Ellipse:
-    r"""The ellipse that holds a share of a 2-D Gaussian: :math:`d^T \Sigma^{-1} d = -2 \log(1 - p)`.
-
-    Raises ValueError for shapes other than (2,) and (2, 2), or a covariance that is not positive semi-definite.
-    """
-    centre, matrix = _array(mean), _array(covariance)
-    if centre.shape != (2,) or matrix.shape != (2, 2):
-        raise ValueError(f"mean and covariance: got shapes {centre.shape} and {matrix.shape}; takes (2,) and (2, 2)")
-    variances, directions = np.linalg.eigh(matrix)
-    if variances[0] < -1e-6 * abs(variances[1]):
-        raise ValueError(f"covariance: got eigenvalues {variances}; takes a positive semi-definite matrix")
-    width, height = 2 * np.sqrt(-2 * math.log1p(-probability) * variances.clip(min=0))
-    angle = math.degrees(math.atan2(directions[1, 0], directions[0, 0]))
-    style = {"fill": False, "linewidth": 1.8} | style
-    ellipse = Ellipse((float(centre[0]), float(centre[1])), width, height, angle=angle, **style)
-    axes.add_patch(ellipse)
-    return ellipse
 
 
 PLACES = {

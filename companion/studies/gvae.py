@@ -265,7 +265,7 @@ def results(index: Index) -> dict[str, tuple[Study, ByArm]]:
 
 
 def _panels(count: int, sharey: bool) -> tuple[Picture, list[Axes]]:
-    """Panels in rows of three, and room for a legend: the last of the axes, empty where it is no panel."""
+    """Panels in rows of three, and a place for a legend: the last of the axes, empty where it is no panel."""
     rows, across = -(-count // 3), min(3, count + 1)
     figure = Picture(figsize=(7.5, 1.1 + 2.1 * rows))
     grid = list(figure.subplots(rows, across, squeeze=False, sharey=sharey).ravel())

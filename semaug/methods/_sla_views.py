@@ -79,8 +79,3 @@ def views(images: Images, transforms: str) -> Views:
 def rotations(images: Images) -> Views:
     """Views by 0, 90, 180 and 270 degrees, counter-clockwise; raises as :func:`views`."""
     return views(images, "rotation")
-
-
-def color_permutations(images: Images) -> Views:
-    """Views by the six orders of the channels, 012 021 102 120 201 210; raises as :func:`views`."""
-    return views(images, "color_perm")

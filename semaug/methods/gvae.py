@@ -41,7 +41,6 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from semaug._checks import check_choice, check_count, check_features, check_number
 from semaug.core.gaussian import gaussian_cross_entropy, kl_standard_normal
@@ -279,16 +278,6 @@ class GVAE(Objective):
         """
         mean, deviation = self.posterior(images)
         return self.along(mean, deviation * kept(deviation, clip), steps, target)
-
-    def traverse_each(
-        self, images: Images, steps: int = 6, clip: float = 1.0, target: Labels | None = None
-    ) -> Float[Tensor, "N kept columns channels H W"]:
-        """Traversals along the kept coordinates one at a time, the largest sigma first."""
-        mean, deviation = self.posterior(images)
-        count = int(kept(deviation, clip)[0].sum())
-        largest = deviation.argsort(1, descending=True)[:, :count].T
-        directions = [deviation * F.one_hot(coordinate, deviation.shape[1]) for coordinate in largest]
-        return torch.stack([self.along(mean, direction, steps, target) for direction in directions], 1)
 
     def along(
         self, mean: Codes, direction: Codes, steps: int, target: Labels | None = None

@@ -41,7 +41,7 @@ from semaug.core.tensors import at_least_float32, tracing
 from semaug.data.sets import Data
 from semaug.methods import long_tail
 from semaug.methods._sla_accumulate import accumulated
-from semaug.methods._sla_views import TRANSFORMS, color_permutations, rotations, views  # noqa: F401  (offered here)
+from semaug.methods._sla_views import TRANSFORMS, rotations, views  # noqa: F401  (offered here)
 from semaug.networks import Network
 from semaug.training.objective import Objective, Setting, Step, linear_head
 

@@ -112,7 +112,7 @@ def fit_together(
 
     On a GPU each has a stream of its own: the kernels of a small network leave most of it idle, and those of five
     together are done in less than half the time (``make bench``). Each run is the one it would be alone. Time and
-    memory cannot be told apart: ``seconds`` of a record are those of its epochs, in which all have their steps, over
+    memory cannot be separated: ``seconds`` of a record are those of its epochs, in which all have their steps, over
     the number of runs, and ``peak_memory`` is that of all.
 
     Args:

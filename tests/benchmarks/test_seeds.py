@@ -2,7 +2,7 @@
 
 A small network leaves a GPU waiting, so that the seeds of an experiment may share it: *stacked*, as one network under
 vmap whose parameters have an axis of seeds (convolutions become grouped ones), as *streams* of one process, a captured
-step of each seed beside those of the others, or as *processes*, one a seed, as of the ledger, whose runs are taken by
+step of each seed beside those of the others, or as *processes*, one a seed, as of the planned runs, which are taken by
 any number of processes. A step is forward and back by cross-entropy and an SGD update, on images that are there, on a
 GPU captured as a graph. On a CPU one seed after the other has as many threads as there
 are seeds, stacked ones too, and a process one.
@@ -128,7 +128,7 @@ class Streams:
 
 
 def work(connection, name, seed, threads):
-    """A process: steps of one seed whenever it is told so."""
+    """A process: steps of one seed whenever it is asked."""
     torch.set_num_threads(threads)
     steps = Alone(name, seed)
     steps(5)

@@ -53,7 +53,7 @@ def test_progress_redraws_one_line_in_a_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     stream = Terminal()
     monkeypatch.setattr("sys.stdout", stream)
-    progress = kernels.Progress("1_a")
+    progress = kernels.StatusLine("1_a")
     for done in range(3):
         progress.show(done, 4, "loss = isda_loss(features, target, weight, bias, covariance)")
     progress.close("ok")
@@ -64,7 +64,7 @@ def test_progress_redraws_one_line_in_a_terminal(monkeypatch):
 
 
 def test_progress_writes_few_whole_lines_in_a_log(capsys):
-    progress = kernels.Progress("1_a", every=15)
+    progress = kernels.StatusLine("1_a", every=15)
     for tick in range(100):
         progress.start, progress.printed = progress.start - 0.2, progress.printed - 0.2
         progress.show(tick // 10, 10, "train()")

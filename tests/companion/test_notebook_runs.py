@@ -8,6 +8,7 @@ import nbformat
 import pytest
 
 from companion import notebooks as rerun
+from companion.__main__ import main as command_line
 
 HEADER = """\
 # ---
@@ -148,17 +149,16 @@ def test_reduced_takes_the_smaller_of_what_the_notebook_has(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["reproduce", "-p", "epochs", "5"], "2_b has no parameter 'epochs'; it has seeds"),
-        (["reproduce", "1_a", "-p", "seed", "5"], "1_a has no parameter 'seed'; it has profile, seeds, epochs, lr"),
-        (["check", "-p", "seeds", "2.5"], "parameter seeds: got '2.5', takes a whole number"),
+        (["reproduce", "-p", "epochs=5"], "2_b has no parameter 'epochs'; it has seeds"),
+        (["reproduce", "1_a", "-p", "seed=5"], "1_a has no parameter 'seed'; it has profile, seeds, epochs, lr"),
+        (["check", "-p", "seeds=2.5"], "parameter seeds: got '2.5', takes a whole number"),
         (["reproduce", "9_z"], "notebook: got '9_z', takes one of 1_a, 2_b"),
-        (["refresh", "-p", "seeds", "1"], "refresh takes no -p"),
     ],
 )
 def test_bad_arguments_end_before_anything_runs(tmp_path, capsys, arguments, message):
     write(tmp_path, "1_a")
     write(tmp_path, "2_b", parameters="seeds = 2\n")
-    assert rerun.main([*arguments, "--folder", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert command_line([*arguments, "--folder", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -185,16 +185,6 @@ def test_paths_do_not_depend_on_the_working_folder(tmp_path, monkeypatch):
     assert (tmp_path / "out" / "1_a").is_dir()
 
 
-def test_an_installed_package_looks_above_the_working_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(rerun, "__file__", str(tmp_path / "site-packages" / "semaug" / "rerun.py"))
-    (tmp_path / "checkout" / "notebooks" / "deep").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "checkout" / "notebooks" / "deep")
-    with pytest.raises(FileNotFoundError, match="no checkout of semaug"):
-        rerun.root()
-    (tmp_path / "checkout" / "pyproject.toml").touch()
-    assert rerun.root() == tmp_path / "checkout"
-
-
 # Runs (each starts a kernel, about a second)
 
 
@@ -203,8 +193,8 @@ def test_a_failing_notebook_is_named_and_the_others_still_run(tmp_path, capsys):
     write(tmp_path, "2_dies", "import os\nos._exit(9)\n")
     write(tmp_path, "3_works", PICTURE, "print(seeds, lr, fast, tag)\n")
     out = tmp_path / "out"
-    arguments = ["-p", "seeds", "5", "-p", "tag", "007", "--folder", str(tmp_path), "--output", str(out)]
-    assert rerun.main(["reproduce", *arguments]) == 1
+    arguments = ["-p", "seeds=5", "-p", "tag=007", "--folder", str(tmp_path), "--output", str(out)]
+    assert command_line(["reproduce", *arguments]) == 1
 
     printed = capsys.readouterr().out
     assert re.search(

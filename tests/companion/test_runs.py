@@ -247,7 +247,8 @@ def test_runs_together_are_the_runs_alone(tmp_path, plan, monkeypatch, capsys):
     study = replace(STUDY, arms=(PLAIN, ISDA, slower))
     wanted = [Run(study, arm, seed) for seed, arm in ((1, ISDA), (1, slower), (1, PLAIN), (2, ISDA), (2, PLAIN))]
     plan(*wanted)
-    alone = wanted[0].execute("cpu", folder=tmp_path / "alone")
+    wanted[0].execute("cpu", folder=tmp_path / "alone")
+    (alone,) = Index(tmp_path / "alone")
     sizes, together = [], loop.fit_together
 
     def counted(models, *rest):

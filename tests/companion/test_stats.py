@@ -20,7 +20,9 @@ def test_summary_against_scipy():
     low, high = scipy.stats.t.interval(0.95, 6, loc=values.mean(), scale=scipy.stats.sem(values))
     assert (got.mean - got.half_width, got.mean + got.half_width) == pytest.approx((low, high), rel=1e-12)
     assert got.std == pytest.approx(values.std(ddof=1))
-    assert str(stats.summary([0.5, 0.5])) == "0.500 ± 0.000 (n = 2)"
+    assert str(stats.summary([0.5, 0.5, 0.5])) == "0.500 ± 0.000 (n = 3)"
+    assert str(stats.summary([0.5, 0.5])) == "0.500 (n = 2)"
+    assert math.isnan(stats.summary([0.5, 0.6]).half_width), "no interval of two"
     assert str(stats.summary([0.5])) == "0.500 (n = 1)"
     assert math.isnan(stats.summary([0.5]).half_width)
 
@@ -39,19 +41,13 @@ def test_summary_in_a_table(values, form, text):
     assert stats.summary(values).text(form) == text
 
 
-def test_paired_difference_beats_unpaired_spread():
+def test_gains_are_records_minus_baseline_on_common_seeds():
     noise = [0.0, 0.1, -0.1, 0.05]
-    first = [make(seed, 0.8 + noise[seed]) for seed in range(4)]
-    second = [make(seed, 0.81 + noise[seed]) for seed in range(4)]
-    difference = stats.paired(first, reversed(second), "test_accuracy")
-    assert difference.mean == pytest.approx(0.01)
-    assert difference.half_width == pytest.approx(0, abs=1e-12)
-
-
-@pytest.mark.parametrize(("first", "second"), [([0, 1], [0, 2]), ([], []), ([0], [0, 1])])
-def test_unpaired_seeds_are_refused(first, second):
-    with pytest.raises(ValueError, match=r"seeds: first has .*; a paired difference needs the same"):
-        stats.paired([make(s) for s in first], [make(s) for s in second], "test_accuracy")
+    baseline = [make(seed, 0.80 + noise[seed]) for seed in range(4)]
+    records = [make(seed, 0.81 + noise[seed]) for seed in range(3)]
+    assert stats.gains(reversed(records), baseline) == pytest.approx([1, 1, 1])
+    assert stats.gains(records, baseline, lambda record: record.metrics["test_accuracy"]) == pytest.approx([0.01] * 3)
+    assert stats.gains(records, [make(7)]) == []
 
 
 @pytest.mark.parametrize(("effect", "n"), [(2.0, 5), (1.0, 10), (0.5, 34), (0.2, 199)])
@@ -78,8 +74,8 @@ def test_pairs_needed_refuses(argument, values):
 
 
 def test_a_seed_twice_is_refused():
-    with pytest.raises(ValueError, match=r"second: got seeds \[0, 0, 1\]; takes each seed once"):
-        stats.paired([make(0), make(1)], [make(0), make(0), make(1)], "test_accuracy")
+    with pytest.raises(ValueError, match=r"baseline: got seeds \[0, 0, 1\]; takes each seed once"):
+        stats.gains([make(0), make(1)], [make(0), make(0), make(1)])
 
 
 def test_empty_summary():

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from companion import notebooks as rerun, sweep
+from companion.__main__ import main as command_line
 from semaug.training.record import Record
 
 NOTEBOOK = """\
@@ -164,12 +165,12 @@ def test_the_command_line_says_what_is_wrong_before_anything_runs(notebook, tmp_
     config = tmp_path / "config.yaml"
     for text, message in (("- 1", "got list"), ("a: [", "while parsing"), ("notebook: 1_isda\ngrid: {z: 1}", "'z'")):
         config.write_text(text)
-        assert sweep.main([str(config)]) == 2
+        assert command_line(["sweep", str(config)]) == 2
         assert message in capsys.readouterr().err
     config.write_text("notebook: 1_isda\ngrid: {seeds: 1}")
-    assert sweep.main([str(config), "--on", "nowhere"]) == 2
+    assert command_line(["sweep", str(config), "--on", "nowhere"]) == 2
     assert "takes one of local, slurm" in capsys.readouterr().err
-    assert sweep.main([str(tmp_path / "none.yaml")]) == 2
+    assert command_line(["sweep", str(tmp_path / "none.yaml")]) == 2
 
 
 def test_the_committed_example_is_a_plan():
@@ -187,7 +188,7 @@ def test_killed_and_failed_runs_are_redone_and_finished_ones_never(tmp_path):
     name = f"9_sleeps{os.getpid()}"  # its folder is below the checkout's build
     (tmp_path / f"{name}.py").write_text(NOTEBOOK.replace("COUNTER", str(counter)).replace("NAME", name))
     config.write_text(f"notebook: {name}\nfolder: {tmp_path}\nminutes: 0.1\ngrid:\n  a: [1, 13]\n  seconds: 1.5\n")
-    command = [sys.executable, "-m", "companion.sweep", str(config), "--quiet"]
+    command = [sys.executable, "-m", "companion", "sweep", str(config), "--quiet"]
 
     def runs():
         return counter.read_text().split() if counter.exists() else []

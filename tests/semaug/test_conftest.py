@@ -21,7 +21,7 @@ class Settings:
         if not isinstance(self.width, int):
             raise ValueError(f"width: got {self.width!r}, takes an int")
 
-class Room:
+class Module:
     def __init__(self, rows: int = 1) -> None:
         if not isinstance(rows, int):
             raise ValueError(f"rows: got {rows!r}, takes an int")
@@ -44,49 +44,49 @@ def wrong_output(x: Float[Tensor, "N A"]) -> Float[Tensor, " N"]:
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory):
-    """A room of its own, imported under the same hook as the package."""
+def module(tmp_path_factory):
+    """A module of its own, imported under the same hook as the package."""
     folder = tmp_path_factory.mktemp("hooked")
-    (folder / "hooked_room.py").write_text(textwrap.dedent(SOURCE))
+    (folder / "hooked_module.py").write_text(textwrap.dedent(SOURCE))
     sys.path.insert(0, str(folder))
     try:
-        with jaxtyping.install_import_hook("hooked_room", typechecker="semaug_checker.check"):
-            yield importlib.import_module("hooked_room")
+        with jaxtyping.install_import_hook("hooked_module", typechecker="semaug_checker.check"):
+            yield importlib.import_module("hooked_module")
     finally:
         sys.path.remove(str(folder))
 
 
 CASES = [
-    (lambda room: room.scores(torch.ones(2, 4), torch.ones(5, 3)), ValueError, "x: got"),
-    (lambda room: room.scores(torch.ones(2), torch.ones(5, 3)), ValueError, "x: got"),
-    (lambda room: room.scores(torch.ones(2, 3), torch.ones(5, 3), "1"), TypeError, "strength: got '1'"),
-    (lambda room: room.Room()(torch.ones(2, 4), torch.ones(5, 3)), ValueError, "x: got"),
-    (lambda room: room.Room("1"), ValueError, "rows: got '1'"),
-    (lambda room: room.Settings("3"), ValueError, "width: got '3'"),
+    (lambda module: module.scores(torch.ones(2, 4), torch.ones(5, 3)), ValueError, "x: got"),
+    (lambda module: module.scores(torch.ones(2), torch.ones(5, 3)), ValueError, "x: got"),
+    (lambda module: module.scores(torch.ones(2, 3), torch.ones(5, 3), "1"), TypeError, "strength: got '1'"),
+    (lambda module: module.Module()(torch.ones(2, 4), torch.ones(5, 3)), ValueError, "x: got"),
+    (lambda module: module.Module("1"), ValueError, "rows: got '1'"),
+    (lambda module: module.Settings("3"), ValueError, "width: got '3'"),
 ]
 
 
 @pytest.mark.parametrize(("call", "error", "message"), CASES)
-def test_unchecked_reaches_the_own_error(room, unchecked, call, error, message):
+def test_unchecked_reaches_the_own_error(module, unchecked, call, error, message):
     with pytest.raises(error, match=message):
-        call(room)
+        call(module)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_checked_stops_before_it(room, case):
+def test_checked_stops_before_it(module, case):
     with pytest.raises(jaxtyping.TypeCheckError):
-        case[0](room)
+        case[0](module)
 
 
-def test_output_shapes_are_checked(room):
+def test_output_shapes_are_checked(module):
     with pytest.raises(jaxtyping.TypeCheckError, match="return value"):
-        room.wrong_output(torch.ones(2, 3))
-    assert room.scores(torch.ones(2, 3), torch.ones(5, 3)).shape == (2, 5)
+        module.wrong_output(torch.ones(2, 3))
+    assert module.scores(torch.ones(2, 3), torch.ones(5, 3)).shape == (2, 5)
 
 
-def test_a_whole_number_is_a_float(room):
+def test_a_whole_number_is_a_float(module):
     """As for mypy and for users: ``strength=1`` is no error."""
-    assert room.half(1) == 0.5
+    assert module.half(1) == 0.5
 
 
 def test_the_package_itself_is_hooked():

@@ -411,6 +411,20 @@ def test_bounds_the_explicit_loss(form):
     assert explicit < isda_loss(features, target, weight, bias, covariance, 0.5)
 
 
+@pytest.mark.parametrize("form", ["diagonal", "factored"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_loss_is_stable_where_weights_share_an_offset_and_class_weights_have_another_dtype(form, reduction):
+    """What all logits of a sample have in common is left out: at 1e5 float32 has two digits behind the point."""
+    features, target, weight, bias, covariance = case(form, 32, 10, 64)
+    weight, class_weight = 1e4 + 0.1 * weight, torch.rand(10, dtype=torch.float64)
+    weight = weight.float().double()  # the offset rounds the differences of the rows
+    expected = isda_loss(features, target, weight, bias, covariance, 0.5, reduction, class_weight)
+    features, weight, bias = features.float(), weight.float(), bias.float()
+    covariance = Factored(*(part.float() for part in covariance)) if form == "factored" else covariance.float()
+    actual = isda_loss(features, target, weight, bias, covariance, 0.5, reduction, class_weight)
+    torch.testing.assert_close(actual, expected.float(), rtol=2e-5, atol=2e-5)
+
+
 @FORMS
 def test_autocast_leaves_the_forms_in_float32(form):
     features, target, weight, bias, covariance = case(form, dtype=torch.float32)

@@ -25,7 +25,6 @@ from semaug.methods.sla import (
     LongTailedSLA,
     MultiTask,
     aggregate,
-    color_permutations,
     distillation_loss,
     joint_labels,
     rotations,
@@ -116,7 +115,7 @@ def test_rotations_are_rot90_and_colour_permutations_are_indices():
     images = batch()[0]
     for k, view in enumerate(rotations(images).unbind(1)):
         assert torch.equal(view, torch.rot90(images, k, (2, 3)))
-    for order, view in zip(ORDERS, color_permutations(images).unbind(1), strict=True):
+    for order, view in zip(ORDERS, views(images, "color_perm").unbind(1), strict=True):
         assert torch.equal(view, images[:, order])
     gray = rotations(images[:, :1])
     assert gray.shape == (5, 4, 1, 4, 4)
@@ -755,7 +754,7 @@ def test_built_for_a_data_set_it_has_its_counts():
     ("call", "message"),
     [
         (lambda: rotations(torch.rand(2, 3, 4, 5)), "images: got 4 x 5 pixels; takes square ones"),
-        (lambda: color_permutations(torch.rand(2, 1, 4, 4)), r"images: got 1 channel\(s\); takes 3 to permute"),
+        (lambda: views(torch.rand(2, 1, 4, 4), "color_perm"), r"images: got 1 channel\(s\); takes 3 to permute"),
         (lambda: views(torch.rand(2, 3, 4, 4), "rotate"), "transforms: got 'rotate'; takes one of none, rotation"),
         (lambda: views(torch.rand(3, 4, 4), "none"), r"images: got shape \(3, 4, 4\); takes \(N, channels, H, W\)"),
         (lambda: sla_loss(torch.rand(2, 4, 30), torch.tensor([0, 1])), r"joint_logits: got shape \(2, 4, 30\)"),
