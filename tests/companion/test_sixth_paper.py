@@ -63,10 +63,21 @@ FIGURES = {"accuracy": accuracy}
 '''
 
 PLUGIN = """
-import semaug.methods
-import companion.studies
-semaug.methods.__path__.append({methods!r})
-companion.studies.__path__.append({studies!r})
+import pkgutil
+
+ADDED = {{"semaug/methods": {methods!r}, "companion/studies": {studies!r}}}
+listed = pkgutil.iter_modules
+
+
+def iter_modules(path=None, prefix=""):
+    '''What a copied file would do: the folder is on the package's path before its modules are listed.'''
+    for end, folder in ADDED.items():
+        if path and str(path[0]).endswith(end) and folder not in path:
+            path.append(folder)
+    return listed(path, prefix)
+
+
+pkgutil.iter_modules = iter_modules
 """
 
 USE = """

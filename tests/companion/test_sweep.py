@@ -34,8 +34,8 @@ seconds = 0.0
 import time
 from pathlib import Path
 
-from semaug import lesson
-from semaug.records import Record
+from companion import lesson
+from semaug.training.record import Record
 
 assert a != 13, "an unlucky number"
 counter = Path("COUNTER")
