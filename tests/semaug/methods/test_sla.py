@@ -836,7 +836,7 @@ def test_labels_that_are_no_class(kind, label):
 @pytest.mark.parametrize("kind", KINDS)
 def test_batches_that_do_not_fit(kind, accumulate):
     objective, (images, target) = build(kind, Net(width=6), accumulate=accumulate).double(), batch()
-    for n, message in ((0, "N > 0 images"), (4, r"target: got shape \(4,\); takes \(5,\)")):
+    for n, message in ((0, "with N > 0"), (4, r"target: got shape \(4,\); takes \(5,\)")):
         with pytest.raises(ValueError, match=message):
             objective(images[:n] if n == 0 else images, target[:n], STEP)
 
