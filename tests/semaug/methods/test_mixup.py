@@ -305,5 +305,5 @@ class TestBadInput:
             network = networks.small(3, width=4)
             with pytest.raises(ValueError, match=r"target: got soft labels of shape \(2, 4\); takes .* with C = 3"):
                 make(network)(torch.rand(2, 1, 8, 8), torch.rand(2, 4), step())
-            with pytest.raises(ValueError, match="target: got shape .1,.; takes .2,., or .N, C. for soft labels"):
+            with pytest.raises(ValueError, match=r"target: got shape .1,.; takes .2,., or .N, C. for soft labels"):
                 make(network)(torch.rand(2, 1, 8, 8), torch.tensor([0]), step())
