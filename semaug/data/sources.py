@@ -12,6 +12,7 @@ import csv
 import hashlib
 import lzma
 import os
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,10 @@ from torch.nn import functional as F
 
 from semaug.data import shapes
 from semaug.data.split import Split
+
+TIMEOUT = 60.0
+
+"""Seconds without an answer after which a download has failed."""
 
 Splits = tuple[Split, Split | None, Sequence[str]]  # train, test (None: to be taken from train), names of the classes
 
@@ -158,10 +163,14 @@ def _verify(name: str, dataset: Any, files: Mapping[str, str | None], root: Path
     missing, damaged = faults()
     remedy = "load(..., download=True) fetches it where the network allows"
     if missing and not damaged and download:
+        before = socket.getdefaulttimeout()
         try:
+            socket.setdefaulttimeout(TIMEOUT)  # torchvision names none: where nobody answers it would wait for ever
             dataset(root, download=True)
         except (OSError, RuntimeError, ImportError, EOFError) as error:  # no network, refused, cut off; gdown missing
             remedy = f"downloading it failed: {' '.join(str(error).split())}"
+        finally:
+            socket.setdefaulttimeout(before)
         missing, damaged = faults()
     if damaged:
         raise ValueError(
@@ -202,7 +211,7 @@ def lfw64(root: Path, size: int | None = None, download: bool = True) -> Splits:
             )
     try:
         images = torch.from_numpy(np.load(folder / "images.npy", allow_pickle=False)).permute(0, 3, 1, 2)
-        rows = list(csv.DictReader((folder / "labels.csv").read_text("utf-8").splitlines()))
+        rows = list(csv.DictReader((folder / "labels.csv").read_text("utf-8-sig").splitlines()))
         names = [row["image"] for row in rows]
         male, smiling = (torch.tensor([int(row[column]) for row in rows]) for column in ("male", "smiling"))
         if images.dtype != torch.uint8 or images.shape != (len(rows), 3, 64, 64):

@@ -5,7 +5,9 @@ import hashlib
 import importlib.util
 import lzma
 import pickle
+import socket
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +228,21 @@ def test_failed_download_is_reported(mnist_files, monkeypatch, error, reason):
         sources.mnist(raw.parents[1])
 
 
+def test_a_server_that_never_answers_is_given_up(mnist_files, monkeypatch):
+    raw, _ = mnist_files
+    (raw / "train-labels-idx1-ubyte").unlink()
+    monkeypatch.setattr(sources, "TIMEOUT", 0.3)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    before = socket.getdefaulttimeout()
+    with socket.create_server(("127.0.0.1", 0)) as server:  # it listens, and takes no call
+        monkeypatch.setattr(datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.getsockname()[1]}/"])
+        started = time.monotonic()
+        with pytest.raises(FileNotFoundError, match=r"train-labels-idx1-ubyte is missing.*downloading it failed"):
+            sources.mnist(raw.parents[1])
+    assert time.monotonic() - started < 30
+    assert socket.getdefaulttimeout() == before
+
+
 def test_half_written_download_is_reported(mnist_files, monkeypatch):
     raw, content = mnist_files
     (raw / "train-labels-idx1-ubyte").unlink()
@@ -315,6 +332,9 @@ def test_forged_lfw64(tmp_path):
     known = np.array([row[2] >= 0 for row in rows])
     expected = {image.transpose(2, 0, 1).tobytes() for image in images[known]}
     assert {image.numpy().tobytes() for split in (train, test) for image in split.images} == expected
+    labels = tmp_path / "lfw64" / "labels.csv"
+    labels.write_bytes(b"\xef\xbb\xbf" + labels.read_bytes())  # a byte order mark, as spreadsheets write it
+    assert torch.equal(sources.lfw64(tmp_path)[0].target, train.target)
 
 
 def test_smaller_faces_are_means_of_pixels(tmp_path):
