@@ -33,10 +33,10 @@ def covers(
     constant = not (isinstance(strength, Tensor) and strength.requires_grad)
     if not (constant and isinstance(covariance, Tensor) and reduction != "none"):
         return False
-    if not tracing(weight):
-        return covariance.ndim == 3 or not covariance.requires_grad
-    few = len(weight) <= min(_chunk(weight), len(target))  # all classes at once: they fit, and most are needed
-    return capturing(weight) and covariance.ndim == 3 and not covariance.requires_grad and few
+    full, plain = covariance.ndim == 3, not covariance.requires_grad
+    if capturing(weight):  # through all classes at once, where they fit and most are needed
+        return full and plain and len(weight) <= min(_chunk(weight), len(target))
+    return not tracing(weight) and (full or plain)
 
 
 def fast_loss(

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import scipy.stats
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 

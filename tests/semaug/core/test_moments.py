@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from semaug.core.moments import ClassMoments
 
@@ -470,3 +469,12 @@ def test_merge_of_low_rank_keeps_the_leading_directions_and_every_variance(other
     torch.testing.assert_close(dense(one), torch.stack(expected))
     assert one.factor.shape == (2, 6, 2)
     assert (one.diagonal >= 0).all()
+
+
+def test_variances_outside_the_leading_directions_are_never_negative():
+    """Features on a line leave none but rounding, whose root would be NaN."""
+    moments = ClassMoments(1, 16, "factored", rank=1)
+    for _ in range(20):
+        moments.update(torch.randn(8, 1) * torch.linspace(1, 2, 16), torch.zeros(8, dtype=torch.long))
+    assert (moments.diagonal >= 0).all()
+    torch.testing.assert_close(moments.diagonal, torch.zeros(1, 16), rtol=0, atol=1e-4)
