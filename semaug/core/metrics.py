@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from semaug._checks import check_count, require
+from semaug._checks import NotFiniteError, check_count, require
 
 Predict = Callable[[Tensor], Tensor]
 
@@ -67,9 +67,9 @@ def predictions(predict: Predict, split: Labelled, batch_size: int = 500) -> Flo
 
 
 def _check_logits(logits: Tensor, name: str) -> Tensor:
-    """The logits; ValueError where one is NaN, since argmax would call that class the largest."""
+    """The logits; NotFiniteError where one is NaN, since argmax would call that class the largest."""
     if bad := int(logits.isnan().any(1).sum()):
-        raise ValueError(f"{name}: got logits that are NaN for {bad} of {len(logits)} images; takes numbers")
+        raise NotFiniteError(f"{name}: got logits that are NaN for {bad} of {len(logits)} images; takes numbers")
     return logits
 
 

@@ -34,20 +34,6 @@ MAGIC = b"semaug checkpoint 1\n"
 
 """What a file of ours begins with; after it the SHA-256 of the rest."""
 
-CONTENT: dict[str, type] = {
-    "config": dict,
-    "seed": int,
-    "device": str,
-    "epochs_done": int,
-    "objective": dict,
-    "optimizer": dict,
-    "generators": dict,
-    "global": list,
-    "curves": dict,
-    "seconds": float,
-    "environment": dict,
-}
-
 
 class Checkpoint:
     """Everything a run needs to go on as if it had never stopped, in one file that is whole at any time."""
@@ -106,13 +92,7 @@ class Checkpoint:
         digest, payload = whole[len(MAGIC) :][:32], whole[len(MAGIC) + 32 :]
         if hashlib.sha256(payload).digest() != digest:
             raise ValueError(f"resume: {path} is no whole checkpoint (its checksum differs); delete it to start anew")
-        try:
-            content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-            odd = [name for name, kind in CONTENT.items() if not isinstance(content.get(name), kind)]
-        except (RuntimeError, EOFError, pickle.UnpicklingError, AttributeError):
-            odd = [*CONTENT]
-        if odd:
-            raise ValueError(f"resume: {path} is of another version: it has no {', '.join(odd)}; takes a new name")
+        content: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         return content
 
     def load(self) -> int:
@@ -137,31 +117,28 @@ class Checkpoint:
             "generators": sorted(self.generators),
             "objective": _shapes(self.objective.state_dict()),
         }
-        theirs = {name: content[name] for name in mine} | {
-            "generators": sorted(content["generators"]),
-            "objective": _shapes(content["objective"]),
-        }
-        differences = [f"its {name} is {one}, this run's is {other}" for name, one, other in _differences(theirs, mine)]
-        done, epochs = content["epochs_done"], self.record.config["recipe"]["epochs"]
-        if done not in range(epochs + 1):
-            differences.append(f"its epochs_done is {done!r}, this run has {epochs} epochs")
+        try:
+            theirs = {name: content[name] for name in mine}
+            theirs |= {"generators": sorted(content["generators"]), "objective": _shapes(content["objective"])}
+            done, epochs = content["epochs_done"], self.record.config["recipe"]["epochs"]
+            differences = [f"its {name} is {its}, this run's is {own}" for name, its, own in _differences(theirs, mine)]
+            differences += [] if done in range(epochs + 1) else [f"its epochs_done is {done}, of {epochs} epochs"]
+            if not differences:  # what is the loop's own, then the objective: where one does not fit, it is as it was
+                self.optimizer.load_state_dict(content["optimizer"])
+                states = [*((self.generators[name], state) for name, state in content["generators"].items())]
+                states += zip(global_generators(self.device), content["global"], strict=True)
+                for generator, state in states:
+                    generator.set_state(state)
+                self.record.curves, self.record.seconds = dict(content["curves"]), float(content["seconds"])
+                if content["environment"] != self.record.environment:
+                    self.record.environment["resumed_from"] = content["environment"]
+                self.objective.load_state_dict(content["objective"])
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise ValueError(f"resume: {self.path} is of another version ({error!r}); takes a new name") from error
         if differences:
             what = "; ".join(differences[:3]) + ("; and more" if len(differences) > 3 else "")
             raise ValueError(f"resume: {self.path} is of another run: {what}. Name another file")
-        try:  # what is the loop's own first: where it does not fit, the objective is as it was
-            self.optimizer.load_state_dict(content["optimizer"])
-            for name, generator in self.generators.items():
-                generator.set_state(content["generators"][name])
-            for generator, saved in zip(global_generators(self.device), content["global"], strict=True):
-                generator.set_state(saved)
-        except (ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"resume: {self.path} is of another version ({error!r}); takes a new name") from error
-        self.objective.load_state_dict(content["objective"])
-        self.record.curves, self.record.seconds = content["curves"], content["seconds"]
-        before = content["environment"]
-        if before != self.record.environment:
-            self.record.environment["resumed_from"] = before
-        return done
+        return int(done)
 
 
 def _shapes(state: dict[str, Any]) -> dict[str, list[int]]:

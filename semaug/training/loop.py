@@ -28,8 +28,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from semaug.core.metrics import class_accuracy, confusion, evaluating, predictions
-from semaug.data.sets import Data, Split
+from semaug.core.metrics import accuracy, class_accuracy, confusion, predictions
+from semaug.data.sets import Data
 from semaug.training.capture import Captured, capturable
 from semaug.training.checkpoint import Checkpoint
 from semaug.training.common import check_seed, configuration, global_generators, make_optimizer, peak_memory, prepared
@@ -39,8 +39,6 @@ from semaug.training.progress import Progress
 from semaug.training.recipe import PRECISIONS, Recipe
 from semaug.training.record import Record, environment
 from semaug.training.streams import Stream, generator_for
-
-REMEDY = "a lower Recipe.lr or a Recipe.warmup usually mends this"
 
 MOST_TOGETHER = 10
 
@@ -219,7 +217,7 @@ def _training(
             record.seconds += (clock() - started) / beside
             if recipe.evaluate_every and (epoch + 1) % recipe.evaluate_every == 0:
                 name, split = ("test", data.test) if data.validation is None else ("validation", data.validation)
-                values[f"{name}_accuracy"] = _accuracy(_evaluated(objective, split, device))
+                values[f"{name}_accuracy"] = accuracy(objective.predict, split.to(device))
             for name, value in values.items():
                 record.curves.setdefault(name, []).append(value)
             if checkpoint and loop.rank == 0:
@@ -233,36 +231,19 @@ def _training(
 
 def _conclude(record: Record, objective: Objective, data: Data, device: torch.device) -> None:
     """What a record says of a trained objective."""
-    matrix = _evaluated(objective, data.test, device)
+    test = data.test.to(device)
+    matrix = confusion(predictions(objective.predict, test), test.target)
     record.train_counts, record.class_accuracy = data.counts.tolist(), class_accuracy(matrix).tolist()
     record.metrics["train_loss"] = record.curves["train_loss"][-1]
-    record.metrics["test_accuracy"] = _accuracy(matrix)
+    record.metrics["test_accuracy"] = int(matrix.trace()) / len(test)
     if data.validation is not None:
-        record.metrics["validation_accuracy"] = _accuracy(_evaluated(objective, data.validation, device))
+        record.metrics["validation_accuracy"] = accuracy(objective.predict, data.validation.to(device))
     own = objective.metrics(data)
     if taken := own.keys() & record.metrics.keys():
         got = f"{type(objective).__name__}.metrics: got {sorted(taken)[0]!r}"
         raise ValueError(f"{got}; takes other names, fit records this itself")
     record.metrics |= own
     record.peak_memory = peak_memory(device)
-
-
-def _evaluated(objective: Objective, split: Split, device: torch.device) -> Tensor:
-    """The confusion matrix of a split; raises FloatingPointError for logits that are NaN."""
-
-    def predict(images: Tensor) -> Tensor:
-        logits = objective.predict(images)
-        if bool(logits.isnan().any()):
-            raise FloatingPointError(f"the logits became nan; {REMEDY}")
-        return logits
-
-    split = split.to(device)
-    with evaluating(objective):
-        return confusion(predictions(predict, split), split.target)
-
-
-def _accuracy(matrix: Tensor) -> float:
-    return int(matrix.trace()) / int(matrix.sum())
 
 
 class _Loop:
@@ -336,8 +317,9 @@ class _Loop:
         logged = dict(zip(sums, means.tolist(), strict=True))  # the one wait for the device in an epoch
         rate = self.peaks[0] * self.recipe.lr_at(((number + 1) * self.steps - 0.5) / self.total)
         if not math.isfinite(logged["train_loss"]):
+            remedy = "a lower Recipe.lr or a Recipe.warmup usually mends this"
             where = f"in epoch {number + 1} (lr {rate:.3g})"
-            raise FloatingPointError(f"the loss became {logged['train_loss']} {where}; {REMEDY}")
+            raise FloatingPointError(f"the loss became {logged['train_loss']} {where}; {remedy}")
         return {**logged, "lr": rate}
 
     def advance(self, number: int) -> dict[str, Tensor]:

@@ -265,13 +265,13 @@ def changed(path, value):
 
 
 ODD = {
-    "a key of none": (without("optimizer"), "is of another version: it has no optimizer; takes a new name"),
-    "another kind": (changed(("curves",), None), "is of another version: it has no curves"),
+    "a key of none": (without("optimizer"), r"is of another version \(KeyError.*optimizer.*; takes a new name"),
+    "another kind": (changed(("curves",), None), "is of another version"),
     "a generator by another name": (
         without("generators", "objective"),
         r"is of another run: its generators is .*order",
     ),
-    "too many epochs": (changed(("epochs_done",), 99), "its epochs_done is 99, this run has 2 epochs"),
+    "too many epochs": (changed(("epochs_done",), 99), "its epochs_done is 99, of 2 epochs"),
     "epochs below 0": (changed(("epochs_done",), -1), "its epochs_done is -1"),
     "no buffer of the optimiser": (without("optimizer", "param_groups"), "is of another version"),
     "fewer groups": (changed(("optimizer", "param_groups"), []), "is of another version"),
@@ -449,7 +449,7 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
 
 def test_weights_that_overflow_are_a_floating_point_error():
     recipe = replace(RECIPE, epochs=1, batch_size=64, lr=1e30, optimizer="sgd", evaluate_every=0)
-    with pytest.raises(FloatingPointError, match=r"the logits became nan; a lower Recipe.lr"):
+    with pytest.raises(FloatingPointError, match="predict: got logits that are NaN"):
         training.fit(throwaway.build("CrossEntropy"), throwaway.data(), recipe, progress=False)
 
 
