@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from semaug.core.tensors import REDUCTIONS, Covariance, Factored, tracing
+from semaug.core.tensors import Covariance, Factored, tracing
 
 
 def require(condition: bool, name: str, got: object, takes: str, error: type[Exception] = ValueError) -> None:
@@ -177,11 +177,6 @@ def check_class_weight(class_weight: Tensor, target: Tensor, classes: int, reduc
         raise ValueError(f"class_weight: got {bad[0].item():.4g}; takes finite numbers from 0")
     if reduction == "mean" and not bool(class_weight.index_select(0, target).any()):
         raise ValueError("class_weight: got 0 for every class of the batch; takes a number above 0 for one at least")
-
-
-def check_reduction(reduction: str) -> None:
-    """Raise ValueError unless the reduction is known."""
-    check_choice("reduction", reduction, REDUCTIONS)
 
 
 Ratio = float | Float[Tensor, ""] | Float[Tensor, " N"]

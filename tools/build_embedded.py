@@ -11,8 +11,8 @@ the concatenation of, each class after class 0 ... 9,
 compressed by xz. Measured on these images: xz 3.73 MB, lossless WebP 3.86, PNG 3.91, bzip2 3.98, xz after a median
 predictor 3.92, JPEG 2000 4.96; in the order of the files, not of the classes, xz needs 3.76. It decodes in 0.2 s.
 
-Prints the SHA-256 of the payload, which semaug/data/sources.py checks at every load (of the payload and not of the file: other
-versions of liblzma may compress the same bytes differently).
+Prints the SHA-256 of the payload, which semaug/data/sources.py checks at every load (of the payload and not of the
+file: other versions of liblzma may compress the same bytes differently).
 """
 
 from __future__ import annotations

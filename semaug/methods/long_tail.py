@@ -46,10 +46,9 @@ from semaug._checks import (
     check_finite,
     check_flag,
     check_number,
-    check_reduction,
     require,
 )
-from semaug.core.tensors import Reduction, at_least_float32
+from semaug.core.tensors import REDUCTIONS, Reduction, at_least_float32
 from semaug.data.sets import Data
 from semaug.training.objective import Objective, Setting, Step
 
@@ -185,7 +184,7 @@ def focal_loss(
         TypeError, ValueError: for arguments that are not so, and for a mean over weights that are all 0.
     """
     _check_logits(logits, target)
-    check_reduction(reduction)
+    check_choice("reduction", reduction, REDUCTIONS)
     gamma = check_number("gamma", gamma, 0)
     logits = at_least_float32(logits)
     losses = F.cross_entropy(logits, target, reduction="none")
