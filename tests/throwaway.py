@@ -110,7 +110,7 @@ RECIPE = training.Recipe(epochs=2, batch_size=16, meta_batch_size=8, lr=0.05, au
 SMALL = {
     "Augmented": {"method": "gvae", "latent": 4, "width": 4, "residual": True},
     "AutoMix": {"stage": 2, "momentum": 0.9},
-    "CoMixup": {"probability": 0.2, "blocks": 2, "part": 4, "rounds": 1},
+    "CoMixup": {"probability": 0.15, "blocks": 2, "part": 4, "rounds": 1},
     "ConditionalVAE": {"reconstruction": "l1"},
     "Cutout": {"size": 4},
     "FeatureAugmentation": {"scale": 0.1},
@@ -119,7 +119,9 @@ SMALL = {
     "LongTailed": {"loss": "ldam", "beta": 0.99, "defer": 0.3},
     "LongTailedSLA": {"temperature": 1.0, "accumulate": True, "loss": "ldam", "beta": 0.99, "defer": 0.3},
     "MetaSAug": {"beta": 0.99, "stage": 0.3, "keep": True},
+    "PuzzleMix": {"probability": 0.5},
     "TeachAugment": {"every": 1, "ema": 0.9, "reach": 0.1, "augmentation_lr": 1e-3},
+    "VAE": {"deviation": 0.2},
 }
 """Settings that a data set of 12 x 12 pixels, or a run of a few steps, asks for; without: the defaults."""
 
@@ -168,7 +170,8 @@ def network(name: str, norm: str = "batch", dataset: Data | None = None, seed: i
         torch.default_generator.manual_seed(seed)
         if get_type_hints(classes()[name]).get("network") is AutoEncoder:
             return AutoEncoder(CLASSES, channels, tuple(size), latent=4, width=4, norm=norm)
-        return networks.small((dataset or data()).num_classes, channels, norm=norm)
+        width = 8 if size == [12, 12] else 16
+        return networks.small((dataset or data()).num_classes, channels, width=width, norm=norm)
 
 
 def build(name: str, norm: str = "batch", dataset: Data | None = None, seed: int = 0, **settings) -> Objective:
@@ -185,7 +188,7 @@ def build(name: str, norm: str = "batch", dataset: Data | None = None, seed: int
 def train_exactly(name: str) -> dict[str, torch.Tensor]:
     """State after training in float64 with GroupNorm, in which two processes must equal one."""
     objective = build(name, "group", patterns()).double()
-    record = training.fit(objective, patterns(), replace(RECIPE, lr=1e-4), progress=False)
+    record = training.fit(objective, patterns(), replace(RECIPE, batch_size=32, lr=1e-4), progress=False)
     return {**objective.state_dict(), "curve": torch.tensor(record.curves["train_loss"], dtype=torch.float64)}
 
 
