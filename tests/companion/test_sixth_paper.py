@@ -24,6 +24,7 @@ class LogitMix(Objective):
     """Cross-entropy of the mean of two images' logits against both labels."""
 
     static = True
+    pairs = True
 
     def __init__(self, network: nn.Module, weight: float = 0.7) -> None:
         super().__init__(network, weight=check_number("weight", weight, 0, 1))
