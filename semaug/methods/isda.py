@@ -262,6 +262,7 @@ class ISDALoss(nn.Module):
         Raises:
             ValueError, TypeError: as :func:`isda_loss`; a batch that the moments refuse leaves them as they are.
         """
+        require(isinstance(head, nn.Linear), "head", type(head).__name__, "an nn.Linear", TypeError)
         if self.training:
             self.moments.update(features.detach(), target)
         return isda_loss(features, target, head.weight, head.bias, self.moments.covariance, self.strength)

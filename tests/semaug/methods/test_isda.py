@@ -886,6 +886,8 @@ def test_a_bad_batch_leaves_the_criterion_as_it_was(bad):
     before = {name: value.clone() for name, value in criterion.state_dict().items()}
     with pytest.raises(ValueError, match="features: got values"):
         criterion(bad, target, head)
+    with pytest.raises(TypeError, match="head: got 'Identity'; takes an nn\\.Linear"):
+        criterion(torch.randn(6, 4), target, nn.Identity())
     assert all(torch.equal(value, before[name]) for name, value in criterion.state_dict().items())
     criterion.strength = -1.0
     with pytest.raises(ValueError, match=r"strength: got -1\.0; takes a finite number from 0"):
