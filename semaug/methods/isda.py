@@ -19,7 +19,6 @@ one's own; :class:`ISDA` is the objective for ``semaug.fit``.
 
 from __future__ import annotations
 
-import math
 from typing import Literal, cast
 
 import torch
@@ -36,6 +35,7 @@ from semaug._checks import (
     check_finite,
     check_number,
     check_result,
+    check_shape,
     check_strength,
     require,
 )
@@ -80,7 +80,9 @@ def isda_logits(
             next to the main one are compared, which costs little and finds a triangular factor or a product in the
             wrong order. No value is read under torch.compile, torch.func and the capture of a CUDA graph.
     """
-    strength = _check(features, target, weight, bias, covariance, strength)
+    check_batch(features, target, weight, bias)
+    check_covariance(covariance, weight)
+    strength = check_strength(strength)
     return _result(unchecked_logits(features, target, weight, bias, covariance, strength), covariance)
 
 
@@ -110,7 +112,9 @@ def isda_loss(
     Raises:
         ValueError, TypeError: as :func:`isda_logits`, and for class weights below 0, or 0 for a whole batch.
     """
-    strength = _check(features, target, weight, bias, covariance, strength)
+    check_batch(features, target, weight, bias)
+    check_covariance(covariance, weight)
+    strength = check_strength(strength)
     check_choice("reduction", reduction, REDUCTIONS)
     if class_weight is not None:
         check_class_weight(class_weight, target, len(weight), reduction)
@@ -176,27 +180,6 @@ def _present(target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
         return target.unique(return_inverse=True)
     everything = torch.arange(min(classes, len(target)), device=target.device)
     return (everything, target) if classes <= len(target) else (target, everything)
-
-
-def _check(
-    features: Tensor,
-    target: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    covariance: Covariance,
-    strength: float | Tensor,
-) -> float | Tensor:
-    """The strength, after the checks of both functions; of the values no more is read than is cheap beside the loss."""
-    check_batch(features, target, weight, bias)
-    check_covariance(covariance, weight)
-    if isinstance(covariance, Tensor) and covariance.ndim == 3 and weight.shape[1] > 1 and not tracing(features):
-        upper, lower, main = (covariance.detach().diagonal(offset, 1, 2) for offset in (1, -1, 0))
-        # Sums taken in another order round differently; 1e-4 of the largest variance is far above that.
-        if torch.dist(upper, lower, math.inf).item() > 1e-4 * max(map(abs, torch.stack(main.aminmax()).tolist())):
-            raise ValueError(
-                "covariance: got other numbers above the main diagonal than below; takes symmetric matrices"
-            )
-    return check_strength(strength)
 
 
 def _result(result: Tensor, covariance: Covariance) -> Tensor:
@@ -371,12 +354,8 @@ def control_covariance(
     if kind == "identity":
         return variance.mean(1, keepdim=True).expand_as(variance).clone()
     if kind == "random":
-        if rotation is None or rotation.shape != covariance.shape[1:]:
-            got = None if rotation is None else tuple(rotation.shape)
-            raise ValueError(f"rotation: got {got}; takes {tuple(covariance.shape[1:])} for 'random'")
+        rotation = check_shape("rotation", rotation, covariance.shape[1:], " for 'random'")
         return rotation @ covariance @ rotation.T
-    if count is None or count.shape != covariance.shape[:1]:
-        got = None if count is None else tuple(count.shape)
-        raise ValueError(f"count: got {got}; takes ({len(covariance)},) for 'shared'")
+    count = check_shape("count", count, covariance.shape[:1], " for 'shared'")
     shared = torch.einsum("c,cab->ab", (count / count.sum().clamp_min(1)).to(covariance.dtype), covariance)
     return variance.sum(1)[:, None, None] / shared.trace().clamp_min(1e-30) * shared

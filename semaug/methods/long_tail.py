@@ -46,6 +46,7 @@ from semaug._checks import (
     check_finite,
     check_flag,
     check_number,
+    check_shape,
     require,
 )
 from semaug.core.tensors import REDUCTIONS, Reduction, at_least_float32
@@ -154,7 +155,7 @@ def ldam_logits(
     """
     _check_logits(logits, target)
     scale = check_number("scale", scale, 0, without=(0,))
-    require(margins.shape == logits.shape[1:], "margins", tuple(margins.shape), f"({logits.shape[1]},)")
+    check_shape("margins", margins, logits.shape[1:])
     check_device("margins", margins, logits, "logits")
     check_finite("margins", margins := margins.to(logits.dtype))
     own = margins.index_select(0, target)

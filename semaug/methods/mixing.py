@@ -31,9 +31,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from semaug._checks import Centre, Ratio, check_draws, check_floats
+from semaug._checks import Centre, Ratio, check_classes, check_draws, check_floats, check_shape
 from semaug.core.pixels import Images, _inside
-from semaug.core.tensors import at_least_float32, tracing
+from semaug.core.tensors import at_least_float32
 
 Labels = Int64[Tensor, " N"] | Float[Tensor, "N C"]
 
@@ -131,8 +131,7 @@ def saliencymix(
     Args:
         saliency: of every image, as :func:`fine_grained_saliency` has it, or any other.
     """
-    if saliency.shape != (takes := (len(images), *images.shape[2:])):
-        raise ValueError(f"saliency: got shape {tuple(saliency.shape)}; takes (N, H, W) = {takes}")
+    check_shape("saliency", saliency, (len(images), *images.shape[2:]), " = (N, H, W)")
     check_draws(images, lam, permutation)
     peak = saliency.flatten(1).argmax(1).index_select(0, permutation)
     width = images.shape[3]
@@ -172,8 +171,8 @@ def by_mask(
     """
     check_floats(images)
     lam = check_draws(images, lam, permutation)
-    if mask.ndim and mask.shape != (takes := (len(images), 1, *images.shape[2:])):
-        raise ValueError(f"mask: got shape {tuple(mask.shape)}; takes (N, 1, H, W) = {takes}, or one number")
+    if mask.ndim:
+        check_shape("mask", mask, (len(images), 1, *images.shape[2:]), " = (N, 1, H, W), or one number")
     return Mixed(blend(images, mask, permutation), blend_labels(target, lam, permutation, num_classes), lam)
 
 
@@ -210,9 +209,7 @@ def soft_labels(target: Labels, num_classes: int | None = None) -> Float[Tensor,
         raise ValueError(f"target: got {got}; takes class numbers, int64 (N,), or soft labels, floats (N, C)")
     if num_classes is None:
         raise ValueError("num_classes: got None; takes the number of classes where target holds class numbers")
-    if len(target) and not tracing(target) and not (0 <= int(target.min()) <= int(target.max()) < num_classes):
-        low, high = int(target.min()), int(target.max())
-        raise ValueError(f"target: got classes {low} to {high}; takes 0 to {num_classes - 1}")
+    check_classes(target, num_classes)
     return F.one_hot(target, num_classes).float()
 
 
