@@ -142,8 +142,7 @@ def check_features(
     """
     if features.ndim != 2 or features.shape[1] != width or len(features) == 0:
         raise ValueError(f"{name}: got shape {tuple(features.shape)}; takes (N, {width}) with N > 0")
-    if not features.is_floating_point():
-        raise TypeError(f"{name}: got {features.dtype}; takes floats")
+    require(features.is_floating_point(), name, features.dtype, "floats", TypeError)
     require(target.dtype == torch.int64, target_name, target.dtype, "int64 class numbers", TypeError)
     check_shape(target_name, target, features.shape[:1], ", one class a row")
     check_device(target_name, target, features, name)
@@ -170,11 +169,8 @@ def check_covariance(covariance: Covariance, weight: Tensor) -> None:
     C, A = weight.shape
     parts = covariance if isinstance(covariance, Factored) else (covariance,)
     shapes = [tuple(part.shape) for part in parts]
-    if isinstance(covariance, Factored):
-        fits = len(shapes[0]) == 3 and shapes[0][2] >= 1 and shapes == [(C, A, shapes[0][2]), (C, A)]
-    else:
-        fits = shapes[0] in ((C, A, A), (C, A))
-    if not fits:
+    rank = shapes[0][-1:]
+    if shapes not in ([(C, A, A)], [(C, A)], [(C, A, *rank), (C, A)]) or 0 in rank:
         got = " and ".join(map(str, shapes))
         raise ValueError(f"covariance: got {got}; takes {(C, A, A)}, {(C, A)} or Factored ({C}, {A}, r) and {(C, A)}")
     for part in parts:
@@ -220,8 +216,7 @@ Centre = int | Int64[Tensor, ""] | Int64[Tensor, " N"]
 
 def check_floats(images: Tensor, name: str = "images") -> None:
     """Raise TypeError for what cannot be averaged."""
-    if not images.is_floating_point():
-        raise TypeError(f"{name}: got {images.dtype}; takes floats, bytes cannot be averaged")
+    require(images.is_floating_point(), name, images.dtype, "floats, bytes cannot be averaged", TypeError)
 
 
 def check_draws(images: Tensor, lam: Ratio, permutation: Tensor, name: str = "images", **centres: Centre) -> Tensor:

@@ -23,6 +23,9 @@ from semaug.core.tensors import Covariance, Reduction, capturing, refuse_second_
 
 Rows = slice | Tensor
 
+Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor]
+"""Features, weight, bias and covariance."""
+
 Gradients = tuple[Tensor | None, ...]
 
 _REFUSAL = "isda_loss differentiates once; use isda_logits with F.cross_entropy"
@@ -60,12 +63,14 @@ def fast_loss(
     inputs = features, weight, bias, covariance
     with torch.autocast(features.device.type, enabled=False):
         if capturing(weight):
+            if not (isinstance(strength, Tensor) and strength.device == weight.device):
+                strength = weight.new_full((), float(strength))
             logits = _CapturedLogits.apply(*inputs, target, strength)
             return F.cross_entropy(logits, target, class_weight, reduction=reduction)
         with torch.no_grad():
             share = torch.ones_like(features[:, 0]) if class_weight is None else class_weight.index_select(0, target)
             share = share / share.sum() if reduction == "mean" else share
-            loss, gradients = (_full if covariance.ndim == 3 else _diagonal)(*inputs, target, strength, share)
+            loss, gradients = (_full if covariance.ndim == 3 else _diagonal)(inputs, target, strength, share)
         return with_gradients(loss, inputs, gradients, _REFUSAL)
 
 
@@ -77,16 +82,9 @@ def _cross_entropy(logits: Tensor, target: Tensor, share: Tensor) -> tuple[Tenso
     return loss, slope.exp_().mul_(share).scatter_add_(1, y, -share)
 
 
-def _full(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    covariance: Tensor,
-    target: Tensor,
-    strength: float | Tensor,
-    share: Tensor,
-) -> tuple[Tensor, Gradients]:
+def _full(inputs: Inputs, target: Tensor, strength: float | Tensor, share: Tensor) -> tuple[Tensor, Gradients]:
     """sum_i share_i CE(z_i, y_i) and its gradients, with one product D Sigma for each class of the batch."""
+    features, weight, bias, covariance = inputs
     half, total = 0.5 * strength, weight.new_zeros(())
     logits, for_weight = F.linear(features, weight, bias), torch.zeros_like(weight)
     for_covariance = torch.zeros_like(covariance) if covariance.requires_grad else None
@@ -108,19 +106,12 @@ def _full(
     return total, (logits @ weight, for_weight, None if bias is None else logits.sum(0), for_covariance)
 
 
-def _diagonal(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    variance: Tensor,
-    target: Tensor,
-    strength: float | Tensor,
-    share: Tensor,
-) -> tuple[Tensor, Gradients]:
+def _diagonal(inputs: Inputs, target: Tensor, strength: float | Tensor, share: Tensor) -> tuple[Tensor, Gradients]:
     """The same for diagonal covariances, which are constants; the logits are those of diagonal_logits.
 
     Five products, of which a plain linear layer has three.
     """
+    features, weight, bias, variance = inputs
     centred = weight - weight.mean(0)
     scaled = strength * variance.index_select(0, target)
     mixed = features - scaled * centred.index_select(0, target)
@@ -147,28 +138,23 @@ class _CapturedLogits(torch.autograd.Function):
         bias: Tensor | None,
         covariance: Tensor,
         target: Tensor,
-        strength: float | Tensor,
+        strength: Tensor,
     ) -> Tensor:
         """D Sigma is saved, so that the covariance may change before the backward pass."""
         difference = weight - weight[:, None]  # D, (C, C, A)
         product = difference @ covariance  # D Sigma
         own = (product * difference).sum(2).index_select(0, target)  # q of each sample's class
-        scale = strength if isinstance(strength, Tensor) else None
-        ctx.save_for_backward(features, weight, target, product, scale)
-        ctx.strength, ctx.bias = strength, bias is not None
-        logits = F.linear(features, weight, bias)
-        if isinstance(strength, Tensor) and strength.device == own.device:
-            return logits.addcmul_(own, strength, value=0.5)
-        return logits.add_(own * strength, alpha=0.5)
+        ctx.save_for_backward(features, weight, target, product, strength)
+        ctx.bias = bias is not None
+        return F.linear(features, weight, bias).addcmul_(own, strength, value=0.5)
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         """From ``slope``, d loss / d z."""
         refuse_second_order(_REFUSAL)
-        features, weight, target, product, scale = ctx.saved_tensors
+        features, weight, target, product, strength = ctx.saved_tensors
         with torch.autocast(slope.device.type, enabled=False):
-            scale = ctx.strength if scale is None else scale
-            for_forms = slope.new_zeros(len(weight), len(weight)).index_add_(0, target, slope) * scale
+            for_forms = slope.new_zeros(len(weight), len(weight)).index_add_(0, target, slope) * strength
             product = product * for_forms[:, :, None]  # half of dq_j = 2 (D Sigma)_j (dw_j - dw_y) is in the strength
             for_weight = torch.addmm(product.sum(0) - product.sum(1), slope.T, features)
             return slope @ weight, for_weight, slope.sum(0) if ctx.bias else None, None, None, None

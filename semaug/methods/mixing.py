@@ -37,6 +37,8 @@ from semaug.core.tensors import at_least_float32
 
 Labels = Int64[Tensor, " N"] | Float[Tensor, "N C"]
 
+Box = tuple[Tensor, Tensor, Tensor, Tensor]
+
 
 class Mixed(NamedTuple):
     """Images, their soft labels, and the ratio in these: one, or one an image."""
@@ -96,7 +98,8 @@ def cutmix(
     """
     lam = check_draws(images, lam, permutation, cy=cy, cx=cx)
     box = cut_box(lam, cy, cx, images.shape[2], images.shape[3])
-    return _filled(images, images.index_select(0, permutation), target, lam, permutation, box, num_classes)
+    mixed, lam = _filled(images, images.index_select(0, permutation), box, lam.dtype)
+    return Mixed(mixed, blend_labels(target, lam, permutation, num_classes), lam)
 
 
 def resizemix(
@@ -115,7 +118,8 @@ def resizemix(
     y, x = _nearest(top, bottom, H, device).expand(N, -1), _nearest(left, right, W, device).expand(N, -1)
     channel = torch.arange(channels, device=device)[None, :, None, None]
     shrunk = images[permutation[:, None, None, None], channel, y[:, None, :, None], x[:, None, None, :]]
-    return _filled(images, shrunk, target, lam, permutation, box, num_classes)
+    mixed, lam = _filled(images, shrunk, box, lam.dtype)
+    return Mixed(mixed, blend_labels(target, lam, permutation, num_classes), lam)
 
 
 def saliencymix(
@@ -213,7 +217,7 @@ def soft_labels(target: Labels, num_classes: int | None = None) -> Float[Tensor,
     return F.one_hot(target, num_classes).float()
 
 
-def cut_box(lam: Tensor, cy: Centre, cx: Centre, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def cut_box(lam: Tensor, cy: Centre, cx: Centre, height: int, width: int) -> Box:
     """Top, bottom, left and right of the box of :func:`cutmix`, int64, half open and clipped; see there."""
     root, ends = (1 - lam.double()).sqrt(), []
     for centre, side in ((cy, height), (cx, width)):
@@ -240,21 +244,12 @@ def fine_grained_saliency(images: Images) -> Float[Tensor, "N H W"]:
     return total[:, 0]
 
 
-def _filled(
-    images: Tensor,
-    partner: Tensor,
-    target: Tensor,
-    lam: Tensor,
-    permutation: Tensor,
-    box: tuple[Tensor, Tensor, Tensor, Tensor],
-    num_classes: int | None,
-) -> Mixed:
-    """Images with the box taken from partner; the ratio is what is left of the image."""
+def _filled(images: Tensor, partner: Tensor, box: Box, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Images with the box taken from partner, and what is left of each image, in float32 at least."""
     top, bottom, left, right = box
     left_over = 1 - ((bottom - top) * (right - left)).double() / (images.shape[2] * images.shape[3])
-    lam = left_over.to(torch.promote_types(lam.dtype, torch.float32))
     mixed = torch.where(_inside(box, images), partner, images)
-    return Mixed(mixed, blend_labels(target, lam, permutation, num_classes), lam)
+    return mixed, left_over.to(torch.promote_types(dtype, torch.float32))
 
 
 def _nearest(first: Tensor, end: Tensor, side: int, device: torch.device) -> Tensor:
