@@ -236,7 +236,7 @@ class _ClassBalanced(Objective):
     @classmethod
     def build(cls: type[Built], network: nn.Module, dataset: Data, **settings: Setting) -> Built:
         """The objective under the counts of a data set."""
-        return cls(network, dataset.counts, **settings)  # type: ignore[arg-type]  # checked at construction
+        return cls(network, dataset.counts, **settings)  # type: ignore[call-arg]  # a subclass takes them
 
     def balance(self, counts: Int64[Tensor, " C"], loss: str, beta: float, max_margin: float) -> None:
         """Weights, and margins where the loss is "ldam"; given again at every construction: no part of a checkpoint."""
