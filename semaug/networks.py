@@ -15,7 +15,8 @@ Every function takes ``num_classes``, C, and ``channels`` of the images; most ta
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -30,6 +31,9 @@ Levels = float | Sequence[float]
 NORMS = ("batch", "group")
 
 SHORTCUTS = ("pad", "pad both", "project")
+
+# Of the options that stand in a network's name where they have another value.
+DEFAULTS = {"width": 16, "shortcut": "pad", "dropout": 0.0, "norm": "batch", "mean": 0.5, "std": 0.25}
 
 
 class Network(nn.Module):
@@ -238,7 +242,7 @@ def small(
         BasicBlock(inputs, outputs, stride, "project", norm)
         for inputs, outputs, stride in [(width, width, 1), (width, 2 * width, 2), (2 * width, 4 * width, 2)]
     ]
-    name = _name("small", width=(width, 16), norm=(norm, "batch"), mean=(mean, 0.5), std=(std, 0.25))
+    name = _name("small", width=width, norm=norm, mean=mean, std=std)
     return Network([stem, *blocks], 4 * width, num_classes, name, static=True)
 
 
@@ -264,13 +268,10 @@ def resnet(
     check_choice("shortcut", shortcut, SHORTCUTS)
     if depth < 8 or depth % 6 != 2:
         raise ValueError(f"depth: got {depth}; takes 6n + 2, as 20, 32, 44, 56 or 110")
-    stages: list[nn.Module] = [_stem(channels, 16, 1, norm, mean, std)]
-    for inputs, outputs, stride in [(16, 16, 1), (16, 32, 2), (32, 64, 2)]:
-        blocks = [BasicBlock(inputs, outputs, stride, shortcut, norm)]
-        blocks += [BasicBlock(outputs, outputs, 1, shortcut, norm) for _ in range((depth - 2) // 6 - 1)]
-        stages.append(nn.Sequential(*blocks))
-    name = _name(f"resnet{depth}", shortcut=(shortcut, "pad"), norm=(norm, "batch"), mean=(mean, 0.5), std=(std, 0.25))
-    return Network(stages, 64, num_classes, name, static=True)
+    stem, block = _stem(channels, 16, 1, norm, mean, std), partial(BasicBlock, shortcut=shortcut, norm=norm)
+    stages = _stages(block, 16, (16, 32, 64), [(depth - 2) // 6] * 3)
+    name = _name(f"resnet{depth}", shortcut=shortcut, norm=norm, mean=mean, std=std)
+    return Network([stem, *stages], 64, num_classes, name, static=True)
 
 
 def resnet18(
@@ -280,15 +281,10 @@ def resnet18(
 
     Widths 64, 128, 256, 512, two blocks each, shortcuts option B; A = 512; 11.17 million parameters at 10 classes.
     """
-    stages: list[nn.Module] = [_stem(channels, 64, 1, norm, mean, std)]
-    for inputs, outputs, stride in [(64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2)]:
-        blocks = [
-            BasicBlock(inputs, outputs, stride, "project", norm),
-            BasicBlock(outputs, outputs, 1, "project", norm),
-        ]
-        stages.append(nn.Sequential(*blocks))
-    name = _name("resnet18", norm=(norm, "batch"), mean=(mean, 0.5), std=(std, 0.25))
-    return Network(stages, 512, num_classes, name, static=True)
+    stem, block = _stem(channels, 64, 1, norm, mean, std), partial(BasicBlock, shortcut="project", norm=norm)
+    stages = _stages(block, 64, (64, 128, 256, 512), (2, 2, 2, 2))
+    name = _name("resnet18", norm=norm, mean=mean, std=std)
+    return Network([stem, *stages], 512, num_classes, name, static=True)
 
 
 def resnext(
@@ -314,21 +310,16 @@ def resnext(
     for name, values in (("blocks", [*blocks]), ("groups", [groups]), ("group_width", [group_width])):
         for value in values or [0]:
             check_count(name, value)
-    stages: list[nn.Module] = [_stem(channels, 64, 1, norm, mean, std)]
-    inputs = 64
-    for number, count in enumerate(blocks):
-        middle, outputs = groups * group_width * 2**number, 256 * 2**number
-        layers: list[nn.Module] = []
-        for _ in range(count):
-            stride = 2 if number and not layers else 1
-            layers.append(Bottleneck(inputs, middle, outputs, stride, groups, norm))
-            inputs = outputs
-        stages.append(nn.Sequential(*layers))
-    depth = 2 + 3 * sum(blocks)
+
+    def block(inputs: int, outputs: int, stride: int) -> Bottleneck:
+        return Bottleneck(inputs, outputs // 256 * groups * group_width, outputs, stride, groups, norm)
+
+    widths = [256 * 2**number for number in range(len(blocks))]
+    stem, stages = _stem(channels, 64, 1, norm, mean, std), _stages(block, 64, widths, blocks)
     shape = "" if tuple(blocks) == (3, 4, 6, 3) else f"-{'.'.join(map(str, blocks))}"
-    base = f"resnext{depth}{shape}-{groups}x{group_width}d"
-    name = _name(base, norm=(norm, "batch"), mean=(mean, 0.5), std=(std, 0.25))
-    return Network(stages, inputs, num_classes, name, static=True)
+    base = f"resnext{2 + 3 * sum(blocks)}{shape}-{groups}x{group_width}d"
+    name = _name(base, norm=norm, mean=mean, std=std)
+    return Network([stem, *stages], widths[-1], num_classes, name, static=True)
 
 
 def vit(
@@ -361,7 +352,7 @@ def vit(
     patches = Patches(channels, width, patch, patch)
     stages: list[nn.Module] = [nn.Sequential(Normalise(channels, mean, std), patches, Positions())]
     stages += [Encoder(width, depth // 3, heads, last=number == 2) for number in range(3)]
-    name = _name(f"vit-{patch}-{width}-{depth}-{heads}", mean=(mean, 0.5), std=(std, 0.25))
+    name = _name(f"vit-{patch}-{width}-{depth}-{heads}", mean=mean, std=std)
     return Network(stages, width, num_classes, name, static=True)
 
 
@@ -388,17 +379,12 @@ def wide_resnet(
     if depth < 10 or depth % 6 != 4:
         raise ValueError(f"depth: got {depth}; takes 6n + 4, as 16, 28 or 40")
     width, dropout = check_count("width", width), check_number("dropout", dropout, 0, 1, without=(1,))
-    normalise = Normalise(channels, mean, std)
-    stages: list[nn.Module] = [nn.Sequential(normalise, convolution(channels, 16, 3))]
-    w = width
-    for inputs, outputs, stride in [(16, 16 * w, 1), (16 * w, 32 * w, 2), (32 * w, 64 * w, 2)]:
-        blocks: list[nn.Module] = [PreActivationBlock(inputs, outputs, stride, dropout, norm)]
-        blocks += [PreActivationBlock(outputs, outputs, 1, dropout, norm) for _ in range((depth - 4) // 6 - 1)]
-        if outputs == 64 * w:
-            blocks += [normalisation(outputs, norm), nn.ReLU()]
-        stages.append(nn.Sequential(*blocks))
-    options = {"dropout": (dropout, 0.0), "norm": (norm, "batch"), "mean": (mean, 0.5), "std": (std, 0.25)}
-    return Network(stages, 64 * w, num_classes, _name(f"wrn-{depth}-{w}", **options), static=True)
+    stem = nn.Sequential(Normalise(channels, mean, std), convolution(channels, 16, 3))
+    block = partial(PreActivationBlock, dropout=dropout, norm=norm)
+    stages = _stages(block, 16, (16 * width, 32 * width, 64 * width), [(depth - 4) // 6] * 3)
+    stages[-1].extend([normalisation(64 * width, norm), nn.ReLU()])
+    name = _name(f"wrn-{depth}-{width}", dropout=dropout, norm=norm, mean=mean, std=std)
+    return Network([stem, *stages], 64 * width, num_classes, name, static=True)
 
 
 class Residual(nn.Module):
@@ -452,6 +438,18 @@ def _stem(channels: int, width: int, stride: int, norm: str, mean: Levels, std: 
     return nn.Sequential(normalise, convolution(channels, width, 3, stride), normalisation(width, norm), nn.ReLU())
 
 
+def _stages(
+    block: Callable[[int, int, int], nn.Module], inputs: int, widths: Sequence[int], counts: Sequence[int]
+) -> list[nn.Sequential]:
+    """Stages of blocks (inputs, outputs, stride), as many as ``counts`` says; all but the first halve the sides."""
+    stages = []
+    for number, (outputs, count) in enumerate(zip(widths, counts, strict=True)):
+        shapes = [(inputs, 2 if number else 1)] + [(outputs, 1)] * (count - 1)
+        stages.append(nn.Sequential(*(block(channels, outputs, stride) for channels, stride in shapes)))
+        inputs = outputs
+    return stages
+
+
 def convolution(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """Without a bias, which a normalisation after it would take away, as He et al. start it."""
     layer = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, groups=groups, bias=False)
@@ -474,7 +472,7 @@ def _shortcut(inputs: int, outputs: int, stride: int, kind: str, norm: str) -> n
     return PadShortcut(inputs, outputs, stride, both=kind == "pad both")
 
 
-def _name(base: str, **options: tuple[object, object]) -> str:
+def _name(base: str, **options: object) -> str:
     """The base name with every option that is not at its default: one name, one computation."""
-    changed = [f"{option}={value}" for option, (value, default) in options.items() if value != default]
+    changed = [f"{option}={value}" for option, value in options.items() if value != DEFAULTS[option]]
     return f"{base}({', '.join(changed)})" if changed else base

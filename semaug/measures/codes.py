@@ -220,12 +220,9 @@ def movement(traversals: Traversals) -> Float[Tensor, " columns"]:
 
 def reconstruction_error(model: Coder, split: Split, codes: Posterior) -> float:
     """Mean squared error of a pixel of m(mu), in units of the range [0, 1]."""
-    total = 0.0
-    for start in range(0, len(split), 500):
-        rows = slice(start, start + 500)
-        decoded = model.decode(codes.mean[rows], codes.target[rows])
-        total += float((decoded - split.floats(rows)).double().square().sum())
-    return total / split.images.numel()
+    batches = zip(split.batches(), codes.mean.split(500), codes.target.split(500), strict=True)
+    errors = ((model.decode(mean, target) - batch.floats()).double().square() for batch, mean, target in batches)
+    return sum(float(error.sum()) for error in errors) / split.images.numel()
 
 
 def alignment(model: Coder, split: Split, share: float = 0.02) -> dict[str, Float[Tensor, " K"]]:
