@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semaug._checks import check_choice, check_count, check_number
+from semaug._checks import check_choice, check_count, check_number, require
 
 Levels = float | Sequence[float]
 
@@ -32,7 +32,7 @@ NORMS = ("batch", "group")
 
 SHORTCUTS = ("pad", "pad both", "project")
 
-# Of the options that stand in a network's name where they have another value.
+# Of options; one that has another value stands in the network's name.
 DEFAULTS = {"width": 16, "shortcut": "pad", "dropout": 0.0, "norm": "batch", "mean": 0.5, "std": 0.25}
 
 
@@ -86,8 +86,7 @@ class Normalise(nn.Module):
         channels = check_count("channels", channels)
         for name, value, low, without in (("mean", mean, -math.inf, ()), ("std", std, 0, (0,))):
             given = value if isinstance(value, Sequence) else [value] * channels
-            if len(given) != channels:
-                raise ValueError(f"{name}: got {value}; takes one number, or one for each of {channels} channels")
+            require(len(given) == channels, name, value, f"one number, or one for each of {channels} channels")
             values = [check_number(name, number, low, without=without) for number in given]
             self.register_buffer(name, torch.tensor(values).reshape(channels, 1, 1))
 
@@ -170,11 +169,9 @@ class Positions(nn.Module):
     def forward(self, maps: Float[Tensor, "N A H W"]) -> Float[Tensor, "N A H W"]:
         """A quarter of the channels each: sine and cosine of the row, sine and cosine of the column."""
         quarter, (height, width) = maps.shape[1] // 4, maps.shape[2:]
-        exponent = torch.arange(quarter, device=maps.device, dtype=torch.float32) / max(1, quarter - 1)
-        row, column = (
-            torch.arange(side, device=maps.device, dtype=torch.float32) * 10000 ** -exponent[:, None]
-            for side in (height, width)
-        )
+        number, y, x = (torch.arange(n, device=maps.device, dtype=torch.float32) for n in (quarter, height, width))
+        rate = 10000 ** -(number / max(1, quarter - 1))[:, None]
+        row, column = y * rate, x * rate
         row, column = row[:, :, None].expand(-1, -1, width), column[:, None, :].expand(-1, height, -1)
         return maps + torch.cat([row.sin(), row.cos(), column.sin(), column.cos()]).to(maps.dtype)
 
@@ -237,13 +234,9 @@ def small(
     and scales the rest.
     """
     width = check_count("width", width)
-    stem = _stem(channels, width, 2, norm, mean, std)
-    blocks = [
-        BasicBlock(inputs, outputs, stride, "project", norm)
-        for inputs, outputs, stride in [(width, width, 1), (width, 2 * width, 2), (2 * width, 4 * width, 2)]
-    ]
-    name = _name("small", width=width, norm=norm, mean=mean, std=std)
-    return Network([stem, *blocks], 4 * width, num_classes, name, static=True)
+    stem, block = _stem(channels, width, 2, norm, mean, std), partial(BasicBlock, shortcut="project", norm=norm)
+    blocks = [stage[0] for stage in _stages(block, width, (width, 2 * width, 4 * width), (1, 1, 1))]
+    return _network([stem, *blocks], 4 * width, num_classes, "small", width=width, norm=norm, mean=mean, std=std)
 
 
 def resnet(
@@ -266,12 +259,11 @@ def resnet(
             of MetaSAug and LDAM-DRW; "project", option B, as in that of ISDA. Their weights fit that option alone.
     """
     check_choice("shortcut", shortcut, SHORTCUTS)
-    if depth < 8 or depth % 6 != 2:
-        raise ValueError(f"depth: got {depth}; takes 6n + 2, as 20, 32, 44, 56 or 110")
+    require(depth >= 8 and depth % 6 == 2, "depth", depth, "6n + 2, as 20, 32, 44, 56 or 110")
     stem, block = _stem(channels, 16, 1, norm, mean, std), partial(BasicBlock, shortcut=shortcut, norm=norm)
     stages = _stages(block, 16, (16, 32, 64), [(depth - 2) // 6] * 3)
-    name = _name(f"resnet{depth}", shortcut=shortcut, norm=norm, mean=mean, std=std)
-    return Network([stem, *stages], 64, num_classes, name, static=True)
+    options = {"shortcut": shortcut, "norm": norm, "mean": mean, "std": std}
+    return _network([stem, *stages], 64, num_classes, f"resnet{depth}", **options)
 
 
 def resnet18(
@@ -283,8 +275,7 @@ def resnet18(
     """
     stem, block = _stem(channels, 64, 1, norm, mean, std), partial(BasicBlock, shortcut="project", norm=norm)
     stages = _stages(block, 64, (64, 128, 256, 512), (2, 2, 2, 2))
-    name = _name("resnet18", norm=norm, mean=mean, std=std)
-    return Network([stem, *stages], 512, num_classes, name, static=True)
+    return _network([stem, *stages], 512, num_classes, "resnet18", norm=norm, mean=mean, std=std)
 
 
 def resnext(
@@ -318,8 +309,7 @@ def resnext(
     stem, stages = _stem(channels, 64, 1, norm, mean, std), _stages(block, 64, widths, blocks)
     shape = "" if tuple(blocks) == (3, 4, 6, 3) else f"-{'.'.join(map(str, blocks))}"
     base = f"resnext{2 + 3 * sum(blocks)}{shape}-{groups}x{group_width}d"
-    name = _name(base, norm=norm, mean=mean, std=std)
-    return Network([stem, *stages], widths[-1], num_classes, name, static=True)
+    return _network([stem, *stages], widths[-1], num_classes, base, norm=norm, mean=mean, std=std)
 
 
 def vit(
@@ -345,15 +335,12 @@ def vit(
     """
     for option, value in (("patch", patch), ("width", width), ("depth", depth), ("heads", heads)):
         check_count(option, value)
-    if width % 4 or width % heads:
-        raise ValueError(f"width: got {width}; takes a multiple of 4 and of heads, {heads}")
-    if depth % 3:
-        raise ValueError(f"depth: got {depth}; takes a multiple of 3, the stages")
-    patches = Patches(channels, width, patch, patch)
-    stages: list[nn.Module] = [nn.Sequential(Normalise(channels, mean, std), patches, Positions())]
-    stages += [Encoder(width, depth // 3, heads, last=number == 2) for number in range(3)]
-    name = _name(f"vit-{patch}-{width}-{depth}-{heads}", mean=mean, std=std)
-    return Network(stages, width, num_classes, name, static=True)
+    require(width % 4 == width % heads == 0, "width", width, f"a multiple of 4 and of heads, {heads}")
+    require(depth % 3 == 0, "depth", depth, "a multiple of 3, the stages")
+    stem = nn.Sequential(Normalise(channels, mean, std), Patches(channels, width, patch, patch), Positions())
+    stages = [Encoder(width, depth // 3, heads, last=number == 2) for number in range(3)]
+    base = f"vit-{patch}-{width}-{depth}-{heads}"
+    return _network([stem, *stages], width, num_classes, base, mean=mean, std=std)
 
 
 def wide_resnet(
@@ -376,15 +363,14 @@ def wide_resnet(
         width: of the stages, 16, 32 and 64 times this.
         dropout: the share dropped between the convolutions of a block, 0.3 in the paper.
     """
-    if depth < 10 or depth % 6 != 4:
-        raise ValueError(f"depth: got {depth}; takes 6n + 4, as 16, 28 or 40")
+    require(depth >= 10 and depth % 6 == 4, "depth", depth, "6n + 4, as 16, 28 or 40")
     width, dropout = check_count("width", width), check_number("dropout", dropout, 0, 1, without=(1,))
     stem = nn.Sequential(Normalise(channels, mean, std), convolution(channels, 16, 3))
     block = partial(PreActivationBlock, dropout=dropout, norm=norm)
     stages = _stages(block, 16, (16 * width, 32 * width, 64 * width), [(depth - 4) // 6] * 3)
     stages[-1].extend([normalisation(64 * width, norm), nn.ReLU()])
-    name = _name(f"wrn-{depth}-{width}", dropout=dropout, norm=norm, mean=mean, std=std)
-    return Network([stem, *stages], 64 * width, num_classes, name, static=True)
+    options = {"dropout": dropout, "norm": norm, "mean": mean, "std": std}
+    return _network([stem, *stages], 64 * width, num_classes, f"wrn-{depth}-{width}", **options)
 
 
 class Residual(nn.Module):
@@ -422,7 +408,7 @@ def resnet9(num_classes: int, channels: int = 3) -> Network:
         _layer(128, 256, pool=True),
         nn.Sequential(_layer(256, 512, pool=True), Residual(512)),
     ]
-    network = Network(stages, 512, num_classes, "resnet9", static=True)
+    network = _network(stages, 512, num_classes, "resnet9")
     network.pool = ScaledMax()
     return network
 
@@ -472,7 +458,8 @@ def _shortcut(inputs: int, outputs: int, stride: int, kind: str, norm: str) -> n
     return PadShortcut(inputs, outputs, stride, both=kind == "pad both")
 
 
-def _name(base: str, **options: object) -> str:
-    """The base name with every option that is not at its default: one name, one computation."""
+def _network(stages: Sequence[nn.Module], num_features: int, num_classes: int, base: str, **options: object) -> Network:
+    """By the base name with every option that is not at its default: one name, one computation."""
     changed = [f"{option}={value}" for option, value in options.items() if value != DEFAULTS[option]]
-    return f"{base}({', '.join(changed)})" if changed else base
+    name = f"{base}({', '.join(changed)})" if changed else base
+    return Network(stages, num_features, num_classes, name, static=True)

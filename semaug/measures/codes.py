@@ -243,23 +243,17 @@ def alignment(model: Coder, split: Split, share: float = 0.02) -> dict[str, Floa
         raise ValueError(f"split: got no factors {', '.join(sorted(missing))}; takes images of the set shapes")
     side = split.images.shape[-1]
     mean, deviation, target = posterior(model, split)
-    moved = []
-    for k in range(mean.shape[1]):
-        direction = deviation * F.one_hot(torch.tensor(k), deviation.shape[1]).to(deviation)
-        ends = model.along(mean, direction, 1, target)
-        moved.append((ends[:, 2] - ends[:, 0]).flatten(1))
+    each = (model.along(mean, deviation * unit, 1, target) for unit in torch.eye(mean.shape[1]).to(deviation))
+    moved = [(images[:, 2] - images[:, 0]).flatten(1) for images in each]
     table = {}
     for factor, (low, high) in shapes.RANGES.items():
-        rendered = []
-        for sign in (-1, 1):
-            changed = dict(split.factors)
-            changed[factor] = changed[factor] + sign * share * (high - low)
-            if factor in ("size", "x", "y", "brightness"):  # not over the edge of the picture
-                changed[factor] = changed[factor].clamp(low, high)
-            rendered.append(shapes.render(split.target, changed, side).floats().flatten(1))
-        truth = rendered[1] - rendered[0]
+        ends = [split.factors[factor] + sign * share * (high - low) for sign in (-1, 1)]
+        if factor in ("size", "x", "y", "brightness"):  # not over the edge of the picture
+            ends = [end.clamp(low, high) for end in ends]
+        before, after = (shapes.render(split.target, {**split.factors, factor: end}, side).floats() for end in ends)
+        truth = (after - before).flatten(1)
         changes = truth.square().sum(1) > 0  # a disc has no angle
-        cosines = [F.cosine_similarity(each[changes], truth[changes]).abs().mean() for each in moved]
+        cosines = [F.cosine_similarity(step[changes], truth[changes]).abs().mean() for step in moved]
         table[factor] = torch.stack(cosines)
     return table
 
@@ -321,11 +315,9 @@ def measures(model: Coder, data: Data, device: torch.device | str = "cpu", image
         shares, moves = traverse(direction)
         metrics |= {f"{name}consistency_{i}": float(share) for i, share in enumerate(shares)}
         metrics |= {f"{name}movement_{i}": float(move) for i, move in enumerate(moves)}
-    single = []
-    for coordinate in deviation.mean(0).argsort(descending=True)[:16]:  # the ends of each traversal alone
-        direction = STEPS * deviation * F.one_hot(coordinate, deviation.shape[1]).to(deviation)
-        single.append([part[1] for part in traverse(direction, 1)])
-    shares, moves = torch.tensor(single).T
+    units = torch.eye(deviation.shape[1]).to(deviation)[deviation.mean(0).argsort(descending=True)[:16]]
+    single = (traverse(STEPS * deviation * unit, 1) for unit in units)  # the ends of each traversal alone
+    shares, moves = torch.tensor([[share[1], move[1]] for share, move in single]).T
     metrics |= {f"each_consistency_{STEPS}": float(shares.mean()), f"each_movement_{STEPS}": float(moves.mean())}
 
     away = torch.randn(mean.shape, generator=generator).to(mean)

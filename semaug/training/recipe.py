@@ -132,51 +132,44 @@ class Recipe:
         return SCHEDULES[self.schedule](self, (progress - self.warmup) / (1 - self.warmup))
 
 
+STEPS = {"schedule": "step", "augment": "crop+flip"}
+
 PRESETS: dict[str, dict[str, Any]] = {
     # Wang et al. (NeurIPS 2019) and their released code: Nesterov 0.9, reflect-pad-4 crop and flip, batch 128.
-    "isda/resnet": {"epochs": 160, "schedule": "step", "augment": "crop+flip"},
-    "isda/se-resnet": {"epochs": 200, "schedule": "step", "milestones": (0.4, 0.6, 0.8), "augment": "crop+flip"},
+    "isda/resnet": {**STEPS, "epochs": 160},
+    "isda/se-resnet": {**STEPS, "epochs": 200, "milestones": (0.4, 0.6, 0.8)},
     "isda/wide-resnet": {
+        **STEPS,
         "epochs": 240,
-        "schedule": "step",
         "milestones": (0.25, 0.5, 2 / 3, 5 / 6),
         "factor": 0.2,
         "weight_decay": 5e-4,
-        "augment": "crop+flip",
     },
     # Li et al. (CVPR 2021) and their released code: 200 epochs, lr times 0.01 at epochs 160 and 180.
     "metasaug/resnet": {
+        **STEPS,
         "epochs": 200,
         "batch_size": 100,
         "meta_batch_size": 100,
-        "schedule": "step",
         "milestones": (0.8, 0.9),
         "factor": 0.01,
         "weight_decay": 5e-4,
-        "augment": "crop+flip",
     },
     # Cao et al. (NeurIPS 2019) and their released code (kaidic/LDAM-DRW): zero-pad-4 crop and flip. The rate rises in 5
     # epochs (there at every epoch, here at every step) and falls to a hundredth after epochs 160 and 180.
     "ldam/resnet": {
+        **STEPS,
         "epochs": 200,
-        "schedule": "step",
         "warmup": 5 / 200,
         "milestones": (155 / 195, 175 / 195),
         "factor": 0.01,
         "nesterov": False,
         "weight_decay": 2e-4,
-        "augment": "crop+flip",
         "padding_mode": "zeros",
     },
     # Lee et al. (ICML 2020) and their released code: 80,000 steps of 128 images, zero-pad-4 crop and flip, no Nesterov.
     # 80,000 steps are 205 epochs of 50,000 images; the released split trains on 45,000, where they are 228.
-    "sla/resnet": {
-        "epochs": 205,
-        "schedule": "step",
-        "nesterov": False,
-        "augment": "crop+flip",
-        "padding_mode": "zeros",
-    },
+    "sla/resnet": {**STEPS, "epochs": 205, "nesterov": False, "padding_mode": "zeros"},
     # Page (2018-2019): one rise and one fall of the rate, batches of 512, with the network ``networks.resnet9``.
     "fast/resnet9": {
         "epochs": 16,
