@@ -267,9 +267,8 @@ class _Queue:
         label = torch.cat([torch.full_like(rows, c) for c, rows in enumerate(self.order)])
         rows = torch.cat(self.order)
         names, index = person[rows].unique(return_inverse=True)
-        counts = torch.zeros(len(names), len(amounts), dtype=torch.int64)
-        counts.index_put_((index, label), torch.ones_like(label), accumulate=True)
-        brings = [[(c, n) for c, n in enumerate(row) if n] for row in counts.tolist()]
+        counts = torch.bincount(index * len(amounts) + label, minlength=len(names) * len(amounts))
+        brings = [[(c, n) for c, n in enumerate(row) if n] for row in counts.view(len(names), -1).tolist()]
         missing, sizes, chosen = list(amounts), self.sizes, torch.zeros(len(names), dtype=torch.bool)
         order = torch.randperm(len(names), generator=self.generator).tolist()
         for fitting in (True, False):
@@ -286,9 +285,7 @@ class _Queue:
         for c, label_name in enumerate(self.classes):
             if not (label[chosen[index]] == c).any():
                 raise ValueError(f"{argument}: class {label_name!r} has too few persons to take some out of train")
-        gone = torch.zeros(int(rows.max()) + 1, dtype=torch.bool)
-        gone[front] = True
-        self.order = [part[~gone[part]] for part in self.order]
+        self.order = [part[~torch.isin(part, front)] for part in self.order]
         return front.sort().values
 
     def keep(self, argument: str, amounts: Sequence[int]) -> None:

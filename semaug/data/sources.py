@@ -230,12 +230,8 @@ def lfw64(root: Path, size: int | None = None, download: bool = True) -> Splits:
     portraits = torch.bincount(person[known], minlength=len(persons))
     in_test = torch.zeros(len(persons), dtype=torch.bool)
     in_test[order[portraits[order].cumsum(0) <= int(known.sum()) / 5]] = True
-
-    def split(rows: Tensor) -> Split:
-        factors = {"male": male[rows], "smiling": smiling[rows], "person": person[rows]}
-        return Split(images[rows].contiguous(), 2 * male[rows] + smiling[rows], factors)
-
-    return split(known & ~in_test[person]), split(known & in_test[person]), FACES
+    faces = Split(images.contiguous(), 2 * male + smiling, {"male": male, "smiling": smiling, "person": person})
+    return faces.take(known & ~in_test[person]), faces.take(known & in_test[person]), FACES
 
 
 def portraits(root: Path, size: int | None = None, download: bool = True) -> Splits:
