@@ -371,7 +371,7 @@ def pictures(model: nn.Module, data: Data, rows: int = 4, codes: int = PLANE) ->
     largest = kept(deviation, 0.1)
     step = COLUMNS[1] - COLUMNS[0]  # columns of ``along`` are half a direction apart
 
-    def traverse(mean: Codes, direction: Codes, target: Tensor) -> np.ndarray:
+    def traverse(mean: Codes, direction: Codes, target: Tensor) -> Tensor:
         return _bytes(model.along(mean, step * direction, COLUMNS[-1] // step, target))
 
     normal = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0)).to(mean)
@@ -383,19 +383,20 @@ def pictures(model: nn.Module, data: Data, rows: int = 4, codes: int = PLANE) ->
     if shapes.RANGES.keys() <= test.factors.keys():
         few = test.take(slice(0, 300))
         table = torch.stack(list(alignment(model, few).values()))
-        factors = {"alignment": table.cpu().numpy(), "deviation": posterior(model, few).deviation.mean(0).cpu().numpy()}
-    return factors | {
-        "images": chosen.images.cpu().numpy(),
-        "target": target.cpu().numpy(),
+        factors = {"alignment": table, "deviation": posterior(model, few).deviation.mean(0)}
+    tensors = factors | {
+        "images": chosen.images,
+        "target": target,
         "tenth": traverse(mean, deviation * largest, target),
         "all": traverse(mean, deviation, target),
         "noise": _bytes(model.decode(mean + normal, target)),
         "directions": traverse(*directions),
-        "plane": points.float().cpu().numpy(),
-        "share": share[:2].float().cpu().numpy(),
-        "labels": first.target.cpu().numpy(),
+        "plane": points.float(),
+        "share": share[:2].float(),
+        "labels": first.target,
     }
+    return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
 
-def _bytes(images: Tensor) -> np.ndarray:
-    return (255 * images).round().byte().cpu().numpy()
+def _bytes(images: Tensor) -> Tensor:
+    return (255 * images).round().byte()

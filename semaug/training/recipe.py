@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,26 +26,24 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 AUGMENTS = ("crop", "flip", "randaugment", "autoaugment", "cutout[1-9][0-9]*")
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "optimizer": ("sgd", "adam"),
-    "schedule": tuple(SCHEDULES),
-    "padding_mode": ("reflect", "zeros"),
-    "precision": tuple(PRECISIONS),
+
+def _one_of(choices: Iterable[str]) -> Callable[[str, str], str]:
+    return lambda name, value: str(check_choice(name, value, tuple(choices)))
+
+
+# What each field takes, and returns as a plain value: a count, a number, a choice.
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(("epochs", "batch_size", "meta_batch_size"), check_count),
+    **dict.fromkeys(("padding", "evaluate_every"), partial(check_count, low=0)),
+    **dict.fromkeys(("lr", "factor"), partial(check_number, low=0, without=(0,))),
+    **dict.fromkeys(("warmup", "momentum"), partial(check_number, low=0, high=1, without=(1,))),
+    "weight_decay": partial(check_number, low=0),
+    "nesterov": check_flag,
+    "optimizer": _one_of(("sgd", "adam")),
+    "schedule": _one_of(SCHEDULES),
+    "padding_mode": _one_of(("reflect", "zeros")),
+    "precision": _one_of(PRECISIONS),
 }
-
-COUNTS = {"epochs": 1, "batch_size": 1, "meta_batch_size": 1, "padding": 0, "evaluate_every": 0}
-
-"""The least value of each."""
-
-NUMBERS: dict[str, tuple[float, float, tuple[float, ...]]] = {
-    "lr": (0, math.inf, (0,)),
-    "factor": (0, math.inf, (0,)),
-    "warmup": (0, 1, (1,)),
-    "momentum": (0, 1, (1,)),
-    "weight_decay": (0, math.inf, ()),
-}
-
-"""The least and the largest value of each, and which of the two it may not have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,13 +92,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Hold every field to what it takes, as a plain value that a record and a checkpoint can hold."""
-        plain: dict[str, Any] = {"nesterov": check_flag("Recipe.nesterov", self.nesterov)}
-        for name, least in COUNTS.items():
-            plain[name] = check_count(f"Recipe.{name}", getattr(self, name), least)
-        for name, (low, high, without) in NUMBERS.items():
-            plain[name] = check_number(f"Recipe.{name}", getattr(self, name), low, high, without)
-        for name, choices in CHOICES.items():
-            plain[name] = str(check_choice(f"Recipe.{name}", getattr(self, name), choices))
+        plain = {name: check(f"Recipe.{name}", getattr(self, name)) for name, check in CHECKS.items()}
         listed = isinstance(self.milestones, Iterable) and not isinstance(self.milestones, str)
         require(listed, "Recipe.milestones", self.milestones, "a sequence of fractions in (0, 1)")
         plain["milestones"] = tuple(check_number("Recipe.milestones", one, 0, 1, (0, 1)) for one in self.milestones)
