@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 EPILOG = """examples:
@@ -72,7 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and options.command != "sweep":
         parser().error(f"unknown arguments: {' '.join(rest)}")
     try:
-        return _do(options, rest)
+        try:
+            command = _prepared(options, rest)
+        except (OSError, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        return command()
     except KeyboardInterrupt:
         print("\ninterrupted; what was done is kept", file=sys.stderr)
         return 130
@@ -81,34 +87,80 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _do(options: argparse.Namespace, rest: list[str]) -> int:
-    """Each command imports what it needs: the help must not wait for torch."""
-    if options.command in ("reproduce", "check", "refresh"):
-        from companion import notebooks
+def _prepared(options: argparse.Namespace, rest: list[str]) -> Callable[[], int]:
+    """What is to be done, once the arguments are checked. Each command imports what it needs: the help loads nothing.
 
-        texts = dict.fromkeys(getattr(options, "p", []))
-        if unclear := [text for text in texts if "=" not in text]:
-            print(f"error: -p: got {unclear[0]!r}; takes name=value", file=sys.stderr)
-            return 2
-        given = dict(text.split("=", 1) for text in texts)
-        limits = None if options.limits is None else (options.limits[0], options.limits[1])
-        return notebooks.execute(options.command, options.notebooks, given, limits, options.folder, options.output)
-    if options.command == "figures":
-        from companion import drawing
-
-        return drawing.draw(options.notebook, options.figure, options.folder)
+    Raises ValueError or OSError for arguments that cannot be.
+    """
     if options.command == "sweep":
         from companion import sweep
 
-        return sweep.start(options.config, options.on, rest)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from companion import planning
+        return sweep.prepared(options.config, options.on, rest)
+    from semaug._checks import check_choice, check_number, require
 
+    if options.command in ("reproduce", "check", "refresh"):
+        from companion import notebooks
+
+        texts = getattr(options, "p", [])
+        for text in texts:
+            require("=" in text, "-p", text, "name=value")
+        given = dict(text.split("=", 1) for text in texts)
+        sources = notebooks.discover(options.notebooks, options.folder)
+        jobs = [notebooks.job(source, given, options.limits, options.command) for source in sources]
+        return partial(notebooks.execute, options.command, jobs, options.output)
+    from companion import studies
+
+    known = studies.modules()
+    if options.command == "figures":
+        takes = f"leaderboard, {', '.join(known)}"
+        require(options.notebook in (None, "leaderboard", *known), "notebook", options.notebook, takes)
+        names = [figure for name, module in known.items() if name == options.notebook for figure in module.FIGURES]
+        if options.figure not in (None, *names):
+            raise ValueError(f"figure: got {options.figure!r}; {options.notebook} has {', '.join(names) or 'none'}")
+        return partial(_draw, options.notebook, options.figure, options.folder)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from companion import runs
+    from semaug.training.loop import MOST_TOGETHER, resolve_device
+
+    if options.notebook is not None:
+        check_choice("notebook", options.notebook, known)
+    planned = runs.planned(options.profile, options.notebook)
     if options.command == "runs":
-        return planning.show(options.profile, options.notebook)
-    return planning.run(
-        options.profile, options.notebook, options.minutes, options.together, options.device, options.root
-    )
+        return partial(runs.show, planned)
+    check_number("--minutes", options.minutes, low=0, without=(0,))
+    takes = f"a whole number from 1 to {MOST_TOGETHER}"
+    require(1 <= options.together <= MOST_TOGETHER, "--together", options.together, takes)
+    device = options.device or ("cpu" if options.profile == "cpu" else "auto")
+    if options.profile == "paper" and device == "auto" and resolve_device().type == "cpu":
+        raise ValueError("--profile: got paper; torch sees no GPU; with --device cpu it runs all the same, for weeks")
+    return partial(runs.run_for, options.minutes, planned, device, options.root, options.together)
+
+
+def _draw(notebook: str | None, figure: str | None, folder: Path | None) -> int:
+    """Draw one figure, those of a notebook, or all and the leaderboard, from the committed records; the exit status.
+
+    The same records give the same bytes. What has no records is skipped and said.
+    """
+    from companion import leaderboard, plots, records, studies
+
+    folder = folder or records.FIGURES
+    chosen = {name: module for name, module in studies.modules().items() if notebook in (None, name)}
+    for name, module in chosen.items():
+        index = records.committed(name)
+        for title, make in module.FIGURES.items():
+            if figure in (None, title):
+                try:
+                    plots.save(make(index), folder / name, title)
+                    print(f"drew     {name}/{title} from {len(index)} records")
+                except studies.NothingToDraw as missing:
+                    print(f"skipped  {name}/{title}: needs {missing}; {len(index)} records there do not hold them")
+    if notebook in (None, "leaderboard"):
+        try:
+            paths = leaderboard.write(folder)
+            print(f"wrote    {', '.join(str(path.relative_to(folder)) for path in paths)}")
+        except studies.NothingToDraw as missing:
+            print(f"skipped  leaderboard: needs {missing}")
+    return int(records.problems(chosen))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import json
 import math
 import multiprocessing
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -165,12 +164,19 @@ def reduced(source: Path) -> dict[str, Value]:
     return smaller
 
 
-# All of them
-
-
 Job = tuple[Path, Mapping[str, Value], Limits]
 
 """A notebook's source, its parameters and its limits."""
+
+
+def job(source: Path, texts: Mapping[str, str], limits: Limits | None = None, command: str = "reproduce") -> Job:
+    """What one command runs of a notebook; ValueError for parameters that it lacks or of the wrong type."""
+    values = (reduced(source) if command == "check" else {}) | override(source, texts)
+    profile = str((parameters(source) | values).get("profile", "quick"))
+    return source, values, limits or LIMITS[profile]
+
+
+# All of them
 
 
 def reproduce(jobs: Sequence[Job], written: Path, at_once: int = 1) -> list[Execution]:
@@ -263,32 +269,12 @@ def bare(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def execute(
-    command: str,
-    names: Sequence[str] = (),
-    texts: Mapping[str, str] | None = None,
-    limits: Limits | None = None,
-    folder: Path | None = None,
-    written: Path | None = None,
-) -> int:
-    """One of the commands ``reproduce``, ``check`` and ``refresh`` on the named notebooks, or on all.
-
-    Returns the exit status: 0, 1 if a notebook failed, 2 for arguments that cannot be.
-    """
-    try:
-        sources = discover(names, folder)
-        jobs = []
-        for source in sources:
-            values = (reduced(source) if command == "check" else {}) | override(source, texts or {})
-            profile = str((parameters(source) | values).get("profile", "quick"))
-            jobs.append((source, values, limits or LIMITS[profile]))
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def execute(command: str, jobs: Sequence[Job], written: Path | None = None) -> int:
+    """One of the commands ``reproduce``, ``check`` and ``refresh``; the exit status, 1 if a notebook failed."""
     written = (written or root() / "build" / command).absolute()
     print(f"==> {len(jobs)} notebook{'s' * (len(jobs) > 1)}; results go to {written}", flush=True)
     if command == "refresh":
-        done = refresh(sources, written, limits or LIMITS["quick"])
+        done = refresh([source for source, *_ in jobs], written, jobs[0][2])
     else:
         done = reproduce(jobs, written, min(os.cpu_count() or 1, 4) if command == "check" else 1)
     print("\n" + table(done), end="", flush=True)

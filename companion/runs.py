@@ -6,7 +6,6 @@ one that was stopped goes on from its last epoch, and two processes beside each 
 
 from __future__ import annotations
 
-import contextlib
 import math
 import signal
 import time
@@ -21,9 +20,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from companion.records import FIGURES, committed, pack
+from companion.records import FIGURES, committed, pack, problems
 from companion.studies import Arm, Study, studies
 from semaug import networks
+from semaug._checks import check_choice
 from semaug.data.sets import Data, load
 from semaug.measures import codes, gans
 from semaug.methods import gan, gvae, objectives
@@ -74,9 +74,8 @@ def build(objective: str, network: str, dataset: Data, seed: int, **settings: Se
     Two objectives built with one network and seed start from the same weights: what paired seeds need. Raises
     ValueError for a name that is no objective or not in ``NETWORKS``.
     """
-    for argument, name, known in (("objective", objective, objectives()), ("network", network, NETWORKS)):
-        if name not in known:
-            raise ValueError(f"{argument}: got {name!r}; takes one of {', '.join(known)}")
+    check_choice("objective", objective, objectives())
+    check_choice("network", network, NETWORKS)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return objectives()[objective].build(NETWORKS[network](dataset), dataset, **settings)
@@ -226,6 +225,17 @@ def planned(profile: str | None = None, notebook: str | None = None) -> list[Run
     ]
 
 
+def show(runs: Sequence[Run]) -> int:
+    """List runs: saved or missing, their estimate, their name. The exit status: 1 where a file is no record."""
+    missing = 0.0
+    for run in runs:
+        saved = run.done()
+        missing += 0 if saved else run.seconds
+        print(f"{'saved  ' if saved else 'missing'} {run.seconds:6.0f} s  {run.name}")
+    print(f"missing: about {missing / 3600:.1f} hours")
+    return int(problems(run.study.notebook for run in runs))
+
+
 def execute_together(runs: Sequence[Run], device: str = "auto", root: str | None = None) -> list[Record]:
     """Execute runs of one study and recipe as one (``fit_together``): a GPU is hardly busy with a small one.
 
@@ -277,12 +287,6 @@ def complete(runs: Sequence[Run], device: str = "auto", root: str | None = None)
         return [*zip(mine, records, strict=True)]
 
 
-def _alike(run: Run, missing: Sequence[Run], most: int) -> list[Run]:
-    """The run, and those after it that could be executed together with it."""
-    later = missing[missing.index(run) + 1 :] if most > 1 and run.arm.objective != "GAN" else []
-    return [run, *[one for one in later if one.study is run.study and one.recipe == run.recipe][: most - 1]]
-
-
 def _seconds(runs: Sequence[Run], device: str) -> float:
     """Estimate for runs executed together: on a GPU each after the first is a third of one alone (``make bench``)."""
     more = 1 if resolve_device(device).type == "cpu" else 1 / 3
@@ -292,19 +296,22 @@ def _seconds(runs: Sequence[Run], device: str) -> float:
 def run_for(
     minutes: float, runs: Sequence[Run], device: str = "auto", root: str | None = None, together: int = 1
 ) -> int:
-    """Execute the missing runs that fit into so many minutes, in their order; returns how many failed.
+    """Execute the missing runs that fit into so many minutes, in their order; the exit status.
 
     A run that fails is named with its error, and the others still run; one that was not finished in time goes on from
     its last epoch next time.
     """
+    torch.set_num_threads(1)
     end, ran, failed, waiting = time.monotonic() + 60 * minutes, 0, list[Run](), list[float]()
     with _time_up(60 * minutes):
         missing = [run for run in runs if not run.done()]
-        for run in missing:
+        for at, run in enumerate(missing):
             if run.done():
                 continue
+            alike = [one for one in missing[at:] if one.study is run.study and one.recipe == run.recipe]
+            most = 1 if run.arm.objective == "GAN" else together
             try:
-                some = [one for one in _alike(run, missing, together) if one not in failed and not one.done()]
+                some = [one for one in alike if one not in failed and not one.done()][:most]
                 while time.monotonic() + (left := _seconds(some, device)) > end and len(some) > 1:
                     some.pop()
                 if time.monotonic() + left > end:
@@ -327,7 +334,7 @@ def run_for(
                 print(f"{record.seconds:6.0f} s  {score:.4f}  {one.name}", flush=True)
     if waiting and not ran:
         print(f"{len(waiting)} runs are longer than that; the shortest takes about {min(waiting) / 60:.0f} minutes")
-    return len(failed)
+    return int(problems(run.study.notebook for run in runs) or bool(failed))
 
 
 @contextmanager
@@ -343,9 +350,8 @@ def _time_up(seconds: float) -> Iterator[None]:
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        with contextlib.suppress(TimeUp):
-            yield
-            return
+        yield
+    except TimeUp:
         print("time is up; what was running goes on from its last epoch next time", flush=True)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
