@@ -26,45 +26,44 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    notebooks = {
+
+    def add(name: str, about: str, more: str = "") -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=about, description=about + more)
+
+    for name, about in {
         "reproduce": "run notebooks; executed copies, figures, times in build/reproduce",
         "check": "the same with small parameters, several notebooks at a time, in build/check",
         "refresh": "run notebooks and replace the committed .ipynb beside each .py",
-    }
-    for name, about in notebooks.items():
-        command = commands.add_parser(name, help=about, description=about)
+    }.items():
+        command = add(name, about)
         command.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="such as 1_isda; all if none is named")
         if name != "refresh":  # the committed notebooks show their defaults
             command.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", help="a parameter's value")
         command.add_argument("--limits", nargs=2, type=float, metavar=("CELL", "NOTEBOOK"), help="time-outs, seconds")
         command.add_argument("--folder", type=Path, help="where the notebooks are (default: notebooks/)")
         command.add_argument("--output", type=Path, help=f"where results go (default: build/{name})")
-    about = "draw figures anew from the committed records"
-    command = commands.add_parser("figures", help=about, description=about)
+    command = add("figures", "draw figures anew from the committed records")
     command.add_argument("notebook", nargs="?", metavar="NOTEBOOK", help="such as 1_isda, or leaderboard; else all")
     command.add_argument("figure", nargs="?", metavar="FIGURE", help="one figure of it")
     command.add_argument("--folder", type=Path, help="where the pictures go (default: figures/)")
-    about = "list the planned training runs, and which of them are saved"
-    command = commands.add_parser("runs", help=about, description=about)
-    _select(command)
-    about = "train the next missing runs, as many as fit; a stopped run goes on from its last epoch"
-    command = commands.add_parser("run", help=about, description=about)
-    _select(command)
+    for name, about in {
+        "runs": "list the planned training runs, and which of them are saved",
+        "run": "train the next missing runs, as many as fit; a stopped run goes on from its last epoch",
+    }.items():
+        command = add(name, about)
+        command.add_argument("notebook", nargs="?", metavar="NOTEBOOK", help="only this one's runs")
+        command.add_argument("--profile", choices=("cpu", "paper"), default="cpu", help="default: cpu")
     command.add_argument("--minutes", type=float, default=30.0, help="about how long (default: 30)")
     together = "runs of one study at a time, which a GPU holds where networks are small (default: 1)"
     command.add_argument("--together", type=int, default=1, help=together)
     command.add_argument("--device", help="default: cpu for the profile cpu, whose runs are paired, else the GPU")
     command.add_argument("--root", help="folder of the data sets (default: $SEMAUG_DATA or the user's cache)")
-    about = "run a notebook over a grid of parameters, by Snakemake"
-    command = commands.add_parser("sweep", help=about, description=f"{about}; further options go to Snakemake")
+    command = add(
+        "sweep", "run a notebook over a grid of parameters, by Snakemake", "; further options go to Snakemake"
+    )
     command.add_argument("config", type=Path, help="such as companion/workflow/strength.yaml")
     command.add_argument("--on", default="local", help="a profile of companion/workflow/profiles (default: local)")
     return top
-
-
-def _select(command: argparse.ArgumentParser) -> None:
-    command.add_argument("notebook", nargs="?", metavar="NOTEBOOK", help="only this one's runs")
-    command.add_argument("--profile", choices=("cpu", "paper"), default="cpu", help="default: cpu")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -141,7 +141,7 @@ def _engine(watch: _Watch, folder: Path, written: Path) -> type:
             # One thread: on cores that others use too, torch's waiting threads cost a small network up to six times
             # its time (measured), and a fixed number keeps results equal; a number set outside wins.
             variables.setdefault("OMP_NUM_THREADS", "1")
-            client = PapermillNotebookClient(
+            client: Any = PapermillNotebookClient(
                 nb_man,
                 kernel_name=kernel_name,
                 log=logging.getLogger("papermill"),

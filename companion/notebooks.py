@@ -13,7 +13,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
-import math
 import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from companion.kernels import Execution, Limits, Value, run
+from semaug._checks import check_number
 from semaug.training.record import PROFILES, environment, write_whole
 
 if TYPE_CHECKING:
@@ -65,12 +65,10 @@ def discover(names: Sequence[str] = (), folder: Path | None = None) -> list[Path
     there = {path.stem: path for path in sorted(folder.glob("*.py"))}
     if not there:
         raise FileNotFoundError(f"{folder}: no notebook (*.py) here")
-    chosen = []
     for name in names:
         if Path(name).stem not in there:
             raise ValueError(f"notebook: got {name!r}, takes one of {', '.join(there)}")
-        chosen.append(there[Path(name).stem])
-    return chosen or list(there.values())
+    return [there[Path(name).stem] for name in names] or list(there.values())
 
 
 def read(source: Path) -> NotebookNode:
@@ -102,9 +100,10 @@ def declared(notebook: NotebookNode, name: str = "notebook") -> dict[str, Value]
     found: dict[str, Value] = {}
     for node in ast.parse(cells[0].source).body:
         match node:
-            case ast.Assign(targets=[ast.Name(id=parameter)], value=expression):
-                pass
-            case ast.AnnAssign(target=ast.Name(id=parameter), value=ast.expr() as expression):
+            case (
+                ast.Assign(targets=[ast.Name(id=parameter)], value=expression)
+                | ast.AnnAssign(target=ast.Name(id=parameter), value=ast.expr() as expression)
+            ):
                 pass
             case _:
                 raise ValueError(f"{name}: the parameters cell may hold name = literal, not {ast.unparse(node)!r}")
@@ -130,10 +129,7 @@ def parse(name: str, text: str, default: Value) -> Value:
         if isinstance(default, int):
             return int(text)
         if isinstance(default, float):
-            number = float(text)
-            if not math.isfinite(number):
-                raise ValueError
-            return number
+            return check_number(name, float(text))
     except (KeyError, ValueError):
         kind = {bool: "true or false", int: "a whole number", float: "a finite number"}[type(default)]
         raise ValueError(f"parameter {name}: got {text!r}, takes {kind} (it is {default!r} by default)") from None
@@ -155,13 +151,9 @@ def override(source: Path, texts: Mapping[str, str]) -> dict[str, Value]:
 
 def reduced(source: Path) -> dict[str, Value]:
     """The parameters ``make test`` runs a notebook with: one seed, few epochs (``REDUCED``), as far as it has them."""
-    smaller = {}
-    for name, default in parameters(source).items():
-        if name in REDUCED:
-            value = REDUCED[name]
-            kept = name == "first_seed" or isinstance(value, str) or isinstance(default, str)
-            smaller[name] = value if kept else min(value, default)
-    return smaller
+    own = parameters(source)
+    sizes = {name: min(REDUCED[name], own[name]) for name in ("seeds", "epochs") if name in own}
+    return {name: value for name, value in REDUCED.items() if name in own} | sizes
 
 
 Job = tuple[Path, Mapping[str, Value], Limits]
@@ -190,9 +182,12 @@ def reproduce(jobs: Sequence[Job], written: Path, at_once: int = 1) -> list[Exec
     else:
         with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn")) as pool:
             done = list(pool.map(partial(_one, written=written), jobs))
+    from semaug.training.loop import resolve_device  # here: it loads torch, which a notebook's paths need not
+
     write_whole(written / "table.txt", table(done))
     entries = [{**dataclasses.asdict(one), "seconds": round(one.seconds, 2)} for one in done]
-    write_whole(written / "table.json", json.dumps({"runs": entries, "environment": _environment()}, indent=1) + "\n")
+    content = {"runs": entries, "environment": environment(str(resolve_device()))}
+    write_whole(written / "table.json", json.dumps(content, indent=1) + "\n")
     return done
 
 
@@ -206,12 +201,6 @@ def _one(job: Job, written: Path) -> Execution:
         failed.unlink(missing_ok=True)
     write_whole(failed if result.error else whole, nbformat.writes(notebook) + "\n")
     return result
-
-
-def _environment() -> dict[str, Any]:
-    import torch
-
-    return environment("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def table(runs: Sequence[Execution]) -> str:

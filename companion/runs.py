@@ -150,9 +150,14 @@ class Run:
 
     def build(self, dataset: Data) -> nn.Module:
         """What is trained, as it starts."""
-        if self.arm.objective == "GAN":
-            return self._players(dataset)
-        return build(self.arm.objective, self.study.network, dataset, self.seed, **self.arm.settings)
+        if self.arm.objective != "GAN":
+            return build(self.arm.objective, self.study.network, dataset, self.seed, **self.arm.settings)
+        channels, side, _ = dataset.image_shape
+        width, against, spectral = PLAYERS[self.study.network]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed)
+            players = gan.Generator(side, channels, width=width), gan.Discriminator(side, channels, against, spectral)
+            return gan.GAN(*players, **dict[str, Any](self.arm.settings))
 
     def execute(self, device: str = "auto", folder: Path | None = None, root: str | None = None) -> Record:
         """Train (or go on training) and write the record; the checkpoint is removed once the record is there.
@@ -189,14 +194,6 @@ class Run:
         self.checkpoint.unlink(missing_ok=True)
         return record
 
-    def _players(self, dataset: Data) -> gan.GAN:
-        channels, side, _ = dataset.image_shape
-        width, against, spectral = PLAYERS[self.study.network]
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.seed)
-            players = gan.Generator(side, channels, width=width), gan.Discriminator(side, channels, against, spectral)
-            return gan.GAN(*players, **dict[str, Any](self.arm.settings))
-
     def _play(
         self, players: gan.GAN, dataset: Data, device: torch.device, root: str | None
     ) -> tuple[Record, dict[str, np.ndarray]]:
@@ -213,16 +210,14 @@ class Run:
 
 def planned(profile: str | None = None, notebook: str | None = None) -> list[Run]:
     """All runs, or those of a profile or notebook: one seed of every arm first, then three, then the rest."""
-    chosen = list(studies(notebook, profile))
-    tiers = (range(1), range(1, 3), range(3, 1000))
-    return [
+    runs = [
         Run(study, arm, seed)
-        for tier in tiers
-        for study in chosen
-        for seed in range(tier.start, min(tier.stop, max(map(len, map(study.seeds_of, study.arms)))))
+        for study in studies(notebook, profile)
+        for seed in range(max(map(len, map(study.seeds_of, study.arms))))
         for arm in study.arms
         if seed in study.seeds_of(arm)
     ]
+    return sorted(runs, key=lambda run: (run.seed >= 1) + (run.seed >= 3))
 
 
 def show(runs: Sequence[Run]) -> int:
@@ -275,15 +270,14 @@ def complete(runs: Sequence[Run], device: str = "auto", root: str | None = None)
 
     Returns those executed, with their records. Raises what :meth:`Run.execute` raises.
     """
+    index = committed(runs[0].study.notebook)
     with ExitStack() as claims:
         mine = [run for run in runs if claims.enter_context(claimed(run))]
-        for index in {id(committed(run.study.notebook)): committed(run.study.notebook) for run in mine}.values():
-            index.refresh()  # another process may have been at them since
+        index.refresh()  # another process may have been at them since
         mine = [run for run in mine if not run.done()]
         several = len(mine) > 1
         records = execute_together(mine, device, root) if several else [run.execute(device, root=root) for run in mine]
-        for run in mine:
-            committed(run.study.notebook).refresh()
+        index.refresh()
         return [*zip(mine, records, strict=True)]
 
 

@@ -36,7 +36,7 @@ from typing import Any
 
 from companion import notebooks
 from companion.kernels import Limits, Value
-from companion.stats import summary
+from companion.stats import gains, summary
 from semaug._checks import check_choice, check_number
 from semaug.training.record import Record, config_hash, write_whole
 
@@ -128,6 +128,10 @@ MEASURES = {"test_accuracy": (100.0, ".1f", "accuracy (%)"), "fid": (1.0, ".2f",
 """What the table of results shows of a run: the first of these that its record has; its unit, digits and name."""
 
 
+def _score(record: Record, name: str) -> float:
+    return MEASURES[name][0] * record.metrics[name]
+
+
 def results(jobs: Sequence[Job]) -> str:
     """What the finished runs trained, in Markdown: a row for each combination of parameters but the seed, and each
     method in it; means over seeds with 95% intervals, and the gain over cross-entropy of the same recipe, in pairs.
@@ -150,16 +154,12 @@ def results(jobs: Sequence[Job]) -> str:
         shown = next((name for name in MEASURES if all(name in record.metrics for record in seeds.values())), None)
         if shown is None:
             continue
-        unit, form, label = MEASURES[shown]
-        values = {seed: unit * record.metrics[shown] for seed, record in seeds.items()}
+        _, form, label = MEASURES[shown]
         plain = config | {"objective": "CrossEntropy", "settings": {}}
         base = runs.get((varied, config_hash(plain)), {}) if config != plain else {}
-        pairs = [
-            values[seed] - unit * base[seed].metrics[shown]
-            for seed in values.keys() & base.keys()
-            if shown in base[seed].metrics
-        ]
-        gained = summary(values.values())
+        score = partial(_score, name=shown)
+        gained = summary(map(score, seeds.values()))
+        pairs = gains(seeds.values(), [record for record in base.values() if shown in record.metrics], score)
         method = " ".join([config["objective"], *(f"{key}={value}" for key, value in config["settings"].items())])
         method += f", {config['recipe'].get('epochs', '?')} epochs"
         cells = [varied, method, str(gained.n), label, gained.text(form)]
