@@ -101,9 +101,10 @@ class _Watch(threading.Thread):
 
     def expired(self) -> str:
         """What has taken too long; '' for nothing."""
-        spent = {"cell": time.monotonic() - self.since, "notebook": time.monotonic() - self.started}
-        over = [pair for pair in zip(spent, self.limits, strict=True) if spent[pair[0]] > pair[1]]
-        return "time-out: the {} took more than {:g} s".format(*over[0]) if over else ""
+        for what, since, limit in zip(("cell", "notebook"), (self.since, self.started), self.limits, strict=True):
+            if time.monotonic() - since > limit:
+                return f"time-out: the {what} took more than {limit:g} s"
+        return ""
 
     def run(self) -> None:
         while not self.finished.wait(0.2):
@@ -146,6 +147,7 @@ def _engine(watch: _Watch, folder: Path, written: Path) -> type:
                 kernel_name=kernel_name,
                 log=logging.getLogger("papermill"),
                 startup_timeout=120,
+                timeout=int(watch.limits[1]),  # of what is no cell
                 timeout_func=lambda cell: watch.seconds_left(),
                 on_notebook_start=lambda notebook: watch.follow(notebook, client.km.provisioner.pid),
                 on_cell_start=lambda cell, cell_index: watch.begin(cell),
@@ -184,14 +186,13 @@ def run(
         except PapermillExecutionError as failure:
             error = f"{watch.where()}: {failure.ename}: {failure.evalue}"
             trace = "\n".join(failure.traceback)
-        except DeadKernelError:
-            error = f"{watch.where()}: the kernel died (out of memory?)"
         except Exception as failure:  # before the first cell: two kernels that start at once can take the same port
             if watch.notebook is None and attempt < 2:
                 continue
             where = "the kernel did not start" if watch.notebook is None else watch.where()
-            expired = watch.expired() if isinstance(failure, TimeoutError) else ""
-            error = f"{where}: {expired or f'{type(failure).__name__}: {failure}'}"
+            dead = isinstance(failure, DeadKernelError)
+            what = "the kernel died (out of memory?)" if dead else f"{type(failure).__name__}: {failure}"
+            error = f"{where}: {watch.expired() or what}"
         finally:
             watch.finished.set()
             if watch.is_alive():

@@ -200,7 +200,7 @@ def prepared(path: Path, on: str = "local", options: Sequence[str] = ()) -> Call
     return partial(_start, jobs, config.get("minutes"), command)
 
 
-def _start(jobs: Sequence[Job], minutes: float | None, command: Sequence[str]) -> int:
+def _start(jobs: Sequence[Job], minutes: float | None, command: list[str]) -> int:
     """Print the plan, then let Snakemake run it in the place of this process."""
     import fcntl
 
