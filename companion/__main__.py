@@ -95,19 +95,18 @@ def _prepared(options: argparse.Namespace, rest: list[str]) -> Callable[[], int]
         from companion import sweep
 
         return sweep.prepared(options.config, options.on, rest)
-    from semaug._checks import check_choice, check_number, require
-
     if options.command in ("reproduce", "check", "refresh"):
         from companion import notebooks
 
         texts = getattr(options, "p", [])
-        for text in texts:
-            require("=" in text, "-p", text, "name=value")
+        if unclear := [text for text in texts if "=" not in text]:
+            raise ValueError(f"-p: got {unclear[0]!r}; takes name=value")
         given = dict(text.split("=", 1) for text in texts)
         sources = notebooks.discover(options.notebooks, options.folder)
         jobs = [notebooks.job(source, given, options.limits, options.command) for source in sources]
         return partial(notebooks.execute, options.command, jobs, options.output)
     from companion import studies
+    from semaug._checks import check_choice, check_number, require
 
     known = studies.modules()
     if options.command == "figures":

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import math
 import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from companion.kernels import Execution, Limits, Value, run
-from semaug._checks import check_number
 from semaug.training.record import PROFILES, environment, write_whole
 
 if TYPE_CHECKING:
@@ -129,7 +129,10 @@ def parse(name: str, text: str, default: Value) -> Value:
         if isinstance(default, int):
             return int(text)
         if isinstance(default, float):
-            return check_number(name, float(text))
+            number = float(text)
+            if not math.isfinite(number):
+                raise ValueError
+            return number
     except (KeyError, ValueError):
         kind = {bool: "true or false", int: "a whole number", float: "a finite number"}[type(default)]
         raise ValueError(f"parameter {name}: got {text!r}, takes {kind} (it is {default!r} by default)") from None

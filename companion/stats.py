@@ -7,7 +7,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from semaug._checks import check_number, require
 from semaug.training.record import Record
 
 
@@ -80,6 +79,8 @@ def pairs_needed(effect: float, std: float, power: float = 0.8, level: float = 0
     least 2 whose power, by the noncentral t distribution, suffices. Raises ValueError for an effect of 0, a std that
     is not positive, and a power or level outside (0, 1).
     """
+    from semaug._checks import check_number, require  # here: it loads torch
+
     require(math.isfinite(effect) and effect != 0, "effect", effect, "a finite number other than 0")
     check_number("std", std, low=0, without=(0,))
     check_number("power", power, low=level, high=1, without=(level, 1))

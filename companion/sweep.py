@@ -37,7 +37,6 @@ from typing import Any
 from companion import notebooks
 from companion.kernels import Limits, Value
 from companion.stats import gains, summary
-from semaug._checks import check_choice, check_number
 from semaug.training.record import Record, config_hash, write_whole
 
 WORKFLOW = Path(__file__).parent / "workflow"
@@ -90,7 +89,9 @@ def plan(config: Mapping[str, Any]) -> list[Job]:
     if not isinstance(grid, Mapping) or not grid:
         raise ValueError(f"grid: got {grid!r}; takes for each parameter a value or a list of them")
     for key in ("minutes", "limit"):
-        check_number(key, config.get(key, 1), low=0, without=(0,))
+        number = config.get(key, 1)
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < float("inf"):
+            raise ValueError(f"{key}: got {number!r}; takes a number of minutes above 0")
     folder = notebooks.root() / config["folder"] if "folder" in config else None  # Snakemake has another working folder
     (source,) = notebooks.discover([notebook], folder)
     columns = {str(name): values if isinstance(values, list) else [values] for name, values in grid.items()}
@@ -190,7 +191,9 @@ def prepared(path: Path, on: str = "local", options: Sequence[str] = ()) -> Call
         raise ValueError(error) from error
     if not isinstance(config, Mapping):
         raise ValueError(f"{path}: got {type(config).__name__}; takes notebook, grid, ... in YAML")
-    check_choice("on", on, sorted(folder.name for folder in (WORKFLOW / "profiles").iterdir()))
+    profiles = sorted(folder.name for folder in (WORKFLOW / "profiles").iterdir())
+    if on not in profiles:
+        raise ValueError(f"on: got {on!r}; takes one of {', '.join(profiles)}")
     jobs = plan(config)
     if importlib.util.find_spec("snakemake") is None:
         raise ValueError("sweeps need Snakemake 9 or later: pip install -e '.[workflow]'")
