@@ -295,8 +295,8 @@ def differences(axes: Axes, values: Mapping[str, Sequence[float]], rows: Mapping
             result = summary(seeds)
             axes.plot(seeds, [row + 0.3] * len(seeds), "o", color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
             half, face = result.half_width if result.n > 2 else 0.0, colour if filled else "white"
-            mark = axes.errorbar(result.mean, row, xerr=half, fmt="D", color=colour, markersize=5, capsize=2.5)
-            mark[0].set_markerfacecolor(face)
+            style: dict[str, Any] = {"fmt": "D", "color": colour, "mfc": face, "markersize": 5, "capsize": 2.5}
+            axes.errorbar(result.mean, row, xerr=half, **style)
     axes.axvline(0, color=GREY, linewidth=1)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
@@ -534,7 +534,8 @@ def slider(function: Callable[..., Figure], **options: Any) -> None:
     for name in choices:
         if name not in parameters:
             raise TypeError(f"options: got {name!r}; the function takes {', '.join(parameters)}")
-    start = {name: _start(parameters[name].default, values) for name, values in choices.items()}
+    defaults = {name: parameters[name].default for name in choices}
+    start = {name: defaults[name] if defaults[name] in values else values[0] for name, values in choices.items()}
     figure = function(**start)
     if not isinstance(figure, Figure):
         raise TypeError(f"function: got a result of type {type(figure).__name__}; takes a function returning a Figure")
@@ -545,10 +546,8 @@ def slider(function: Callable[..., Figure], **options: Any) -> None:
     handle = display(_image(figure), display_id=True)
     if not live():
         return
-    try:
-        import ipywidgets
-    except ImportError:  # the package's core does not need it
-        return
+    import ipywidgets
+
     controls = {
         name: ipywidgets.SelectionSlider(
             options=[(f"{value:g}" if isinstance(value, float) else str(value), value) for value in values],
@@ -565,10 +564,6 @@ def slider(function: Callable[..., Figure], **options: Any) -> None:
     for control in controls.values():
         control.observe(redraw, names="value")
     display(ipywidgets.HBox(list(controls.values())))
-
-
-def _start(default: Any, values: list[Any]) -> Any:
-    return next((value for value in values if value == default), values[0])
 
 
 def _shell() -> Any:
@@ -595,7 +590,7 @@ def _image(figure: Figure) -> Any:
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close(figure)
     content = png(figure)
-    width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))  # PNG's header
+    width, height = Image.open(io.BytesIO(content)).size
     return Shown(content, width=width, height=height)
 
 

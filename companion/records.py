@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -89,6 +90,14 @@ class Index:
 def committed(notebook: str) -> Index:
     """The committed records of a notebook; read at the first call of a process."""
     return Index(FIGURES / "records" / notebook)
+
+
+def problems(notebooks: Iterable[str]) -> bool:
+    """Name the files among the committed records of notebooks that are none; whether there are any."""
+    found = [line for notebook in dict.fromkeys(notebooks) for line in committed(notebook).problems]
+    for line in found:
+        print(f"skipped  {line}", file=sys.stderr)
+    return bool(found)
 
 
 def on_common_seeds(by_arm: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
