@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+from companion.stats import gains, points, summary
 from companion.studies import Arm, NothingToDraw, Study
 from semaug.training.record import Record
 
@@ -140,3 +142,52 @@ def pictures(notebook: str, record: Record) -> dict[str, np.ndarray]:
     """The arrays beside the committed record of a notebook's run; empty where there are none."""
     path = FIGURES / "records" / notebook / f"{record.stem}.npz"
     return unpack(path) if path.exists() else {}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the figures and tables of the studies share
+
+Found = TypeVar("Found", bound=Sized)
+ByArm = dict[str, list[Record]]
+Blocks = Mapping[str, Mapping[str, Sequence[Record]]]
+"""Records by title of the study and arm."""
+
+
+def needed(found: Found, needs: str) -> Found:
+    """What was found; raises NothingToDraw, saying what a figure ``needs``, where that is nothing."""
+    if not found:
+        raise NothingToDraw(needs)
+    return found
+
+
+def runs_of(blocks: Blocks) -> list[Record]:
+    """All records of blocks, in their order."""
+    return [run for by_arm in blocks.values() for runs in by_arm.values() for run in runs]
+
+
+def metric(name: str, scale: float = 100) -> Callable[[Record], float]:
+    """The score that is a metric of a record times a scale; 100: in percent."""
+    return lambda record: scale * record.metrics[name]
+
+
+def over_first(
+    by_arm: Mapping[str, Sequence[Record]], score: Callable[[Record], float] = points
+) -> dict[str, list[float]]:
+    """Gains over the first arm, of the others that share a seed with it."""
+    first, *others = by_arm
+    found = {name: gains(by_arm[name], by_arm[first], score) for name in others}
+    return {name: values for name, values in found.items() if values}
+
+
+def gained(blocks: Blocks, score: Callable[[Record], float] = points) -> dict[str, dict[str, list[float]]]:
+    """:func:`over_first` by title; each title says what the first arm reaches, in percent."""
+    return {
+        f"{title}: {summary(map(score, next(iter(by_arm.values())))).mean:.1f}%": over_first(by_arm, score)
+        for title, by_arm in blocks.items()
+    }
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
