@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 
 from companion.stats import gains, points, summary
 from companion.studies import Arm, NothingToDraw, Study
+from semaug.methods.long_tail import many_medium_few
 from semaug.training.record import Record
 
 FIGURES = Path(__file__).parents[1] / "figures"
@@ -179,12 +182,32 @@ def over_first(
     return {name: values for name, values in found.items() if values}
 
 
-def gained(blocks: Blocks, score: Callable[[Record], float] = points) -> dict[str, dict[str, list[float]]]:
-    """:func:`over_first` by title; each title says what the first arm reaches, in percent."""
-    return {
-        f"{title}: {summary(map(score, next(iter(by_arm.values())))).mean:.1f}%": over_first(by_arm, score)
-        for title, by_arm in blocks.items()
-    }
+def gained(
+    blocks: Blocks, score: Callable[[Record], float] = points, reached: bool = True
+) -> dict[str, dict[str, list[float]]]:
+    """:func:`over_first` by title; reached: whether a title says what the first arm reaches, in percent."""
+    panels = {}
+    for title, by_arm in blocks.items():
+        level = f": {summary(map(score, next(iter(by_arm.values())))).mean:.1f}%" if reached else ""
+        panels[f"{title}{level}"] = over_first(by_arm, score)
+    return panels
+
+
+def group_scores(record: Record) -> dict[str, float]:
+    """Accuracy in percent over all classes alike, and over those with many, medium and few training images."""
+    accuracy, counts = torch.tensor(record.class_accuracy, dtype=torch.float64), torch.tensor(record.train_counts)
+    fractions = {"all": float(accuracy.mean()), **many_medium_few(accuracy, counts)}
+    return {group: 100 * value for group, value in fractions.items()}
+
+
+def by_frequency(by_arm: Mapping[str, Sequence[Record]]) -> dict[str, dict[str, list[float]]]:
+    """:func:`over_first` by the groups of :func:`group_scores` that hold a class."""
+
+    def score(group: str) -> Callable[[Record], float]:
+        return lambda record: group_scores(record)[group]
+
+    first = group_scores(next(iter(by_arm.values()))[0])
+    return {group: over_first(by_arm, score(group)) for group, value in first.items() if not math.isnan(value)}
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
