@@ -214,7 +214,7 @@ def augmentation(index: Index) -> Picture:
     found = {title: by_arm for title, by_arm in found.items() if len(by_arm) > 1}
     if len(found) < 2:
         raise NothingToDraw("cross-entropy and ISDA with two augmentations of pixels")
-    rows, colours = {}, {}
+    rows, colours = ByArm(), dict[str, str]()
     for title, by_arm in found.items():
         policy = title.removeprefix(PIXELS[0].title).removeprefix(", ") or "no policy"
         rows |= {f"{policy}: {name}": runs for name, runs in by_arm.items()}
