@@ -596,3 +596,35 @@ def _image(figure: Figure) -> Any:
 
 def _array(values: Values) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the figures of the studies share
+
+
+def panels(height: float, rows: int, columns: int, **options: Any) -> tuple[Picture, np.ndarray]:
+    """A figure as wide as a page, and its panels, (rows, columns); options: of ``Figure.subplots``."""
+    figure = Picture(figsize=(7.5, height))
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def titled(figure: Picture, text: str, height: float | None = None) -> Picture:
+    """The figure with its :func:`headline`, and as high as said, in inches."""
+    if height is not None:
+        figure.set_figheight(height)
+    headline(figure, text)
+    return figure
+
+
+def finish(
+    figure: Picture, message: str, shown: Iterable[Record], text: str, labels: Mapping[str, Artist] | None = None
+) -> Picture:
+    """The figure with its :func:`headline` and its :func:`caption`."""
+    headline(figure, message, labels)
+    caption(figure, shown, text)
+    return figure
+
+
+def seeds_of(by_arm: Mapping[str, Sequence[Record]]) -> str:
+    """Over how many seeds the arms of a panel are: 'n = 3', 'n = 2 to 3'."""
+    return counts({name: [run.seed for run in runs] for name, runs in by_arm.items()})

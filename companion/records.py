@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import torch
 
+from companion.stats import gains, points, summary
 from companion.studies import Arm, NothingToDraw, Study
+from semaug.methods.long_tail import many_medium_few
 from semaug.training.record import Record
 
 FIGURES = Path(__file__).parents[1] / "figures"
@@ -149,3 +154,72 @@ def pictures(notebook: str, record: Record) -> dict[str, np.ndarray]:
     """The arrays beside the committed record of a notebook's run; empty where there are none."""
     path = FIGURES / "records" / notebook / f"{record.stem}.npz"
     return unpack(path) if path.exists() else {}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the figures and tables of the studies share
+
+Found = TypeVar("Found", bound=Sized)
+ByArm = dict[str, list[Record]]
+Blocks = Mapping[str, Mapping[str, Sequence[Record]]]
+"""Records by title of the study and arm."""
+
+
+def needed(found: Found, needs: str) -> Found:
+    """What was found; raises NothingToDraw, saying what a figure ``needs``, where that is nothing."""
+    if not found:
+        raise NothingToDraw(needs)
+    return found
+
+
+def runs_of(blocks: Blocks) -> list[Record]:
+    """All records of blocks, in their order."""
+    return [run for by_arm in blocks.values() for runs in by_arm.values() for run in runs]
+
+
+def metric(name: str, scale: float = 100) -> Callable[[Record], float]:
+    """The score that is a metric of a record times a scale; 100: in percent."""
+    return lambda record: scale * record.metrics[name]
+
+
+def over_first(
+    by_arm: Mapping[str, Sequence[Record]], score: Callable[[Record], float] = points
+) -> dict[str, list[float]]:
+    """Gains over the first arm, of the others that share a seed with it."""
+    first, *others = by_arm
+    found = {name: gains(by_arm[name], by_arm[first], score) for name in others}
+    return {name: values for name, values in found.items() if values}
+
+
+def gained(
+    blocks: Blocks, score: Callable[[Record], float] = points, reached: bool = True
+) -> dict[str, dict[str, list[float]]]:
+    """:func:`over_first` by title; reached: whether a title says what the first arm reaches, in percent."""
+    panels = {}
+    for title, by_arm in blocks.items():
+        level = f": {summary(map(score, next(iter(by_arm.values())))).mean:.1f}%" if reached else ""
+        panels[f"{title}{level}"] = over_first(by_arm, score)
+    return panels
+
+
+def group_scores(record: Record) -> dict[str, float]:
+    """Accuracy in percent over all classes alike, and over those with many, medium and few training images."""
+    accuracy, counts = torch.tensor(record.class_accuracy, dtype=torch.float64), torch.tensor(record.train_counts)
+    fractions = {"all": float(accuracy.mean()), **many_medium_few(accuracy, counts)}
+    return {group: 100 * value for group, value in fractions.items()}
+
+
+def by_frequency(by_arm: Mapping[str, Sequence[Record]]) -> dict[str, dict[str, list[float]]]:
+    """:func:`over_first` by the groups of :func:`group_scores` that hold a class."""
+
+    def score(group: str) -> Callable[[Record], float]:
+        return lambda record: group_scores(record)[group]
+
+    first = group_scores(next(iter(by_arm.values()))[0])
+    return {group: over_first(by_arm, score(group)) for group, value in first.items() if not math.isnan(value)}
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])

@@ -5,17 +5,17 @@ Wang et al., "Regularizing Deep Networks with Semantic Data Augmentation", TPAMI
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from companion.plots import BLUE, CYAN, GREY, Picture, band, caption, comparison, curves, headline, styled
-from companion.records import Index, on_common_seeds
+from companion.plots import BLUE, CYAN, GREY, Picture, band, comparison, curves, finish, panels, styled, titled
+from companion.records import ByArm, Index, needed, on_common_seeds, over_first, runs_of
 from companion.stats import gains, points, summary
 from companion.studies import Arm, NothingToDraw, Setting, Study
 from semaug.training.recipe import Recipe
-from semaug.training.record import Record
 
 NOTEBOOK = "1_isda"
 
@@ -51,23 +51,23 @@ BRIEF = replace(CROP, epochs=20, evaluate_every=2)
 RELEASED = Recipe.preset("isda/resnet", evaluate_every=10, precision="bfloat16")
 
 MINI = {"name": "fashion-mini", "validation": 0.1}
-MINI_500, MINI_2000 = MINI | {"train_size": 500}, MINI | {"train_size": 2000}
 FASHION = {"name": "fashion", "validation": 0.1}
 CIFAR_10000 = {"name": "cifar10", "validation": 0.1, "train_size": 10000}
 CIFAR_5000 = CIFAR_10000 | {"train_size": 5000}
 
-SMALL = Study(NOTEBOOK, "fashion-mini", "fashion-mini", MINI, "small", PLAIN, STRENGTHS, 10, 90.0)
+
+def _study(name: str, title: str, data: dict[str, Any], recipe: Recipe, arms: Sequence[Arm], seconds: float) -> Study:
+    """Ten seeds of the small network."""
+    return Study(NOTEBOOK, name, title, data, "small", recipe, arms, 10, seconds)
+
+
+SMALL = _study("fashion-mini", "fashion-mini", MINI, PLAIN, STRENGTHS, 90.0)
 SIZES = {
-    500: Study(NOTEBOOK, "fashion-mini-500", "fashion-mini, 500 images", MINI_500, "small", PLAIN, FORMS, 10, 8.0),
-    2000: Study(
-        NOTEBOOK, "fashion-mini-2000", "fashion-mini, 2,000 images", MINI_2000, "small", PLAIN, FORMS, 10, 25.0
-    ),
-    7200: SMALL,
-}
-COLOUR = Study(
-    NOTEBOOK, "cifar10-10000", "CIFAR-10, 10,000 images", CIFAR_10000, "small", CROP, STRENGTHS, 10, seconds=170.0
-)
-WHOLE = Study(NOTEBOOK, "fashion", "Fashion-MNIST", FASHION, "small", SHORT, FORMS, 5, 160.0)
+    n: _study(f"fashion-mini-{n}", f"fashion-mini, {n:,} images", MINI | {"train_size": n}, PLAIN, FORMS, seconds)
+    for n, seconds in ((500, 8.0), (2000, 25.0))
+} | {7200: SMALL}
+COLOUR = _study("cifar10-10000", "CIFAR-10, 10,000 images", CIFAR_10000, CROP, STRENGTHS, 170.0)
+WHOLE = replace(_study("fashion", "Fashion-MNIST", FASHION, SHORT, FORMS, 160.0), seeds=5)
 PIXELS = tuple(
     Study(NOTEBOOK, name, title, CIFAR_5000, "small", replace(BRIEF, augment=augment), arms, 5, seconds)
     for name, title, augment, arms, seconds in (
@@ -83,40 +83,34 @@ PAPER_SETTING = tuple(
 )
 STUDIES = (*SIZES.values(), COLOUR, WHOLE, *PIXELS, *PAPER_SETTING)
 COLOURS = {arm.name: arm.color for study in STUDIES for arm in study.arms}
-PAPER = (
+PAPER = tuple(
     (
-        "CIFAR-10, ResNet-32, 160 epochs, the best on the test set; ± standard deviation, n = 5",
-        "cross-entropy 92.61 ± .10, ISDA 92.91 ± .12",
+        f"{name}, ResNet-32, 160 epochs, the best on the test set; ± standard deviation, n = 5",
+        f"cross-entropy {plain}, ISDA {ours}",
         "ISDA, TPAMI 2021",
-    ),
-    (
-        "CIFAR-100, ResNet-32, 160 epochs, the best on the test set; ± standard deviation, n = 5",
-        "cross-entropy 68.80 ± .41, ISDA 69.73 ± .34",
-        "ISDA, TPAMI 2021",
-    ),
+    )
+    for name, plain, ours in (("CIFAR-10", "92.61 ± .10", "92.91 ± .12"), ("CIFAR-100", "68.80 ± .41", "69.73 ± .34"))
 )
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What the figures show
 
 
-def chosen(index: Index, study: Study) -> dict[str, list[Record]]:
+def chosen(index: Index, study: Study) -> ByArm:
     """The baseline and, of each form of covariance, the strength with the best mean validation accuracy."""
     by_arm = index.by_arm(study, [arm.name for arm in study.arms if not arm.variant])
-    by_form: dict[Setting, list[str]] = {}
-    for name in by_arm:
-        by_form.setdefault(study.arm(name).settings.get("covariance"), []).append(name)
+    best: dict[Setting, tuple[float, str]] = {}
+    for name, runs in by_arm.items():
+        form = study.arm(name).settings.get("covariance")
+        reached = summary(record.metrics.get("validation_accuracy", 0.0) for record in runs).mean
+        if form not in best or reached > best[form][0]:
+            best[form] = reached, name
+    return {name: by_arm[name] for _, name in best.values()}
 
-    def validation(name: str) -> float:
-        return summary(record.metrics.get("validation_accuracy", 0.0) for record in by_arm[name]).mean
 
-    return {name: by_arm[name] for name in (max(names, key=validation) for names in by_form.values())}
-
-
-def results(index: Index) -> dict[str, tuple[Study, dict[str, list[Record]]]]:
+def results(index: Index) -> dict[str, tuple[Study, ByArm]]:
     """What the leaderboard shows: the studies by title, of each form the strength chosen on validation data."""
-    found = {study.title: (study, chosen(index, study)) for study in STUDIES}
-    return {title: (study, by_arm) for title, (study, by_arm) in found.items() if len(by_arm) > 1}
+    return {study.title: (study, found) for study in STUDIES if len(found := chosen(index, study)) > 1}
 
 
 def over_strength(index: Index, study: Study) -> dict[str, tuple[list[float], np.ndarray]]:
@@ -131,10 +125,9 @@ def over_strength(index: Index, study: Study) -> dict[str, tuple[list[float], np
     return result
 
 
-def _sides(by_arm: Mapping[str, Sequence[Record]]) -> set[int]:
+def _sides(by_arm: ByArm) -> set[int]:
     """On which sides of zero the intervals of the gains over the first arm lie (``Summary.side``)."""
-    baseline, *others = by_arm.values()
-    return {summary(gains(runs, baseline)).side for runs in others}
+    return {summary(values).side for values in over_first(by_arm).values()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -145,13 +138,11 @@ def accuracy(index: Index) -> Picture:
     """Test accuracy of cross-entropy and ISDA on their common seeds, a block a data set."""
     found = {study.title: chosen(index, study) for study in (SMALL, COLOUR, WHOLE, *PAPER_SETTING)}
     blocks = {title: on_common_seeds(by_arm) for title, by_arm in found.items() if len(by_arm) > 1}
-    if not blocks:
-        raise NothingToDraw("cross-entropy and ISDA on one data set")
+    needed(blocks, "cross-entropy and ISDA on one data set")
     figure = comparison(blocks, note="Of several strengths, the best on validation data.", colours=COLOURS)
-    gained = any(1 in _sides(by_arm) for by_arm in blocks.values())
     message = "ISDA is significantly better than cross-entropy on none of these data sets"
-    headline(figure, "ISDA beside cross-entropy" if gained else message)
-    return figure
+    gained = any(1 in _sides(by_arm) for by_arm in blocks.values())
+    return titled(figure, "ISDA beside cross-entropy" if gained else message)
 
 
 def training(index: Index) -> Picture:
@@ -165,18 +156,16 @@ def training(index: Index) -> Picture:
     figure.axes[0].yaxis.set_minor_formatter("{x:g}")
     least = min(summary(record.metrics["train_loss"] for record in runs).mean for runs in found.values())
     fits = "training by epoch" if least < 0.1 else "the small network never fits its training images"
-    headline(figure, f"{COLOUR.title}: {fits}")
-    return figure
+    return titled(figure, f"{COLOUR.title}: {fits}")
 
 
 @styled
 def strength(index: Index) -> Picture:
     """Gain over cross-entropy seed by seed, over the strength; a panel a data set, a line a form of covariance."""
-    panels = [(study, gained) for study in (COLOUR, SMALL) if (gained := over_strength(index, study))]
-    if not panels:
-        raise NothingToDraw("cross-entropy and ISDA at two strengths or more, on the same seeds")
-    figure = Picture(figsize=(7.5, 3.7))
-    for axes, (study, gained) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    found = [(study, gained) for study in (COLOUR, SMALL) if (gained := over_strength(index, study))]
+    needed(found, "cross-entropy and ISDA at two strengths or more, on the same seeds")
+    figure, (grid,) = panels(3.7, 1, len(found))
+    for axes, (study, gained) in zip(grid, found, strict=True):
         ticks = sorted({strength for strengths, _ in gained.values() for strength in strengths})
         for form, (strengths, values) in gained.items():  # at equal steps, as a logarithm has no 0
             at = [ticks.index(strength) for strength in strengths]
@@ -185,13 +174,12 @@ def strength(index: Index) -> Picture:
         axes.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks])
         axes.set(xlabel="strength λ₀ (not to scale)", title=study.title)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
-    figure.axes[0].set_ylabel("gain over cross-entropy\n(points of test accuracy)")
+    grid[0].set_ylabel("gain over cross-entropy\n(points of test accuracy)")
     colour = [np.diff(values.mean(0)) for _, values in over_strength(index, COLOUR).values()]
     falls = colour and all((steps < 0).all() for steps in colour)
-    headline(figure, "On CIFAR-10 the cost of ISDA grows with its strength" if falls else "ISDA over its strength")
-    drawn = [record for study, _ in panels for runs in index.by_arm(study).values() for record in runs]
-    caption(figure, drawn, "Bands: 95% intervals of the mean difference.")
-    return figure
+    message = "On CIFAR-10 the cost of ISDA grows with its strength" if falls else "ISDA over its strength"
+    drawn = runs_of({study.name: index.by_arm(study) for study, _ in found})
+    return finish(figure, message, drawn, "Bands: 95% intervals of the mean difference.")
 
 
 @styled
@@ -202,44 +190,40 @@ def size(index: Index) -> Picture:
     if not all(found.values()):
         raise NothingToDraw(f"{'; '.join(names)}: each on {', '.join(map(str, SIZES))} images of fashion-mini")
     found = on_common_seeds(found)
-    figure = Picture(figsize=(7.5, 3.9))
-    left, right = figure.subplots(1, 2)
     scores = {name: np.array([[*map(points, found[f"{n} {name}"])] for n in SIZES]).T for name in names}
-    for name, values in scores.items():
-        band(left, list(SIZES), values, name, color=COLOURS[name], marker="o")
-        if name != names[0]:
-            band(right, list(SIZES), values - scores[names[0]], name, color=COLOURS[name], marker="o")
-    right.axhline(0, color=GREY, linewidth=1)
-    for axes, label in ((left, "test accuracy (%)"), (right, f"gain over {names[0]} (points)")):
+    gained = {name: scores[name] - scores[names[0]] for name in names[1:]}
+    figure, (grid,) = panels(3.9, 1, 2)
+    labels = "test accuracy (%)", f"gain over {names[0]} (points)"
+    for axes, label, drawn in zip(grid, labels, (scores, gained), strict=True):
+        for name, values in drawn.items():
+            band(axes, list(SIZES), values, name, color=COLOURS[name], marker="o")
         axes.set(xlabel="training images", xscale="log", ylabel=label)
         axes.set_xticks(list(SIZES), [f"{images:,}" for images in SIZES])
         axes.minorticks_off()
-    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18))
-    differences = [column for name in names[1:] for column in (scores[name] - scores[names[0]]).T]
-    gained = any(summary(column).side > 0 for column in differences)
+    grid[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.18))
+    grid[1].axhline(0, color=GREY, linewidth=1)
+    better = any(summary(column).side > 0 for values in gained.values() for column in values.T)
     message = "ISDA is significantly better at none of three sizes of fashion-mini"
-    headline(figure, "ISDA over the number of training images" if gained else message)
-    caption(figure, [run for runs in found.values() for run in runs], "Bands: 95% intervals of the mean (difference).")
-    return figure
+    plain, text = "ISDA over the number of training images", "Bands: 95% intervals of the mean (difference)."
+    return finish(figure, plain if better else message, runs_of({"": found}), text)
 
 
 def augmentation(index: Index) -> Picture:
     """ISDA beside augmentations of pixels and with them, against cross-entropy with crop and flip alone."""
-    found = [(study, index.by_arm(study, [arm.name for arm in PAIR])) for study in PIXELS]
-    found = [(study, by_arm) for study, by_arm in found if len(by_arm) > 1]
+    found = {study.title: index.by_arm(study, [arm.name for arm in PAIR]) for study in PIXELS}
+    found = {title: by_arm for title, by_arm in found.items() if len(by_arm) > 1}
     if len(found) < 2:
         raise NothingToDraw("cross-entropy and ISDA with two augmentations of pixels")
-    rows, colours = {}, {}
-    for study, by_arm in found:
-        policy = study.title.removeprefix(PIXELS[0].title).removeprefix(", ") or "no policy"
-        for name, runs in by_arm.items():
-            rows[f"{policy}: {name}"], colours[f"{policy}: {name}"] = runs, COLOURS[name]
+    rows, colours = ByArm(), dict[str, str]()
+    for title, by_arm in found.items():
+        policy = title.removeprefix(PIXELS[0].title).removeprefix(", ") or "no policy"
+        rows |= {f"{policy}: {name}": runs for name, runs in by_arm.items()}
+        colours |= {f"{policy}: {name}": COLOURS[name] for name in by_arm}
     figure = comparison({f"{PIXELS[0].title}, all with crop and flip": rows}, colours=colours)
     costs = _sides({name: runs for name, runs in rows.items() if CROSS_ENTROPY.name in name}) == {-1}
-    regained = any(1 in _sides(by_arm) for _, by_arm in found)
+    regained = any(1 in _sides(by_arm) for by_arm in found.values())
     message = "Policies of pixels cost accuracy in 20 epochs, and ISDA regains none of it"
-    headline(figure, message if costs and not regained else "ISDA beside and with augmentations of pixels")
-    return figure
+    return titled(figure, message if costs and not regained else "ISDA beside and with augmentations of pixels")
 
 
 def controls(index: Index) -> Picture:
@@ -250,15 +234,11 @@ def controls(index: Index) -> Picture:
     short = {name.removeprefix(f"{PAIR[1].name}, "): runs for name, runs in on_common_seeds(found).items()}
     figure = comparison({PIXELS[0].title: short}, colours=dict.fromkeys([*short][1:], BLUE) | COLOURS)
     message = "Neither ISDA nor any of its controls is significantly better than cross-entropy"
-    headline(figure, "ISDA and its controls" if 1 in _sides(short) else message)
-    return figure
+    return titled(figure, "ISDA and its controls" if 1 in _sides(short) else message)
 
 
 FIGURES: dict[str, Callable[[Index], Picture]] = {
     "accuracy": accuracy,
     "curves": training,
-    "strength": strength,
-    "size": size,
-    "augmentation": augmentation,
-    "controls": controls,
+    **{draw.__name__: draw for draw in (strength, size, augmentation, controls)},
 }
