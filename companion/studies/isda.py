@@ -315,7 +315,7 @@ def controls(index: Index) -> Picture:
     return figure
 
 
-SHOWN = ("automobile", "bird", "dog", "horse", "ship", "faces")
+SHOWN = ("automobile", "bird", "dog", "horse", "ship", "man, not smiling")
 """Classes of the figures of directions, in their order."""
 
 
@@ -324,8 +324,7 @@ def photographed(index: Index, what: str) -> tuple[dict[str, np.ndarray], Record
     tiles = dict[str, np.ndarray]()
     for study in PHOTOGRAPHS:
         for record in index.of(study, study.baseline):
-            names = record.config["classes"] if study is PHOTOGRAPHS[0] else ["faces"]
-            tiles |= zip(names, pictures(NOTEBOOK, record)[what], strict=True)
+            tiles |= zip(record.config["classes"], pictures(NOTEBOOK, record)[what], strict=True)
     if not index.of(PHOTOGRAPHS[0], "directions"):
         raise NothingToDraw(f"the study {PHOTOGRAPHS[0].name}")
     return tiles, index.of(PHOTOGRAPHS[0], "directions")[0]
