@@ -20,6 +20,8 @@ from semaug.training.record import Record
 
 FIGURES = Path(__file__).parents[1] / "figures"
 
+TALLEST = 16_000  # pixels: WebP holds 16,383 at most
+
 
 class Index:
     """The records below a folder, read once.
@@ -122,10 +124,14 @@ def pack(arrays: Mapping[str, np.ndarray]) -> bytes:
     packed: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         if array.dtype == np.uint8 and array.ndim > 2 and array.shape[-3] in (1, 3):
-            channels, _, width = array.shape[-3:]
-            tall = array.reshape(-1, *array.shape[-3:]).transpose(0, 2, 3, 1).reshape(-1, width, channels)
+            channels, height, width = array.shape[-3:]
+            tiles = array.reshape(-1, channels, height, width)
+            across = -(-len(tiles) * height // TALLEST)  # tiles beside each other
+            tiles = np.concatenate([tiles, np.zeros_like(tiles[: -len(tiles) % across])])
+            grid = tiles.reshape(-1, across, channels, height, width).transpose(0, 3, 1, 4, 2)
+            grid = grid.reshape(-1, across * width, channels)
             file = io.BytesIO()
-            Image.fromarray(tall if channels == 3 else tall[..., 0]).save(file, "webp", quality=90, method=6)
+            Image.fromarray(grid if channels == 3 else grid[..., 0]).save(file, "webp", quality=90, method=6)
             packed[f"{name}.webp"] = np.frombuffer(file.getvalue(), np.uint8)
             packed[f"{name}.shape"] = np.array(array.shape)
         else:
@@ -145,8 +151,9 @@ def unpack(path: str | Path) -> dict[str, np.ndarray]:
     for name in (key.removesuffix(".webp") for key in packed if key.endswith(".webp")):
         *outer, channels, height, width = (int(size) for size in packed[f"{name}.shape"])
         picture = Image.open(io.BytesIO(packed[f"{name}.webp"].tobytes())).convert("RGB" if channels == 3 else "L")
-        tiles = np.asarray(picture).reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
-        arrays[name] = tiles.reshape(*outer, channels, height, width)
+        grid = np.asarray(picture).reshape(-1, height, picture.width // width, width, channels)
+        tiles = grid.transpose(0, 2, 4, 1, 3).reshape(-1, channels, height, width)
+        arrays[name] = tiles[: math.prod(outer)].reshape(*outer, channels, height, width)
     return arrays
 
 

@@ -59,6 +59,9 @@ NETWORKS: dict[str, Builder] = {
     "autoencoder16": _autoencoder(latent=16),
     "autoencoder64": _autoencoder(latent=64),
     "autoencoder128": _autoencoder(latent=128, width=32, blocks=(1, 2)),
+    "autoencoder512-plain": _autoencoder(latent=512, width=24, blocks=(0, 0)),
+    "autoencoder2048-plain": _autoencoder(latent=2048, width=24, blocks=(0, 0, 0)),
+    "autoencoder256-faces": _autoencoder(latent=256, width=24, blocks=(0, 0, 0, 0)),
     "autoencoder2048": _autoencoder(latent=2048, width=32, size=(32, 32), blocks=(3, 4, 6, 3)),
     "autoencoder2048-faces": _autoencoder(latent=2048, width=32, size=(64, 64), blocks=(1, 2, 4, 4, 2)),
 }
@@ -165,6 +168,8 @@ class Run:
         Raises what loading the set, building and training raise, OSError where a file cannot be written; its state is
         kept.
         """
+        if self.study.execute is not None:
+            return self.keep(*self.study.execute(self, root), folder)
         there, dataset = resolve_device(device), load(**self.study.data, root=root)
         model: Any = self.build(dataset).to(there)
         if self.arm.objective == "GAN":
@@ -303,7 +308,7 @@ def run_for(
             if run.done():
                 continue
             alike = [one for one in missing[at:] if one.study is run.study and one.recipe == run.recipe]
-            most = 1 if run.arm.objective == "GAN" else together
+            most = 1 if run.arm.objective == "GAN" or run.study.execute is not None else together
             try:
                 some = [one for one in alike if one not in failed and not one.done()][:most]
                 while time.monotonic() + (left := _seconds(some, device)) > end and len(some) > 1:

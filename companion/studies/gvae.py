@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from torch import Tensor
 
 from companion import plots
 from companion.plots import BLUE, COLOURS, CYAN, GREEN, GREY, PURPLE, RED, YELLOW, Picture, finish, styled, titled
@@ -23,8 +24,10 @@ from companion.stats import gains, summary
 from companion.studies import Arm, Measured, NothingToDraw, Setting, Study
 from semaug.data import shapes, sources
 from semaug.data.sets import Data
+from semaug.data.split import Split
 from semaug.measures import codes
-from semaug.measures.codes import COLUMNS, STEPS
+from semaug.measures.codes import COLUMNS, STEPS, Posterior
+from semaug.methods.gvae import kept
 from semaug.training.recipe import Recipe
 from semaug.training.record import Record
 
@@ -85,6 +88,83 @@ def _measure(objective: Any, dataset: Data, device: torch.device) -> Measured:
     return codes.measures(objective, dataset, device), {}
 
 
+def _measure_known(objective: Any, dataset: Data, device: torch.device) -> Measured:
+    """The usual measures, and class consistency judged by a classifier that was trained on the decoded means too."""
+    metrics, part = codes.measures(objective, dataset, device), dataset.train.take(slice(0, 10000))
+    mean, _, target = codes.posterior(objective, part.to(device))
+    with torch.no_grad():
+        decoded = [objective.decode(mean[i : i + 500], target[i : i + 500]).cpu() for i in range(0, len(mean), 500)]
+    means = Split.from_float(torch.cat(decoded), part.target)
+    both = Split(torch.cat([part.images, means.images]), part.target.repeat(2))
+    predict = codes.judge(Data("decoded", both, dataset.test, classes=dataset.classes), device)
+    test = dataset.test.take(slice(0, 500)).to(device)
+    traversals = objective.traverse(test.floats(), codes.STEPS, 0.1)
+    shares = codes.consistency(predict, traversals, test.target)
+    shares = 0.5 * (shares + shares.flip(0))[codes.STEPS :]
+    return metrics | {f"known_tenth_consistency_{i}": float(share) for i, share in enumerate(shares)}, {}
+
+
+@torch.no_grad()
+def sheets(model: Any, dataset: Data, clip: float = 0.1, rows: int = 10) -> dict[str, np.ndarray]:
+    """What the source's figures 2 to 6 show, of test images; images are uint8 with last axes (channels, H, W).
+
+    Returns:
+        images (R, ...), as many of each class as there are rows for, and target (R,); clipped (R, 13, ...): traversals
+        from -3 to 3 deviations of the fraction ``clip`` of coordinates of largest deviation; all: of all coordinates;
+        noise (R, ...): codes mu + N(0, I). grid (7, 9, ...): the first image moved along mean deviations of a class,
+        each cut to its largest 5%, across those of classes 2 and 0 and down those of classes 1 and 3, as the author's
+        code has it; grid_means: the same along differences of class means, across class 1 - class 0 and down class 2 -
+        class 0, up to the differences themselves. plane (M, 2): mean codes of 1,000 training images of each of four
+        classes in their two principal components, share (2,) of the variance; author (M, 2): the same codes, each
+        class projected on the first two rows of its own eigenvector matrix; labels (M,).
+    """
+    test, device = dataset.test, next(model.parameters()).device
+    each = -(-rows // min(rows, dataset.num_classes))
+    by_class = [(test.target == label).nonzero().ravel()[:each] for label in range(min(rows, dataset.num_classes))]
+    few = test.take(torch.stack(by_class, 1).ravel()[:rows]).to(device)
+    mean, deviation = model.posterior(few.floats())
+    normal = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0)).to(mean)
+    trained = codes.posterior(model, dataset.train.to(device))
+    first = [(trained.target == label).nonzero().ravel()[:1000] for label in range(min(4, dataset.num_classes))]
+    moments = codes.class_codes(trained, dataset.num_classes)
+    cut = moments.deviation * kept(moments.deviation, 0.05)
+    down, across = torch.arange(-3, 4), 0.75 * torch.arange(-4, 5)
+
+    def grid(*directions: Tensor) -> np.ndarray:
+        """m(mu + ...) over rows and columns; a direction for each side: up, down, left, right."""
+        up, below, left, right = (direction.to(mean) for direction in directions)
+        shifts = [
+            (i.abs() * (up if i < 0 else below) + j.abs() * (left if j < 0 else right)) for i in down for j in across
+        ]
+        decoded = model.decode(mean[:1] + torch.stack(shifts), few.target[:1].expand(len(shifts)))
+        return _bytes(decoded).reshape(len(down), len(across), *decoded.shape[1:])
+
+    sex, smile = (moments.mean[c] - moments.mean[0] for c in (2, 1))
+    z = trained.mean[torch.cat(first)]
+    points, share = codes.plane(Posterior(z, z, trained.target[torch.cat(first)]))
+    author = [
+        part.double() @ torch.linalg.eigh(part.double().T @ part.double()).eigenvectors[:2].T
+        for part in z.split([*map(len, first)])
+    ]
+    return {
+        "images": few.images.cpu().numpy(),
+        "target": few.target.cpu().numpy(),
+        "clipped": _bytes(model.along(mean, deviation * kept(deviation, clip), codes.STEPS, few.target)),
+        "all": _bytes(model.along(mean, deviation, codes.STEPS, few.target)),
+        "noise": _bytes(model.decode(mean + normal, few.target)),
+        "grid": grid(-cut[1], cut[3], cut[2], -cut[0]),
+        "grid_means": grid(-sex / 3, sex / 3, -smile / 3, smile / 3),
+        "plane": points.float().cpu().numpy(),
+        "share": share[:2].float().cpu().numpy(),
+        "author": torch.cat(author).float().cpu().numpy(),
+        "labels": trained.target[torch.cat(first)].cpu().numpy(),
+    }
+
+
+def _bytes(images: Tensor) -> np.ndarray:
+    return (255 * images).round().byte().cpu().numpy()
+
+
 _autoencoders = partial(Study, NOTEBOOK, measure=_measure, pictures=codes.pictures)
 
 
@@ -128,7 +208,25 @@ MNIST_FULL = _full("mnist-full", "MNIST", "128", 400, epochs=600, batch_size=128
 CIFAR10_FULL = _full("cifar10-full", "CIFAR-10", "2048", 8000, epochs=100, batch_size=128, schedule="cosine")
 CELEBA = _full("celeba", "CelebA", "2048-faces", 8000, epochs=10, batch_size=32, schedule="cosine")
 FULL_SETS = (MNIST_FULL, CIFAR10_FULL, CELEBA)
-STUDIES = (*LEARNING, *CLASSIFIERS, *FULL_SETS)
+
+
+def _sheets(name: str, title: str, network: str, c: float, seconds: float, clip: float, **changes: Any) -> Study:
+    """VAE and G-VAE on all images of a set, at the source's K, long enough for pictures: one seed."""
+    sharp: dict[str, Setting] = {"deviation": 0.1}
+    vae = Arm("VAE", "VAE", sharp, "black")
+    arms = vae, replace(vae, name="G-VAE", objective="GVAE", settings={**sharp, "class_weight": c}, color=RED)
+    recipe = Recipe(batch_size=64, optimizer="adam", lr=1e-3, schedule="linear", weight_decay=0.0, **changes)
+    measured = (None, _measure_known, partial(sheets, clip=clip))
+    data = {"name": name.removesuffix("-whole")}
+    return Study(NOTEBOOK, name, title, data, f"autoencoder{network}", recipe, arms, 1, seconds, "cpu", *measured)
+
+
+SHEETS = (
+    _sheets("lfw64-whole", "LFW faces, 10,444 images", "256-faces", 100.0, 3600, 0.05, epochs=40, augment="flip"),
+    _sheets("mnist-whole", "MNIST, 60,000 images", "512-plain", 100.0, 1500, 0.1, epochs=12),
+    _sheets("cifar10-whole", "CIFAR-10, 50,000 images", "2048-plain", 100.0, 3600, 0.1, epochs=10, augment="flip"),
+)
+STUDIES = (*LEARNING, *CLASSIFIERS, *SHEETS, *FULL_SETS)
 PAPER = ()  # the source reports no number
 
 # ---------------------------------------------------------------------------------------------------------------------

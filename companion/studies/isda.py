@@ -5,17 +5,37 @@ Wang et al., "Regularizing Deep Networks with Semantic Data Augmentation", TPAMI
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from companion.plots import BLUE, CYAN, GREY, Picture, band, comparison, curves, finish, panels, styled, titled
-from companion.records import ByArm, Index, needed, on_common_seeds, over_first, runs_of
+from companion import pretrained
+from companion.plots import (
+    BLUE,
+    CYAN,
+    GREEN,
+    GREY,
+    PURPLE,
+    Picture,
+    band,
+    comparison,
+    curves,
+    finish,
+    headline,
+    panels,
+    styled,
+    titled,
+)
+from companion.records import ByArm, Index, needed, on_common_seeds, over_first, pictures, runs_of
 from companion.stats import gains, points, summary
 from companion.studies import Arm, NothingToDraw, Setting, Study
 from semaug.training.recipe import Recipe
+from semaug.training.record import Record
 
 NOTEBOOK = "1_isda"
 
@@ -81,7 +101,52 @@ PAPER_SETTING = tuple(
     Study(NOTEBOOK, f"{name}-resnet32", title, {"name": name}, "resnet32", RELEASED, PAIR, 5, 230.0, "paper")
     for name, title in (("cifar10", "CIFAR-10, ResNet-32"), ("cifar100", "CIFAR-100, ResNet-32"))
 )
-STUDIES = (*SIZES.values(), COLOUR, WHOLE, *PIXELS, *PAPER_SETTING)
+
+ONCE = Recipe(epochs=1)  # of what is not trained by epochs
+HEADS = tuple(
+    Arm(name, "LinearHead", {"loss": loss, "tuned": tuned}, color)
+    for name, loss, tuned, color in (
+        ("cross-entropy", "cross-entropy", "nothing", "black"),
+        ("cross-entropy, tuned weight decay", "cross-entropy", "decay", GREY),
+        ("ISDA full", "full", "strength", BLUE),
+        ("ISDA diagonal", "diagonal", "strength", CYAN),
+        ("ISDA shared", "shared", "strength", PURPLE),
+        ("quadratic part of ISDA shared", "quadratic", "strength", GREEN),
+        ("ISDA full, tuned weight decay", "full", "both", BLUE),
+        ("ISDA shared, tuned weight decay", "shared", "both", PURPLE),
+    )
+)
+FROZEN = tuple(
+    Study(
+        NOTEBOOK,
+        f"{name}-frozen",
+        f"{title}, frozen features",
+        {"name": name},
+        "efficientnet-lite0",
+        ONCE,
+        HEADS,
+        20,
+        seconds,
+        execute=pretrained.train_heads,
+    )
+    for name, title, seconds in (("cifar10", "CIFAR-10", 20.0), ("cifar100", "CIFAR-100", 60.0))
+)
+PHOTOGRAPHS = tuple(
+    Study(
+        NOTEBOOK,
+        f"{name}-directions",
+        title,
+        {"name": name},
+        "efficientnet-lite0",
+        ONCE,
+        (Arm("directions", "Directions"),),
+        1,
+        90.0,
+        execute=pretrained.look,
+    )
+    for name, title in (("cifar10", "50,000 photographs of CIFAR-10"), ("lfw64", "LFW faces"))
+)
+STUDIES = (*SIZES.values(), COLOUR, WHOLE, *PIXELS, *PHOTOGRAPHS, *FROZEN, *PAPER_SETTING)
 COLOURS = {arm.name: arm.color for study in STUDIES for arm in study.arms}
 PAPER = tuple(
     (
@@ -237,7 +302,128 @@ def controls(index: Index) -> Picture:
     return titled(figure, "ISDA and its controls" if 1 in _sides(short) else message)
 
 
+SHOWN = ("automobile", "bird", "dog", "horse", "ship", "man, not smiling")
+"""Classes of the figures of directions, in their order."""
+
+
+def photographed(index: Index, what: str) -> tuple[dict[str, np.ndarray], Record]:
+    """Arrays of :func:`companion.pretrained.look` by class, and the record of CIFAR-10; see there for their axes."""
+    tiles = dict[str, np.ndarray]()
+    for study in PHOTOGRAPHS:
+        for record in index.of(study, study.baseline):
+            tiles |= zip(record.config["classes"], pictures(NOTEBOOK, record)[what], strict=True)
+    if not index.of(PHOTOGRAPHS[0], "directions"):
+        raise NothingToDraw(f"the study {PHOTOGRAPHS[0].name}")
+    return tiles, index.of(PHOTOGRAPHS[0], "directions")[0]
+
+
+def share_kept(record: Record, kind: str) -> float:
+    """Mean over the classes of the share of moved features whose nearest photograph is still of the class, in %."""
+    return 100 * float(np.mean([record.metrics[f"kept, {name}, {kind}"] for name in record.config["classes"]]))
+
+
+@styled
+def _strips(tiles: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str], text: str, gap: int = 0) -> Picture:
+    """Rows of photographs under a few titles: for each a strip (columns, 3, H, W), with a gap after so many columns."""
+    columns = len(titles) * (len(next(iter(tiles.values()))[0]) + 0.6)
+    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, hspace=0.02, wspace=0.08)
+    figure = Picture(figsize=(7.5, 0.9 + (6.6 / columns + 0.05) * len(tiles)), layout=layout)
+    grid = figure.subplots(len(tiles), len(titles), squeeze=False)
+    for axes, (name, strips) in zip(grid, tiles.items(), strict=True):
+        for one, strip in zip(axes, strips, strict=True):
+            framed = list(np.pad(strip, ((0, 0), (0, 0), (1, 1), (2, 2)), constant_values=255))
+            between = [np.full_like(framed[0][..., : len(strip[0][0]) // 3], 255)] if gap else []
+            one.imshow(np.concatenate([*framed[:gap], *between, *framed[gap:]], 2).transpose(1, 2, 0))
+            one.set(xticks=[], yticks=[])
+            one.spines[:].set_visible(False)
+        axes[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    for one, title in zip(grid[0], titles, strict=True):
+        one.set_title(title, fontsize=9)
+    figure.supxlabel(text, fontsize=8, color=GREY, x=0.01, ha="left")
+    return figure
+
+
+def directions(index: Index, other: str = "random") -> Picture:
+    """Photographs at both ends of the leading direction of their class's covariance, beside another direction."""
+    tiles, record = photographed(index, "ends")
+    kinds = record.config["directions"]
+    strips = {
+        name: [tiles[name][kinds.index(kind)][[0, 1, 2, 5, 6, 7]] for kind in ("class", other)]
+        for name in SHOWN
+        if name in tiles and other in kinds[: len(tiles[name])]
+    }
+    words = {
+        "random": "a random direction",
+        "between": "the leading direction between the classes",
+        "class, second": "its second direction",
+    }
+    text = "Left of each gap the three photographs of smallest coordinate, right of it the three of largest."
+    figure = _strips(strips, ("leading direction of the class covariance", words[other]), text, gap=3)
+    messages = {
+        "random": "The direction in which a class varies most has a meaning that one can name",
+        "between": "Within a class, its own leading direction and the one between the classes",
+        "class, second": "The second direction of a class has another meaning than the first",
+    }
+    headline(figure, messages[other])
+    return figure
+
+
+def neighbours(index: Index) -> Picture:
+    """The photographs nearest to a feature moved along its class's direction, a random one, one between classes."""
+    tiles, record = photographed(index, "walks")
+    kinds = ("class", "random", "between")
+    rows = {
+        name: [np.roll(tiles[name][record.config["directions"].index(kind)][[1, 2, 0, 5, 6]], 0, 0) for kind in kinds]
+        for name in SHOWN
+        if name in record.config["classes"]
+    }
+    shares = [share_kept(record, kind) for kind in kinds]
+    names = ("along the class's direction", "a random direction", "between the classes")
+    titles = [f"{name}: {share:.0f}%" for name, share in zip(names, shares, strict=True)]
+    text = (
+        "In the middle a photograph; beside it the nearest of 50,000 others to its feature moved by 2 and 3 "
+        "standard deviations of the class, as far in all columns. In %: test features, moved by 3 deviations, whose "
+        "nearest photograph is of their class."
+    )
+    figure = _strips(rows, titles, "\n".join(textwrap.wrap(text, 118)))
+    best = shares[0] > max(shares[1:])
+    message = "Moved along its class's direction, a feature keeps its class more often"
+    headline(figure, message if best else "Photographs nearest to moved features")
+    return figure
+
+
+@styled
+def frozen(index: Index) -> Picture:
+    """Linear heads on frozen features: accuracy over the number of images as a gain over plain cross-entropy."""
+    found = [(study, by_arm) for study in FROZEN if len(by_arm := on_common_seeds(index.by_arm(study))) > 1]
+    if not found:
+        raise NothingToDraw("linear heads on frozen features, with and without ISDA")
+    figure = Picture(figsize=(7.5, 3.9))
+    for axes, (study, by_arm) in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
+        baseline = np.array([run.curves["test_accuracy"] for run in by_arm[HEADS[0].name]])
+        for name, runs in by_arm.items():
+            if name == HEADS[0].name:
+                continue
+            gained = 100 * (np.array([run.curves["test_accuracy"] for run in runs]) - baseline)
+            style = "--" if "tuned weight decay" in name and "ISDA" in name else "-"
+            axes.set_xscale("log")
+            band(axes, runs[0].curves["images"], gained, name, color=study.arm(name).color, marker="o", linestyle=style)
+        axes.axhline(0, color="black", linewidth=1)
+        axes.set_xticks(runs[0].curves["images"], [f"{n:,.0f}" for n in runs[0].curves["images"]])
+        axes.minorticks_off()
+        axes.set(xlabel="training images", title=study.title)
+    figure.axes[0].set_ylabel("gain over cross-entropy\n(points of test accuracy)")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
+    headline(figure, "On frozen features")
+    return figure
+
+
 FIGURES: dict[str, Callable[[Index], Picture]] = {
+    "directions": directions,
+    "directions_between": partial(directions, other="between"),
+    "neighbours": neighbours,
+    "frozen": frozen,
     "accuracy": accuracy,
     "curves": training,
     **{draw.__name__: draw for draw in (strength, size, augmentation, controls)},
