@@ -392,31 +392,41 @@ def neighbours(index: Index) -> Picture:
     return figure
 
 
+def by_size(runs: Sequence[Record]) -> np.ndarray:
+    """Test accuracy in points of heads on frozen features: (runs, sizes)."""
+    return 100 * np.array([run.curves["test_accuracy"] for run in runs])
+
+
 @styled
 def frozen(index: Index) -> Picture:
-    """Linear heads on frozen features: accuracy over the number of images as a gain over plain cross-entropy."""
-    found = [(study, by_arm) for study in FROZEN if len(by_arm := on_common_seeds(index.by_arm(study))) > 1]
-    if not found:
-        raise NothingToDraw("linear heads on frozen features, with and without ISDA")
+    """Linear heads on frozen features: gain over cross-entropy with little weight decay, by the number of images."""
+    plain, tuned = HEADS[0].name, HEADS[1].name
+    both = "ISDA shared, tuned weight decay"
+    found = [
+        (study, on_common_seeds(index.by_arm(study, [plain, tuned, "ISDA full", "ISDA shared", both])))
+        for study in FROZEN
+    ]
+    found = needed(
+        [each for each in found if len(each[1]) > 1], "linear heads on frozen features, with and without ISDA"
+    )
     figure = Picture(figsize=(7.5, 3.9))
     for axes, (study, by_arm) in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
-        baseline = np.array([run.curves["test_accuracy"] for run in by_arm[HEADS[0].name]])
+        images = by_arm[plain][0].curves["images"]
         for name, runs in by_arm.items():
-            if name == HEADS[0].name:
-                continue
-            gained = 100 * (np.array([run.curves["test_accuracy"] for run in runs]) - baseline)
-            style = "--" if "tuned weight decay" in name and "ISDA" in name else "-"
-            axes.set_xscale("log")
-            band(axes, runs[0].curves["images"], gained, name, color=study.arm(name).color, marker="o", linestyle=style)
+            style = {"color": study.arm(name).color, "linestyle": "--" if name == both else "-", "marker": "o"}
+            if name != plain:
+                band(axes, images, by_size(runs) - by_size(by_arm[plain]), name, **style)
         axes.axhline(0, color="black", linewidth=1)
-        axes.set_xticks(runs[0].curves["images"], [f"{n:,.0f}" for n in runs[0].curves["images"]])
+        axes.set(xlabel="training images", title=study.title, xscale="log")
+        axes.set_xticks(images, [f"{count:,.0f}" for count in images])
         axes.minorticks_off()
-        axes.set(xlabel="training images", title=study.title)
     figure.axes[0].set_ylabel("gain over cross-entropy\n(points of test accuracy)")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
-    headline(figure, "On frozen features")
-    return figure
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
+    apart = [
+        np.abs((by_size(by_arm[both]) - by_size(by_arm[tuned])).mean(0)).max() for _, by_arm in found if both in by_arm
+    ]
+    message = "On frozen features ISDA gains what a tuned weight decay gains"
+    return titled(figure, message if apart and max(apart) < 0.5 else "ISDA on frozen features")
 
 
 FIGURES: dict[str, Callable[[Index], Picture]] = {
