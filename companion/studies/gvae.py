@@ -651,7 +651,38 @@ def factors(index: Index) -> Picture:
     return finish(figure, message, [run for run, _ in shown.values()], "300 unseen images, seed 0.")
 
 
+def sheet_of(index: Index, study: Study, arm: str, what: str = "clipped") -> Picture:
+    """A sheet as the source draws it: image, traversal from -3 to 3 deviations by half ones, noise; a row an image."""
+    runs = needed(index.of(study, arm), f"{arm} on {study.title}")
+    arrays = pictures(NOTEBOOK, runs[0])
+    rows = np.concatenate([arrays["images"][:, None], arrays[what], arrays["noise"][:, None]], 1)
+    steps = [f"{number / 2:+g}σ" if number else "μ" for number in range(-STEPS, STEPS + 1)]
+    share = "all coordinates" if what == "all" else "the coordinates of largest σ"
+    figure = plots.sheet(torch.from_numpy(rows), (), ["image", *steps, "noise"], size=0.5)
+    for label in figure.axes[0].get_xticklabels():
+        label.set_fontsize(7)
+    return titled(figure, f"{arm} on {study.title.split(',')[0]}: moved along {share}")
+
+
+def grid_of(index: Index, study: Study, what: str = "grid") -> Picture:
+    """The source's figure 5 of G-VAE: one image moved along directions of four classes, or between class means."""
+    runs = needed(index.of(study, "G-VAE"), f"G-VAE on {study.title}")
+    figure = plots.sheet(torch.from_numpy(pictures(NOTEBOOK, runs[0])[what]), size=0.8)
+    message = {
+        "grid": "The source's directions: four ways to move, which change the face alike",
+        "grid_means": "Between the means of classes: a smile across, the sex down",
+    }
+    return titled(figure, message[what])
+
+
 FIGURES: dict[str, Callable[[Index], Picture]] = {
+    **{
+        f"sheet_{study.data['name']}_{arm.objective.lower()}": partial(sheet_of, study=study, arm=arm.name)
+        for study in SHEETS
+        for arm in study.arms
+    },
+    "grid": partial(grid_of, study=SHEETS[0]),
+    "grid_means": partial(grid_of, study=SHEETS[0], what="grid_means"),
     **{draw.__name__: draw for draw in (consistency, movement, probe, sweep, augmented)},
     "traversals_fashion-mini": partial(traversals, studies=(FASHION,)),
     "traversals_mnist": partial(traversals, studies=(MNIST_FULL, DIGITS)),
