@@ -25,8 +25,8 @@ from companion import lesson
 lesson.figure("1_isda", "directions")
 
 # %% [markdown]
-# **Each row is a class; its photographs are ordered by one direction in the space of a network's features.** On the
-# left are the four at the small end and on the right the four at the large end. One block takes the direction along
+# **Each row is a class; its photographs are ordered by one direction in the space of a network's features.** The
+# four on the left are at its small end, the four on the right at its large end. One block takes the direction along
 # which the class varies most, the other a random direction of equal length. No label says what a direction means.
 #
 # Flipping a photograph changes its pixels. ISDA changes its meaning: it moves the *feature* of an image along the
@@ -487,6 +487,9 @@ def frames():
 # %% tags=["nbval-ignore-output"]
 lesson.animation("1_isda", frames(), "copies")
 
+# %% [markdown]
+# In numbers, with two standard errors:
+
 # %%
 error = 2 * losses.std() / 1000**0.5
 effect, gap = (limit(toy) - cross_entropy)[i], (bound(toy) - limit(toy))[i]
@@ -496,8 +499,8 @@ assert abs(losses.mean() - limit(toy)[i]) < error
 assert gap > effect
 
 # %% [markdown]
-# The mean settles on the limit (2), below the bound. More copies do not close the distance: it is Jensen's gap and no
-# sampling error. For these weights it is larger than the effect of the augmentation itself.
+# The mean settles on the limit (2), below the bound. More copies do not close the distance, which is Jensen's gap and
+# not a sampling error. For these weights it is larger than the effect of the augmentation itself.
 #
 # ## 3 · What the classifier feels (22–26 min)
 #
@@ -536,8 +539,7 @@ def figure_seen(strength=toy):
     figure = plots.Picture(figsize=(7.2, 3.8))
     axes = figure.add_subplot()
     plane(axes)
-    if strength:
-        ellipse(axes, a[i], strength * Sigma[y[i]], color="black", linewidth=1)
+    ellipse(axes, a[i], strength * Sigma[y[i]], color="black", linewidth=1)
     for j in (1, 2):
         plots.draw_arrow(axes, tuple(a[i].tolist()), tuple(seen(strength)[j].tolist()), plots.BLUE)
         axes.text(*seen(strength)[j], f"for class {j}  ", ha="right", va="center", color=plots.BLUE)
@@ -550,7 +552,7 @@ def figure_seen(strength=toy):
     return figure
 
 
-plots.slider(figure_seen, strength=(0.0, 1.0, 0.1))
+plots.slider(figure_seen, strength=(0.1, 0.6, 0.1))
 
 # %% [markdown]
 # The head is trained to call these places class 0; with a larger λ, places further away.
@@ -798,8 +800,8 @@ show(figure_cost(), "cost")
 #
 # ## 6 · Training, and what came out (33–40 min)
 #
-# **Predict, then run.** We train a small network on a thousand images, with cross-entropy and with ISDA, from the same
-# weights and in the same order of images. Which training loss will be higher at the end, and does a higher one mean a
+# **Predict, then run.** We train a small network on a thousand images, with cross-entropy and with ISDA. Both start from
+# the same weights and see the images in the same order. Which training loss will be higher at the end, and does a higher one mean a
 # worse network?
 
 # %%
@@ -880,7 +882,7 @@ def results(index):
     return "\n".join([*rows, *reported, "", said])
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 lesson.table("1_isda", results)
 
 # %% [markdown]

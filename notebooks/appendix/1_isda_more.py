@@ -133,7 +133,7 @@ crops = [hasattr(place, "RandomCrop") for place in places]
 # %% [markdown]
 # **All errata, in the order of the source.** Only those that change the method are mentioned in the lesson.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 table = r"""
 | what it says | what is so | what decides |
 |---|---|---|
@@ -293,7 +293,7 @@ spectrum = torch.linalg.eigvalsh(real.covariance).flip(1).cumsum(1)
 spectrum = 100 * spectrum / spectrum[:, -1:]
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 @plots.styled
 def figure_shape():
     figure = plots.Picture(figsize=(7.2, 3.4))
@@ -372,14 +372,9 @@ for name, covariance in forms_of_equal_trace(real, head[0]).items():
     in_span = torch.einsum("ab,cba->c", onto_span(head[0]), covariance) / torch.einsum("caa->c", covariance)
     at_one = f"distance {premise[name][0, 2]:5.2f}, loss {premise[name][1, 2]:.3f}"
     print(f"{name:9s} at λ = 1: {at_one}, share of the variance in the span {in_span.mean():.0%}")
-if dataset == "fashion-mini" and epochs >= 8:
-    for name in ("identity", "random", "diagonal"):
-        assert premise["class"][0, 2] < premise[name][0, 2]  # nearer to real features at λ = 1
-        assert min(premise["class"][1, 2], premise["span"][1, 2]) > premise[name][1, 2]  # noticed more
-    assert abs(premise["diagonal"][1, 2] / premise["random"][1, 2] - 1) < 0.2
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 @plots.styled
 def figure_premise():
     figure = plots.Picture(figsize=(7.2, 3.6))
@@ -391,6 +386,11 @@ def figure_premise():
     return figure
 
 
+if dataset == "fashion-mini" and epochs >= 8:
+    for name in ("identity", "random", "diagonal"):
+        assert premise["class"][0, 2] < premise[name][0, 2]  # nearer to real features at λ = 1
+        assert min(premise["class"][1, 2], premise["span"][1, 2]) > premise[name][1, 2]  # noticed more
+    assert abs(premise["diagonal"][1, 2] / premise["random"][1, 2] - 1) < 0.2
 show(figure_premise(), "premise")
 
 # %% [markdown]
@@ -453,11 +453,9 @@ order = sorted(found, key=lambda name: -found[name]["class"])
 ahead = [name for name in order if found[name]["class"] > found[name]["between"]]
 print("largest share (3) first:", ", ".join(order))
 print("the class covariance is ahead of the between-class one for:", ", ".join(ahead) or "none")
-if epochs >= 8:
-    assert all(along["class"] > 3 * max(along["identity"], along["random"]) for along in found.values())
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 @plots.styled
 def figure_factors():
     figure = plots.Picture(figsize=(7.2, 3.4))
@@ -474,6 +472,8 @@ def figure_factors():
     return figure
 
 
+if epochs >= 8:
+    assert all(along["class"] > 3 * max(along["identity"], along["random"]) for along in found.values())
 show(figure_factors(), "factor_shares")
 
 # %% [markdown]
@@ -510,12 +510,7 @@ for decay, far, factor in zip(DECAYS, distances[:, -1].mean(0), effects.mean(0),
     print(f"decay {decay!s:4s}: relative difference {far:.2f}, mean q {factor:.2f} times that of a fresh Σ")
 
 
-if dataset == "fashion-mini" and epochs >= 8:
-    assert (distances[:, -1, 0] > distances[:, -1, 1]).all()
-    assert (effects[:, 0] > effects[:, 1]).all()
-
-
-# %% tags=["nbval-ignore-output"]
+# %%
 @plots.styled
 def figure_drift():
     figure = plots.Picture(figsize=(7.2, 3.2))
@@ -530,6 +525,9 @@ def figure_drift():
     return figure
 
 
+if dataset == "fashion-mini" and epochs >= 8:
+    assert (distances[:, -1, 0] > distances[:, -1, 1]).all()
+    assert (effects[:, 0] > effects[:, 1]).all()
 show(figure_drift(), "drift")
 
 # %% [markdown]
@@ -587,7 +585,7 @@ def report(index):
     return "\n".join([*rows, "", found])
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 lesson.table("1_isda", report)
 
 # %% [markdown]
