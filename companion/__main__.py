@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 EPILOG = """examples:
@@ -25,45 +26,44 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    notebooks = {
+
+    def add(name: str, about: str, more: str = "") -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=about, description=about + more)
+
+    for name, about in {
         "reproduce": "run notebooks; executed copies, figures, times in build/reproduce",
         "check": "the same with small parameters, several notebooks at a time, in build/check",
         "refresh": "run notebooks and replace the committed .ipynb beside each .py",
-    }
-    for name, about in notebooks.items():
-        command = commands.add_parser(name, help=about, description=about)
+    }.items():
+        command = add(name, about)
         command.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="such as 1_isda; all if none is named")
         if name != "refresh":  # the committed notebooks show their defaults
             command.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", help="a parameter's value")
         command.add_argument("--limits", nargs=2, type=float, metavar=("CELL", "NOTEBOOK"), help="time-outs, seconds")
         command.add_argument("--folder", type=Path, help="where the notebooks are (default: notebooks/)")
         command.add_argument("--output", type=Path, help=f"where results go (default: build/{name})")
-    about = "draw figures anew from the committed records"
-    command = commands.add_parser("figures", help=about, description=about)
+    command = add("figures", "draw figures anew from the committed records")
     command.add_argument("notebook", nargs="?", metavar="NOTEBOOK", help="such as 1_isda, or leaderboard; else all")
     command.add_argument("figure", nargs="?", metavar="FIGURE", help="one figure of it")
     command.add_argument("--folder", type=Path, help="where the pictures go (default: figures/)")
-    about = "list the planned training runs, and which of them are saved"
-    command = commands.add_parser("runs", help=about, description=about)
-    _select(command)
-    about = "train the next missing runs, as many as fit; a stopped run goes on from its last epoch"
-    command = commands.add_parser("run", help=about, description=about)
-    _select(command)
+    for name, about in {
+        "runs": "list the planned training runs, and which of them are saved",
+        "run": "train the next missing runs, as many as fit; a stopped run goes on from its last epoch",
+    }.items():
+        command = add(name, about)
+        command.add_argument("notebook", nargs="?", metavar="NOTEBOOK", help="only this one's runs")
+        command.add_argument("--profile", choices=("cpu", "paper"), default="cpu", help="default: cpu")
     command.add_argument("--minutes", type=float, default=30.0, help="about how long (default: 30)")
     together = "runs of one study at a time, which a GPU holds where networks are small (default: 1)"
     command.add_argument("--together", type=int, default=1, help=together)
     command.add_argument("--device", help="default: cpu for the profile cpu, whose runs are paired, else the GPU")
     command.add_argument("--root", help="folder of the data sets (default: $SEMAUG_DATA or the user's cache)")
-    about = "run a notebook over a grid of parameters, by Snakemake"
-    command = commands.add_parser("sweep", help=about, description=f"{about}; further options go to Snakemake")
+    command = add(
+        "sweep", "run a notebook over a grid of parameters, by Snakemake", "; further options go to Snakemake"
+    )
     command.add_argument("config", type=Path, help="such as companion/workflow/strength.yaml")
     command.add_argument("--on", default="local", help="a profile of companion/workflow/profiles (default: local)")
     return top
-
-
-def _select(command: argparse.ArgumentParser) -> None:
-    command.add_argument("notebook", nargs="?", metavar="NOTEBOOK", help="only this one's runs")
-    command.add_argument("--profile", choices=("cpu", "paper"), default="cpu", help="default: cpu")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and options.command != "sweep":
         parser().error(f"unknown arguments: {' '.join(rest)}")
     try:
-        return _do(options, rest)
+        try:
+            command = _prepared(options, rest)
+        except (OSError, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        return command()
     except KeyboardInterrupt:
         print("\ninterrupted; what was done is kept", file=sys.stderr)
         return 130
@@ -81,34 +86,79 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _do(options: argparse.Namespace, rest: list[str]) -> int:
-    """Each command imports what it needs: the help must not wait for torch."""
-    if options.command in ("reproduce", "check", "refresh"):
-        from companion import notebooks
+def _prepared(options: argparse.Namespace, rest: list[str]) -> Callable[[], int]:
+    """What is to be done, once the arguments are checked. Each command imports what it needs: the help loads nothing.
 
-        texts = dict.fromkeys(getattr(options, "p", []))
-        if unclear := [text for text in texts if "=" not in text]:
-            print(f"error: -p: got {unclear[0]!r}; takes name=value", file=sys.stderr)
-            return 2
-        given = dict(text.split("=", 1) for text in texts)
-        limits = None if options.limits is None else (options.limits[0], options.limits[1])
-        return notebooks.execute(options.command, options.notebooks, given, limits, options.folder, options.output)
-    if options.command == "figures":
-        from companion import drawing
-
-        return drawing.draw(options.notebook, options.figure, options.folder)
+    Raises ValueError or OSError for arguments that cannot be.
+    """
     if options.command == "sweep":
         from companion import sweep
 
-        return sweep.start(options.config, options.on, rest)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from companion import planning
+        return sweep.prepared(options.config, options.on, rest)
+    if options.command in ("reproduce", "check", "refresh"):
+        from companion import notebooks
 
+        texts = getattr(options, "p", [])
+        if unclear := [text for text in texts if "=" not in text]:
+            raise ValueError(f"-p: got {unclear[0]!r}; takes name=value")
+        given = dict(text.split("=", 1) for text in texts)
+        sources = notebooks.discover(options.notebooks, options.folder)
+        jobs = [notebooks.job(source, given, options.limits, options.command) for source in sources]
+        return partial(notebooks.execute, options.command, jobs, options.output)
+    from companion import studies
+    from semaug._checks import check_choice, check_number, require
+
+    known = studies.modules()
+    if options.command == "figures":
+        takes = f"leaderboard, {', '.join(known)}"
+        require(options.notebook in (None, "leaderboard", *known), "notebook", options.notebook, takes)
+        names = [figure for name, module in known.items() if name == options.notebook for figure in module.FIGURES]
+        if options.figure not in (None, *names):
+            raise ValueError(f"figure: got {options.figure!r}; {options.notebook} has {', '.join(names) or 'none'}")
+        return partial(_draw, options.notebook, options.figure, options.folder)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from companion import runs
+    from semaug.training.loop import MOST_TOGETHER, resolve_device
+
+    if options.notebook is not None:
+        check_choice("notebook", options.notebook, known)
+    planned = runs.planned(options.profile, options.notebook)
     if options.command == "runs":
-        return planning.show(options.profile, options.notebook)
-    return planning.run(
-        options.profile, options.notebook, options.minutes, options.together, options.device, options.root
-    )
+        return partial(runs.show, planned)
+    check_number("--minutes", options.minutes, low=0, without=(0,))
+    takes = f"a whole number from 1 to {MOST_TOGETHER}"
+    require(1 <= options.together <= MOST_TOGETHER, "--together", options.together, takes)
+    device = options.device or ("cpu" if options.profile == "cpu" else "auto")
+    if options.profile == "paper" and device == "auto" and resolve_device().type == "cpu":
+        raise ValueError("--profile: got paper; torch sees no GPU; with --device cpu it runs all the same, for weeks")
+    return partial(runs.run_for, options.minutes, planned, device, options.root, options.together)
+
+
+def _draw(notebook: str | None, figure: str | None, folder: Path | None) -> int:
+    """Draw one figure, those of a notebook, or all and the leaderboard, from the committed records; the exit status.
+
+    The same records give the same bytes. What has no records is skipped and said.
+    """
+    from companion import leaderboard, plots, records, studies
+
+    folder = folder or records.FIGURES
+    chosen = {name: module for name, module in studies.modules().items() if notebook in (None, name)}
+    for name, module in chosen.items():
+        index = records.committed(name)
+        for title, make in module.FIGURES.items():
+            if figure in (None, title):
+                try:
+                    plots.save(make(index), folder / name, title)
+                    print(f"drew     {name}/{title} from {len(index)} records")
+                except studies.NothingToDraw as missing:
+                    print(f"skipped  {name}/{title}: needs {missing}; {len(index)} records there do not hold them")
+    if notebook in (None, "leaderboard"):
+        try:
+            paths = leaderboard.write(folder)
+            print(f"wrote    {', '.join(str(path.relative_to(folder)) for path in paths)}")
+        except studies.NothingToDraw as missing:
+            print(f"skipped  leaderboard: needs {missing}")
+    return int(records.problems(chosen))
 
 
 if __name__ == "__main__":

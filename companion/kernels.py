@@ -1,8 +1,8 @@
 """One notebook's run in a kernel of its own, watched from outside: progress, memory, time-outs, what went wrong where.
 
-Papermill runs the cells and has no time-out unless told, no memory of what a run took, and names a failing cell by its
-execution count. Here a thread looks at the notebook that papermill fills, and at the kernel's process, five times a
-second; a kernel that takes too long is ended. Module ``notebooks`` says what is run.
+Papermill runs the cells; it has no memory of what a run took, and names a failing cell by its execution count. Here a
+thread looks at the kernel's process five times a second and says how far it is; nbclient ends a kernel that takes too
+long. Module ``notebooks`` says what is run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 if TYPE_CHECKING:
-    from jupyter_client.manager import KernelManager
     from nbformat import NotebookNode
 
 Value = int | float | str | bool
@@ -73,85 +72,66 @@ class StatusLine:
 
 
 class _Watch(threading.Thread):
-    """Follows a run from outside its kernel: where it is, its memory, its time; ends a kernel that takes too long."""
+    """Follows a run from outside its kernel: the cell that runs, how long it may still take, the kernel's memory."""
 
     def __init__(self, progress: StatusLine, limits: Limits) -> None:
         super().__init__(daemon=True)
         self.progress, self.limits = progress, limits
         self.notebook: NotebookNode | None = None
+        self.cell, self.total, self.line = 0, 0, ""  # counted from 1 and of the source: papermill puts in others
+        self.started = self.since = time.monotonic()
         self.peak_memory = 0
-        self.expired = ""
         self.finished = threading.Event()
 
-    def follow(self, notebook: NotebookNode, kernel: KernelManager) -> None:
+    def follow(self, notebook: NotebookNode, pid: int) -> None:
         """Begin, once the kernel is up."""
-        self.notebook, self.kernel = notebook, psutil.Process(kernel.provisioner.pid)
-        self.sample()
+        self.notebook, self.kernel = notebook, psutil.Process(pid)
+        self.total = sum(_own(cell) for cell in notebook.cells)
+        self.started = time.monotonic()
         self.start()
 
-    def sample(self) -> None:
-        """Bring the memory up to date; harmless once the kernel has ended."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            self.peak_memory = max(self.peak_memory, _resident_peak(self.kernel))
+    def begin(self, cell: NotebookNode) -> None:
+        """Note the cell that is now run."""
+        self.cell, self.since = self.cell + _own(cell), time.monotonic()
+        self.line = next((line for line in cell.source.splitlines() if line.strip()), "")
+
+    def seconds_left(self) -> float:
+        """How long the cell may still take, above zero; called by nbclient."""
+        return max(min(self.since + self.limits[0], self.started + self.limits[1]) - time.monotonic(), 1e-3)
+
+    def expired(self) -> str:
+        """What has taken too long; '' for nothing."""
+        for what, since, limit in zip(("cell", "notebook"), (self.since, self.started), self.limits, strict=True):
+            if time.monotonic() - since > limit:
+                return f"time-out: the {what} took more than {limit:g} s"
+        return ""
 
     def run(self) -> None:
-        started, index, since = time.monotonic(), -1, 0.0
         while not self.finished.wait(0.2):
-            now, (current, total) = time.monotonic(), self.place()
-            if current != index:
-                index, since = current, now
             self.sample()
-            spent = {"cell": now - since, "notebook": now - started}
-            for (what, seconds), limit in zip(spent.items(), self.limits, strict=True):
-                if seconds > limit and not self.expired:
-                    self.expired = f"time-out: the {what} took more than {limit:g} s"
-                    self.kill()
-            self.progress.show(index, total, self.first_line(index))
+            self.progress.show(max(self.cell - 1, 0), self.total, self.line)
 
-    def kill(self) -> None:
-        """End the kernel and what it started; papermill finds out by itself."""
+    def sample(self) -> None:
+        """Bring the memory up to date: the system's own count of its peak where it keeps one, else what it is now."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            for process in (*self.kernel.children(recursive=True), self.kernel):
-                process.kill()
-
-    def own(self) -> list[NotebookNode]:
-        """The cells of the source, without those that papermill puts in (parameters, error markers)."""
-        cells = [] if self.notebook is None else self.notebook.cells
-        put_in = {"injected-parameters", "papermill-error-cell-tag"}
-        return [cell for cell in cells if not put_in & set(cell.metadata.get("tags", []))]
-
-    def place(self) -> tuple[int, int]:
-        """Index among the source's cells of the one that runs, or ran last, and how many there are."""
-        started = [cell.metadata.papermill["start_time"] is not None for cell in self.own()]
-        return max(sum(started) - 1, 0), len(started)
-
-    def first_line(self, index: int) -> str:
-        return next((line for line in self.own()[index].source.splitlines() if line.strip()), "")
+            status = Path(f"/proc/{self.kernel.pid}/status")
+            peak = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+            now = 1024 * int(peak[1]) if peak else self.kernel.memory_info().rss
+            self.peak_memory = max(self.peak_memory, now)
 
     def where(self) -> str:
-        """'cell 7 of 31 (`loss = ...`)': the cell that ran last, counted from 1, and its first line."""
-        index, total = self.place()
-        return f"cell {index + 1} of {total} (`{self.first_line(index)[:80]}`)"
+        """'cell 7 of 31 (`loss = ...`)': the cell that ran last, and its first line."""
+        return f"cell {self.cell} of {self.total} (`{self.line[:80]}`)"
 
 
-def _resident_peak(process: Any) -> int:
-    """Peak resident memory in bytes, from the system's own count where it keeps one, otherwise what it is now."""
-    try:
-        return 1024 * int(re.findall(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())[0])
-    except (OSError, IndexError):
-        return process.memory_info().rss
+def _own(cell: NotebookNode) -> bool:
+    return "injected-parameters" not in cell.metadata.get("tags", [])
 
 
 def _engine(watch: _Watch, folder: Path, written: Path) -> type:
     """A papermill engine whose kernel works in ``folder``, writes below ``written`` and is watched."""
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import Engine
-
-    class Client(PapermillNotebookClient):
-        def papermill_execute_cells(self) -> None:
-            watch.follow(self.nb, self.km)
-            super().papermill_execute_cells()
-            watch.sample()
 
     class Watched(Engine):
         @classmethod
@@ -162,7 +142,17 @@ def _engine(watch: _Watch, folder: Path, written: Path) -> type:
             # One thread: on cores that others use too, torch's waiting threads cost a small network up to six times
             # its time (measured), and a fixed number keeps results equal; a number set outside wins.
             variables.setdefault("OMP_NUM_THREADS", "1")
-            client = Client(nb_man, kernel_name=kernel_name, startup_timeout=120, timeout=None)
+            client: Any = PapermillNotebookClient(
+                nb_man,
+                kernel_name=kernel_name,
+                log=logging.getLogger("papermill"),
+                startup_timeout=120,
+                timeout=int(watch.limits[1]),  # of what is no cell
+                timeout_func=lambda cell: watch.seconds_left(),
+                on_notebook_start=lambda notebook: watch.follow(notebook, client.km.provisioner.pid),
+                on_cell_start=lambda cell, cell_index: watch.begin(cell),
+                on_cell_executed=lambda **_: watch.sample(),
+            )
             client.extra_arguments = ["--log-level=ERROR"]  # not: "running over TCP without encryption"
             client.execute(env=variables, cwd=str(folder))
 
@@ -170,14 +160,9 @@ def _engine(watch: _Watch, folder: Path, written: Path) -> type:
 
 
 def run(
-    name: str,
-    notebook: NotebookNode,
-    values: Mapping[str, Value],
-    written: Path,
-    folder: Path,
-    limits: Limits,
+    name: str, notebook: NotebookNode, values: Mapping[str, Value], written: Path, folder: Path, limits: Limits
 ) -> tuple[Execution, NotebookNode]:
-    """Execution one notebook by papermill and return what it took, and the notebook as far as it came.
+    """Execute one notebook by papermill and return what it took, and the notebook as far as it came.
 
     values: parameters that differ from the defaults. written: where the notebook's own files go (``SEMAUG_OUTPUT``).
     folder: its working folder, made if missing. limits: seconds for a cell and for all of them.
@@ -187,7 +172,7 @@ def run(
     from papermill.engines import papermill_engines
     from papermill.exceptions import PapermillExecutionError
 
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # errors are reported here
     folder.mkdir(parents=True, exist_ok=True)
     progress = StatusLine(name)
     start, error, trace = time.monotonic(), "", ""
@@ -201,21 +186,21 @@ def run(
         except PapermillExecutionError as failure:
             error = f"{watch.where()}: {failure.ename}: {failure.evalue}"
             trace = "\n".join(failure.traceback)
-        except DeadKernelError:
-            error = f"{watch.where()}: {watch.expired or 'the kernel died (out of memory?)'}"
         except Exception as failure:  # before the first cell: two kernels that start at once can take the same port
             if watch.notebook is None and attempt < 2:
                 continue
             where = "the kernel did not start" if watch.notebook is None else watch.where()
-            error = f"{where}: {type(failure).__name__}: {failure}"
+            dead = isinstance(failure, DeadKernelError)
+            what = "the kernel died (out of memory?)" if dead else f"{type(failure).__name__}: {failure}"
+            error = f"{where}: {watch.expired() or what}"
         finally:
             watch.finished.set()
             if watch.is_alive():
                 watch.join()
         break
     seconds = time.monotonic() - start
-    current, total = watch.place()
-    done = Execution(name, dict(values), (current if error else total, total), seconds, watch.peak_memory, error)
+    cells = max(watch.cell - 1, 0) if error else watch.total, watch.total
+    done = Execution(name, dict(values), cells, seconds, watch.peak_memory, error)
     progress.close(f"{'FAILED' if error else 'ok':<6} {name}  {seconds:.1f} s" + (f"  {error}" if error else ""))
     if trace:
         plain = trace if progress.terminal else re.sub(r"\x1b\[[0-9;]*m", "", trace)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -99,13 +100,13 @@ def table(notebook: str | None = None) -> str:
     if not chosen:
         raise NothingToDraw("a baseline and another method under one recipe")
     parts: list[str] = []
-    for study in dict.fromkeys(row.study.title + "\0" + row.study.notebook for row in chosen):
-        own = [row for row in chosen if row.study.title + "\0" + row.study.notebook == study]
-        first = own[0].runs[0]
+    for (of, title), own in groupby(chosen, lambda row: (row.study.notebook, row.study.title)):
+        found = list(own)
+        first = found[0].runs[0]
         where = f"profile {first.profile}, {first.environment.get('device', 'unknown device')}"
-        lines = [f"**{own[0].study.notebook}: {own[0].study.title}** (n seeds, mean ± 95% interval; {where})", ""]
+        lines = [f"**{of}: {title}** (n seeds, mean ± 95% interval; {where})", ""]
         lines += ["| method | n | accuracy (%) | gain (points) | passes | seconds |", "|---|---|---|---|---|---|"]
-        for row in own:
+        for row in found:
             gain = "" if row.gain is None else row.gain.text("+.1f")
             cost = f"{row.passes:.3g} | {'' if math.isnan(row.seconds) else f'{row.seconds:.2f}'}"
             lines.append(f"| {row.method} | {row.accuracy.n} | {row.accuracy.text()} | {gain} | {cost} |")
@@ -140,9 +141,8 @@ def drawn() -> Picture:
             panels.setdefault(row.study.notebook, {}).setdefault(row.method, []).append(row)
     if not panels:
         raise NothingToDraw("a baseline and another method under one recipe")
-    sets = list(
-        dict.fromkeys(row.study.title for by_method in panels.values() for r in by_method.values() for row in r)
-    )
+    shown = [row for methods in panels.values() for marks in methods.values() for row in marks]
+    sets = dict.fromkeys(row.study.title for row in shown)
     style = {name: (COLOURS[k % len(COLOURS)], MARKS[k % len(MARKS)]) for k, name in enumerate(sets)}
     heights = [len(methods) + 1.6 for methods in panels.values()]
     figure = Picture(figsize=(7.5, 0.9 + 0.215 * sum(heights)))
@@ -153,23 +153,19 @@ def drawn() -> Picture:
             for shift, row in zip(np.linspace(-0.25, 0.25, len(marks) + 2)[1:-1], marks, strict=True):
                 colour, mark = style[row.study.title]
                 gain = row.gain or row.accuracy
-                half = gain.half_width if gain.n > 2 else 0.0
-                bar = axes.errorbar(
-                    gain.mean, at + shift, xerr=half, fmt=mark, color=colour, markersize=4, elinewidth=1
-                )
-                bar[0].set_markerfacecolor(colour if gain.n > 2 else "white")
+                half, face = (gain.half_width, colour) if gain.n > 2 else (0.0, "white")
+                look: dict[str, Any] = {"fmt": mark, "color": colour, "markerfacecolor": face, "markersize": 4}
+                bar = axes.errorbar(gain.mean, at + shift, xerr=half, elinewidth=1, **look)
                 seen.setdefault(row.study.title, bar)
         axes.axvline(0, color=GREY, linewidth=1)
         axes.set_yticks(range(len(methods)), list(methods), fontsize=7.5)
-        axes.set(ylim=(len(methods) - 0.5, -0.5))
+        axes.set_ylim(len(methods) - 0.5, -0.5)
         axes.set_title(notebook, fontsize=9)
         axes.grid(visible=False, axis="y")
     grid[-1].set_xlabel("gain over the baseline (points)")
     figure.legend(seen.values(), seen, loc="outside upper center", ncols=4, fontsize=7.5)
-    shown = [
-        record for methods in panels.values() for marks in methods.values() for row in marks for record in row.runs
-    ]
-    caption(figure, shown, "Bars: 95% intervals over paired seeds; open: fewer than three.")
+    found = [record for row in shown for record in row.runs]
+    caption(figure, found, "Bars: 95% intervals over paired seeds; open: fewer than three.")
     return figure
 
 

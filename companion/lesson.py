@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from companion import leaderboard, notebooks
 from companion.plots import STYLE, Picture, save
 from companion.records import Index, committed
 from companion.stats import Summary, summary
@@ -45,9 +46,7 @@ def effect(differences: Iterable[float] | Summary, words: tuple[str, str] = ("be
 
 def keep(notebook: str, records: Iterable[Record]) -> None:
     """Keep the records of a notebook's live runs among its results, in place of those of before."""
-    from companion.notebooks import output
-
-    folder = output(notebook) / "records"
+    folder = notebooks.output(notebook) / "records"
     for old in folder.glob("*.json"):
         old.unlink()
     for record in records:
@@ -56,9 +55,7 @@ def keep(notebook: str, records: Iterable[Record]) -> None:
 
 def show(notebook: str, picture: Picture, name: str) -> Picture:
     """Keep a picture among the results of this run of a notebook, and give it to the cell to show."""
-    from companion.notebooks import output
-
-    save(picture, output(notebook), name)
+    save(picture, notebooks.output(notebook), name)
     return picture
 
 
@@ -71,9 +68,7 @@ def animation(notebook: str, frames: Iterable[Picture], name: str) -> None:
     from IPython.display import Image, display
     from matplotlib.animation import PillowWriter
 
-    from companion.notebooks import output
-
-    path, writer = output(notebook) / f"{name}.png", PillowWriter(fps=2)
+    path, writer = notebooks.output(notebook) / f"{name}.png", PillowWriter(fps=2)
     with matplotlib.style.context(STYLE):
         for number, picture in enumerate(frames):
             if number == 0:
@@ -109,6 +104,4 @@ def table(notebook: str, make: Callable[[Index], str] | None = None) -> None:
 
 def ranked(notebook: str) -> None:
     """Show a notebook's part of the leaderboard, and below it what the paper reports."""
-    from companion import leaderboard
-
     table(notebook, lambda index: f"{leaderboard.table(notebook)}\n{leaderboard.papers(notebook)}")

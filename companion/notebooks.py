@@ -16,7 +16,6 @@ import json
 import math
 import multiprocessing
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -66,12 +65,10 @@ def discover(names: Sequence[str] = (), folder: Path | None = None) -> list[Path
     there = {path.stem: path for place in (folder, folder / "appendix") for path in sorted(place.glob("*.py"))}
     if not there:
         raise FileNotFoundError(f"{folder}: no notebook (*.py) here")
-    chosen = []
     for name in names:
         if Path(name).stem not in there:
             raise ValueError(f"notebook: got {name!r}, takes one of {', '.join(there)}")
-        chosen.append(there[Path(name).stem])
-    return chosen or list(there.values())
+    return [there[Path(name).stem] for name in names] or list(there.values())
 
 
 def read(source: Path) -> NotebookNode:
@@ -103,9 +100,10 @@ def declared(notebook: NotebookNode, name: str = "notebook") -> dict[str, Value]
     found: dict[str, Value] = {}
     for node in ast.parse(cells[0].source).body:
         match node:
-            case ast.Assign(targets=[ast.Name(id=parameter)], value=expression):
-                pass
-            case ast.AnnAssign(target=ast.Name(id=parameter), value=ast.expr() as expression):
+            case (
+                ast.Assign(targets=[ast.Name(id=parameter)], value=expression)
+                | ast.AnnAssign(target=ast.Name(id=parameter), value=ast.expr() as expression)
+            ):
                 pass
             case _:
                 raise ValueError(f"{name}: the parameters cell may hold name = literal, not {ast.unparse(node)!r}")
@@ -156,21 +154,24 @@ def override(source: Path, texts: Mapping[str, str]) -> dict[str, Value]:
 
 def reduced(source: Path) -> dict[str, Value]:
     """The parameters ``make test`` runs a notebook with: one seed, few epochs (``REDUCED``), as far as it has them."""
-    smaller = {}
-    for name, default in parameters(source).items():
-        if name in REDUCED:
-            value = REDUCED[name]
-            kept = name == "first_seed" or isinstance(value, str) or isinstance(default, str)
-            smaller[name] = value if kept else min(value, default)
-    return smaller
-
-
-# All of them
+    own = parameters(source)
+    sizes = {name: min(REDUCED[name], own[name]) for name in ("seeds", "epochs") if name in own}
+    return {name: value for name, value in REDUCED.items() if name in own} | sizes
 
 
 Job = tuple[Path, Mapping[str, Value], Limits]
 
 """A notebook's source, its parameters and its limits."""
+
+
+def job(source: Path, texts: Mapping[str, str], limits: Limits | None = None, command: str = "reproduce") -> Job:
+    """What one command runs of a notebook; ValueError for parameters that it lacks or of the wrong type."""
+    values = (reduced(source) if command == "check" else {}) | override(source, texts)
+    profile = str((parameters(source) | values).get("profile", "quick"))
+    return source, values, limits or LIMITS[profile]
+
+
+# All of them
 
 
 def reproduce(jobs: Sequence[Job], written: Path, at_once: int = 1) -> list[Execution]:
@@ -184,9 +185,12 @@ def reproduce(jobs: Sequence[Job], written: Path, at_once: int = 1) -> list[Exec
     else:
         with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn")) as pool:
             done = list(pool.map(partial(_one, written=written), jobs))
+    from semaug.training.loop import resolve_device  # here: it loads torch, which a notebook's paths need not
+
     write_whole(written / "table.txt", table(done))
     entries = [{**dataclasses.asdict(one), "seconds": round(one.seconds, 2)} for one in done]
-    write_whole(written / "table.json", json.dumps({"runs": entries, "environment": _environment()}, indent=1) + "\n")
+    content = {"runs": entries, "environment": environment(str(resolve_device()))}
+    write_whole(written / "table.json", json.dumps(content, indent=1) + "\n")
     return done
 
 
@@ -200,12 +204,6 @@ def _one(job: Job, written: Path) -> Execution:
         failed.unlink(missing_ok=True)
     write_whole(failed if result.error else whole, nbformat.writes(notebook) + "\n")
     return result
-
-
-def _environment() -> dict[str, Any]:
-    import torch
-
-    return environment("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def table(runs: Sequence[Execution]) -> str:
@@ -263,32 +261,12 @@ def bare(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def execute(
-    command: str,
-    names: Sequence[str] = (),
-    texts: Mapping[str, str] | None = None,
-    limits: Limits | None = None,
-    folder: Path | None = None,
-    written: Path | None = None,
-) -> int:
-    """One of the commands ``reproduce``, ``check`` and ``refresh`` on the named notebooks, or on all.
-
-    Returns the exit status: 0, 1 if a notebook failed, 2 for arguments that cannot be.
-    """
-    try:
-        sources = discover(names, folder)
-        jobs = []
-        for source in sources:
-            values = (reduced(source) if command == "check" else {}) | override(source, texts or {})
-            profile = str((parameters(source) | values).get("profile", "quick"))
-            jobs.append((source, values, limits or LIMITS[profile]))
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def execute(command: str, jobs: Sequence[Job], written: Path | None = None) -> int:
+    """One of the commands ``reproduce``, ``check`` and ``refresh``; the exit status, 1 if a notebook failed."""
     written = (written or root() / "build" / command).absolute()
     print(f"==> {len(jobs)} notebook{'s' * (len(jobs) > 1)}; results go to {written}", flush=True)
     if command == "refresh":
-        done = refresh(sources, written, limits or LIMITS["quick"])
+        done = refresh([source for source, *_ in jobs], written, jobs[0][2])
     else:
         done = reproduce(jobs, written, min(os.cpu_count() or 1, 4) if command == "check" else 1)
     print("\n" + table(done), end="", flush=True)

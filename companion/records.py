@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import torch
 
+from companion.stats import gains, points, summary
 from companion.studies import Arm, NothingToDraw, Study
+from semaug.methods.long_tail import many_medium_few
 from semaug.training.record import Record
 
 FIGURES = Path(__file__).parents[1] / "figures"
+
+TALLEST = 16_000  # pixels: WebP holds 16,383 at most
 
 
 class Index:
@@ -91,6 +99,14 @@ def committed(notebook: str) -> Index:
     return Index(FIGURES / "records" / notebook)
 
 
+def problems(notebooks: Iterable[str]) -> bool:
+    """Name the files among the committed records of notebooks that are none; whether there are any."""
+    found = [line for notebook in dict.fromkeys(notebooks) for line in committed(notebook).problems]
+    for line in found:
+        print(f"skipped  {line}", file=sys.stderr)
+    return bool(found)
+
+
 def on_common_seeds(by_arm: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
     """Arms on the seeds that all of them have; as they are where there are none."""
     seeds = set.intersection(*({record.seed for record in runs} for runs in by_arm.values())) if by_arm else set()
@@ -108,10 +124,14 @@ def pack(arrays: Mapping[str, np.ndarray]) -> bytes:
     packed: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         if array.dtype == np.uint8 and array.ndim > 2 and array.shape[-3] in (1, 3):
-            channels, _, width = array.shape[-3:]
-            tall = array.reshape(-1, *array.shape[-3:]).transpose(0, 2, 3, 1).reshape(-1, width, channels)
+            channels, height, width = array.shape[-3:]
+            tiles = array.reshape(-1, channels, height, width)
+            across = -(-len(tiles) * height // TALLEST)  # tiles beside each other
+            tiles = np.concatenate([tiles, np.zeros_like(tiles[: -len(tiles) % across])])
+            grid = tiles.reshape(-1, across, channels, height, width).transpose(0, 3, 1, 4, 2)
+            grid = grid.reshape(-1, across * width, channels)
             file = io.BytesIO()
-            Image.fromarray(tall if channels == 3 else tall[..., 0]).save(file, "webp", quality=90, method=6)
+            Image.fromarray(grid if channels == 3 else grid[..., 0]).save(file, "webp", quality=90, method=6)
             packed[f"{name}.webp"] = np.frombuffer(file.getvalue(), np.uint8)
             packed[f"{name}.shape"] = np.array(array.shape)
         else:
@@ -131,8 +151,9 @@ def unpack(path: str | Path) -> dict[str, np.ndarray]:
     for name in (key.removesuffix(".webp") for key in packed if key.endswith(".webp")):
         *outer, channels, height, width = (int(size) for size in packed[f"{name}.shape"])
         picture = Image.open(io.BytesIO(packed[f"{name}.webp"].tobytes())).convert("RGB" if channels == 3 else "L")
-        tiles = np.asarray(picture).reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
-        arrays[name] = tiles.reshape(*outer, channels, height, width)
+        grid = np.asarray(picture).reshape(-1, height, picture.width // width, width, channels)
+        tiles = grid.transpose(0, 2, 4, 1, 3).reshape(-1, channels, height, width)
+        arrays[name] = tiles[: math.prod(outer)].reshape(*outer, channels, height, width)
     return arrays
 
 
@@ -140,3 +161,72 @@ def pictures(notebook: str, record: Record) -> dict[str, np.ndarray]:
     """The arrays beside the committed record of a notebook's run; empty where there are none."""
     path = FIGURES / "records" / notebook / f"{record.stem}.npz"
     return unpack(path) if path.exists() else {}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the figures and tables of the studies share
+
+Found = TypeVar("Found", bound=Sized)
+ByArm = dict[str, list[Record]]
+Blocks = Mapping[str, Mapping[str, Sequence[Record]]]
+"""Records by title of the study and arm."""
+
+
+def needed(found: Found, needs: str) -> Found:
+    """What was found; raises NothingToDraw, saying what a figure ``needs``, where that is nothing."""
+    if not found:
+        raise NothingToDraw(needs)
+    return found
+
+
+def runs_of(blocks: Blocks) -> list[Record]:
+    """All records of blocks, in their order."""
+    return [run for by_arm in blocks.values() for runs in by_arm.values() for run in runs]
+
+
+def metric(name: str, scale: float = 100) -> Callable[[Record], float]:
+    """The score that is a metric of a record times a scale; 100: in percent."""
+    return lambda record: scale * record.metrics[name]
+
+
+def over_first(
+    by_arm: Mapping[str, Sequence[Record]], score: Callable[[Record], float] = points
+) -> dict[str, list[float]]:
+    """Gains over the first arm, of the others that share a seed with it."""
+    first, *others = by_arm
+    found = {name: gains(by_arm[name], by_arm[first], score) for name in others}
+    return {name: values for name, values in found.items() if values}
+
+
+def gained(
+    blocks: Blocks, score: Callable[[Record], float] = points, reached: bool = True
+) -> dict[str, dict[str, list[float]]]:
+    """:func:`over_first` by title; reached: whether a title says what the first arm reaches, in percent."""
+    panels = {}
+    for title, by_arm in blocks.items():
+        level = f": {summary(map(score, next(iter(by_arm.values())))).mean:.1f}%" if reached else ""
+        panels[f"{title}{level}"] = over_first(by_arm, score)
+    return panels
+
+
+def group_scores(record: Record) -> dict[str, float]:
+    """Accuracy in percent over all classes alike, and over those with many, medium and few training images."""
+    accuracy, counts = torch.tensor(record.class_accuracy, dtype=torch.float64), torch.tensor(record.train_counts)
+    fractions = {"all": float(accuracy.mean()), **many_medium_few(accuracy, counts)}
+    return {group: 100 * value for group, value in fractions.items()}
+
+
+def by_frequency(by_arm: Mapping[str, Sequence[Record]]) -> dict[str, dict[str, list[float]]]:
+    """:func:`over_first` by the groups of :func:`group_scores` that hold a class."""
+
+    def score(group: str) -> Callable[[Record], float]:
+        return lambda record: group_scores(record)[group]
+
+    first = group_scores(next(iter(by_arm.values()))[0])
+    return {group: over_first(by_arm, score(group)) for group, value in first.items() if not math.isnan(value)}
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])

@@ -6,7 +6,6 @@ one that was stopped goes on from its last epoch, and two processes beside each 
 
 from __future__ import annotations
 
-import contextlib
 import math
 import signal
 import time
@@ -21,9 +20,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from companion.records import FIGURES, committed, pack
+from companion.records import FIGURES, committed, pack, problems
 from companion.studies import Arm, Study, studies
 from semaug import networks
+from semaug._checks import check_choice
 from semaug.data.sets import Data, load
 from semaug.measures import codes, gans
 from semaug.methods import gan, gvae, objectives
@@ -59,6 +59,9 @@ NETWORKS: dict[str, Builder] = {
     "autoencoder16": _autoencoder(latent=16),
     "autoencoder64": _autoencoder(latent=64),
     "autoencoder128": _autoencoder(latent=128, width=32, blocks=(1, 2)),
+    "autoencoder512-plain": _autoencoder(latent=512, width=24, blocks=(0, 0)),
+    "autoencoder2048-plain": _autoencoder(latent=2048, width=24, blocks=(0, 0, 0)),
+    "autoencoder256-faces": _autoencoder(latent=256, width=24, blocks=(0, 0, 0, 0)),
     "autoencoder2048": _autoencoder(latent=2048, width=32, size=(32, 32), blocks=(3, 4, 6, 3)),
     "autoencoder2048-faces": _autoencoder(latent=2048, width=32, size=(64, 64), blocks=(1, 2, 4, 4, 2)),
 }
@@ -74,9 +77,8 @@ def build(objective: str, network: str, dataset: Data, seed: int, **settings: Se
     Two objectives built with one network and seed start from the same weights: what paired seeds need. Raises
     ValueError for a name that is no objective or not in ``NETWORKS``.
     """
-    for argument, name, known in (("objective", objective, objectives()), ("network", network, NETWORKS)):
-        if name not in known:
-            raise ValueError(f"{argument}: got {name!r}; takes one of {', '.join(known)}")
+    check_choice("objective", objective, objectives())
+    check_choice("network", network, NETWORKS)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return objectives()[objective].build(NETWORKS[network](dataset), dataset, **settings)
@@ -151,9 +153,14 @@ class Run:
 
     def build(self, dataset: Data) -> nn.Module:
         """What is trained, as it starts."""
-        if self.arm.objective == "GAN":
-            return self._players(dataset)
-        return build(self.arm.objective, self.study.network, dataset, self.seed, **self.arm.settings)
+        if self.arm.objective != "GAN":
+            return build(self.arm.objective, self.study.network, dataset, self.seed, **self.arm.settings)
+        channels, side, _ = dataset.image_shape
+        width, against, spectral = PLAYERS[self.study.network]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed)
+            players = gan.Generator(side, channels, width=width), gan.Discriminator(side, channels, against, spectral)
+            return gan.GAN(*players, **dict[str, Any](self.arm.settings))
 
     def execute(self, device: str = "auto", folder: Path | None = None, root: str | None = None) -> Record:
         """Train (or go on training) and write the record; the checkpoint is removed once the record is there.
@@ -161,6 +168,8 @@ class Run:
         Raises what loading the set, building and training raise, OSError where a file cannot be written; its state is
         kept.
         """
+        if self.study.execute is not None:
+            return self.keep(*self.study.execute(self, root), folder)
         there, dataset = resolve_device(device), load(**self.study.data, root=root)
         model: Any = self.build(dataset).to(there)
         if self.arm.objective == "GAN":
@@ -190,14 +199,6 @@ class Run:
         self.checkpoint.unlink(missing_ok=True)
         return record
 
-    def _players(self, dataset: Data) -> gan.GAN:
-        channels, side, _ = dataset.image_shape
-        width, against, spectral = PLAYERS[self.study.network]
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.seed)
-            players = gan.Generator(side, channels, width=width), gan.Discriminator(side, channels, against, spectral)
-            return gan.GAN(*players, **dict[str, Any](self.arm.settings))
-
     def _play(
         self, players: gan.GAN, dataset: Data, device: torch.device, root: str | None
     ) -> tuple[Record, dict[str, np.ndarray]]:
@@ -214,16 +215,25 @@ class Run:
 
 def planned(profile: str | None = None, notebook: str | None = None) -> list[Run]:
     """All runs, or those of a profile or notebook: one seed of every arm first, then three, then the rest."""
-    chosen = list(studies(notebook, profile))
-    tiers = (range(1), range(1, 3), range(3, 1000))
-    return [
+    runs = [
         Run(study, arm, seed)
-        for tier in tiers
-        for study in chosen
-        for seed in range(tier.start, min(tier.stop, max(map(len, map(study.seeds_of, study.arms)))))
+        for study in studies(notebook, profile)
+        for seed in range(max(map(len, map(study.seeds_of, study.arms))))
         for arm in study.arms
         if seed in study.seeds_of(arm)
     ]
+    return sorted(runs, key=lambda run: (run.seed >= 1) + (run.seed >= 3))
+
+
+def show(runs: Sequence[Run]) -> int:
+    """List runs: saved or missing, their estimate, their name. The exit status: 1 where a file is no record."""
+    missing = 0.0
+    for run in runs:
+        saved = run.done()
+        missing += 0 if saved else run.seconds
+        print(f"{'saved  ' if saved else 'missing'} {run.seconds:6.0f} s  {run.name}")
+    print(f"missing: about {missing / 3600:.1f} hours")
+    return int(problems(run.study.notebook for run in runs))
 
 
 def execute_together(runs: Sequence[Run], device: str = "auto", root: str | None = None) -> list[Record]:
@@ -265,22 +275,15 @@ def complete(runs: Sequence[Run], device: str = "auto", root: str | None = None)
 
     Returns those executed, with their records. Raises what :meth:`Run.execute` raises.
     """
+    index = committed(runs[0].study.notebook)
     with ExitStack() as claims:
         mine = [run for run in runs if claims.enter_context(claimed(run))]
-        for index in {id(committed(run.study.notebook)): committed(run.study.notebook) for run in mine}.values():
-            index.refresh()  # another process may have been at them since
+        index.refresh()  # another process may have been at them since
         mine = [run for run in mine if not run.done()]
         several = len(mine) > 1
         records = execute_together(mine, device, root) if several else [run.execute(device, root=root) for run in mine]
-        for run in mine:
-            committed(run.study.notebook).refresh()
+        index.refresh()
         return [*zip(mine, records, strict=True)]
-
-
-def _alike(run: Run, missing: Sequence[Run], most: int) -> list[Run]:
-    """The run, and those after it that could be executed together with it."""
-    later = missing[missing.index(run) + 1 :] if most > 1 and run.arm.objective != "GAN" else []
-    return [run, *[one for one in later if one.study is run.study and one.recipe == run.recipe][: most - 1]]
 
 
 def _seconds(runs: Sequence[Run], device: str) -> float:
@@ -292,19 +295,22 @@ def _seconds(runs: Sequence[Run], device: str) -> float:
 def run_for(
     minutes: float, runs: Sequence[Run], device: str = "auto", root: str | None = None, together: int = 1
 ) -> int:
-    """Execute the missing runs that fit into so many minutes, in their order; returns how many failed.
+    """Execute the missing runs that fit into so many minutes, in their order; the exit status.
 
     A run that fails is named with its error, and the others still run; one that was not finished in time goes on from
     its last epoch next time.
     """
+    torch.set_num_threads(1)
     end, ran, failed, waiting = time.monotonic() + 60 * minutes, 0, list[Run](), list[float]()
     with _time_up(60 * minutes):
         missing = [run for run in runs if not run.done()]
-        for run in missing:
+        for at, run in enumerate(missing):
             if run.done():
                 continue
+            alike = [one for one in missing[at:] if one.study is run.study and one.recipe == run.recipe]
+            most = 1 if run.arm.objective == "GAN" or run.study.execute is not None else together
             try:
-                some = [one for one in _alike(run, missing, together) if one not in failed and not one.done()]
+                some = [one for one in alike if one not in failed and not one.done()][:most]
                 while time.monotonic() + (left := _seconds(some, device)) > end and len(some) > 1:
                     some.pop()
                 if time.monotonic() + left > end:
@@ -327,7 +333,7 @@ def run_for(
                 print(f"{record.seconds:6.0f} s  {score:.4f}  {one.name}", flush=True)
     if waiting and not ran:
         print(f"{len(waiting)} runs are longer than that; the shortest takes about {min(waiting) / 60:.0f} minutes")
-    return len(failed)
+    return int(problems(run.study.notebook for run in runs) or bool(failed))
 
 
 @contextmanager
@@ -343,9 +349,8 @@ def _time_up(seconds: float) -> Iterator[None]:
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        with contextlib.suppress(TimeUp):
-            yield
-            return
+        yield
+    except TimeUp:
         print("time is up; what was running goes on from its last epoch next time", flush=True)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

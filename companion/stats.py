@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -78,25 +79,19 @@ def pairs_needed(effect: float, std: float, power: float = 0.8, level: float = 0
     least 2 whose power, by the noncentral t distribution, suffices. Raises ValueError for an effect of 0, a std that
     is not positive, and a power or level outside (0, 1).
     """
-    for name, value, good, takes in (
-        ("effect", effect, math.isfinite(effect) and effect != 0, "a number other than 0"),
-        ("std", std, math.isfinite(std) and std > 0, "a number above 0"),
-        ("power", power, level < power < 1, "a fraction between level and 1"),
-        ("level", level, 0 < level < 1, "a fraction between 0 and 1"),
-    ):
-        if not good:
-            raise ValueError(f"{name}: got {value}; takes {takes}")
+    from semaug._checks import check_number, require  # here: it loads torch
+
+    require(math.isfinite(effect) and effect != 0, "effect", effect, "a finite number other than 0")
+    check_number("std", std, low=0, without=(0,))
+    check_number("power", power, low=level, high=1, without=(level, 1))
+    check_number("level", level, low=0, high=1, without=(0, 1))
     from scipy.stats import nct, t
 
     def enough(n: int) -> bool:
         critical, shift = t.ppf(1 - level / 2, n - 1), abs(effect) / std * math.sqrt(n)
         return bool(nct.sf(critical, n - 1, shift) + nct.cdf(-critical, n - 1, shift) >= power)
 
-    n = 2
-    while not enough(n):
-        n *= 2
-    low = n // 2  # not enough, or 1
-    while n - low > 1:
-        middle = (n + low) // 2
-        low, n = (low, middle) if enough(middle) else (middle, n)
-    return n
+    high = 2
+    while not enough(high):
+        high *= 2
+    return 2 + bisect_left(range(2, high), True, key=enough)

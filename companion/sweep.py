@@ -27,15 +27,16 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from companion import notebooks
 from companion.kernels import Limits, Value
-from companion.stats import summary
+from companion.stats import gains, summary
 from semaug.training.record import Record, config_hash, write_whole
 
 WORKFLOW = Path(__file__).parent / "workflow"
@@ -97,13 +98,11 @@ def plan(config: Mapping[str, Any]) -> list[Job]:
     for name, values in columns.items():
         if not values:
             raise ValueError(f"grid.{name}: got an empty list; takes a value or a list of them")
+    limits = (60.0 * config["limit"], 60.0 * config["limit"]) if "limit" in config else None
     jobs: dict[str, Job] = {}
     for combination in product(*columns.values()):
         texts = {name: str(value) for name, value in zip(columns, combination, strict=True)}
-        given = notebooks.override(source, texts)
-        profile = str((notebooks.parameters(source) | given).get("profile", "quick"))
-        limits = (60.0 * config["limit"], 60.0 * config["limit"]) if "limit" in config else notebooks.LIMITS[profile]
-        job = Job(source, given, limits)
+        job = Job(*notebooks.job(source, texts, limits))
         jobs.setdefault(job.name, job)  # two spellings of one value are one run
     return list(jobs.values())
 
@@ -130,6 +129,10 @@ MEASURES = {"test_accuracy": (100.0, ".1f", "accuracy (%)"), "fid": (1.0, ".2f",
 """What the table of results shows of a run: the first of these that its record has; its unit, digits and name."""
 
 
+def _score(record: Record, name: str) -> float:
+    return MEASURES[name][0] * record.metrics[name]
+
+
 def results(jobs: Sequence[Job]) -> str:
     """What the finished runs trained, in Markdown: a row for each combination of parameters but the seed, and each
     method in it; means over seeds with 95% intervals, and the gain over cross-entropy of the same recipe, in pairs.
@@ -152,16 +155,12 @@ def results(jobs: Sequence[Job]) -> str:
         shown = next((name for name in MEASURES if all(name in record.metrics for record in seeds.values())), None)
         if shown is None:
             continue
-        unit, form, label = MEASURES[shown]
-        values = {seed: unit * record.metrics[shown] for seed, record in seeds.items()}
+        _, form, label = MEASURES[shown]
         plain = config | {"objective": "CrossEntropy", "settings": {}}
         base = runs.get((varied, config_hash(plain)), {}) if config != plain else {}
-        pairs = [
-            values[seed] - unit * base[seed].metrics[shown]
-            for seed in values.keys() & base.keys()
-            if shown in base[seed].metrics
-        ]
-        gained = summary(values.values())
+        score = partial(_score, name=shown)
+        gained = summary(map(score, seeds.values()))
+        pairs = gains(seeds.values(), [record for record in base.values() if shown in record.metrics], score)
         method = " ".join([config["objective"], *(f"{key}={value}" for key, value in config["settings"].items())])
         method += f", {config['recipe'].get('epochs', '?')} epochs"
         cells = [varied, method, str(gained.n), label, gained.text(form)]
@@ -178,36 +177,42 @@ def report(jobs: Sequence[Job]) -> None:
     print(f"\n{found}\n{path}", flush=True)
 
 
-def start(path: Path, on: str = "local", options: Sequence[str] = ()) -> int:
-    """Print the plan, then let Snakemake run it; exit status 2 for a configuration that cannot be.
+def prepared(path: Path, on: str = "local", options: Sequence[str] = ()) -> Callable[[], int]:
+    """The plan of a sweep, ready to be run by Snakemake.
 
     path: the configuration. on: the name of a folder in ``companion/workflow/profiles``. options: for Snakemake.
+    Raises ValueError or OSError for a configuration that cannot be.
     """
     import yaml
 
-    profile = WORKFLOW / "profiles" / on
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(config, Mapping):
-            raise ValueError(f"{path}: got {type(config).__name__}; takes notebook, grid, ... in YAML")
-        if not profile.is_dir():
-            known = ", ".join(sorted(folder.name for folder in profile.parent.iterdir()))
-            raise ValueError(f"on: got {on!r}; takes one of {known}")
-        jobs = plan(config)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except yaml.YAMLError as error:
+        raise ValueError(error) from error
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{path}: got {type(config).__name__}; takes notebook, grid, ... in YAML")
+    profiles = sorted(folder.name for folder in (WORKFLOW / "profiles").iterdir())
+    if on not in profiles:
+        raise ValueError(f"on: got {on!r}; takes one of {', '.join(profiles)}")
+    jobs = plan(config)
     if importlib.util.find_spec("snakemake") is None:
-        print("error: sweeps need Snakemake 9 or later: pip install -e '.[workflow]'", file=sys.stderr)
-        return 2
-    print(costs(jobs, config.get("minutes")), flush=True)
+        raise ValueError("sweeps need Snakemake 9 or later: pip install -e '.[workflow]'")
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(WORKFLOW / "Snakefile")]
+    command += ["--workflow-profile", str(WORKFLOW / "profiles" / on), "--directory", str(written(jobs[0].source.stem))]
+    command += ["--configfile", str(path.resolve()), *options]
+    return partial(_start, jobs, config.get("minutes"), command)
+
+
+def _start(jobs: Sequence[Job], minutes: float | None, command: list[str]) -> int:
+    """Print the plan, then let Snakemake run it in the place of this process."""
+    import fcntl
+
+    print(costs(jobs, minutes), flush=True)
     if all(job.target.exists() for job in jobs):  # where nothing is to be done, Snakemake calls no hook
         report(jobs)
         return 0
     folder = written(jobs[0].source.stem)
     folder.mkdir(parents=True, exist_ok=True)
-    import fcntl
-
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
     try:  # it ends with the process, however that ends; Snakemake's own lock outlives a kill
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -215,8 +220,4 @@ def start(path: Path, on: str = "local", options: Sequence[str] = ()) -> int:
         print(f"error: another sweep of {jobs[0].source.stem} is running", file=sys.stderr)
         return 2
     os.set_inheritable(lock, True)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(WORKFLOW / "Snakefile")]
-    command += ["--workflow-profile", str(profile), "--directory", str(folder)]
-    command += ["--configfile", str(path.resolve()), *options]
-    sys.stdout.flush()
     os.execv(sys.executable, command)

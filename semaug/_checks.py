@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from numbers import Integral, Real
 from typing import TypeVar
 
@@ -63,6 +63,29 @@ def check_choice(name: str, value: Choice, choices: Collection[Choice]) -> Choic
     return value
 
 
+def check_shape(name: str, x: Tensor | None, takes: Sequence[int], why: str = "") -> Tensor:
+    """The tensor, which has this shape; ValueError otherwise, and for None. The message ends with ``why``."""
+    if x is None or x.shape != takes:
+        got = None if x is None else f"shape {tuple(x.shape)}"
+        raise ValueError(f"{name}: got {got}; takes {tuple(takes)}{why}")
+    return x
+
+
+def check_images(images: Tensor, name: str = "images") -> None:
+    """Raise ValueError unless the images have four axes."""
+    if images.ndim != 4:
+        raise ValueError(f"{name}: got shape {tuple(images.shape)}; takes (N, channels, H, W)")
+
+
+def check_one_each(images: Tensor, dtype: torch.dtype | None = torch.int64, **draws: Tensor) -> None:
+    """Raise ValueError unless the draws are one number an image, of this dtype, or floats where it is None."""
+    for name, draw in draws.items():
+        fits = draw.is_floating_point() if dtype is None else draw.dtype == dtype
+        if draw.shape != images.shape[:1] or not fits:
+            takes = f"{'floats' if dtype is None else 'int64'} ({len(images)},), one an image"
+            raise ValueError(f"{name}: got {draw.dtype} {tuple(draw.shape)}; takes {takes}")
+
+
 def check_device(name: str, x: Tensor, like: Tensor, other: str) -> None:
     """Raise ValueError unless x is on the device of ``like``, which the message calls ``other``."""
     if x.device != like.device:
@@ -99,8 +122,8 @@ def check_batch(
     if weight.ndim != 2 or not weight.is_floating_point():
         raise ValueError(f"weight: got {weight.dtype} {tuple(weight.shape)}; takes floats (C, A)")
     check_features(features, target, len(weight), weight.shape[1], name)
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias: got shape {tuple(bias.shape)}; takes ({len(weight)},)")
+    if bias is not None:
+        check_shape("bias", bias, weight.shape[:1])
     if weight.dtype != features.dtype and not torch.is_autocast_enabled(features.device.type):
         raise TypeError(f"weight: got {weight.dtype}; takes {features.dtype}, the dtype of {name}")
     for other, tensor in (("weight", weight), ("bias", bias)):
@@ -119,39 +142,47 @@ def check_features(
     """
     if features.ndim != 2 or features.shape[1] != width or len(features) == 0:
         raise ValueError(f"{name}: got shape {tuple(features.shape)}; takes (N, {width}) with N > 0")
-    if not features.is_floating_point():
-        raise TypeError(f"{name}: got {features.dtype}; takes floats")
-    if target.dtype != torch.int64:
-        raise TypeError(f"{target_name}: got {target.dtype}; takes int64 class numbers")
-    if target.shape != features.shape[:1]:
-        raise ValueError(f"{target_name}: got shape {tuple(target.shape)}; takes ({len(features)},), one class a row")
+    require(features.is_floating_point(), name, features.dtype, "floats", TypeError)
+    require(target.dtype == torch.int64, target_name, target.dtype, "int64 class numbers", TypeError)
+    check_shape(target_name, target, features.shape[:1], ", one class a row")
     check_device(target_name, target, features, name)
-    if not tracing(features):
-        low, high = (int(value) for value in target.aminmax())
-        if low < 0 or high >= classes:
-            raise ValueError(f"{target_name}: got classes {low} to {high}; takes 0 to {classes - 1}")
+    check_classes(target, classes, target_name)
     check_finite(name, features)
 
 
+def check_classes(target: Tensor, classes: int, name: str = "target") -> None:
+    """Raise ValueError unless class numbers are in [0, classes); they are not read while tracing."""
+    if target.numel() and not tracing(target):
+        low, high = (int(value) for value in target.aminmax())
+        if low < 0 or high >= classes:
+            raise ValueError(f"{name}: got classes {low} to {high}; takes 0 to {classes - 1}")
+
+
 def check_covariance(covariance: Covariance, weight: Tensor) -> None:
-    """Raise ValueError or TypeError unless the covariance is of a known form, of floats, and fits the weight (C, A)."""
+    """Raise ValueError or TypeError unless the covariance is of a known form, of floats, and fits the weight (C, A).
+
+    Of a full one's symmetry only the two diagonals next to the main one are read, and nothing while tracing.
+    """
     if not isinstance(covariance, Tensor | Factored):
         kind = f"{type(covariance).__module__}.{type(covariance).__qualname__}"
         raise TypeError(f"covariance: got {kind}; takes a tensor or Factored")
     C, A = weight.shape
     parts = covariance if isinstance(covariance, Factored) else (covariance,)
     shapes = [tuple(part.shape) for part in parts]
-    if isinstance(covariance, Factored):
-        fits = len(shapes[0]) == 3 and shapes[0][2] >= 1 and shapes == [(C, A, shapes[0][2]), (C, A)]
-    else:
-        fits = shapes[0] in ((C, A, A), (C, A))
-    if not fits:
+    rank = shapes[0][-1:]
+    if shapes not in ([(C, A, A)], [(C, A)], [(C, A, *rank), (C, A)]) or 0 in rank:
         got = " and ".join(map(str, shapes))
         raise ValueError(f"covariance: got {got}; takes {(C, A, A)}, {(C, A)} or Factored ({C}, {A}, r) and {(C, A)}")
     for part in parts:
         check_device("covariance", part, weight, "weight")
-        if not part.is_floating_point():
-            raise TypeError(f"covariance: got {part.dtype}; takes floats")
+        require(part.is_floating_point(), "covariance", part.dtype, "floats", TypeError)
+    if isinstance(covariance, Tensor) and covariance.ndim == 3 and A > 1 and not tracing(covariance):
+        upper, lower, main = (covariance.detach().diagonal(offset, 1, 2) for offset in (1, -1, 0))
+        # Sums taken in another order round differently; 1e-4 of the largest variance is far above that.
+        if torch.dist(upper, lower, math.inf).item() > 1e-4 * max(map(abs, torch.stack(main.aminmax()).tolist())):
+            raise ValueError(
+                "covariance: got other numbers above the main diagonal than below; takes symmetric matrices"
+            )
 
 
 def check_strength(strength: float | Tensor) -> float | Tensor:
@@ -167,8 +198,7 @@ def check_strength(strength: float | Tensor) -> float | Tensor:
 
 def check_class_weight(class_weight: Tensor, target: Tensor, classes: int, reduction: str = "mean") -> None:
     """Raise ValueError unless the weights are (C,), finite, from 0; their sum over the batch divides a "mean"."""
-    if class_weight.shape != (classes,):
-        raise ValueError(f"class_weight: got shape {tuple(class_weight.shape)}; takes ({classes},)")
+    check_shape("class_weight", class_weight, (classes,))
     check_device("class_weight", class_weight, target, "target")
     if tracing(class_weight):
         return
@@ -186,17 +216,13 @@ Centre = int | Int64[Tensor, ""] | Int64[Tensor, " N"]
 
 def check_floats(images: Tensor, name: str = "images") -> None:
     """Raise TypeError for what cannot be averaged."""
-    if not images.is_floating_point():
-        raise TypeError(f"{name}: got {images.dtype}; takes floats, bytes cannot be averaged")
+    require(images.is_floating_point(), name, images.dtype, "floats, bytes cannot be averaged", TypeError)
 
 
 def check_draws(images: Tensor, lam: Ratio, permutation: Tensor, name: str = "images", **centres: Centre) -> Tensor:
     """Lam as a tensor, after the checks that :func:`mixup` names; name: of the images where they are maps."""
-    if images.ndim != 4:
-        raise ValueError(f"{name}: got shape {tuple(images.shape)}; takes (N, channels, H, W)")
-    if permutation.shape != images.shape[:1] or permutation.dtype != torch.int64:
-        got = f"{permutation.dtype} {tuple(permutation.shape)}"
-        raise ValueError(f"permutation: got {got}; takes int64 ({len(images)},), a partner for each image")
+    check_images(images, name)
+    check_one_each(images, permutation=permutation)
     if not isinstance(lam, Tensor):
         lam = torch.tensor(float(lam), dtype=torch.float64, device=images.device)
     if lam.shape not in (torch.Size(), images.shape[:1]) or not lam.is_floating_point():

@@ -15,14 +15,15 @@ Every function takes ``num_classes``, C, and ``channels`` of the images; most ta
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semaug._checks import check_choice, check_count, check_number
+from semaug._checks import check_choice, check_count, check_number, require
 
 Levels = float | Sequence[float]
 
@@ -30,6 +31,9 @@ Levels = float | Sequence[float]
 NORMS = ("batch", "group")
 
 SHORTCUTS = ("pad", "pad both", "project")
+
+# Of options; one that has another value stands in the network's name.
+DEFAULTS = {"width": 16, "shortcut": "pad", "dropout": 0.0, "norm": "batch", "mean": 0.5, "std": 0.25}
 
 
 class Network(nn.Module):
@@ -82,8 +86,7 @@ class Normalise(nn.Module):
         channels = check_count("channels", channels)
         for name, value, low, without in (("mean", mean, -math.inf, ()), ("std", std, 0, (0,))):
             given = value if isinstance(value, Sequence) else [value] * channels
-            if len(given) != channels:
-                raise ValueError(f"{name}: got {value}; takes one number, or one for each of {channels} channels")
+            require(len(given) == channels, name, value, f"one number, or one for each of {channels} channels")
             values = [check_number(name, number, low, without=without) for number in given]
             self.register_buffer(name, torch.tensor(values).reshape(channels, 1, 1))
 
@@ -166,11 +169,9 @@ class Positions(nn.Module):
     def forward(self, maps: Float[Tensor, "N A H W"]) -> Float[Tensor, "N A H W"]:
         """A quarter of the channels each: sine and cosine of the row, sine and cosine of the column."""
         quarter, (height, width) = maps.shape[1] // 4, maps.shape[2:]
-        exponent = torch.arange(quarter, device=maps.device, dtype=torch.float32) / max(1, quarter - 1)
-        row, column = (
-            torch.arange(side, device=maps.device, dtype=torch.float32) * 10000 ** -exponent[:, None]
-            for side in (height, width)
-        )
+        number, y, x = (torch.arange(n, device=maps.device, dtype=torch.float32) for n in (quarter, height, width))
+        rate = 10000 ** -(number / max(1, quarter - 1))[:, None]
+        row, column = y * rate, x * rate
         row, column = row[:, :, None].expand(-1, -1, width), column[:, None, :].expand(-1, height, -1)
         return maps + torch.cat([row.sin(), row.cos(), column.sin(), column.cos()]).to(maps.dtype)
 
@@ -233,13 +234,9 @@ def small(
     and scales the rest.
     """
     width = check_count("width", width)
-    stem = _stem(channels, width, 2, norm, mean, std)
-    blocks = [
-        BasicBlock(inputs, outputs, stride, "project", norm)
-        for inputs, outputs, stride in [(width, width, 1), (width, 2 * width, 2), (2 * width, 4 * width, 2)]
-    ]
-    name = _name("small", width=(width, 16), norm=(norm, "batch"), mean=(mean, 0.5), std=(std, 0.25))
-    return Network([stem, *blocks], 4 * width, num_classes, name, static=True)
+    stem, block = _stem(channels, width, 2, norm, mean, std), partial(BasicBlock, shortcut="project", norm=norm)
+    blocks = [stage[0] for stage in _stages(block, width, (width, 2 * width, 4 * width), (1, 1, 1))]
+    return _network([stem, *blocks], 4 * width, num_classes, "small", width=width, norm=norm, mean=mean, std=std)
 
 
 def resnet(
@@ -262,15 +259,11 @@ def resnet(
             of MetaSAug and LDAM-DRW; "project", option B, as in that of ISDA. Their weights fit that option alone.
     """
     check_choice("shortcut", shortcut, SHORTCUTS)
-    if depth < 8 or depth % 6 != 2:
-        raise ValueError(f"depth: got {depth}; takes 6n + 2, as 20, 32, 44, 56 or 110")
-    stages: list[nn.Module] = [_stem(channels, 16, 1, norm, mean, std)]
-    for inputs, outputs, stride in [(16, 16, 1), (16, 32, 2), (32, 64, 2)]:
-        blocks = [BasicBlock(inputs, outputs, stride, shortcut, norm)]
-        blocks += [BasicBlock(outputs, outputs, 1, shortcut, norm) for _ in range((depth - 2) // 6 - 1)]
-        stages.append(nn.Sequential(*blocks))
-    name = _name(f"resnet{depth}", shortcut=(shortcut, "pad"), norm=(norm, "batch"), mean=(mean, 0.5), std=(std, 0.25))
-    return Network(stages, 64, num_classes, name, static=True)
+    require(depth >= 8 and depth % 6 == 2, "depth", depth, "6n + 2, as 20, 32, 44, 56 or 110")
+    stem, block = _stem(channels, 16, 1, norm, mean, std), partial(BasicBlock, shortcut=shortcut, norm=norm)
+    stages = _stages(block, 16, (16, 32, 64), [(depth - 2) // 6] * 3)
+    options = {"shortcut": shortcut, "norm": norm, "mean": mean, "std": std}
+    return _network([stem, *stages], 64, num_classes, f"resnet{depth}", **options)
 
 
 def resnet18(
@@ -280,15 +273,9 @@ def resnet18(
 
     Widths 64, 128, 256, 512, two blocks each, shortcuts option B; A = 512; 11.17 million parameters at 10 classes.
     """
-    stages: list[nn.Module] = [_stem(channels, 64, 1, norm, mean, std)]
-    for inputs, outputs, stride in [(64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2)]:
-        blocks = [
-            BasicBlock(inputs, outputs, stride, "project", norm),
-            BasicBlock(outputs, outputs, 1, "project", norm),
-        ]
-        stages.append(nn.Sequential(*blocks))
-    name = _name("resnet18", norm=(norm, "batch"), mean=(mean, 0.5), std=(std, 0.25))
-    return Network(stages, 512, num_classes, name, static=True)
+    stem, block = _stem(channels, 64, 1, norm, mean, std), partial(BasicBlock, shortcut="project", norm=norm)
+    stages = _stages(block, 64, (64, 128, 256, 512), (2, 2, 2, 2))
+    return _network([stem, *stages], 512, num_classes, "resnet18", norm=norm, mean=mean, std=std)
 
 
 def resnext(
@@ -314,21 +301,15 @@ def resnext(
     for name, values in (("blocks", [*blocks]), ("groups", [groups]), ("group_width", [group_width])):
         for value in values or [0]:
             check_count(name, value)
-    stages: list[nn.Module] = [_stem(channels, 64, 1, norm, mean, std)]
-    inputs = 64
-    for number, count in enumerate(blocks):
-        middle, outputs = groups * group_width * 2**number, 256 * 2**number
-        layers: list[nn.Module] = []
-        for _ in range(count):
-            stride = 2 if number and not layers else 1
-            layers.append(Bottleneck(inputs, middle, outputs, stride, groups, norm))
-            inputs = outputs
-        stages.append(nn.Sequential(*layers))
-    depth = 2 + 3 * sum(blocks)
+
+    def block(inputs: int, outputs: int, stride: int) -> Bottleneck:
+        return Bottleneck(inputs, outputs // 256 * groups * group_width, outputs, stride, groups, norm)
+
+    widths = [256 * 2**number for number in range(len(blocks))]
+    stem, stages = _stem(channels, 64, 1, norm, mean, std), _stages(block, 64, widths, blocks)
     shape = "" if tuple(blocks) == (3, 4, 6, 3) else f"-{'.'.join(map(str, blocks))}"
-    base = f"resnext{depth}{shape}-{groups}x{group_width}d"
-    name = _name(base, norm=(norm, "batch"), mean=(mean, 0.5), std=(std, 0.25))
-    return Network(stages, inputs, num_classes, name, static=True)
+    base = f"resnext{2 + 3 * sum(blocks)}{shape}-{groups}x{group_width}d"
+    return _network([stem, *stages], widths[-1], num_classes, base, norm=norm, mean=mean, std=std)
 
 
 def vit(
@@ -354,15 +335,12 @@ def vit(
     """
     for option, value in (("patch", patch), ("width", width), ("depth", depth), ("heads", heads)):
         check_count(option, value)
-    if width % 4 or width % heads:
-        raise ValueError(f"width: got {width}; takes a multiple of 4 and of heads, {heads}")
-    if depth % 3:
-        raise ValueError(f"depth: got {depth}; takes a multiple of 3, the stages")
-    patches = Patches(channels, width, patch, patch)
-    stages: list[nn.Module] = [nn.Sequential(Normalise(channels, mean, std), patches, Positions())]
-    stages += [Encoder(width, depth // 3, heads, last=number == 2) for number in range(3)]
-    name = _name(f"vit-{patch}-{width}-{depth}-{heads}", mean=(mean, 0.5), std=(std, 0.25))
-    return Network(stages, width, num_classes, name, static=True)
+    require(width % 4 == width % heads == 0, "width", width, f"a multiple of 4 and of heads, {heads}")
+    require(depth % 3 == 0, "depth", depth, "a multiple of 3, the stages")
+    stem = nn.Sequential(Normalise(channels, mean, std), Patches(channels, width, patch, patch), Positions())
+    stages = [Encoder(width, depth // 3, heads, last=number == 2) for number in range(3)]
+    base = f"vit-{patch}-{width}-{depth}-{heads}"
+    return _network([stem, *stages], width, num_classes, base, mean=mean, std=std)
 
 
 def wide_resnet(
@@ -385,20 +363,14 @@ def wide_resnet(
         width: of the stages, 16, 32 and 64 times this.
         dropout: the share dropped between the convolutions of a block, 0.3 in the paper.
     """
-    if depth < 10 or depth % 6 != 4:
-        raise ValueError(f"depth: got {depth}; takes 6n + 4, as 16, 28 or 40")
+    require(depth >= 10 and depth % 6 == 4, "depth", depth, "6n + 4, as 16, 28 or 40")
     width, dropout = check_count("width", width), check_number("dropout", dropout, 0, 1, without=(1,))
-    normalise = Normalise(channels, mean, std)
-    stages: list[nn.Module] = [nn.Sequential(normalise, convolution(channels, 16, 3))]
-    w = width
-    for inputs, outputs, stride in [(16, 16 * w, 1), (16 * w, 32 * w, 2), (32 * w, 64 * w, 2)]:
-        blocks: list[nn.Module] = [PreActivationBlock(inputs, outputs, stride, dropout, norm)]
-        blocks += [PreActivationBlock(outputs, outputs, 1, dropout, norm) for _ in range((depth - 4) // 6 - 1)]
-        if outputs == 64 * w:
-            blocks += [normalisation(outputs, norm), nn.ReLU()]
-        stages.append(nn.Sequential(*blocks))
-    options = {"dropout": (dropout, 0.0), "norm": (norm, "batch"), "mean": (mean, 0.5), "std": (std, 0.25)}
-    return Network(stages, 64 * w, num_classes, _name(f"wrn-{depth}-{w}", **options), static=True)
+    stem = nn.Sequential(Normalise(channels, mean, std), convolution(channels, 16, 3))
+    block = partial(PreActivationBlock, dropout=dropout, norm=norm)
+    stages = _stages(block, 16, (16 * width, 32 * width, 64 * width), [(depth - 4) // 6] * 3)
+    stages[-1].extend([normalisation(64 * width, norm), nn.ReLU()])
+    options = {"dropout": dropout, "norm": norm, "mean": mean, "std": std}
+    return _network([stem, *stages], 64 * width, num_classes, f"wrn-{depth}-{width}", **options)
 
 
 class Residual(nn.Module):
@@ -436,7 +408,7 @@ def resnet9(num_classes: int, channels: int = 3) -> Network:
         _layer(128, 256, pool=True),
         nn.Sequential(_layer(256, 512, pool=True), Residual(512)),
     ]
-    network = Network(stages, 512, num_classes, "resnet9", static=True)
+    network = _network(stages, 512, num_classes, "resnet9")
     network.pool = ScaledMax()
     return network
 
@@ -450,6 +422,18 @@ def _layer(inputs: int, outputs: int, pool: bool) -> nn.Sequential:
 def _stem(channels: int, width: int, stride: int, norm: str, mean: Levels, std: Levels) -> nn.Sequential:
     normalise = Normalise(channels, mean, std)
     return nn.Sequential(normalise, convolution(channels, width, 3, stride), normalisation(width, norm), nn.ReLU())
+
+
+def _stages(
+    block: Callable[[int, int, int], nn.Module], inputs: int, widths: Sequence[int], counts: Sequence[int]
+) -> list[nn.Sequential]:
+    """Stages of blocks (inputs, outputs, stride), as many as ``counts`` says; all but the first halve the sides."""
+    stages = []
+    for number, (outputs, count) in enumerate(zip(widths, counts, strict=True)):
+        shapes = [(inputs, 2 if number else 1)] + [(outputs, 1)] * (count - 1)
+        stages.append(nn.Sequential(*(block(channels, outputs, stride) for channels, stride in shapes)))
+        inputs = outputs
+    return stages
 
 
 def convolution(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -474,7 +458,8 @@ def _shortcut(inputs: int, outputs: int, stride: int, kind: str, norm: str) -> n
     return PadShortcut(inputs, outputs, stride, both=kind == "pad both")
 
 
-def _name(base: str, **options: tuple[object, object]) -> str:
-    """The base name with every option that is not at its default: one name, one computation."""
-    changed = [f"{option}={value}" for option, (value, default) in options.items() if value != default]
-    return f"{base}({', '.join(changed)})" if changed else base
+def _network(stages: Sequence[nn.Module], num_features: int, num_classes: int, base: str, **options: object) -> Network:
+    """By the base name with every option that is not at its default: one name, one computation."""
+    changed = [f"{option}={value}" for option, value in options.items() if value != DEFAULTS[option]]
+    name = f"{base}({', '.join(changed)})" if changed else base
+    return Network(stages, num_features, num_classes, name, static=True)

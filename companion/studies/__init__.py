@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from semaug.data.sets import Data
+    from semaug.training.record import Record
 
 Setting = int | float | str | bool | None
 Measured = tuple[dict[str, float], dict[str, list[float]]]
@@ -77,6 +78,8 @@ class Study:
         judge: for GANs, arguments of ``semaug.load`` for the set whose classifier measures FID and KID.
         measure: what a record says beside accuracy, of a trained objective.
         pictures: arrays to be kept beside the record of seed 0.
+        execute: for a study whose arms are not trained by ``semaug.fit``, from a run (``companion.runs.Run``) and the
+            folder of the data to its record and the arrays beside it.
     """
 
     notebook: str
@@ -92,6 +95,7 @@ class Study:
     judge: Mapping[str, Any] | None = None
     measure: Callable[[Any, Data, torch.device], Measured] | None = None
     pictures: Callable[[Any, Data], dict[str, np.ndarray]] | None = None
+    execute: Callable[[Any, str | None], tuple[Record, dict[str, np.ndarray]]] | None = None
 
     def __post_init__(self) -> None:
         """Refuse two arms of one name."""

@@ -13,7 +13,7 @@ MixStyle, which mixes the styles of images, across two domains.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
-from companion import plots
-from companion.plots import BLUE, CYAN, GREEN, GREY, PURPLE, RED, YELLOW, Picture, caption, headline, styled
-from companion.records import Index, on_common_seeds, pictures
-from companion.stats import gains, summary
+from companion import plots, records
+from companion.plots import BLUE, CYAN, GREEN, GREY, PURPLE, RED, YELLOW, Picture, finish, styled, titled
+from companion.records import Blocks, ByArm, Index, gained, metric, needed, over_first, pictures, runs_of
+from companion.stats import gains, points, summary
 from companion.studies import Arm, NothingToDraw, Setting, Study
 from semaug.training.recipe import Recipe
 from semaug.training.record import Record
@@ -57,55 +58,36 @@ PENALISED = replace(_gan("no augmentation, R1 penalty", PURPLE, where="nowhere",
 
 _ADAM = Recipe(batch_size=32, optimizer="adam", lr=1e-3, momentum=0.5, schedule="constant", weight_decay=0.0)
 
-_CLOTHES = {"name": "fashion-mini", "validation": 0.1}
-_FACES = {"name": "portraits", "size": 32, "train_size": 100}
-_PHOTOS = {"name": "cifar10", "validation": 0.1, "train_size": 1000, "test_size": 2000}
+_CLOTHES: dict[str, Any] = {"name": "fashion-mini", "validation": 0.1}
+_PHOTOS: dict[str, Any] = {"name": "cifar10", "validation": 0.1, "train_size": 10000, "test_size": 2000}
+_SETS = {
+    "fashion-mini": (_CLOTHES, _CLOTHES, 80.0),
+    "portraits": ({"name": "portraits", "size": 32}, {"name": "strangers", "size": 32, "train_size": 3000}, 110.0),
+    "CIFAR-10": (_PHOTOS, _PHOTOS, 110.0),
+}
+"""Images, those whose classifier's features FID and KID are of (of a hundred images none can be made), and seconds."""
 
-_OF_FACES = {"name": "strangers", "size": 32, "train_size": 3000}
-_OF_PHOTOS = {**_PHOTOS, "train_size": 10000}
 
-
-def _players(
-    title: str,
-    data: Mapping[str, Any],
-    judge: Mapping[str, Any],
-    arms: tuple[Arm, ...] = PLACES,
-    seeds: int = 3,
-    times: int = 1,
-) -> Study:
-    """1350 steps of the discriminator, or times as many, measured nine times (six, where they are six epochs).
-
-    judge: the set whose classifier's features FID and KID are of; of a hundred images no classifier can be made.
-    """
-    images = data.get("train_size", 7200)
+def _players(title: str, images: int, arms: tuple[Arm, ...] = PLACES, seeds: int = 3, times: int = 1) -> Study:
+    """1350 steps of the discriminator, or times as many, measured nine times (six, where they are six epochs)."""
+    data, judge, seconds = _SETS[title]
+    data = {**data, "train_size": images} if images < 7200 else data
     epochs = round(times * 1350 / (images // _ADAM.batch_size))
     recipe = replace(_ADAM, epochs=epochs, evaluate_every=max(1, epochs // 9))
-    name, longer = f"{data['name']}-{images}", f", {times} times the steps" if times > 1 else ""
-    seconds = times * (80.0 if judge is _CLOTHES else 110.0)
-    name = f"{name}-{times}x" if times > 1 else name
-    return Study(
-        NOTEBOOK, name, f"{title}, {images:,} images{longer}", data, "dcgan", recipe, arms, seeds, seconds, judge=judge
-    )
+    name, longer = (f"-{times}x", f", {times} times the steps") if times > 1 else ("", "")
+    name, title = f"{data['name']}-{images}{name}", f"{title}, {images:,} images{longer}"
+    return Study(NOTEBOOK, name, title, data, "dcgan", recipe, arms, seeds, times * seconds, judge=judge)
 
 
-_FEW = {**_CLOTHES, "train_size": 100}
 _BOTH = (NOWHERE, EVERYWHERE)
 _AT_100 = (NOWHERE, replace(REALS, seeds=3), replace(DISCRIMINATOR, seeds=3), EVERYWHERE, ADAPTIVE, PENALISED)
 
-GREYS = (
-    _players("fashion-mini", _FEW, _CLOTHES, _AT_100, seeds=5),
-    _players("fashion-mini", {**_CLOTHES, "train_size": 200}, _CLOTHES),
-    _players("fashion-mini", {**_CLOTHES, "train_size": 1000}, _CLOTHES),
-    _players("fashion-mini", _CLOTHES, _CLOTHES),
-)
+GREYS = (_players("fashion-mini", 100, _AT_100, 5), *(_players("fashion-mini", n) for n in (200, 1000, 7200)))
 """Studies of clothing, in order of the number of images."""
 
-COLOURED = (_players("portraits", _FACES, _OF_FACES), _players("CIFAR-10", _PHOTOS, _OF_PHOTOS))
+COLOURED = (_players("portraits", 100), _players("CIFAR-10", 1000))
 
-LONGER = (
-    _players("fashion-mini", _FEW, _CLOTHES, _BOTH, seeds=5, times=4),
-    _players("portraits", _FACES, _OF_FACES, _BOTH, times=4),
-)
+LONGER = (_players("fashion-mini", 100, _BOTH, 5, times=4), _players("portraits", 100, _BOTH, times=4))
 
 _BIG = Recipe(batch_size=64, optimizer="adam", lr=2e-4, momentum=0.0, schedule="constant", weight_decay=0.0)
 
@@ -140,42 +122,32 @@ SCALES = tuple(
 )
 """Learned augmentation of features, by the scale of the reversed gradient."""
 
-CLASSIFIERS = Study(
-    NOTEBOOK,
-    "fashion-mini-classifiers",
-    "fashion-mini, 2,000 images",
-    {**_CLOTHES, "train_size": 2000},
-    "small",
-    Recipe(epochs=40, optimizer="adam", lr=2e-3, weight_decay=0.0, evaluate_every=4),  # the generators need Adam
-    (
-        PLAIN,
-        Arm("crop", "CrossEntropy", color=GREY, recipe={"augment": "crop"}),
-        Arm("crop and flip", "CrossEntropy", color=GREY, recipe={"augment": "crop+flip"}),
-        Arm("T: color, translation, cutout", "FixedAugmentation", {"policy": "color,translation,cutout"}, GREEN),
-        Arm("T: translation, cutout", "FixedAugmentation", {"policy": "translation,cutout"}, GREEN),
-        Arm("ISDA, λ₀ = 0.5", "ISDA", {"strength": 0.5, "covariance": "full"}, BLUE),
-        *SCALES,
-        Arm("TeachAugment, reach 0.2", "TeachAugment", {**_TAUGHT, "reach": 0.2}, RED, passes=1.4, cost=1.5),
-        Arm("TeachAugment, reach 0.5", "TeachAugment", _TAUGHT, RED, passes=1.4, cost=1.5),
-    ),
-    seeds=5,
-    seconds=30,
+_METHODS = (
+    PLAIN,
+    Arm("crop", "CrossEntropy", color=GREY, recipe={"augment": "crop"}),
+    Arm("crop and flip", "CrossEntropy", color=GREY, recipe={"augment": "crop+flip"}),
+    Arm("T: color, translation, cutout", "FixedAugmentation", {"policy": "color,translation,cutout"}, GREEN),
+    Arm("T: translation, cutout", "FixedAugmentation", {"policy": "translation,cutout"}, GREEN),
+    Arm("ISDA, λ₀ = 0.5", "ISDA", {"strength": 0.5, "covariance": "full"}, BLUE),
+    *SCALES,
+    Arm("TeachAugment, reach 0.2", "TeachAugment", {**_TAUGHT, "reach": 0.2}, RED, passes=1.4, cost=1.5),
+    Arm("TeachAugment, reach 0.5", "TeachAugment", _TAUGHT, RED, passes=1.4, cost=1.5),
 )
+_STYLES = (
+    PLAIN,
+    Arm("MixStyle, stage 1", "MixStyle", {"last": 1}, CYAN),
+    Arm("MixStyle, stages 1 and 2", "MixStyle", color=CYAN),
+)
+_TRAINED = Recipe(epochs=40, weight_decay=5e-4, evaluate_every=4)
+_TAUGHT_BY = replace(_TRAINED, optimizer="adam", lr=2e-3, weight_decay=0.0)  # the generators need Adam
 
-DOMAINS = Study(
-    NOTEBOOK,
-    "hues",
-    "hues, 1,000 images",
-    {"name": "hues", "validation": 0.1, "train_size": 1000},
-    "small",
-    Recipe(epochs=40, weight_decay=5e-4, evaluate_every=4),
-    (
-        PLAIN,
-        Arm("MixStyle, stage 1", "MixStyle", {"last": 1}, CYAN),
-        Arm("MixStyle, stages 1 and 2", "MixStyle", color=CYAN),
-    ),
-    seeds=5,
-    seconds=20,
+_SMALL, _HUES = {**_CLOTHES, "train_size": 2000}, {"name": "hues", "validation": 0.1, "train_size": 1000}
+CLASSIFIERS, DOMAINS = (
+    Study(NOTEBOOK, name, title, data, "small", recipe, arms, 5, seconds)
+    for name, title, data, recipe, arms, seconds in (
+        ("fashion-mini-classifiers", "fashion-mini, 2,000 images", _SMALL, _TAUGHT_BY, _METHODS, 30),
+        ("hues", "hues, 1,000 images", _HUES, _TRAINED, _STYLES, 20),
+    )
 )
 
 STUDIES = (GREYS[0], GREYS[2], CLASSIFIERS, DOMAINS, *COLOURED, GREYS[1], GREYS[3], *LONGER, *LARGE)
@@ -186,12 +158,11 @@ PAPER: tuple[tuple[str, str, str], ...] = ()
 # ---------------------------------------------------------------------------------------------------------------------
 # GANs over their steps
 
-Blocks = Mapping[str, Mapping[str, Sequence[Record]]]
-"""Records by title of the study and arm."""
-
 COLOURS = {arm.name: arm.color for study in STUDIES for arm in study.arms}
 
 DIFFAUGMENT = EVERYWHERE.name
+
+FEW = (GREYS[0], GREYS[2], GREYS[3])
 
 PLACE_NAMES = [arm.name for arm in PLACES]
 
@@ -201,6 +172,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "generated": {"color": GREY},
 }
 """How lines of images that the discriminator is asked about are drawn: in no colour of a place of T."""
+
+LOGITS = {"training": "logit_train", "held out": "logit_held_out", "generated": "logit_fake"}
+"""Their curves."""
 
 CURVES = {
     "fid": "FID",
@@ -216,7 +190,7 @@ BOUNDS = {"leak": (-0.05, 1.05), "auc": (0.35, 1.03), "copy_ratio": (0.0, 1.5)}
 """Where these can be, with a margin; the interval of a mean may reach farther."""
 
 
-def _blocks(index: Index, studies: Sequence[Study], names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+def _blocks(index: Index, studies: Sequence[Study], names: Sequence[str] | None = None) -> dict[str, ByArm]:
     """Records of GANs by title and arm, of the studies that have both no augmentation and DiffAugment.
 
     names: of arms; all by default.
@@ -226,17 +200,7 @@ def _blocks(index: Index, studies: Sequence[Study], names: Sequence[str] | None 
         there = [arm.name for arm in study.arms if names is None or arm.name in names]
         found[study.title] = index.by_arm(study, there)
     found = {title: by_arm for title, by_arm in found.items() if {BASELINE, DIFFAUGMENT} <= by_arm.keys()}
-    if not found:
-        raise NothingToDraw("GANs without augmentation and with DiffAugment")
-    return found
-
-
-def _runs(blocks: Blocks) -> list[Record]:
-    return [record for by_arm in blocks.values() for runs in by_arm.values() for record in runs]
-
-
-def _metric(name: str, scale: float = 1.0) -> Callable[[Record], float]:
-    return lambda record: scale * record.metrics[name]
+    return needed(found, "GANs without augmentation and with DiffAugment")
 
 
 def _log_fid(record: Record) -> float:
@@ -282,50 +246,44 @@ def places() -> Picture:
     return figure
 
 
+def _band(axes: Axes, runs: Sequence[Record], curve: str, label: str, labels: dict[str, Any], **style: Any) -> None:
+    """A curve of GANs over their steps; ``labels`` takes the first line of a label, for the legend."""
+    plots.band(axes, steps(runs[0]), np.array([record.curves[curve] for record in runs]), label, **style)
+    labels.setdefault(label, axes.lines[-1])
+
+
 @styled
 def over_steps(index: Index, names: Sequence[str], studies: Sequence[Study], message: str) -> Picture:
     """Curves of GANs over their steps: a row a measure of ``CURVES``, a column a study, a line a place of T."""
     found = _blocks(index, studies, PLACE_NAMES)
-    blocks = {title: on_common_seeds(by_arm) for title, by_arm in found.items()}
-    figure = Picture(figsize=(7.5, 1.3 + 1.55 * len(names)))
-    grid = figure.subplots(len(names), len(blocks), squeeze=False, sharex=True, sharey="row")
+    blocks = {title: records.on_common_seeds(by_arm) for title, by_arm in found.items()}
+    figure, grid = plots.panels(1.3 + 1.55 * len(names), len(names), len(blocks), sharex=True, sharey="row")
     labels: dict[str, Any] = {}
     for line, name in zip(grid, names, strict=True):
+        line[0].set_ylabel(CURVES[name], fontsize=9)
         for axes, by_arm in zip(line, blocks.values(), strict=True):
             for label, runs in by_arm.items():
-                values = np.array([record.curves[name] for record in runs])
-                plots.band(axes, steps(runs[0]), values, label, color=COLOURS[label])
-                labels.setdefault(label, axes.lines[-1])
+                _band(axes, runs, name, label, labels, color=COLOURS[label])
             if name in CHANCE:
                 axes.axhline(CHANCE[name], color=GREY, linewidth=1, linestyle=":")
-            if name == "leak":
-                aim = summary(map(_metric("leak_augmented"), _runs({"": by_arm}))).mean
-                axes.axhline(aim, color=GREY, linewidth=1, linestyle="--")
-            if name in BOUNDS:
                 axes.set_ylim(*BOUNDS[name])
-            if name == "fid":
-                axes.set_yscale("log")
-                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-                axes.yaxis.set_minor_formatter(NullFormatter())
+            if name == "leak":
+                aim = summary(map(metric("leak_augmented", 1), runs_of({"": by_arm}))).mean
+                axes.axhline(aim, color=GREY, linewidth=1, linestyle="--")
         if name == "fid":  # an interval may reach below 0, which a logarithm has no place for
+            line[0].set_yscale("log")
+            line[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            line[0].yaxis.set_major_formatter("{x:g}")
+            line[0].yaxis.set_minor_formatter("")
             line[0].set_ylim(bottom=0.6 * min(drawn.get_ydata().min() for axes in line for drawn in axes.lines))
-        line[0].set_ylabel(CURVES[name], fontsize=9)
-    for axes, (title, by_arm) in zip(grid[0], blocks.items(), strict=True):
-        words = title.split(", ")[:2]
-        axes.set_title("\n".join([*words, f"n = {len(by_arm[BASELINE])}"]), fontsize=9)
-    for axes in grid[-1]:
-        axes.set_xlabel("steps", fontsize=9)
-    headline(figure, message, labels)
-    shown, text = _runs(blocks), ["Bands: 95% intervals of the mean."]
-    if "fid" in names:
-        text += ["Features of a classifier trained here.", _real(shown)]
-    if "leak" in names:
-        text.append("Dashed: augmented real images.")
-    if CHANCE.keys() & set(names):
-        text.append("Dotted: nothing remembered, nothing leaked.")
-    caption(figure, shown, " ".join(text))
-    return figure
+    for top, bottom, (title, by_arm) in zip(grid[0], grid[-1], blocks.items(), strict=True):
+        top.set_title("\n".join([*title.split(", ")[:2], f"n = {len(by_arm[BASELINE])}"]), fontsize=9)
+        bottom.set_xlabel("steps", fontsize=9)
+    shown, text = runs_of(blocks), ["Bands: 95% intervals of the mean."]
+    text += ["Features of a classifier trained here.", _real(shown)] if "fid" in names else []
+    text += ["Dashed: augmented real images."] if "leak" in names else []
+    text += ["Dotted: nothing remembered, nothing leaked."] if CHANCE.keys() & set(names) else []
+    return finish(figure, message, shown, " ".join(text), labels)
 
 
 def _real(shown: Sequence[Record]) -> str:
@@ -339,10 +297,8 @@ def _real(shown: Sequence[Record]) -> str:
 
 def _everywhere(blocks: Blocks, name: str, score: Callable[[Record], float], side: int) -> bool:
     """Whether an arm differs from no augmentation significantly, and to this side, in every study."""
-    return all(
-        name in by_arm and summary(gains(by_arm[name], by_arm[BASELINE], score)).side == side
-        for by_arm in blocks.values()
-    )
+    found = [gains(by_arm.get(name, []), by_arm[BASELINE], score) for by_arm in blocks.values()]
+    return all(values and summary(values).side == side for values in found)
 
 
 def distances(index: Index) -> Picture:
@@ -354,19 +310,18 @@ def distances(index: Index) -> Picture:
 
 def overfitting(index: Index) -> Picture:
     """What D remembers of its training images, and whether T leaks into samples, over the steps."""
-    studies = (GREYS[0], GREYS[2], GREYS[3])
-    blocks = _blocks(index, studies)
+    blocks = _blocks(index, FEW)
     few = {title: by_arm for title, by_arm in blocks.items() if title == GREYS[0].title}
-    less = all(_everywhere(few, arm.name, _metric("auc"), -1) for arm in PLACES[1:])
+    less = all(_everywhere(few, arm.name, metric("auc"), -1) for arm in PLACES[1:])
     message = "Any T keeps D from remembering few images; T on reals only leaks into samples"
-    shown = less and _everywhere(blocks, REALS.name, _metric("leak"), 1)
-    return over_steps(index, ("auc", "leak"), studies, message if shown else "Memory and leak over the steps")
+    shown = less and _everywhere(blocks, REALS.name, metric("leak"), 1)
+    return over_steps(index, ("auc", "leak"), FEW, message if shown else "Memory and leak over the steps")
 
 
 def longer(index: Index) -> Picture:
     """FID, memory and copies of GANs that were trained four times as long."""
     blocks = _blocks(index, LONGER)
-    ahead = all(_everywhere(blocks, DIFFAUGMENT, score, -1) for score in (_log_fid, _metric("auc")))
+    ahead = all(_everywhere(blocks, DIFFAUGMENT, score, -1) for score in (_log_fid, metric("auc")))
     message = "In long runs DiffAugment delays memorising and reaches a lower FID"
     return over_steps(index, ("fid", "auc", "copy_ratio"), LONGER, message if ahead else "Four times as many steps")
 
@@ -376,20 +331,17 @@ def discriminator(index: Index) -> Picture:
     """Mean logits of training, held-out and generated images over the steps: a row a study, a column a place of T."""
     names = (BASELINE, DISCRIMINATOR.name, DIFFAUGMENT)
     blocks = _blocks(index, (GREYS[0], GREYS[2]), names)
-    figure = Picture(figsize=(7.5, 1.3 + 1.7 * len(blocks)))
-    grid = figure.subplots(len(blocks), len(names), squeeze=False, sharex=True, sharey=True)
-    curves = {"training": "logit_train", "held out": "logit_held_out", "generated": "logit_fake"}
+    figure, grid = plots.panels(1.3 + 1.7 * len(blocks), len(blocks), len(names), sharex=True, sharey=True)
     labels: dict[str, Any] = {}
-    for row, (title, by_arm) in enumerate(blocks.items()):
-        for axes, name in zip(grid[row], names, strict=True):
+    for line, (title, by_arm) in zip(grid, blocks.items(), strict=True):
+        for axes, name in zip(line, names, strict=True):
             runs = by_arm.get(name, [])
-            for kind, style in KINDS.items() if runs else ():
-                plots.band(
-                    axes, steps(runs[0]), np.array([record.curves[curves[kind]] for record in runs]), kind, **style
-                )
-                labels.setdefault(kind, axes.lines[-1])
-            axes.set_title(f"{name}, n = {len(runs)}" if row == 0 else f"n = {len(runs)}", fontsize=8.5)
-        grid[row, 0].set_ylabel(title.replace(", ", "\n") + "\nlogit", fontsize=9)
+            for kind, curve in LOGITS.items() if runs else ():
+                _band(axes, runs, curve, kind, labels, **KINDS[kind])
+            axes.set_title(
+                f"{name}, n = {len(runs)}" if title == next(iter(blocks)) else f"n = {len(runs)}", fontsize=8.5
+            )
+        line[0].set_ylabel(title.replace(", ", "\n") + "\nlogit", fontsize=9)
     for axes in grid[-1]:
         axes.set_xlabel("steps", fontsize=9)
 
@@ -398,14 +350,12 @@ def discriminator(index: Index) -> Picture:
 
     title, few = next(iter(blocks.items()))
     most = summary(map(apart, few[BASELINE])).mean / 5
-    kept = all(
-        _everywhere({title: few}, name, apart, -1) and summary(map(apart, few[name])).mean < most for name in names[1:]
-    )
+    less = all(_everywhere({title: few}, name, apart, -1) for name in names[1:])
+    kept = less and all(summary(map(apart, few[name])).mean < most for name in names[1:])
     message = "T keeps the discriminator from separating 100 training images from held-out ones"
     plain = "What the discriminator says of training, held-out and generated images"
-    headline(figure, message if kept else plain, labels)
-    caption(figure, _runs(blocks), "Mean logits, of images as they are. Bands: 95% intervals of the mean.")
-    return figure
+    text = "Mean logits, of images as they are. Bands: 95% intervals of the mean."
+    return finish(figure, message if kept else plain, runs_of(blocks), text, labels)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -413,8 +363,8 @@ def discriminator(index: Index) -> Picture:
 
 ENDS: dict[str, Callable[[Record], float]] = {
     "log₂ FID": _log_fid,
-    "train over held out (AUC, points)": _metric("auc", 100),
-    "flat grey windows (points)": _metric("leak", 100),
+    "train over held out (AUC, points)": metric("auc"),
+    "flat grey windows (points)": metric("leak"),
 }
 """Measures whose differences are drawn; of FID, which ranges over decades, those of its logarithm."""
 
@@ -422,56 +372,49 @@ ENDS: dict[str, Callable[[Record], float]] = {
 def ends(index: Index, studies: Sequence[Study], measures: Sequence[str]) -> Picture:
     """Differences from the GAN without T at the end of training, paired by seed: a line of panels a measure."""
     blocks = _blocks(index, studies)
-    lines = {
-        label: {
-            title: {
-                name: gains(runs, by_arm[BASELINE], ENDS[label]) for name, runs in by_arm.items() if name != BASELINE
-            }
-            for title, by_arm in blocks.items()
-        }
-        for label in measures
-    }
+    lines = {label: gained(blocks, ENDS[label], reached=False) for label in measures}
     text = "Baseline: the GAN without T; lower is better."
-    figure = plots.forest(lines, "difference", _runs(blocks), text, lambda name, title: COLOURS[name], shared=True)
+    figure = plots.forest(lines, "difference", runs_of(blocks), text, _colour, shared=True)
     sides: dict[int, list[str]] = {}
     for title, values in lines["log₂ FID"].items():
         sides.setdefault(summary(values[DIFFAUGMENT]).side, []).append(title.split(", ")[0])
     words = {-1: "lower", 0: "not significantly different", 1: "higher"}
     where = [f"{words[side]} on {', '.join(dict.fromkeys(titles))}" for side, titles in sides.items()]
-    headline(figure, f"FID with DiffAugment - FID without T: {'; '.join(where)}")
-    return figure
+    return titled(figure, f"FID with DiffAugment - FID without T: {'; '.join(where)}")
+
+
+def _colour(name: str, title: str) -> str:
+    return COLOURS[name]
 
 
 TABLE = {
     "FID": ("fid", ".2f"),
     "FID from T(real)": ("fid_augmented", ".2f"),
     "KID": ("kid", ".3f"),
-    "accepted: train (%)": ("accepted_train", "%"),
-    "held out (%)": ("accepted_held_out", "%"),
+    "accepted: train (%)": ("accepted_train", ".0f"),
+    "held out (%)": ("accepted_held_out", ".0f"),
     "AUC": ("auc", ".2f"),
     "copy ratio": ("copy_ratio", ".2f"),
-    "grey windows (%)": ("leak", "%"),
+    "grey windows (%)": ("leak", ".0f"),
 }
-"""The columns: metric and its form."""
+"""The columns: metric and its form; whole numbers are percents."""
 
 
 def table(index: Index) -> str:
     """All GANs at their end, as tables in Markdown: mean ± 95% interval over seeds, of n seeds."""
     parts = []
     for title, by_arm in _blocks(index, (*GREYS, *COLOURED, *LARGE)).items():
-        first = by_arm[BASELINE][0]
-        where = f"profile {first.profile}, {first.environment.get('device', 'unknown device')}"
-        lines = [f"**{title}**; {where}", "", f"| T | n | {' | '.join(TABLE)} |", "|---" * 10 + "|"]
+        first, rows = by_arm[BASELINE][0], []
         for name, runs in by_arm.items():
             cells = [
-                summary(map(_metric(metric, 100 if form == "%" else 1), runs)).text(form.replace("%", ".0f"))
-                for metric, form in TABLE.values()
+                summary(map(metric(key, 100 if form == ".0f" else 1), runs)).text(form) for key, form in TABLE.values()
             ]
-            lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
+            rows.append([name, str(len(runs)), *cells])
+        where = f"profile {first.profile}, {first.environment.get('device', 'unknown device')}"
+        parts.append(f"**{title}**; {where}\n\n{records.markdown(['T', 'n', *TABLE], rows)}")
         real = [f"{first.metrics[of]:{form}}" if of in first.metrics else "" for of, form in REAL.items()]
         if any(real):
-            lines.append(f"| other real images | | {real[0]} | | {real[1]} {'| ' * 5}|")
-        parts.append("\n".join(lines))
+            parts[-1] += f"\n| other real images | | {real[0]} | | {real[1]} {'| ' * 5}|"
     return "\n\n".join(parts) + "\n"
 
 
@@ -483,27 +426,26 @@ def samples(index: Index, studies: Sequence[Study], message: str, each: int = 4)
     """Samples of every place of T, and below each its nearest training image: ``each`` columns a study."""
     columns: list[str] = []
     lines: dict[str, list[np.ndarray]] = {}
-    shown = []
+    shown: list[Record] = []
     for study in studies:
         names = [arm.name for arm in study.arms if arm.name in PLACE_NAMES]
-        by_arm = index.by_arm(study, names)
-        kept = {name: (runs[0], pictures(NOTEBOOK, runs[0])) for name, runs in by_arm.items()}
-        if len(kept) < len(names) or not all(arrays for _, arrays in kept.values()):
+        runs = {name: found[0] for name, found in index.by_arm(study, names).items()}
+        kept = {name: arrays for name, run in runs.items() if (arrays := pictures(NOTEBOOK, run))}
+        if len(kept) < len(names):
             continue
         columns += [", ".join(study.title.split(", ")[:2]).removesuffix(" images"), *[""] * (each - 1)]
-        for name, (record, arrays) in kept.items():
-            shown.append(record)
+        shown += runs.values()
+        for name, arrays in kept.items():
             lines.setdefault(name, []).append(arrays["samples"][:each])
             lines.setdefault(f"{name}: nearest", []).append(arrays["nearest"][:each])
-    if not lines:
-        raise NothingToDraw("pictures of seed 0 of GANs with T in every place")
+    needed(lines, "pictures of seed 0 of GANs with T in every place")
     mosaic = torch.from_numpy(np.stack([np.concatenate(row) for row in lines.values()]))
     figure = plots.sheet(mosaic, ["nearest" if "nearest" in name else name for name in lines], columns)
     figure.axes[0].tick_params(labelsize=8)
     figure.set_figheight(min(6.6, figure.get_figheight() + 0.5))
-    headline(figure, message)
-    caption(figure, shown, "Averaged generator, first codes of seed 0; above: number of training images.")
-    return figure
+    return finish(
+        figure, message, shown, "Averaged generator, first codes of seed 0; above: number of training images."
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -515,14 +457,11 @@ def learned(index: Index) -> Picture:
 
     Of the scales of learned features two: all of them have their own figure, ``scale``.
     """
-    between = [arm.name for arm in SCALES if arm.settings["scale"] not in (0.1, 10.0)]
-    names = [arm.name for arm in CLASSIFIERS.arms if arm.name not in between]
+    names = [arm.name for arm in CLASSIFIERS.arms if arm.settings.get("scale", 0.1) in (0.1, 10.0)]
     blocks = index.blocks([CLASSIFIERS], "cross-entropy and an augmentation", names)
-    figure = plots.comparison(blocks, colours=COLOURS)
-    (by_arm,) = blocks.values()
-    better = [name for name, runs in by_arm.items() if summary(gains(runs, by_arm[PLAIN.name])).side > 0]
-    headline(figure, f"Significantly better than no augmentation: {', '.join(better) or 'none'}")
-    return figure
+    better = [name for name, values in over_first(blocks[CLASSIFIERS.title]).items() if summary(values).side > 0]
+    message = f"Significantly better than no augmentation: {', '.join(better) or 'none'}"
+    return titled(plots.comparison(blocks, colours=COLOURS), message)
 
 
 @styled
@@ -531,65 +470,50 @@ def scale(index: Index) -> Picture:
     by_arm = index.by_arm(CLASSIFIERS, [arm.name for arm in SCALES])
     if len(by_arm) < 2:
         raise NothingToDraw("FeatureAugmentation at two scales, and cross-entropy")
-    by_arm = on_common_seeds(by_arm)
-    figure = Picture(figsize=(7.5, 3.2))
-    left, right = figure.subplots(1, 2)
-    at = range(len(by_arm))  # at equal steps, as a logarithm has no 0
-    moved = np.array([[record.curves["moved"][-1] for record in runs] for runs in by_arm.values()]).T
-    accuracy = np.array([[100 * record.metrics["test_accuracy"] for record in runs] for runs in by_arm.values()]).T
-    plots.band(left, list(at), np.maximum(moved, 1e-12), "moved", color=CYAN, marker="o")
-    plots.band(right, list(at), accuracy, "accuracy", color=CYAN, marker="o")
-    left.set(yscale="log", ylabel="|G(z) - z| over |z|")
-    right.set(ylabel="test accuracy (%)")
-    for axes in (left, right):
-        axes.set_xticks(list(at), [name.removeprefix("features, scale ") for name in by_arm])
+    by_arm = records.on_common_seeds(by_arm)
+    figure, (panels,) = plots.panels(3.2, 1, 2)
+    at = list(range(len(by_arm)))  # at equal steps, as a logarithm has no 0
+    measured: dict[str, Callable[[Record], float]] = {
+        "|G(z) - z| over |z|": lambda record: max(record.curves["moved"][-1], 1e-12),
+        "test accuracy (%)": points,
+    }
+    for axes, (label, score) in zip(panels, measured.items(), strict=True):
+        values = np.array([[*map(score, runs)] for runs in by_arm.values()]).T
+        plots.band(axes, at, values, label, color=CYAN, marker="o")
+        axes.set_ylabel(label)
+        axes.set_xticks(at, [name.removeprefix("features, scale ") for name in by_arm])
         axes.set_xlabel("scale of the reversed gradient")
-    first, *others = by_arm.values()
-    flat = not any(summary(gains(runs, first)).side for runs in others)
+    panels[0].set_yscale("log")
+    flat = not any(summary(values).side for values in over_first(by_arm).values())
     message = "The scale moves features by orders of magnitude, and accuracy not significantly"
-    headline(figure, message if flat else "Features moved, and accuracy, over the scale of the reversed gradient")
-    text = f"{CLASSIFIERS.title}, n = {len(moved)}. Scales at equal distances. Bands: 95% intervals of the mean."
-    caption(figure, _runs({"": by_arm}), text)
-    return figure
+    plain = "Features moved, and accuracy, over the scale of the reversed gradient"
+    text = f"{CLASSIFIERS.title}, n = {len(values)}. Scales at equal distances. Bands: 95% intervals of the mean."
+    return finish(figure, message if flat else plain, runs_of({"": by_arm}), text)
 
 
 def domains(index: Index) -> Picture:
     """MixStyle against cross-entropy on the hues that were trained on (validation images) and on the others (test)."""
     (by_arm,) = index.blocks([DOMAINS], "cross-entropy and MixStyle on hues").values()
-    base = by_arm[PLAIN.name]
-    columns = {
-        f"{label}: {summary(map(_metric(metric, 100), base)).mean:.1f}%": {
-            name: gains(runs, base, _metric(metric, 100)) for name, runs in by_arm.items() if name != PLAIN.name
-        }
-        for label, metric in (("hues trained on", "validation_accuracy"), ("other hues", "test_accuracy"))
-    }
+    columns = gained({"hues trained on": by_arm}, metric("validation_accuracy")) | gained({"other hues": by_arm})
     text = f"{DOMAINS.title}. Baseline: cross-entropy, whose accuracy stands above each panel."
-    figure = plots.forest(
-        {"": columns}, "gain (points)", _runs({"": by_arm}), text, lambda name, _: COLOURS[name], shared=True
-    )
+    figure = plots.forest({"": columns}, "gain (points)", runs_of({"": by_arm}), text, _colour, shared=True)
     old, new = ([summary(values) for values in column.values()] for column in columns.values())
-    gained = all(effect.side > 0 for effect in (*old, *new))
-    more = gained and all(one.mean > other.mean for one, other in zip(old, new, strict=True))
+    gain = all(effect.side > 0 for effect in (*old, *new))
+    more = gain and all(one.mean > other.mean for one, other in zip(old, new, strict=True))
     message = "MixStyle gains on hues it has not seen, and more on those it was trained on"
-    figure.set_figheight(2.2)
-    headline(figure, message if more else "MixStyle over cross-entropy")
-    return figure
+    return titled(figure, message if more else "MixStyle over cross-entropy", 2.2)
 
 
+EARLY = partial(samples, message="Samples after 1,350 steps")
 FIGURES: dict[str, Callable[[Index], Picture]] = {
-    "distances": distances,
-    "discriminator": discriminator,
-    "overfitting": overfitting,
-    "longer": longer,
+    **{draw.__name__: draw for draw in (distances, discriminator, overfitting, longer)},
     "distances_paper": partial(
         over_steps, names=("fid",), studies=LARGE, message="The paper's setting: FID over the steps"
     ),
-    "ends": partial(ends, studies=(GREYS[0], GREYS[2], GREYS[3]), measures=list(ENDS)[:2]),
+    "ends": partial(ends, studies=FEW, measures=list(ENDS)[:2]),
     "ends_colour": partial(ends, studies=COLOURED, measures=list(ENDS)),
-    "samples": partial(samples, studies=(GREYS[0], GREYS[2], GREYS[3]), message="Samples after 1,350 steps"),
-    "samples_colour": partial(samples, studies=COLOURED, message="Samples after 1,350 steps"),
+    "samples": partial(EARLY, studies=FEW),
+    "samples_colour": partial(EARLY, studies=COLOURED),
     "samples_longer": partial(samples, studies=LONGER[1:], message="Samples after 5,400 steps", each=8),
-    "learned": learned,
-    "scale": scale,
-    "domains": domains,
+    **{draw.__name__: draw for draw in (learned, scale, domains)},
 }

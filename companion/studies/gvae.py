@@ -15,16 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from torch import Tensor
 
 from companion import plots
-from companion.plots import BLUE, COLOURS, CYAN, GREEN, GREY, PURPLE, RED, YELLOW, Picture, caption, headline, styled
-from companion.records import Index, pictures
-from companion.stats import gains, points, summary
+from companion.plots import BLUE, COLOURS, CYAN, GREEN, GREY, PURPLE, RED, YELLOW, Picture, finish, styled, titled
+from companion.records import ByArm, Index, gained, markdown, metric, needed, over_first, pictures, runs_of
+from companion.stats import gains, summary
 from companion.studies import Arm, Measured, NothingToDraw, Setting, Study
 from semaug.data import shapes, sources
 from semaug.data.sets import Data
+from semaug.data.split import Split
 from semaug.measures import codes
-from semaug.measures.codes import COLUMNS, STEPS
+from semaug.measures.codes import COLUMNS, STEPS, Posterior
+from semaug.methods.gvae import kept
 from semaug.training.recipe import Recipe
 from semaug.training.record import Record
 
@@ -62,18 +65,19 @@ CHANGES = (
 )
 
 
-def augmented_by(name: str, color: str, cost: float = 1.0, **settings: Setting) -> Arm:
+def augmented_by(name: str, color: str, method: str, **settings: Setting) -> Arm:
     """A classifier trained on images of a generator trained beside it."""
-    return Arm(name, "Augmented", settings, color, cost=cost)
+    cost = 1.0 if method in ("none", "noise") else 3.0
+    return Arm(name, "Augmented", {"method": method, **settings}, color, cost=cost)
 
 
 AUGMENTED = (
-    augmented_by("none", GREY, method="none"),
-    augmented_by("Gaussian noise", YELLOW, method="noise", strength=0.1),
-    augmented_by("VAE", "black", 3, method="vae", deviation=0.27),
-    augmented_by("conditional VAE", GREEN, 3, method="cvae", deviation=0.27),
-    augmented_by("G-VAE", RED, 3, method="gvae", deviation=0.27, class_weight=30.0),
-    augmented_by("G-VAE, difference", PURPLE, 3, method="gvae", deviation=0.27, class_weight=30.0, residual=True),
+    augmented_by("none", GREY, "none"),
+    augmented_by("Gaussian noise", YELLOW, "noise", strength=0.1),
+    augmented_by("VAE", "black", "vae", deviation=0.27),
+    augmented_by("conditional VAE", GREEN, "cvae", deviation=0.27),
+    augmented_by("G-VAE", RED, "gvae", deviation=0.27, class_weight=30.0),
+    augmented_by("G-VAE, difference", PURPLE, "gvae", deviation=0.27, class_weight=30.0, residual=True),
 )
 
 ADAM = Recipe(epochs=30, batch_size=64, optimizer="adam", lr=3e-3, schedule="linear", weight_decay=0.0)
@@ -84,19 +88,85 @@ def _measure(objective: Any, dataset: Data, device: torch.device) -> Measured:
     return codes.measures(objective, dataset, device), {}
 
 
-def _autoencoders(
-    name: str,
-    title: str,
-    data: dict[str, Any],
-    network: str,
-    recipe: Recipe,
-    arms: tuple[Arm, ...],
-    seeds: int,
-    seconds: float,
-    profile: str = "cpu",
-) -> Study:
-    measured = (None, _measure, codes.pictures)
-    return Study(NOTEBOOK, name, title, data, f"autoencoder{network}", recipe, arms, seeds, seconds, profile, *measured)
+def _measure_known(objective: Any, dataset: Data, device: torch.device) -> Measured:
+    """The usual measures, and class consistency judged by a classifier that was trained on the decoded means too."""
+    metrics, part = codes.measures(objective, dataset, device), dataset.train.take(slice(0, 10000))
+    mean, _, target = codes.posterior(objective, part.to(device))
+    with torch.no_grad():
+        decoded = [objective.decode(mean[i : i + 500], target[i : i + 500]).cpu() for i in range(0, len(mean), 500)]
+    means = Split.from_float(torch.cat(decoded), part.target)
+    both = Split(torch.cat([part.images, means.images]), part.target.repeat(2))
+    predict = codes.judge(Data("decoded", both, dataset.test, classes=dataset.classes), device)
+    test = dataset.test.take(slice(0, 500)).to(device)
+    traversals = objective.traverse(test.floats(), codes.STEPS, 0.1)
+    shares = codes.consistency(predict, traversals, test.target)
+    shares = 0.5 * (shares + shares.flip(0))[codes.STEPS :]
+    return metrics | {f"known_tenth_consistency_{i}": float(share) for i, share in enumerate(shares)}, {}
+
+
+@torch.no_grad()
+def sheets(model: Any, dataset: Data, clip: float = 0.1, rows: int = 10) -> dict[str, np.ndarray]:
+    """What the source's figures 2 to 6 show, of test images; images are uint8 with last axes (channels, H, W).
+
+    Returns:
+        images (R, ...), as many of each class as there are rows for, and target (R,); clipped (R, 13, ...): traversals
+        from -3 to 3 deviations of the fraction ``clip`` of coordinates of largest deviation; all: of all coordinates;
+        noise (R, ...): codes mu + N(0, I). grid (7, 9, ...): the first image moved along mean deviations of a class,
+        each cut to its largest 5%, across those of classes 2 and 0 and down those of classes 1 and 3, as the author's
+        code has it; grid_means: the same along differences of class means, across class 1 - class 0 and down class 2 -
+        class 0, up to the differences themselves. plane (M, 2): mean codes of 1,000 training images of each of four
+        classes in their two principal components, share (2,) of the variance; author (M, 2): the same codes, each
+        class projected on the first two rows of its own eigenvector matrix; labels (M,).
+    """
+    test, device = dataset.test, next(model.parameters()).device
+    each = -(-rows // min(rows, dataset.num_classes))
+    by_class = [(test.target == label).nonzero().ravel()[:each] for label in range(min(rows, dataset.num_classes))]
+    few = test.take(torch.stack(by_class, 1).ravel()[:rows]).to(device)
+    mean, deviation = model.posterior(few.floats())
+    normal = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0)).to(mean)
+    trained = codes.posterior(model, dataset.train.to(device))
+    first = [(trained.target == label).nonzero().ravel()[:1000] for label in range(min(4, dataset.num_classes))]
+    moments = codes.class_codes(trained, dataset.num_classes)
+    cut = moments.deviation * kept(moments.deviation, 0.05)
+    down, across = torch.arange(-3, 4), 0.75 * torch.arange(-4, 5)
+
+    def grid(*directions: Tensor) -> np.ndarray:
+        """m(mu + ...) over rows and columns; a direction for each side: up, down, left, right."""
+        up, below, left, right = (direction.to(mean) for direction in directions)
+        shifts = [
+            (i.abs() * (up if i < 0 else below) + j.abs() * (left if j < 0 else right)) for i in down for j in across
+        ]
+        decoded = model.decode(mean[:1] + torch.stack(shifts), few.target[:1].expand(len(shifts)))
+        return _bytes(decoded).reshape(len(down), len(across), *decoded.shape[1:])
+
+    sex, smile = (moments.mean[c] - moments.mean[0] for c in (2, 1))
+    z = trained.mean[torch.cat(first)]
+    points, share = codes.plane(Posterior(z, z, trained.target[torch.cat(first)]))
+    author = []
+    for own in z.double().split([*map(len, first)]):
+        vectors = torch.linalg.eigh(own.T @ own).eigenvectors
+        vectors *= vectors.gather(0, vectors.abs().argmax(0)[None]).sign()  # the sign of an eigenvector is arbitrary
+        author.append(own @ vectors[:2].T)
+    return {
+        "images": few.images.cpu().numpy(),
+        "target": few.target.cpu().numpy(),
+        "clipped": _bytes(model.along(mean, deviation * kept(deviation, clip), codes.STEPS, few.target)),
+        "all": _bytes(model.along(mean, deviation, codes.STEPS, few.target)),
+        "noise": _bytes(model.decode(mean + normal, few.target)),
+        "grid": grid(-cut[1], cut[3], cut[2], -cut[0]),
+        "grid_means": grid(-sex / 3, sex / 3, -smile / 3, smile / 3),
+        "plane": points.float().cpu().numpy(),
+        "share": share[:2].float().cpu().numpy(),
+        "author": torch.cat(author).float().cpu().numpy(),
+        "labels": trained.target[torch.cat(first)].cpu().numpy(),
+    }
+
+
+def _bytes(images: Tensor) -> np.ndarray:
+    return (255 * images).round().byte().cpu().numpy()
+
+
+_autoencoders = partial(Study, NOTEBOOK, measure=_measure, pictures=codes.pictures)
 
 
 def _part(name: str, images: int) -> dict[str, Any]:
@@ -109,46 +179,60 @@ def _full(name: str, title: str, network: str, weight: float, **changes: Any) ->
     code = {"deviation": 0.035, "class_weight": float(weight)}
     author = Arm(f"G-VAE, s = 0.035, c = {weight:g}", "GVAE", code, CYAN, variant=True)
     arms, recipe = (VAE, CONDITIONAL, gvae(30.0), author), replace(ADAM, lr=5e-4, **changes)
-    data = {"name": name.removesuffix("-full")}
-    return _autoencoders(name, f"{title}, all images", data, network, recipe, arms, 3, 3600, "paper")
-
-
-def _classifiers(name: str, images: int, recipe: Recipe, seconds: float) -> Study:
-    title, data = f"fashion-mini, {images} images", _part("fashion-mini", images)
-    return Study(NOTEBOOK, f"{name}-augmented", title, data, "small", recipe, AUGMENTED, 5, seconds)
+    data, title = {"name": name.removesuffix("-full")}, f"{title}, all images"
+    return _autoencoders(name, title, data, f"autoencoder{network}", recipe, arms, 3, 3600, "paper")
 
 
 def _three(weight: float) -> tuple[Arm, ...]:
     return VAE, CONDITIONAL, gvae(weight)
 
 
-FASHION = _autoencoders(
-    "fashion-mini", "fashion-mini, 2000 images", _part("fashion-mini", 2000), "16", ADAM, (*_three(30), *CHANGES), 5, 70
+FASHION, DIGITS, FACES, SHAPES, PHOTOS = LEARNING = tuple(
+    _autoencoders(name, f"{title}, {images} images", _part(data, images), network, recipe, arms, seeds, seconds)
+    for name, title, data, images, network, recipe, arms, seeds, seconds in (
+        ("fashion-mini", "fashion-mini", "fashion-mini", 2000, "autoencoder16", ADAM, (*_three(30), *CHANGES), 5, 70),
+        ("mnist", "MNIST", "mnist", 2000, "autoencoder16", ADAM, _three(30), 3, 70),
+        # without a conditional VAE: faces cost most
+        ("faces", "LFW faces", "lfw64", 1500, "autoencoder64", replace(FINE, epochs=25), (VAE, gvae(300)), 3, 280),
+        ("shapes", "shapes", "shapes", 2000, "autoencoder16", FINE, _three(100), 3, 90),
+        ("cifar10", "CIFAR-10", "cifar10", 3000, "autoencoder64", replace(FINE, epochs=20), _three(100), 3, 110),
+    )
 )
-DIGITS = _autoencoders("mnist", "MNIST, 2000 images", _part("mnist", 2000), "16", ADAM, _three(30), 3, 70)
-FACES = _autoencoders(  # without a conditional VAE: faces cost most
-    "faces", "LFW faces, 1500 images", _part("lfw64", 1500), "64", replace(FINE, epochs=25), (VAE, gvae(300)), 3, 280
-)
-SHAPES = _autoencoders("shapes", "shapes, 2000 images", _part("shapes", 2000), "16", FINE, _three(100), 3, 90)
-PHOTOS = _autoencoders(
-    "cifar10", "CIFAR-10, 3000 images", _part("cifar10", 3000), "64", replace(FINE, epochs=20), _three(100), 3, 110
-)
-CLASSIFIERS = (
-    _classifiers("fashion-mini", 2000, ADAM, 27),
-    _classifiers("fashion-mini-500", 500, replace(ADAM, epochs=60), 13),
+CLASSIFIERS = tuple(
+    Study(NOTEBOOK, name, f"fashion-mini, {n} images", _part("fashion-mini", n), "small", recipe, AUGMENTED, 5, seconds)
+    for name, n, recipe, seconds in (
+        ("fashion-mini-augmented", 2000, ADAM, 27),
+        ("fashion-mini-500-augmented", 500, replace(ADAM, epochs=60), 13),
+    )
 )
 MNIST_FULL = _full("mnist-full", "MNIST", "128", 400, epochs=600, batch_size=128, schedule="constant")
 CIFAR10_FULL = _full("cifar10-full", "CIFAR-10", "2048", 8000, epochs=100, batch_size=128, schedule="cosine")
 CELEBA = _full("celeba", "CelebA", "2048-faces", 8000, epochs=10, batch_size=32, schedule="cosine")
 FULL_SETS = (MNIST_FULL, CIFAR10_FULL, CELEBA)
-LEARNING = (FASHION, DIGITS, FACES, SHAPES, PHOTOS)
-STUDIES = (*LEARNING, *CLASSIFIERS, *FULL_SETS)
+
+
+def _sheets(name: str, title: str, network: str, c: float, seconds: float, clip: float, **changes: Any) -> Study:
+    """VAE and G-VAE on all images of a set, at the source's K, long enough for pictures: one seed."""
+    sharp: dict[str, Setting] = {"deviation": 0.1}
+    vae = Arm("VAE", "VAE", sharp, "black")
+    arms = vae, replace(vae, name="G-VAE", objective="GVAE", settings={**sharp, "class_weight": c}, color=RED)
+    recipe = Recipe(batch_size=64, optimizer="adam", lr=1e-3, schedule="linear", weight_decay=0.0, **changes)
+    measured = (None, _measure_known, partial(sheets, clip=clip))
+    data = {"name": name.removesuffix("-whole")}
+    return Study(NOTEBOOK, name, title, data, f"autoencoder{network}", recipe, arms, 1, seconds, "cpu", *measured)
+
+
+SHEETS = (
+    _sheets("lfw64-whole", "LFW faces, 10,444 images", "256-faces", 100.0, 1800, 0.05, epochs=20, augment="flip"),
+    _sheets("mnist-whole", "MNIST, 60,000 images", "512-plain", 100.0, 1500, 0.1, epochs=12),
+    _sheets("cifar10-whole", "CIFAR-10, 50,000 images", "2048-plain", 100.0, 3600, 0.1, epochs=10, augment="flip"),
+)
+STUDIES = (*LEARNING, *CLASSIFIERS, *SHEETS, *FULL_SETS)
 PAPER = ()  # the source reports no number
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Numbers
 
-ByArm = dict[str, list[Record]]
 COLOUR = {arm.name: arm.color for arm in FASHION.arms}
 CONSISTENCY = "class consistency"
 
@@ -157,9 +241,7 @@ def compared(index: Index) -> dict[str, ByArm]:
     """VAE, conditional VAE and G-VAE by set of images; raises NothingToDraw where no set has the first and the last."""
     found = {study.title: index.by_arm(study, _usual(study)) for study in (*LEARNING, *FULL_SETS)}
     found = {title: by_arm for title, by_arm in found.items() if "G-VAE" in by_arm}
-    if not found:
-        raise NothingToDraw("VAE and G-VAE on one set of images")
-    return found
+    return needed(found, "VAE and G-VAE on one set of images")
 
 
 def _usual(study: Study) -> list[str]:
@@ -168,11 +250,9 @@ def _usual(study: Study) -> list[str]:
 
 def sweeps(index: Index) -> ByArm:
     """G-VAE on fashion-mini by what is changed, the usual settings first; raises NothingToDraw without a change."""
-    found = {arm.name: index.of(FASHION, arm) for arm in FASHION.arms if arm.objective == "GVAE"}
-    found = {name: runs for name, runs in found.items() if runs}
-    if len(found) < 2 or "G-VAE" not in found:
-        raise NothingToDraw("G-VAE with two settings on fashion-mini")
-    return {name.removeprefix("G-VAE, "): runs for name, runs in found.items()}
+    arms = [arm for arm in FASHION.arms if arm.objective == "GVAE"]
+    found = {arm.name.removeprefix("G-VAE, "): runs for arm in arms if (runs := index.of(FASHION, arm))}
+    return needed(found if len(found) > 1 and "G-VAE" in found else {}, "G-VAE with two settings on fashion-mini")
 
 
 def reach(by_arm: ByArm) -> float:
@@ -198,9 +278,7 @@ def _course(record: Record, name: str) -> np.ndarray:
 
 def recognised(by_arm: ByArm) -> bool:
     """Whether the judge recognises the VAE's m(mu) at least half as often as real images."""
-    at_mean, real = (
-        summary(run.metrics[name] for run in by_arm["VAE"]).mean for name in ("consistency_0", "judge_accuracy")
-    )
+    at_mean, real = (summary(map(metric(name), by_arm["VAE"])).mean for name in ("consistency_0", "judge_accuracy"))
     return at_mean >= 0.5 * real
 
 
@@ -211,14 +289,14 @@ def differences(by_arm: ByArm, arm: str, baseline: str) -> dict[str, list[float]
     """
     at = reach(by_arm)
     measured: dict[str, Callable[[Record], float]] = {
-        "linear probe (points)": lambda r: 100 * r.metrics["probe_accuracy"],
-        f"{CONSISTENCY} at μ (points)": lambda r: 100 * r.metrics["consistency_0"],
+        "linear probe (points)": metric("probe_accuracy"),
+        f"{CONSISTENCY} at μ (points)": metric("consistency_0"),
         f"{CONSISTENCY} at equal movement": lambda r: 100 * consistency_at(r, at),
         f"{CONSISTENCY} at equal movement − at μ": lambda r: 100 * (consistency_at(r, at) - r.metrics["consistency_0"]),
-        f"{CONSISTENCY} at 3σ": lambda r: 100 * r.metrics[f"consistency_{STEPS}"],
-        f"{CONSISTENCY} at 3σ, largest tenth": lambda r: 100 * r.metrics[f"tenth_consistency_{STEPS}"],
-        "movement at 3σ (thousandths)": lambda r: 1000 * r.metrics[f"movement_{STEPS}"],
-        "squared error (thousandths)": lambda r: 1000 * r.metrics["reconstruction_error"],
+        f"{CONSISTENCY} at 3σ": metric(f"consistency_{STEPS}"),
+        f"{CONSISTENCY} at 3σ, largest tenth": metric(f"tenth_consistency_{STEPS}"),
+        "movement at 3σ (thousandths)": metric(f"movement_{STEPS}", 1000),
+        "squared error (thousandths)": metric("reconstruction_error", 1000),
     }
     return {name: gains(by_arm[arm], by_arm[baseline], score) for name, score in measured.items()}
 
@@ -235,63 +313,58 @@ def table(index: Index) -> str:
     blocks, parts = compared(index), []
     for baseline in ("VAE", "conditional VAE"):
         columns = {title: differences(b, "G-VAE", baseline) for title, b in blocks.items() if baseline in b}
-        heads = [f"{title} (n = {len(next(iter(values.values())))})" for title, values in columns.items()]
-        lines = [f"| G-VAE − {baseline} | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
-        for measure in next(iter(columns.values()), {}):
-            cells = [
-                _cell(values[measure]) if recognised(blocks[title]) or not measure.startswith(CONSISTENCY) else ""
-                for title, values in columns.items()
-            ]
-            lines.append(f"| {measure} | {' | '.join(cells)} |")
-        parts.append("\n".join(lines))
+        head, rows = [f"G-VAE − {baseline}"], dict[str, list[str]]()
+        for title, values in columns.items():
+            head.append(f"{title} (n = {len(next(iter(values.values())))})")
+            for measure, seeds in values.items():
+                shown = recognised(blocks[title]) or not measure.startswith(CONSISTENCY)
+                rows.setdefault(measure, [measure]).append(_cell(seeds) if shown else "")
+        parts.append(markdown(head, rows.values()))
     return "\n\n".join(parts) + "\n"
 
 
 def _cell(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    result = summary(values)
-    return f"**{result.text('+.1f')}**" if result.side else result.text("+.1f")
+    result = summary(values) if values else None
+    text = result.text("+.1f") if result else ""
+    return f"**{text}**" if result and result.side else text
 
 
 def results(index: Index) -> dict[str, tuple[Study, ByArm]]:
     """The classifiers by title: of autoencoders accuracy is not what is compared."""
-    found = {study.title: (study, index.by_arm(study)) for study in CLASSIFIERS}
-    return {title: (study, by_arm) for title, (study, by_arm) in found.items() if len(by_arm) > 1}
+    return {study.title: (study, found) for study in CLASSIFIERS if len(found := index.by_arm(study)) > 1}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Figures of measures
 
 
-def _panels(count: int, sharey: bool) -> tuple[Picture, list[Axes]]:
-    """Panels in rows of three, and a place for a legend: the last of the axes, empty where it is no panel."""
-    rows, across = -(-count // 3), min(3, count + 1)
-    figure = Picture(figsize=(7.5, 1.1 + 2.1 * rows))
-    grid = list(figure.subplots(rows, across, squeeze=False, sharey=sharey).ravel())
-    for unused in grid[count:]:
-        unused.axis("off")
-    for axes in grid[:count:3]:
-        axes.set_ylabel(f"{CONSISTENCY} (%)")
-    return figure, grid
+def _panels(
+    blocks: Mapping[str, ByArm], draw: Callable[[Axes, ByArm], None], xlabel: str, close: bool, **font: Any
+) -> Picture:
+    """A panel a set of images, in rows of three, with numbers of seeds, chance, and one legend in the last place.
 
-
-def _finish(figure: Picture, panels: Sequence[Axes], blocks: Mapping[str, ByArm], text: str, close: bool) -> None:
-    """Titles with the numbers of seeds, chance, one legend for all panels, a caption.
-
-    Chance is a judge that guesses: the mean is over the classes. With ``close`` a scale need not reach down to it.
+    Chance is a judge that guesses: the mean is over the classes. With ``close`` panels have their own scales, which
+    need not reach down to it.
     """
+    rows, across = -(-len(blocks) // 3), min(3, len(blocks) + 1)
+    figure, grid = plots.panels(1.1 + 2.1 * rows, rows, across, sharey=not close)
+    panels = list(grid.ravel())
     for axes, (title, by_arm) in zip(panels, blocks.items(), strict=False):
+        draw(axes, by_arm)
         limits = axes.get_ylim()
         axes.axhline(100 / len(by_arm["VAE"][0].class_accuracy), color=GREY, linewidth=1, linestyle=":")
         if close and recognised(by_arm):
             axes.set_ylim(limits)  # chance is far below
-        seeds = {name: [run.seed for run in runs] for name, runs in by_arm.items()}
-        axes.set_title(f"{title}\n{plots.counts(seeds)}", fontsize=9)
+        axes.set_title(f"{title}\n{plots.seeds_of(by_arm)}", fontsize=9)
+        axes.set_xlabel(xlabel, **font)
+    for axes in panels[: len(blocks) : 3]:
+        axes.set_ylabel(f"{CONSISTENCY} (%)")
     lines = {str(line.get_label()): line for axes in panels for line in axes.lines}
     lines = {label: line for label, line in lines.items() if not label.startswith("_")}
     panels[-1].legend(lines.values(), list(lines), loc="center")
-    caption(figure, [run for by_arm in blocks.values() for runs in by_arm.values() for run in runs], text)
+    for unused in panels[len(blocks) :]:
+        unused.axis("off")
+    return figure
 
 
 def _names(titles: Sequence[str]) -> str:
@@ -302,22 +375,21 @@ def _names(titles: Sequence[str]) -> str:
 @styled
 def consistency(index: Index) -> Picture:
     """Class consistency over the distance moved along all coordinates, a panel a set of images."""
-    blocks = compared(index)
-    figure, panels = _panels(len(blocks), sharey=True)
-    for axes, by_arm in zip(panels, blocks.values(), strict=False):
+
+    def draw(axes: Axes, by_arm: ByArm) -> None:
         for name, runs in by_arm.items():
             values = 100 * np.array([_course(run, "consistency") for run in runs])
             plots.band(axes, np.arange(STEPS + 1) / 2, values, name, color=COLOUR[name], marker="o")
             axes.lines[-1].set_label(name)  # n stands in the title
         axes.axhline(100 * by_arm["VAE"][0].metrics["judge_accuracy"], color=GREY, linewidth=1, linestyle="--")
-        axes.set_xlabel("distance moved (σ)")
-    text = "Bands: 95% intervals of the mean. Dashed: the judge on real images; dotted: chance."
-    _finish(figure, panels, blocks, text, close=False)
+
+    blocks = compared(index)
     clear = [title for title, by_arm in blocks.items() if recognised(by_arm)]
-    few = 0 < len(clear) < len(blocks)
-    plain = "Class consistency of decoded images over the distance moved"
-    headline(figure, f"Only on {_names(clear)} does the judge recognise what is decoded" if few else plain)
-    return figure
+    message = "Class consistency of decoded images over the distance moved"
+    if 0 < len(clear) < len(blocks):
+        message = f"Only on {_names(clear)} does the judge recognise what is decoded"
+    text = "Bands: 95% intervals of the mean. Dashed: the judge on real images; dotted: chance."
+    return finish(_panels(blocks, draw, "distance moved (σ)", close=False), message, runs_of(blocks), text)
 
 
 def movement(index: Index) -> Picture:
@@ -328,26 +400,26 @@ def movement(index: Index) -> Picture:
 @styled
 def movement_of(blocks: Mapping[str, ByArm]) -> Picture:
     """:func:`movement` of records by title and arm: traversals that do not move keep every class."""
-    figure, panels = _panels(len(blocks), sharey=False)
-    for axes, by_arm in zip(panels, blocks.values(), strict=False):
-        for name, runs in by_arm.items():
-            for number, run in enumerate(runs):
-                for prefix, style in (("", "-"), ("tenth_", ":"), ("each_", "s"), ("noise_", "x")):
-                    moved, share = (_measured(run, prefix, part) for part in ("movement", "consistency"))
-                    label = name if number == 0 and not prefix else None
-                    axes.plot(moved, 100 * share, style, label=label, color=COLOUR[name], alpha=0.7, markersize=4)
-        axes.set_xlabel("movement", fontsize=9)
-    text = (
-        "A line a run, from 0 to 3σ; movement: root mean square change of a pixel. Solid: all coordinates; dotted "
-        "lines: the largest tenth; squares: one at a time, 3σ; crosses: unit noise on codes; grey: chance."
-    )
-    _finish(figure, panels, blocks, text, close=True)
+
+    def draw(axes: Axes, by_arm: ByArm) -> None:
+        for name, number, run in (
+            (name, number, run) for name, runs in by_arm.items() for number, run in enumerate(runs)
+        ):
+            for prefix, style in (("", "-"), ("tenth_", ":"), ("each_", "s"), ("noise_", "x")):
+                moved, share = (_measured(run, prefix, part) for part in ("movement", "consistency"))
+                label = name if number == 0 and not prefix else None
+                axes.plot(moved, 100 * share, style, label=label, color=COLOUR[name], alpha=0.7, markersize=4)
+
     key = f"{CONSISTENCY} at equal movement"
     sides = {title: summary(differences(b, "G-VAE", "VAE")[key]).side for title, b in blocks.items() if recognised(b)}
     ahead = [title for title, side in sides.items() if side > 0]
     message = f"At equal movement class consistency of G-VAE is above the VAE's on {_names(ahead)}"
-    headline(figure, message if ahead else "Class consistency over movement")
-    return figure
+    text = (
+        "A line a run, from 0 to 3σ; movement: root mean square change of a pixel. Solid: all coordinates; dotted "
+        "lines: the largest tenth; squares: one at a time, 3σ; crosses: unit noise on codes; grey: chance."
+    )
+    figure = _panels(blocks, draw, "movement", close=True, fontsize=9)
+    return finish(figure, message if ahead else "Class consistency over movement", runs_of(blocks), text)
 
 
 def _measured(run: Record, prefix: str, part: str) -> np.ndarray:
@@ -358,21 +430,16 @@ def _measured(run: Record, prefix: str, part: str) -> np.ndarray:
 
 def probe(index: Index) -> Picture:
     """Accuracy of one linear probe of the mean codes: differences from the VAE's, a row a set and method."""
-    rows, shown = dict[str, list[float]](), list[Record]()
-
-    def score(run: Record) -> float:
-        return 100 * run.metrics["probe_accuracy"]
-
-    for title, by_arm in compared(index).items():
+    rows, score, blocks = dict[str, list[float]](), metric("probe_accuracy"), compared(index)
+    for title, by_arm in blocks.items():
         own = f"{title} ({summary(map(score, by_arm['VAE'])).mean:.1f}%)"
-        rows |= {f"{own}: {name}": gains(runs, by_arm["VAE"], score) for name, runs in by_arm.items() if name != "VAE"}
-        shown += [run for runs in by_arm.values() for run in runs]
+        rows |= {f"{own}: {name}": values for name, values in over_first(by_arm, score).items()}
     xlabel, text = "linear probe of mean codes, difference from the VAE (points)", "In brackets: the VAE's mean."
-    figure = plots.forest({"": {"": rows}}, xlabel, shown, text, lambda name, _: COLOUR[name.rsplit(": ", 1)[1]])
     ahead = all(summary(values).side > 0 for name, values in rows.items() if name.endswith(": G-VAE"))
     message = "A linear probe reads G-VAE's codes better than the VAE's, on every set"
-    headline(figure, message if ahead else "Linear probe of mean codes")
-    return figure
+    shown = runs_of(blocks)
+    figure = plots.forest({"": {"": rows}}, xlabel, shown, text, lambda name, _: COLOUR[name.rsplit(": ", 1)[1]])
+    return titled(figure, message if ahead else "Linear probe of mean codes")
 
 
 SWEEP = {
@@ -389,12 +456,11 @@ SWEEP = {
 def sweep(index: Index) -> Picture:
     """G-VAE with one setting changed: a row a setting, a column a measure."""
     named = sweeps(index)
-    figure = Picture(figsize=(7.5, 1.2 + 0.3 * len(named)))
-    panels = figure.subplots(1, len(SWEEP), sharey=True)
-    for axes, (metric, label) in zip(panels, SWEEP.items(), strict=True):
+    figure, (panels,) = plots.panels(1.2 + 0.3 * len(named), 1, len(SWEEP), sharey=True)
+    for axes, (key, label) in zip(panels, SWEEP.items(), strict=True):
         scale = 100 if "%" in label else 1
         for row, runs in enumerate(named.values()):
-            values = [scale * record.metrics[metric] for record in runs]
+            values = [scale * record.metrics[key] for record in runs]
             result, colour = summary(values), RED if row == 0 else BLUE
             axes.plot(values, [row + 0.25] * len(values), "o", color=colour, alpha=0.35, markersize=3)
             half = result.half_width if result.n > 2 else 0.0
@@ -404,28 +470,19 @@ def sweep(index: Index) -> Picture:
         axes.tick_params(axis="x", labelsize=7)
     panels[0].set_yticks(range(len(named)), [f"{name} (n = {len(runs)})" for name, runs in named.items()], fontsize=8)
     text = "Red: s = 0.27, c = 30, L2. Dots: seeds. Bars: 95% intervals of the mean, of three seeds or more."
-    caption(figure, [run for runs in named.values() for run in runs], text)
-    headline(figure, "G-VAE on fashion-mini with one setting changed")
-    return figure
+    return finish(figure, "G-VAE on fashion-mini with one setting changed", runs_of({"": named}), text)
 
 
 def augmented(index: Index) -> Picture:
     """Test accuracy of classifiers trained on augmented images: differences from none."""
     blocks = index.blocks(CLASSIFIERS, "classifiers trained with and without augmented images")
-    columns = {
-        f"{title}: {summary(map(points, by_arm['none'])).mean:.1f}%": {
-            name: gains(runs, by_arm["none"]) for name, runs in by_arm.items() if name != "none"
-        }
-        for title, by_arm in blocks.items()
-    }
-    shown = [run for by_arm in blocks.values() for runs in by_arm.values() for run in runs]
+    columns, colours = gained(blocks), {arm.name: arm.color for arm in AUGMENTED}
     text = "In titles: accuracy without. Half of the images of a batch are replaced, from 30% of training on."
-    colours = {arm.name: arm.color for arm in AUGMENTED}
+    shown = runs_of(blocks)
     figure = plots.forest({"": columns}, "gain (points)", shown, text, lambda name, _: colours[name], shared=True)
-    significant = any(summary(values).side for panel in columns.values() for values in panel.values() if values)
-    plain = "Classifiers trained on augmented images"
-    headline(figure, plain if significant else "No augmented images change a classifier's accuracy significantly")
-    return figure
+    significant = any(summary(values).side for panel in columns.values() for values in panel.values())
+    message = "No augmented images change a classifier's accuracy significantly"
+    return titled(figure, "Classifiers trained on augmented images" if significant else message)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -461,27 +518,27 @@ def _first(index: Index, studies: Sequence[Study]) -> tuple[Study, Shown]:
 
 
 def _sheet(
-    lines: Sequence[np.ndarray], rows: Sequence[str], columns: Sequence[str], shown: Shown, title: str, text: str
+    lines: Sequence[tuple[str, Sequence[np.ndarray]]], columns: Sequence[str], shown: Shown, title: str, text: str
 ) -> Picture:
-    figure = plots.sheet(torch.from_numpy(np.stack(lines)), rows, columns, title, size=TILE)
+    """A line of images for each name."""
+    images = torch.from_numpy(np.stack([np.concatenate(parts) for _, parts in lines]))
+    figure = plots.sheet(images, [name for name, _ in lines], columns, title, size=TILE)
     figure.axes[0].tick_params(labelsize=7)
-    caption(figure, [record for record, _ in shown.values()], text)
+    plots.caption(figure, [record for record, _ in shown.values()], text)
     return figure
 
 
 def traversals(index: Index, studies: Sequence[Study], rows: int = 2) -> Picture:
     """Traversals of G-VAE above those of the VAE: ends of the largest tenth, the image, all coordinates, unit noise."""
     study, shown = _first(index, studies)
-    lines, titles, classes = [], [], CLASSES[study.data["name"]]
-    for name in ("G-VAE", "VAE"):
-        arrays = shown[name][1]
-        for row in range(min(rows, len(arrays["images"]))):
-            image, noise = arrays["images"][row : row + 1], arrays["noise"][row : row + 1]
-            lines.append(np.concatenate([arrays["tenth"][row, [0, -1]], image, arrays["all"][row], noise]))
-            titles.append(f"{name}: {classes[arrays['target'][row]]}")
+    lines, classes = [], CLASSES[study.data["name"]]
+    for name, arrays in ((name, shown[name][1]) for name in ("G-VAE", "VAE")):
+        for row, image in enumerate(arrays["images"][:rows]):
+            parts = arrays["tenth"][row, [0, -1]], image[None], arrays["all"][row], arrays["noise"][row, None]
+            lines.append((f"{name}: {classes[arrays['target'][row]]}", parts))
     columns = [*(f"{SIGMAS[i]}\ntenth" for i in (0, -1)), "image", *(f"{text}\nall" for text in SIGMAS), "noise"]
     text = "Unseen images, the first of their classes; seed 0."
-    return _sheet(lines, titles, columns, shown, f"{study.title}: decoded traversals", text)
+    return _sheet(lines, columns, shown, f"{study.title}: decoded traversals", text)
 
 
 ENDS = [0, len(COLUMNS) // 2, -1]
@@ -490,14 +547,12 @@ ENDS = [0, len(COLUMNS) // 2, -1]
 def directions(index: Index) -> Picture:
     """One image moved along the mean deviation of each class: of G-VAE, then of the VAE."""
     study, shown = _first(index, (FACES, CELEBA))
-    lines, titles, classes = [], [], CLASSES[study.data["name"]]
-    for name in ("G-VAE", "VAE"):
-        arrays = shown[name][1]
+    lines, classes = [], CLASSES[study.data["name"]]
+    for name, arrays in ((name, shown[name][1]) for name in ("G-VAE", "VAE")):
         for row, traversal in enumerate(arrays["directions"]):
-            lines.append(np.concatenate([arrays["images"][:1], traversal[ENDS]]))
-            titles.append(f"{name}: {classes[row]}")
+            lines.append((f"{name}: {classes[row]}", (arrays["images"][:1], traversal[ENDS])))
     columns, title = ["image", *(SIGMAS[i] for i in ENDS)], "One face along the deviations of each class"
-    return _sheet(lines, titles, columns, shown, title, "An unseen image, seed 0.")
+    return _sheet(lines, columns, shown, title, "An unseen image, seed 0.")
 
 
 def sweep_traversals(index: Index) -> Picture:
@@ -505,9 +560,9 @@ def sweep_traversals(index: Index) -> Picture:
     shown = _pictured(sweeps(index))
     if len(shown) < 2:
         raise NothingToDraw("traversals of G-VAE with two settings")
-    lines = [np.concatenate([arrays["images"][:1], arrays["all"][0]]) for _, arrays in shown.values()]
+    lines = [(name, (arrays["images"][:1], arrays["all"][0])) for name, (_, arrays) in shown.items()]
     title, text = "Traversals with one setting changed", "All coordinates moved. An unseen image, seed 0."
-    return _sheet(lines, list(shown), ["image", *SIGMAS], shown, title, text)
+    return _sheet(lines, ["image", *SIGMAS], shown, title, text)
 
 
 def rows_apart(index: Index) -> dict[str, tuple[float, float]]:
@@ -543,24 +598,21 @@ def separations(index: Index) -> dict[str, dict[str, dict[int, float]]]:
     for name, runs in by_arm.items():
         for run in runs:
             beside = {} if "plane_separation" in run.metrics else pictures(NOTEBOOK, run)
-            for title, (metric, group, _) in GROUPS.items():
-                value = run.metrics.get(metric)
+            for title, (key, group, _) in GROUPS.items():
+                value = run.metrics.get(key)
                 if beside:
                     labels = torch.from_numpy(group(beside["labels"])).long()
                     value = codes.separation(torch.from_numpy(beside["plane"]), labels)
                 if value is not None:
                     result.setdefault(title, {}).setdefault(name, {})[run.seed] = value
-    if not result:
-        raise NothingToDraw("VAE and G-VAE on faces")
-    return result
+    return needed(result, "VAE and G-VAE on faces")
 
 
 @styled
 def plane(index: Index) -> Picture:
     """Mean codes of unseen faces in their first two principal components: by gender, by smile, all four classes."""
     _, shown = _first(index, (FACES, CELEBA))
-    figure = Picture(figsize=(7.5, 5.2))
-    grid = figure.subplots(2, 3, sharex="row", sharey="row")
+    figure, grid = plots.panels(5.2, 2, 3, sharex="row", sharey="row")
     for line, name in zip(grid, ("G-VAE", "VAE"), strict=True):
         arrays = shown[name][1]
         for axes, (title, (_, group, words)) in zip(line, GROUPS.items(), strict=True):
@@ -573,48 +625,38 @@ def plane(index: Index) -> Picture:
                 axes.legend(fontsize=8, markerscale=1.5, loc="upper left", bbox_to_anchor=(0, -0.3), labelspacing=0.2)
         line[0].set_ylabel("second component")
         line[0].set_xlabel(f"first ({arrays['share'][0]:.0%} and {arrays['share'][1]:.0%} of variance)", fontsize=8)
-    caption(figure, [record for record, _ in shown.values()], "Unseen faces, seed 0. The classes enter colours only.")
     by_arm = separations(index)["smile"]
     apart = [by_arm["G-VAE"][seed] - value for seed, value in by_arm["VAE"].items() if seed in by_arm["G-VAE"]]
-    ahead = summary(apart).side > 0
+    message = "Smiles lie apart in the plane of G-VAE's codes, more than in the VAE's"
     plain = "Mean codes of faces in the plane of their first two components"
-    headline(figure, "Smiles lie apart in the plane of G-VAE's codes, more than in the VAE's" if ahead else plain)
-    return figure
+    text = "Unseen faces, seed 0. The classes enter colours only."
+    return finish(figure, message if summary(apart).side > 0 else plain, [run for run, _ in shown.values()], text)
 
 
 @styled
 def factors(index: Index) -> Picture:
     """Which known factor of the generated shapes each coordinate moves: mean cosine, the largest deviation first."""
     _, shown = _first(index, (SHAPES,))
-    figure = Picture(figsize=(7.5, 0.8 + 1.7 * len(shown)))
-    grid = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
-    for axes, (name, (_, arrays)) in zip(grid, shown.items(), strict=True):
+    figure, grid = plots.panels(0.8 + 1.7 * len(shown), len(shown), 1)
+    for axes, (name, (_, arrays)) in zip(grid[:, 0], shown.items(), strict=True):
         order = np.argsort(-arrays["deviation"])
         drawn = axes.imshow(arrays["alignment"][:, order], vmin=0, vmax=1, cmap="Blues", aspect="auto")
         axes.set_yticks(range(len(shapes.RANGES)), [factor.replace("_", " ") for factor in shapes.RANGES], fontsize=7)
         axes.set_xticks(range(len(order)), [f"{value:.2f}" for value in arrays["deviation"][order]], fontsize=6)
         axes.set_title(name, fontsize=9)
         axes.grid(visible=False)
-    grid[-1].set_xlabel("coordinates, by mean σ")
-    figure.colorbar(drawn, ax=list(grid), label="mean cosine")
-    caption(figure, [record for record, _ in shown.values()], "300 unseen images, seed 0.")
-    headline(figure, "Which factor of the shapes each coordinate moves")
-    return figure
+    grid[-1, 0].set_xlabel("coordinates, by mean σ")
+    figure.colorbar(drawn, ax=list(grid[:, 0]), label="mean cosine")
+    message = "Which factor of the shapes each coordinate moves"
+    return finish(figure, message, [run for run, _ in shown.values()], "300 unseen images, seed 0.")
 
 
 FIGURES: dict[str, Callable[[Index], Picture]] = {
-    "consistency": consistency,
-    "movement": movement,
-    "probe": probe,
-    "sweep": sweep,
-    "augmented": augmented,
+    **{draw.__name__: draw for draw in (consistency, movement, probe, sweep, augmented)},
     "traversals_fashion-mini": partial(traversals, studies=(FASHION,)),
     "traversals_mnist": partial(traversals, studies=(MNIST_FULL, DIGITS)),
     "traversals_cifar10": partial(traversals, studies=(CIFAR10_FULL, PHOTOS)),
     "traversals_shapes": partial(traversals, studies=(SHAPES,)),
     "traversals_faces": partial(traversals, studies=(FACES, CELEBA), rows=3),
-    "directions": directions,
-    "plane": plane,
-    "sweep_traversals": sweep_traversals,
-    "factors": factors,
+    **{draw.__name__: draw for draw in (directions, plane, sweep_traversals, factors)},
 }

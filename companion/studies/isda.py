@@ -5,13 +5,33 @@ Wang et al., "Regularizing Deep Networks with Semantic Data Augmentation", TPAMI
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from companion.plots import BLUE, CYAN, GREY, Picture, band, caption, comparison, curves, headline, styled
-from companion.records import Index, on_common_seeds
+from companion import pretrained
+from companion.plots import (
+    BLUE,
+    CYAN,
+    GREEN,
+    GREY,
+    PURPLE,
+    Picture,
+    band,
+    comparison,
+    curves,
+    finish,
+    headline,
+    panels,
+    styled,
+    titled,
+)
+from companion.records import ByArm, Index, needed, on_common_seeds, over_first, pictures, runs_of
 from companion.stats import gains, points, summary
 from companion.studies import Arm, NothingToDraw, Setting, Study
 from semaug.training.recipe import Recipe
@@ -51,23 +71,23 @@ BRIEF = replace(CROP, epochs=20, evaluate_every=2)
 RELEASED = Recipe.preset("isda/resnet", evaluate_every=10, precision="bfloat16")
 
 MINI = {"name": "fashion-mini", "validation": 0.1}
-MINI_500, MINI_2000 = MINI | {"train_size": 500}, MINI | {"train_size": 2000}
 FASHION = {"name": "fashion", "validation": 0.1}
 CIFAR_10000 = {"name": "cifar10", "validation": 0.1, "train_size": 10000}
 CIFAR_5000 = CIFAR_10000 | {"train_size": 5000}
 
-SMALL = Study(NOTEBOOK, "fashion-mini", "fashion-mini", MINI, "small", PLAIN, STRENGTHS, 10, 90.0)
+
+def _study(name: str, title: str, data: dict[str, Any], recipe: Recipe, arms: Sequence[Arm], seconds: float) -> Study:
+    """Ten seeds of the small network."""
+    return Study(NOTEBOOK, name, title, data, "small", recipe, arms, 10, seconds)
+
+
+SMALL = _study("fashion-mini", "fashion-mini", MINI, PLAIN, STRENGTHS, 90.0)
 SIZES = {
-    500: Study(NOTEBOOK, "fashion-mini-500", "fashion-mini, 500 images", MINI_500, "small", PLAIN, FORMS, 10, 8.0),
-    2000: Study(
-        NOTEBOOK, "fashion-mini-2000", "fashion-mini, 2,000 images", MINI_2000, "small", PLAIN, FORMS, 10, 25.0
-    ),
-    7200: SMALL,
-}
-COLOUR = Study(
-    NOTEBOOK, "cifar10-10000", "CIFAR-10, 10,000 images", CIFAR_10000, "small", CROP, STRENGTHS, 10, seconds=170.0
-)
-WHOLE = Study(NOTEBOOK, "fashion", "Fashion-MNIST", FASHION, "small", SHORT, FORMS, 5, 160.0)
+    n: _study(f"fashion-mini-{n}", f"fashion-mini, {n:,} images", MINI | {"train_size": n}, PLAIN, FORMS, seconds)
+    for n, seconds in ((500, 8.0), (2000, 25.0))
+} | {7200: SMALL}
+COLOUR = _study("cifar10-10000", "CIFAR-10, 10,000 images", CIFAR_10000, CROP, STRENGTHS, 170.0)
+WHOLE = replace(_study("fashion", "Fashion-MNIST", FASHION, SHORT, FORMS, 160.0), seeds=5)
 PIXELS = tuple(
     Study(NOTEBOOK, name, title, CIFAR_5000, "small", replace(BRIEF, augment=augment), arms, 5, seconds)
     for name, title, augment, arms, seconds in (
@@ -81,42 +101,81 @@ PAPER_SETTING = tuple(
     Study(NOTEBOOK, f"{name}-resnet32", title, {"name": name}, "resnet32", RELEASED, PAIR, 5, 230.0, "paper")
     for name, title in (("cifar10", "CIFAR-10, ResNet-32"), ("cifar100", "CIFAR-100, ResNet-32"))
 )
-STUDIES = (*SIZES.values(), COLOUR, WHOLE, *PIXELS, *PAPER_SETTING)
+
+ONCE = Recipe(epochs=1)  # of what is not trained by epochs
+HEADS = tuple(
+    Arm(name, "LinearHead", {"loss": loss, "tuned": tuned}, color)
+    for name, loss, tuned, color in (
+        ("cross-entropy", "cross-entropy", "nothing", "black"),
+        ("cross-entropy, tuned weight decay", "cross-entropy", "decay", GREY),
+        ("ISDA full", "full", "strength", BLUE),
+        ("ISDA diagonal", "diagonal", "strength", CYAN),
+        ("ISDA shared", "shared", "strength", PURPLE),
+        ("quadratic part of ISDA shared", "quadratic", "strength", GREEN),
+        ("ISDA full, tuned weight decay", "full", "both", BLUE),
+        ("ISDA shared, tuned weight decay", "shared", "both", PURPLE),
+    )
+)
+FROZEN = tuple(
+    Study(
+        NOTEBOOK,
+        f"{name}-frozen",
+        f"{title}, frozen features",
+        {"name": name},
+        "efficientnet-lite0",
+        ONCE,
+        HEADS,
+        20,
+        seconds,
+        execute=pretrained.train_heads,
+    )
+    for name, title, seconds in (("cifar10", "CIFAR-10", 20.0), ("cifar100", "CIFAR-100", 60.0))
+)
+PHOTOGRAPHS = tuple(
+    Study(
+        NOTEBOOK,
+        f"{name}-directions",
+        title,
+        {"name": name},
+        "efficientnet-lite0",
+        ONCE,
+        (Arm("directions", "Directions"),),
+        1,
+        90.0,
+        execute=pretrained.look,
+    )
+    for name, title in (("cifar10", "50,000 photographs of CIFAR-10"), ("lfw64", "LFW faces"))
+)
+STUDIES = (*SIZES.values(), COLOUR, WHOLE, *PIXELS, *PHOTOGRAPHS, *FROZEN, *PAPER_SETTING)
 COLOURS = {arm.name: arm.color for study in STUDIES for arm in study.arms}
-PAPER = (
+PAPER = tuple(
     (
-        "CIFAR-10, ResNet-32, 160 epochs, the best on the test set; ± standard deviation, n = 5",
-        "cross-entropy 92.61 ± .10, ISDA 92.91 ± .12",
+        f"{name}, ResNet-32, 160 epochs, the best on the test set; ± standard deviation, n = 5",
+        f"cross-entropy {plain}, ISDA {ours}",
         "ISDA, TPAMI 2021",
-    ),
-    (
-        "CIFAR-100, ResNet-32, 160 epochs, the best on the test set; ± standard deviation, n = 5",
-        "cross-entropy 68.80 ± .41, ISDA 69.73 ± .34",
-        "ISDA, TPAMI 2021",
-    ),
+    )
+    for name, plain, ours in (("CIFAR-10", "92.61 ± .10", "92.91 ± .12"), ("CIFAR-100", "68.80 ± .41", "69.73 ± .34"))
 )
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What the figures show
 
 
-def chosen(index: Index, study: Study) -> dict[str, list[Record]]:
+def chosen(index: Index, study: Study) -> ByArm:
     """The baseline and, of each form of covariance, the strength with the best mean validation accuracy."""
     by_arm = index.by_arm(study, [arm.name for arm in study.arms if not arm.variant])
-    by_form: dict[Setting, list[str]] = {}
-    for name in by_arm:
-        by_form.setdefault(study.arm(name).settings.get("covariance"), []).append(name)
+    best: dict[Setting, tuple[float, str]] = {}
+    for name, runs in by_arm.items():
+        form = study.arm(name).settings.get("covariance")
+        reached = summary(record.metrics.get("validation_accuracy", 0.0) for record in runs).mean
+        if form not in best or reached > best[form][0]:
+            best[form] = reached, name
+    return {name: by_arm[name] for _, name in best.values()}
 
-    def validation(name: str) -> float:
-        return summary(record.metrics.get("validation_accuracy", 0.0) for record in by_arm[name]).mean
 
-    return {name: by_arm[name] for name in (max(names, key=validation) for names in by_form.values())}
-
-
-def results(index: Index) -> dict[str, tuple[Study, dict[str, list[Record]]]]:
+def results(index: Index) -> dict[str, tuple[Study, ByArm]]:
     """What the leaderboard shows: the studies by title, of each form the strength chosen on validation data."""
-    found = {study.title: (study, chosen(index, study)) for study in STUDIES}
-    return {title: (study, by_arm) for title, (study, by_arm) in found.items() if len(by_arm) > 1}
+    return {study.title: (study, found) for study in STUDIES if len(found := chosen(index, study)) > 1}
 
 
 def over_strength(index: Index, study: Study) -> dict[str, tuple[list[float], np.ndarray]]:
@@ -131,10 +190,9 @@ def over_strength(index: Index, study: Study) -> dict[str, tuple[list[float], np
     return result
 
 
-def _sides(by_arm: Mapping[str, Sequence[Record]]) -> set[int]:
+def _sides(by_arm: ByArm) -> set[int]:
     """On which sides of zero the intervals of the gains over the first arm lie (``Summary.side``)."""
-    baseline, *others = by_arm.values()
-    return {summary(gains(runs, baseline)).side for runs in others}
+    return {summary(values).side for values in over_first(by_arm).values()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -145,13 +203,11 @@ def accuracy(index: Index) -> Picture:
     """Test accuracy of cross-entropy and ISDA on their common seeds, a block a data set."""
     found = {study.title: chosen(index, study) for study in (SMALL, COLOUR, WHOLE, *PAPER_SETTING)}
     blocks = {title: on_common_seeds(by_arm) for title, by_arm in found.items() if len(by_arm) > 1}
-    if not blocks:
-        raise NothingToDraw("cross-entropy and ISDA on one data set")
+    needed(blocks, "cross-entropy and ISDA on one data set")
     figure = comparison(blocks, note="Of several strengths, the best on validation data.", colours=COLOURS)
-    gained = any(1 in _sides(by_arm) for by_arm in blocks.values())
     message = "ISDA is significantly better than cross-entropy on none of these data sets"
-    headline(figure, "ISDA beside cross-entropy" if gained else message)
-    return figure
+    gained = any(1 in _sides(by_arm) for by_arm in blocks.values())
+    return titled(figure, "ISDA beside cross-entropy" if gained else message)
 
 
 def training(index: Index) -> Picture:
@@ -165,18 +221,16 @@ def training(index: Index) -> Picture:
     figure.axes[0].yaxis.set_minor_formatter("{x:g}")
     least = min(summary(record.metrics["train_loss"] for record in runs).mean for runs in found.values())
     fits = "training by epoch" if least < 0.1 else "the small network never fits its training images"
-    headline(figure, f"{COLOUR.title}: {fits}")
-    return figure
+    return titled(figure, f"{COLOUR.title}: {fits}")
 
 
 @styled
 def strength(index: Index) -> Picture:
     """Gain over cross-entropy seed by seed, over the strength; a panel a data set, a line a form of covariance."""
-    panels = [(study, gained) for study in (COLOUR, SMALL) if (gained := over_strength(index, study))]
-    if not panels:
-        raise NothingToDraw("cross-entropy and ISDA at two strengths or more, on the same seeds")
-    figure = Picture(figsize=(7.5, 3.7))
-    for axes, (study, gained) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    found = [(study, gained) for study in (COLOUR, SMALL) if (gained := over_strength(index, study))]
+    needed(found, "cross-entropy and ISDA at two strengths or more, on the same seeds")
+    figure, (grid,) = panels(3.7, 1, len(found))
+    for axes, (study, gained) in zip(grid, found, strict=True):
         ticks = sorted({strength for strengths, _ in gained.values() for strength in strengths})
         for form, (strengths, values) in gained.items():  # at equal steps, as a logarithm has no 0
             at = [ticks.index(strength) for strength in strengths]
@@ -185,13 +239,12 @@ def strength(index: Index) -> Picture:
         axes.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks])
         axes.set(xlabel="strength λ₀ (not to scale)", title=study.title)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
-    figure.axes[0].set_ylabel("gain over cross-entropy\n(points of test accuracy)")
+    grid[0].set_ylabel("gain over cross-entropy\n(points of test accuracy)")
     colour = [np.diff(values.mean(0)) for _, values in over_strength(index, COLOUR).values()]
     falls = colour and all((steps < 0).all() for steps in colour)
-    headline(figure, "On CIFAR-10 the cost of ISDA grows with its strength" if falls else "ISDA over its strength")
-    drawn = [record for study, _ in panels for runs in index.by_arm(study).values() for record in runs]
-    caption(figure, drawn, "Bands: 95% intervals of the mean difference.")
-    return figure
+    message = "On CIFAR-10 the cost of ISDA grows with its strength" if falls else "ISDA over its strength"
+    drawn = runs_of({study.name: index.by_arm(study) for study, _ in found})
+    return finish(figure, message, drawn, "Bands: 95% intervals of the mean difference.")
 
 
 @styled
@@ -202,44 +255,40 @@ def size(index: Index) -> Picture:
     if not all(found.values()):
         raise NothingToDraw(f"{'; '.join(names)}: each on {', '.join(map(str, SIZES))} images of fashion-mini")
     found = on_common_seeds(found)
-    figure = Picture(figsize=(7.5, 3.9))
-    left, right = figure.subplots(1, 2)
     scores = {name: np.array([[*map(points, found[f"{n} {name}"])] for n in SIZES]).T for name in names}
-    for name, values in scores.items():
-        band(left, list(SIZES), values, name, color=COLOURS[name], marker="o")
-        if name != names[0]:
-            band(right, list(SIZES), values - scores[names[0]], name, color=COLOURS[name], marker="o")
-    right.axhline(0, color=GREY, linewidth=1)
-    for axes, label in ((left, "test accuracy (%)"), (right, f"gain over {names[0]} (points)")):
+    gained = {name: scores[name] - scores[names[0]] for name in names[1:]}
+    figure, (grid,) = panels(3.9, 1, 2)
+    labels = "test accuracy (%)", f"gain over {names[0]} (points)"
+    for axes, label, drawn in zip(grid, labels, (scores, gained), strict=True):
+        for name, values in drawn.items():
+            band(axes, list(SIZES), values, name, color=COLOURS[name], marker="o")
         axes.set(xlabel="training images", xscale="log", ylabel=label)
         axes.set_xticks(list(SIZES), [f"{images:,}" for images in SIZES])
         axes.minorticks_off()
-    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18))
-    differences = [column for name in names[1:] for column in (scores[name] - scores[names[0]]).T]
-    gained = any(summary(column).side > 0 for column in differences)
+    grid[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.18))
+    grid[1].axhline(0, color=GREY, linewidth=1)
+    better = any(summary(column).side > 0 for values in gained.values() for column in values.T)
     message = "ISDA is significantly better at none of three sizes of fashion-mini"
-    headline(figure, "ISDA over the number of training images" if gained else message)
-    caption(figure, [run for runs in found.values() for run in runs], "Bands: 95% intervals of the mean (difference).")
-    return figure
+    plain, text = "ISDA over the number of training images", "Bands: 95% intervals of the mean (difference)."
+    return finish(figure, plain if better else message, runs_of({"": found}), text)
 
 
 def augmentation(index: Index) -> Picture:
     """ISDA beside augmentations of pixels and with them, against cross-entropy with crop and flip alone."""
-    found = [(study, index.by_arm(study, [arm.name for arm in PAIR])) for study in PIXELS]
-    found = [(study, by_arm) for study, by_arm in found if len(by_arm) > 1]
+    found = {study.title: index.by_arm(study, [arm.name for arm in PAIR]) for study in PIXELS}
+    found = {title: by_arm for title, by_arm in found.items() if len(by_arm) > 1}
     if len(found) < 2:
         raise NothingToDraw("cross-entropy and ISDA with two augmentations of pixels")
-    rows, colours = {}, {}
-    for study, by_arm in found:
-        policy = study.title.removeprefix(PIXELS[0].title).removeprefix(", ") or "no policy"
-        for name, runs in by_arm.items():
-            rows[f"{policy}: {name}"], colours[f"{policy}: {name}"] = runs, COLOURS[name]
+    rows, colours = ByArm(), dict[str, str]()
+    for title, by_arm in found.items():
+        policy = title.removeprefix(PIXELS[0].title).removeprefix(", ") or "no policy"
+        rows |= {f"{policy}: {name}": runs for name, runs in by_arm.items()}
+        colours |= {f"{policy}: {name}": COLOURS[name] for name in by_arm}
     figure = comparison({f"{PIXELS[0].title}, all with crop and flip": rows}, colours=colours)
     costs = _sides({name: runs for name, runs in rows.items() if CROSS_ENTROPY.name in name}) == {-1}
-    regained = any(1 in _sides(by_arm) for _, by_arm in found)
+    regained = any(1 in _sides(by_arm) for by_arm in found.values())
     message = "Policies of pixels cost accuracy in 20 epochs, and ISDA regains none of it"
-    headline(figure, message if costs and not regained else "ISDA beside and with augmentations of pixels")
-    return figure
+    return titled(figure, message if costs and not regained else "ISDA beside and with augmentations of pixels")
 
 
 def controls(index: Index) -> Picture:
@@ -250,15 +299,142 @@ def controls(index: Index) -> Picture:
     short = {name.removeprefix(f"{PAIR[1].name}, "): runs for name, runs in on_common_seeds(found).items()}
     figure = comparison({PIXELS[0].title: short}, colours=dict.fromkeys([*short][1:], BLUE) | COLOURS)
     message = "Neither ISDA nor any of its controls is significantly better than cross-entropy"
-    headline(figure, "ISDA and its controls" if 1 in _sides(short) else message)
+    return titled(figure, "ISDA and its controls" if 1 in _sides(short) else message)
+
+
+SHOWN = ("automobile", "bird", "dog", "horse", "ship", "man, not smiling")
+"""Classes of the figures of directions, in their order."""
+
+
+def photographed(index: Index, what: str) -> tuple[dict[str, np.ndarray], Record]:
+    """Arrays of :func:`companion.pretrained.look` by class, and the record of CIFAR-10; see there for their axes."""
+    tiles = dict[str, np.ndarray]()
+    for study in PHOTOGRAPHS:
+        for record in index.of(study, study.baseline):
+            tiles |= zip(record.config["classes"], pictures(NOTEBOOK, record)[what], strict=True)
+    if not index.of(PHOTOGRAPHS[0], "directions"):
+        raise NothingToDraw(f"the study {PHOTOGRAPHS[0].name}")
+    return tiles, index.of(PHOTOGRAPHS[0], "directions")[0]
+
+
+def share_kept(record: Record, kind: str) -> float:
+    """Mean over the classes of the share of moved features whose nearest photograph is still of the class, in %."""
+    return 100 * float(np.mean([record.metrics[f"kept, {name}, {kind}"] for name in record.config["classes"]]))
+
+
+@styled
+def _strips(tiles: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str], text: str, gap: int = 0) -> Picture:
+    """Rows of photographs under a few titles: for each a strip (columns, 3, H, W), with a gap after so many columns."""
+    columns = len(titles) * (len(next(iter(tiles.values()))[0]) + 0.6)
+    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, hspace=0.02, wspace=0.08)
+    figure = Picture(figsize=(7.5, 0.9 + (6.6 / columns + 0.05) * len(tiles)), layout=layout)
+    grid = figure.subplots(len(tiles), len(titles), squeeze=False)
+    for axes, (name, strips) in zip(grid, tiles.items(), strict=True):
+        for one, strip in zip(axes, strips, strict=True):
+            framed = list(np.pad(strip, ((0, 0), (0, 0), (1, 1), (2, 2)), constant_values=255))
+            between = [np.full_like(framed[0][..., : len(strip[0][0]) // 3], 255)] if gap else []
+            one.imshow(np.concatenate([*framed[:gap], *between, *framed[gap:]], 2).transpose(1, 2, 0))
+            one.set(xticks=[], yticks=[])
+            one.spines[:].set_visible(False)
+        axes[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    for one, title in zip(grid[0], titles, strict=True):
+        one.set_title(title, fontsize=9)
+    figure.supxlabel(text, fontsize=8, color=GREY, x=0.01, ha="left")
     return figure
 
 
+def directions(index: Index, other: str = "random") -> Picture:
+    """Photographs at both ends of the leading direction of their class's covariance, beside another direction."""
+    tiles, record = photographed(index, "ends")
+    kinds = record.config["directions"]
+    strips = {
+        name: [tiles[name][kinds.index(kind)][[0, 1, 2, 5, 6, 7]] for kind in ("class", other)]
+        for name in SHOWN
+        if name in tiles and other in kinds[: len(tiles[name])]
+    }
+    words = {
+        "random": "a random direction",
+        "between": "the leading direction between the classes",
+        "class, second": "its second direction",
+    }
+    text = "Left of each gap the three photographs of smallest coordinate, right of it the three of largest."
+    figure = _strips(strips, ("leading direction of the class covariance", words[other]), text, gap=3)
+    messages = {
+        "random": "The direction in which a class varies most has a meaning that one can name",
+        "between": "Within a class, its own leading direction and the one between the classes",
+        "class, second": "The second direction of a class has another meaning than the first",
+    }
+    headline(figure, messages[other])
+    return figure
+
+
+def neighbours(index: Index) -> Picture:
+    """The photographs nearest to a feature moved along its class's direction, a random one, one between classes."""
+    tiles, record = photographed(index, "walks")
+    kinds = ("class", "random", "between")
+    rows = {
+        name: [np.roll(tiles[name][record.config["directions"].index(kind)][[1, 2, 0, 5, 6]], 0, 0) for kind in kinds]
+        for name in SHOWN
+        if name in record.config["classes"]
+    }
+    shares = [share_kept(record, kind) for kind in kinds]
+    names = ("along the class's direction", "a random direction", "between the classes")
+    titles = [f"{name}: {share:.0f}%" for name, share in zip(names, shares, strict=True)]
+    text = (
+        "In the middle a photograph; beside it the nearest of 50,000 others to its feature moved by 2 and 3 "
+        "standard deviations of the class, as far in all columns. In %: test features, moved by 3 deviations, whose "
+        "nearest photograph is of their class."
+    )
+    figure = _strips(rows, titles, "\n".join(textwrap.wrap(text, 118)))
+    best = shares[0] > max(shares[1:])
+    message = "Moved along its class's direction, a feature keeps its class more often"
+    headline(figure, message if best else "Photographs nearest to moved features")
+    return figure
+
+
+def by_size(runs: Sequence[Record]) -> np.ndarray:
+    """Test accuracy in points of heads on frozen features: (runs, sizes)."""
+    return 100 * np.array([run.curves["test_accuracy"] for run in runs])
+
+
+@styled
+def frozen(index: Index) -> Picture:
+    """Linear heads on frozen features: gain over cross-entropy with little weight decay, by the number of images."""
+    plain, tuned = HEADS[0].name, HEADS[1].name
+    both = "ISDA shared, tuned weight decay"
+    found = [
+        (study, on_common_seeds(index.by_arm(study, [plain, tuned, "ISDA full", "ISDA shared", both])))
+        for study in FROZEN
+    ]
+    found = needed(
+        [each for each in found if len(each[1]) > 1], "linear heads on frozen features, with and without ISDA"
+    )
+    figure = Picture(figsize=(7.5, 3.9))
+    for axes, (study, by_arm) in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
+        images = by_arm[plain][0].curves["images"]
+        for name, runs in by_arm.items():
+            style = {"color": study.arm(name).color, "linestyle": "--" if name == both else "-", "marker": "o"}
+            if name != plain:
+                band(axes, images, by_size(runs) - by_size(by_arm[plain]), name, **style)
+        axes.axhline(0, color="black", linewidth=1)
+        axes.set(xlabel="training images", title=study.title, xscale="log")
+        axes.set_xticks(images, [f"{count:,.0f}" for count in images])
+        axes.minorticks_off()
+    figure.axes[0].set_ylabel("gain over cross-entropy\n(points of test accuracy)")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
+    apart = [
+        np.abs((by_size(by_arm[both]) - by_size(by_arm[tuned])).mean(0)).max() for _, by_arm in found if both in by_arm
+    ]
+    message = "On frozen features ISDA gains what a tuned weight decay gains"
+    return titled(figure, message if apart and max(apart) < 0.5 else "ISDA on frozen features")
+
+
 FIGURES: dict[str, Callable[[Index], Picture]] = {
+    "directions": directions,
+    "directions_between": partial(directions, other="between"),
+    "neighbours": neighbours,
+    "frozen": frozen,
     "accuracy": accuracy,
     "curves": training,
-    "strength": strength,
-    "size": size,
-    "augmentation": augmentation,
-    "controls": controls,
+    **{draw.__name__: draw for draw in (strength, size, augmentation, controls)},
 }

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 
-from companion.plots import BLUE, GREEN, GREY, RED, YELLOW, Picture, caption, forest, headline, styled
-from companion.records import Index, on_common_seeds
+from companion.plots import BLUE, GREEN, GREY, RED, YELLOW, Picture, caption, forest, panels, styled, titled
+from companion.records import Blocks, ByArm, Index, by_frequency, gained, group_scores, needed, on_common_seeds, runs_of
 from companion.stats import gains, summary
-from companion.studies import Arm, NothingToDraw, Setting, Study
-from semaug.methods.long_tail import class_groups, many_medium_few
+from companion.studies import Arm, Setting, Study
+from semaug.methods.long_tail import class_groups
 from semaug.training.recipe import Recipe
 from semaug.training.record import Record
 
@@ -92,70 +92,49 @@ RELEASED = Recipe.preset("metasaug/resnet", evaluate_every=20, precision="bfloat
 CROP = replace(RELEASED, epochs=40, evaluate_every=4, precision="float32")
 PLAIN = replace(CROP, augment="none")
 
-MINI = {"name": "fashion-mini", "validation": 0.1, "imbalance": 100, "meta": 10}
+TAIL = {"imbalance": 100, "meta": 10}
+MINI = {"name": "fashion-mini", "validation": 0.1, **TAIL}
 CIFAR_10 = {"name": "cifar10", "validation": 0.1, "train_size": 10000, "imbalance": 10, "meta": 10}
 CIFAR_100 = CIFAR_10 | {"imbalance": 100}
 
-ALL = (*METHODS, *ABLATIONS, *LONGER, *STRENGTHS, *LONG_STEPS)
-SMALL = Study(NOTEBOOK, "fashion-mini-100", "fashion-mini, ρ = 100", MINI, "small", PLAIN, ALL, 5, 25.0)
-STEEP = Study(NOTEBOOK, "cifar10-100", "CIFAR-10, ρ = 100", CIFAR_100, "small", CROP, (*METHODS, *ABLATIONS), 5, 30.0)
-MILD = Study(NOTEBOOK, "cifar10-10", "CIFAR-10, ρ = 10", CIFAR_10, "small", CROP, METHODS, 5, 50.0)
+_study = partial(Study, NOTEBOOK)
+BOTH = (*METHODS, *ABLATIONS)
+ALL = (*BOTH, *LONGER, *STRENGTHS, *LONG_STEPS)
+SMALL = _study("fashion-mini-100", "fashion-mini, ρ = 100", MINI, "small", PLAIN, ALL, 5, 25.0)
+STEEP = _study("cifar10-100", "CIFAR-10, ρ = 100", CIFAR_100, "small", CROP, BOTH, 5, 30.0)
+MILD = _study("cifar10-10", "CIFAR-10, ρ = 10", CIFAR_10, "small", CROP, METHODS, 5, 50.0)
 PAPER_SETTING = tuple(
-    Study(NOTEBOOK, f"{name}-100-resnet32", title, data, "resnet32", RELEASED, (*METHODS, *ABLATIONS), 3, 80.0, "paper")
-    for name, title, data in (
-        ("cifar10", "CIFAR-10, ρ = 100, ResNet-32", {"name": "cifar10", "imbalance": 100, "meta": 10}),
-        ("cifar100", "CIFAR-100, ρ = 100, ResNet-32", {"name": "cifar100", "imbalance": 100, "meta": 10}),
-    )
+    _study(f"{name}-100-resnet32", title, {"name": name, **TAIL}, "resnet32", RELEASED, BOTH, 3, 80.0, "paper")
+    for name, title in (("cifar10", "CIFAR-10, ρ = 100, ResNet-32"), ("cifar100", "CIFAR-100, ρ = 100, ResNet-32"))
 )
 STUDIES = (SMALL, STEEP, MILD, *PAPER_SETTING)
 COLOURS = {arm.name: arm.color for arm in ALL}
-PAPER = (
-    (
-        "CIFAR-10-LT, ρ = 100, ResNet-32, 200 epochs, the best on the test set; no ± given",
-        "MetaSAug 80.66 (LDAM), 80.54 (CE)",
-        "MetaSAug's repository",
-    ),
-    (
-        "CIFAR-100-LT, ρ = 100, ResNet-32, 200 epochs, the best on the test set; no ± given",
-        "MetaSAug 48.01 (LDAM), 46.87 (CE)",
-        "MetaSAug's repository",
-    ),
+PAPER = tuple(
+    (f"{name}-LT, ρ = 100, ResNet-32, 200 epochs, the best on the test set; no ± given", told, "MetaSAug's repository")
+    for name, told in (
+        ("CIFAR-10", "MetaSAug 80.66 (LDAM), 80.54 (CE)"),
+        ("CIFAR-100", "MetaSAug 48.01 (LDAM), 46.87 (CE)"),
+    )
 )
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What the figures show
 
 
-def scores(record: Record) -> dict[str, float]:
-    """Accuracy in percent over all classes alike, and over those with many, medium and few training images."""
-    accuracy, counts = torch.tensor(record.class_accuracy, dtype=torch.float64), torch.tensor(record.train_counts)
-    fractions = {"all": float(accuracy.mean()), **many_medium_few(accuracy, counts)}
-    return {group: 100 * value for group, value in fractions.items()}
+scores = group_scores
+Lines = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
+"""Gains by line of panels, panel and arm."""
 
 
 def group_gains(runs: Sequence[Record], baseline: Sequence[Record]) -> dict[str, list[float]]:
     """Gains over a baseline in points, seed by seed, by the groups of :func:`scores` that hold a class."""
-    groups = [group for group, value in scores(baseline[0]).items() if not np.isnan(value)]
-    return {group: gains(runs, baseline, partial(_score, group)) for group in groups}
+    found = by_frequency({"baseline": baseline, "runs": runs})
+    return {group: values["runs"] for group, values in found.items()}
 
 
-def _score(group: str, record: Record) -> float:
-    return scores(record)[group]
-
-
-def _over(by_arm: Mapping[str, Sequence[Record]]) -> dict[str, list[float]]:
-    """Gains over the first arm, of the others that share a seed with it."""
-    baseline, *_ = by_arm.values()
-    differences = {name: gains(runs, baseline) for name, runs in [*by_arm.items()][1:]}
-    return {name: values for name, values in differences.items() if values}
-
-
-def _records(blocks: Mapping[str, Mapping[str, Sequence[Record]]]) -> list[Record]:
-    return [record for by_arm in blocks.values() for runs in by_arm.values() for record in runs]
-
-
-def _colour(name: str, title: str) -> str:
-    return COLOURS.get(name, RED)  # figures of MetaSAug alone leave its name out
+def _forest(lines: Lines, runs: Iterable[Record], xlabel: str, text: str = "") -> Picture:
+    """Rows in the colours of their arms; figures of MetaSAug alone leave its name out."""
+    return forest(lines, xlabel, runs, text, lambda name, _: COLOURS.get(name, RED), shared=True)
 
 
 NEEDS = "cross-entropy and another method on a long tail, on the same seeds"
@@ -169,18 +148,13 @@ CLASSES = ("ISDA", "LDAM-DRW", "MetaSAug")
 def accuracy(index: Index) -> Picture:
     """Gains over cross-entropy in test accuracy, which is balanced; a panel a data set."""
     blocks = index.blocks(STUDIES, NEEDS, [arm.name for arm in METHODS])
-    panels = {title.replace(" = ", "\xa0=\xa0"): _over(by_arm) for title, by_arm in blocks.items()}
+    panels = {title.replace(" = ", "\xa0=\xa0"): values for title, values in gained(blocks, reached=False).items()}
     text = "Gains are over cross-entropy; the test set is balanced."
-    figure = forest({"": panels}, "gain (points)", _records(blocks), text, _colour, shared=True)
-    pairs = [
-        gains(by_arm["MetaSAug"], by_arm["LDAM-DRW"])
-        for by_arm in blocks.values()
-        if {"MetaSAug", "LDAM-DRW"} <= by_arm.keys()
-    ]
-    ahead = any(summary(pair).side > 0 for pair in pairs if pair)
+    figure = _forest({"": panels}, runs_of(blocks), "gain (points)", text)
+    pairs = [gains(by_arm.get("MetaSAug", []), by_arm.get("LDAM-DRW", [])) for by_arm in blocks.values()]
+    sides = [summary(pair).side for pair in pairs if pair]
     message = "MetaSAug is significantly better than LDAM-DRW on none of these long tails"
-    headline(figure, "Gains over cross-entropy" if ahead or not pairs else message)
-    return figure
+    return titled(figure, message if sides and max(sides) < 1 else "Gains over cross-entropy")
 
 
 def groups(index: Index) -> Picture:
@@ -188,37 +162,29 @@ def groups(index: Index) -> Picture:
     blocks = index.blocks((SMALL, STEEP), NEEDS, ["cross-entropy", *GROUPS])
     lines, moved = {}, []
     for title, by_arm in blocks.items():
-        baseline = by_arm[CROSS_ENTROPY.name]
-        gained = {name: group_gains(by_arm[name], baseline) for name in _over(by_arm)}
-        members = class_groups(torch.tensor(baseline[0].train_counts))
-        lines[title] = {
-            f"{group} ({int(classes.sum())} classes)": {name: of_groups[group] for name, of_groups in gained.items()}
-            for group, classes in members.items()
-            if classes.any()
-        }
-        weighted = [of_groups for name, of_groups in gained.items() if name != "ISDA"]
-        if all(summary(each["many"]).side < 0 < summary(each["medium"]).side for each in weighted):
+        found = by_frequency(by_arm)
+        members = class_groups(torch.tensor(by_arm[CROSS_ENTROPY.name][0].train_counts))
+        sizes = {group: int(classes.sum()) for group, classes in members.items()}
+        lines[title] = {f"{group} ({size} classes)": found[group] for group, size in sizes.items() if size}
+        weighted = [name for name in found["all"] if name != "ISDA"]
+        if all(summary(found["many"][name]).side < 0 < summary(found["medium"][name]).side for name in weighted):
             moved.append(title)
-    text = "Gains are over cross-entropy."
-    figure = forest(lines, "gain (points)", _records(blocks), text, _colour, shared=True)
+    figure = _forest(lines, runs_of(blocks), "gain (points)", "Gains are over cross-entropy.")
     message = f"{' and '.join(moved)}: weights move accuracy from frequent to rarer classes"
-    headline(figure, message if moved else "Gains over cross-entropy by the number of training images of a class")
-    return figure
+    plain = "Gains over cross-entropy by the number of training images of a class"
+    return titled(figure, message if moved else plain)
 
 
 def classes(index: Index) -> Picture:
     """Accuracy of every class by cross-entropy, the most frequent first, and the gains of others over it."""
-    names = ["cross-entropy", *CLASSES]
-    figure = by_class(index.blocks((SMALL, STEEP, PAPER_SETTING[0]), NEEDS, names))
-    headline(figure, "Accuracy by class, the most frequent class first")
-    return figure
+    blocks = index.blocks((SMALL, STEEP, PAPER_SETTING[0]), NEEDS, ["cross-entropy", *CLASSES])
+    return titled(by_class(blocks), "Accuracy by class, the most frequent class first")
 
 
 @styled
-def by_class(blocks: Mapping[str, Mapping[str, Sequence[Record]]]) -> Picture:
+def by_class(blocks: Blocks) -> Picture:
     """A row a data set: accuracy by class of the first method, the most frequent class first, and others' gains."""
-    figure = Picture(figsize=(7.5, 0.6 + 2.0 * len(blocks)))
-    grid = figure.subplots(len(blocks), 2, squeeze=False, width_ratios=(1, 1.7))
+    figure, grid = panels(0.6 + 2.0 * len(blocks), len(blocks), 2, width_ratios=(1, 1.7))
     drawn = {title: on_common_seeds(by_arm) for title, by_arm in blocks.items()}
     for (left, right), (title, by_arm) in zip(grid, drawn.items(), strict=True):
         first, *others = by_arm
@@ -239,7 +205,7 @@ def by_class(blocks: Mapping[str, Mapping[str, Sequence[Record]]]) -> Picture:
         left.set_title(title, loc="left")
     for axes in grid[-1]:
         axes.set_xlabel("training images of the class")
-    caption(figure, _records(drawn), f"Right: gains over {CROSS_ENTROPY.name}. Dots: seeds. Lines: their means.")
+    caption(figure, runs_of(drawn), f"Right: gains over {CROSS_ENTROPY.name}. Dots: seeds. Lines: their means.")
     return figure
 
 
@@ -250,7 +216,7 @@ def _dots(axes: Axes, values: np.ndarray, label: str, colour: str, aside: float)
     axes.plot(np.tile(where, len(values)), values.ravel(), "o", color=colour, alpha=0.35, markersize=3)
 
 
-def _beside(index: Index, first: str, arms: Iterable[Arm]) -> dict[str, dict[str, list[Record]]]:
+def _beside(index: Index, first: str, arms: Iterable[Arm]) -> dict[str, ByArm]:
     """By data set, the records of an arm and of others, whose names need not say that they are MetaSAug."""
     names = [first, *(arm.name for arm in arms)]
     found = {study.title: index.by_arm(study) for study in (SMALL, STEEP)}
@@ -264,42 +230,32 @@ def _beside(index: Index, first: str, arms: Iterable[Arm]) -> dict[str, dict[str
 def ablation(index: Index) -> Picture:
     """MetaSAug with other meta steps - MetaSAug as released; and LDAM-DRW - MetaSAug."""
     blocks = _beside(index, "MetaSAug", (LDAM_DRW, *OPTIONS, *LONG_STEPS))
-    panels = {title: _over(by_arm) for title, by_arm in blocks.items()}
-    if not panels:
-        raise NothingToDraw("MetaSAug as released, and with something changed")
-    figure = forest({"": panels}, "gain over MetaSAug (points)", _records(blocks), colour=_colour, shared=True)
+    panels = gained(needed(blocks, "MetaSAug as released, and with something changed"), reached=False)
     none, far = (
         [summary(values) for panel in panels.values() if (values := panel.get(name))]
         for name in ("no meta step", "α = 10,000, Σ′ projected")
     )
     nothing = all(abs(effect.mean) + effect.half_width < 0.1 for effect in none)
-    message = "The released meta step changes nothing; 100,000 times as long, it gains"
     shown = none and far and nothing and all(effect.side > 0 for effect in far)
-    headline(figure, message if shown else "MetaSAug with other meta steps")
-    return figure
+    message = "The released meta step changes nothing; 100,000 times as long, it gains"
+    figure = _forest({"": panels}, runs_of(blocks), "gain over MetaSAug (points)")
+    return titled(figure, message if shown else "MetaSAug with other meta steps")
 
 
 def stages(index: Index) -> Picture:
     """What else has MetaSAug's loss and second stage - MetaSAug; with cross-entropy, and with an earlier stage."""
-    early, without, drw = STAGES
+    early, *others = STAGES
     compared = {
         "over MetaSAug, CE": _beside(index, "MetaSAug, CE", (CE_WITHOUT, CE_DRW)),
-        f"over {early.name}": _beside(index, early.name, (without, drw)),
+        f"over {early.name}": _beside(index, early.name, others),
     }
-    lines = {line: {title: _over(by_arm) for title, by_arm in blocks.items()} for line, blocks in compared.items()}
-    lines = {line: panels for line, panels in lines.items() if panels}
-    if not lines:
-        raise NothingToDraw("MetaSAug with another loss or stage, beside what has the same without its meta step")
-    drawn = [record for blocks in compared.values() for record in _records(blocks)]
-    figure = forest(lines, "difference (points)", drawn, colour=_colour, shared=True)
-    headline(figure, "MetaSAug without its meta step, and without ISDA, at two settings")
-    return figure
+    lines = {line: gained(blocks, reached=False) for line, blocks in compared.items() if blocks}
+    needed(lines, "MetaSAug with another loss or stage, beside what has the same without its meta step")
+    runs = [run for blocks in compared.values() for run in runs_of(blocks)]
+    message = "MetaSAug without its meta step, and without ISDA, at two settings"
+    return titled(_forest(lines, runs, "difference (points)"), message)
 
 
 FIGURES: dict[str, Callable[[Index], Picture]] = {
-    "accuracy": accuracy,
-    "groups": groups,
-    "classes": classes,
-    "ablation": ablation,
-    "stages": stages,
+    draw.__name__: draw for draw in (accuracy, groups, classes, ablation, stages)
 }

@@ -13,15 +13,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from companion import plots
-from companion.plots import BLUE, GREEN, PURPLE, RED, YELLOW, Picture, band, caption, headline, styled
-from companion.records import Index
+from companion.plots import BLUE, GREEN, PURPLE, RED, YELLOW, Picture, band, finish, styled, titled
+from companion.records import ByArm, Index, by_frequency, needed, over_first, runs_of
 from companion.stats import gains, points, summary
-from companion.studies import Arm, NothingToDraw, Setting, Study
-from semaug.methods.long_tail import many_medium_few
+from companion.studies import Arm, Setting, Study
 from semaug.methods.sla import TRANSFORMS
 from semaug.training.recipe import Recipe
 from semaug.training.record import Record
@@ -118,7 +116,6 @@ PAPER = ()  # no readable table of the paper was found
 # ---------------------------------------------------------------------------------------------------------------------
 # A record by its inferences
 
-ByArm = dict[str, list[Record]]
 INFERENCES = ("single", "aggregated")
 NAMES = {
     "DA": ("DA", "DA, averaged"),
@@ -171,9 +168,7 @@ def blocks(index: Index, studies: Iterable[Study] = SETS, methods: Iterable[str]
     """:func:`rows` of rotations by title, of the studies that have these methods; raises NothingToDraw without one."""
     found = {study.title: rows(index, study) for study in studies}
     found = {title: by_arm for title, by_arm in found.items() if by_arm and set(methods) <= by_arm.keys()}
-    if not found:
-        raise NothingToDraw(f"{' and '.join(methods) or 'an objective on views'} beside cross-entropy")
-    return found
+    return needed(found, f"{' and '.join(methods) or 'an objective on views'} beside cross-entropy")
 
 
 def results(index: Index) -> dict[str, tuple[Study, ByArm]]:
@@ -214,58 +209,42 @@ def _unbroken(title: str) -> str:
     return f"{name}, {rest.replace(' ', chr(0xA0))}"
 
 
-def _runs(studies: Iterable[ByArm]) -> list[Record]:
-    return [run for by_arm in studies for runs in by_arm.values() for run in runs]
-
-
 def accuracy(index: Index) -> Picture:
     """Every method by both inferences, and cross-entropy with as many passes: gains over cross-entropy."""
     columns, shown, ahead = {}, blocks(index), []
     for title, by_arm in shown.items():
-        baseline = by_arm["cross-entropy"]
-        drawn = {name: runs for name, runs in by_arm.items() if runs is not baseline and "no KL" not in name}
-        reached = summary(map(points, baseline)).mean
-        columns[_unbroken(f"{title}: {reached:.1f}%")] = {name: gains(runs, baseline) for name, runs in drawn.items()}
+        reached = summary(map(points, by_arm["cross-entropy"])).mean
+        drawn = {name: runs for name, runs in by_arm.items() if "no KL" not in name}
+        columns[_unbroken(f"{title}: {reached:.1f}%")] = over_first(drawn)
         at_equal = gains(by_arm.get("SLA+AG", []), by_arm.get("cross-entropy, 4x epochs", []))
         if at_equal and summary(at_equal).side > 0:
             ahead.append(title.split(",")[0])
     text = "Title: accuracy of cross-entropy. Filled: M passes at inference."
-    figure = plots.forest({"": columns}, "gain (points)", _runs(shown.values()), text, colour, many)
+    figure = plots.forest({"": columns}, "gain (points)", runs_of(shown), text, colour, many)
     plain = "Gains over cross-entropy, by method and inference"
     few = f"At equal passes in training SLA+AG is ahead of cross-entropy only on {' and '.join(ahead)}"
-    headline(figure, few if 0 < len(ahead) < len(shown) else plain)
-    return figure
+    return titled(figure, few if 0 < len(ahead) < len(shown) else plain)
 
 
 def inference(index: Index) -> Picture:
     """What the views together gain over the image alone, by the same network."""
-    shown = blocks(index)
-    columns = {
-        _unbroken(title): {more: gains(by_arm[more], by_arm[one]) for one, more in NAMES.values() if more in by_arm}
-        for title, by_arm in shown.items()
-    }
+    columns, shown, sides = {}, blocks(index), set()
+    for title, by_arm in shown.items():
+        panel = {more: gains(by_arm[more], by_arm[one]) for one, more in NAMES.values() if more in by_arm}
+        columns[_unbroken(title)] = panel
+        for name in {"DA, averaged", "MT, averaged"} & panel.keys() if "SLA+AG" in panel else ():
+            differences = [ours - theirs for ours, theirs in zip(panel["SLA+AG"], panel[name], strict=False)]
+            sides.add(summary(differences).side)
     text = "M passes − one pass, same network."
-    figure = plots.forest({"": columns}, "gain (points)", _runs(shown.values()), text, colour, many, shared=True)
-    others = [
-        [ours - theirs for ours, theirs in zip(panel["SLA+AG"], panel[name], strict=False)]
-        for panel in columns.values()
-        for name in ("DA, averaged", "MT, averaged")
-        if name in panel and "SLA+AG" in panel
-    ]
+    figure = plots.forest({"": columns}, "gain (points)", runs_of(shown), text, colour, many, shared=True)
     plain = "What M passes gain over one"
-    headline(
-        figure,
-        plain if any(summary(each).side > 0 for each in others) else f"{plain}: nowhere more by SLA than by DA or MT",
-    )
-    return figure
+    return titled(figure, plain if 1 in sides else f"{plain}: nowhere more by SLA than by DA or MT")
 
 
 def training(index: Index) -> Picture:
     """Is MT harder to optimise than SLA? The loss of class and transformation on the training images by epoch."""
-    text = "Of class and transformation together, (21) and (22)."
-    figure = joint_loss(blocks(index, methods=("MT", "SLA+AG")), text)
-    headline(figure, "Is MT harder to optimise? The joint loss on the training images")
-    return figure
+    figure = joint_loss(blocks(index, methods=("MT", "SLA+AG")), "Of class and transformation together, (21) and (22).")
+    return titled(figure, "Is MT harder to optimise? The joint loss on the training images")
 
 
 def joint_loss(found: Mapping[str, ByArm], text: str = "") -> Picture:
@@ -276,8 +255,7 @@ def joint_loss(found: Mapping[str, ByArm], text: str = "") -> Picture:
 def class_loss(index: Index) -> Picture:
     """The loss of the class, where the transformation is known, on the training images by epoch."""
     figure = class_loss_of(blocks(index, methods=("MT", "SLA+AG")))
-    headline(figure, "The class loss on the training images, the transformation known")
-    return figure
+    return titled(figure, "The class loss on the training images, the transformation known")
 
 
 def class_loss_of(found: Mapping[str, ByArm]) -> Picture:
@@ -287,27 +265,23 @@ def class_loss_of(found: Mapping[str, ByArm]) -> Picture:
 
 def distilled(index: Index) -> Picture:
     """The distilled head, in one pass, against the aggregate of a network without distillation, over training."""
-    methods = ("cross-entropy", "SLA+AG", "SLA+SD", "SLA+SD, no KL")
-    found = blocks(index, methods=("SLA+SD",))
+    methods, found = ("cross-entropy", "SLA+AG", "SLA+SD", "SLA+SD, no KL"), blocks(index, methods=("SLA+SD",))
     text = "SLA+AG: M passes, a network without distillation. No KL: the same second head, taught by labels alone."
     figure = _curves(found, "validation_accuracy", methods, "validation accuracy (%)", text)
-    headline(figure, "The second head in one pass, beside the aggregate of SLA in M passes")
-    return figure
+    return titled(figure, "The second head in one pass, beside the aggregate of SLA in M passes")
 
 
 def divergence(index: Index) -> Picture:
     """The distance of the second head from the network's own aggregate, on the training images by epoch."""
     found = blocks(index, methods=("SLA+SD",))
     figure = _curves(found, "distillation", ("SLA+SD", "SLA+SD, no KL"), "divergence (nats)", "")
-    headline(figure, "Divergence of the second head from the network's own aggregate")
-    return figure
+    return titled(figure, "Divergence of the second head from the network's own aggregate")
 
 
 @styled
 def _curves(found: Mapping[str, ByArm], curve: str, methods: Sequence[str], label: str, text: str) -> Picture:
     """A curve by epoch, a panel a study, a line a method."""
-    figure = Picture(figsize=(7.5, 3.2))
-    grid = figure.subplots(1, len(found), squeeze=False)[0]
+    figure, (grid,) = plots.panels(3.2, 1, len(found))
     lines: dict[str, Any] = {}
     for axes, (title, by_arm) in zip(grid, found.items(), strict=True):
         drawn = {name: by_arm[name] for name in methods if name in by_arm and by_arm[name][0].curves.get(curve)}
@@ -317,8 +291,7 @@ def _curves(found: Mapping[str, ByArm], curve: str, methods: Sequence[str], labe
             dashes, scale = "--" if "no KL" in name else "-", 100 if "accuracy" in curve else 1
             band(axes, epochs, scale * values, name, color=colour(name), linestyle=dashes)
             lines.setdefault(name, axes.lines[-1])
-        seeds = {name: [run.seed for run in runs] for name, runs in drawn.items()}
-        axes.set_title("\n".join([*title.split(", "), plots.counts(seeds)]), fontsize=9)
+        axes.set_title("\n".join([*title.split(", "), plots.seeds_of(drawn)]), fontsize=9)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         if "accuracy" not in curve:
@@ -328,7 +301,7 @@ def _curves(found: Mapping[str, ByArm], curve: str, methods: Sequence[str], labe
             axes.minorticks_off()
     grid[0].set_ylabel(label)
     figure.legend(lines.values(), list(lines), loc="outside right center", fontsize=8)
-    caption(figure, _runs(found.values()), f"Bands: 95% intervals of the mean. {text}".strip())
+    plots.caption(figure, runs_of(found), f"Bands: 95% intervals of the mean. {text}".strip())
     return figure
 
 
@@ -337,11 +310,10 @@ def cost(index: Index) -> Picture:
     """Accuracy over passes of training, for every set of transformations; open marks infer in one pass, filled in M."""
     found = {study.title: [(t, by_arm) for t in TRANSFORMS if (by_arm := rows(index, study, t))] for study in SETS}
     found = {title: by_views for title, by_views in found.items() if by_views}
-    if not found:
-        raise NothingToDraw("an objective on views beside cross-entropy")
+    needed(found, "an objective on views beside cross-entropy")
     lines = -(-len(found) // 2)
-    figure = Picture(figsize=(7.5, 0.8 + 2.6 * lines))
-    grid = figure.subplots(lines, min(2, len(found)), squeeze=False).ravel()
+    figure, panels = plots.panels(0.8 + 2.6 * lines, lines, min(2, len(found)))
+    grid = panels.ravel()
     for unused in grid[len(found) :]:
         unused.remove()
     marks: dict[str, Any] = {}
@@ -369,9 +341,8 @@ def cost(index: Index) -> Picture:
         axes.set_ylabel("test accuracy (%)")
     figure.legend(marks.values(), list(marks), loc="outside right center", fontsize=8)
     text = "Marks of one number of passes are moved apart. Bars: 95% intervals. Filled: M passes at inference."
-    caption(figure, _runs(by_arm for by_views in found.values() for _, by_arm in by_views), text)
-    headline(figure, "Accuracy over passes in training")
-    return figure
+    shown = [run for by_views in found.values() for run in runs_of(dict(by_views))]
+    return finish(figure, "Accuracy over passes in training", shown, text)
 
 
 def transforms(index: Index) -> Picture:
@@ -386,51 +357,25 @@ def transforms(index: Index) -> Picture:
                 if method in by_arm:
                     columns.setdefault(method, {})[row] = gains(by_arm[method], by_arm["cross-entropy"])
                     shown += by_arm[method]
-    if not columns:
-        raise NothingToDraw("two sets of transformations on one set of images, beside cross-entropy")
+    needed(columns, "two sets of transformations on one set of images, beside cross-entropy")
     text = "Over cross-entropy. In brackets: M."
     of_panel = (lambda _, title: colour(title)), (lambda _, title: many(title))
     figure = plots.forest({"": columns}, "gain (points)", shown, text, *of_panel, shared=True)
-    headline(figure, "Gains by set of transformations")
-    return figure
+    return titled(figure, "Gains by set of transformations")
 
 
 def imbalance(index: Index) -> Picture:
     """SLA on a long tail, alone and with class weights or margins: gains by how many images a class has."""
-    found = blocks(index, TAILS)
-    lines: dict[str, dict[str, dict[str, list[float]]]] = {}
+    found, lines = blocks(index, TAILS), {}
     for title, by_arm in found.items():
-        for group, accuracy in _groups(by_arm["cross-entropy"][0]).items():
-            if not np.isnan(accuracy):
-                lines.setdefault(title, {})[group] = {
-                    name: gains(runs, by_arm["cross-entropy"], _score(group))
-                    for name, runs in by_arm.items()
-                    if name != "cross-entropy" and all(run.class_accuracy for run in runs)
-                }
+        known = {name: runs for name, runs in by_arm.items() if all(run.class_accuracy for run in runs)}
+        lines[title] = by_frequency(known)
     text = "Over cross-entropy; the test set is balanced."
-    figure = plots.forest(lines, "gain (points)", _runs(found.values()), text, colour, many)
-    headline(figure, "Long tails: gains over cross-entropy, by the frequency of the class")
-    return figure
-
-
-def _groups(record: Record) -> dict[str, float]:
-    """Accuracy of all classes alike, and of those with many, medium and few training images, in [0, 1]."""
-    accuracy, counts = torch.tensor(record.class_accuracy, dtype=torch.float64), torch.tensor(record.train_counts)
-    return {"all": float(accuracy.mean()), **many_medium_few(accuracy, counts)}
-
-
-def _score(group: str) -> Callable[[Record], float]:
-    return lambda record: 100 * _groups(record)[group]
+    figure = plots.forest(lines, "gain (points)", runs_of(found), text, colour, many)
+    return titled(figure, "Long tails: gains over cross-entropy, by the frequency of the class")
 
 
 FIGURES: dict[str, Callable[[Index], Picture]] = {
-    "accuracy": accuracy,
-    "inference": inference,
-    "training": training,
-    "class_loss": class_loss,
-    "distilled": distilled,
-    "divergence": divergence,
-    "cost": cost,
-    "transforms": transforms,
-    "imbalance": imbalance,
+    **{draw.__name__: draw for draw in (accuracy, inference, training, class_loss, distilled, divergence)},
+    **{draw.__name__: draw for draw in (cost, transforms, imbalance)},
 }

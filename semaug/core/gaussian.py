@@ -43,6 +43,7 @@ from semaug._checks import (
     check_device,
     check_finite,
     check_result,
+    check_shape,
     check_strength,
 )
 from semaug.core.tensors import REDUCTIONS, Covariance, Factored, Reduction, at_least_float32
@@ -81,7 +82,8 @@ def sampled_cross_entropy(
 
     Raises:
         ValueError, TypeError: for arguments that do not fit each other, a target outside [0, C), values that are not
-            finite, a loss that overflows, and a covariance with a negative eigenvalue beyond rounding.
+            finite, a loss that overflows, and a covariance that is not symmetric or has a negative eigenvalue beyond
+            rounding.
     """
     check_batch(features, target, weight, bias)
     check_covariance(covariance, weight)
@@ -179,8 +181,7 @@ def gaussian_cross_entropy(
     check_batch(mean, target, weight, bias, name="mean")
     strength = check_strength(strength)
     check_choice("reduction", reduction, REDUCTIONS)
-    if log_variance.shape != mean.shape:
-        raise ValueError(f"log_variance: got shape {tuple(log_variance.shape)}; takes {tuple(mean.shape)}, as mean")
+    check_shape("log_variance", log_variance, mean.shape, ", as mean")
     check_device("log_variance", log_variance, mean, "mean")
     check_finite("log_variance", log_variance)
     with torch.autocast(mean.device.type, enabled=False):

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from semaug._checks import NotFiniteError, check_count, require
+from semaug._checks import NotFiniteError, check_classes, check_count, require
 
 Predict = Callable[[Tensor], Tensor]
 
@@ -93,9 +93,7 @@ def confusion(logits: Float[Tensor, "N C"], target: Int64[Tensor, " N"]) -> Int6
         got = f"{tuple(logits.shape)} and {tuple(target.shape)}"
         raise ValueError(f"logits and target: got shapes {got}; takes (N, C) and (N,)")
     require(target.dtype == torch.int64, "target", target.dtype, "int64 class numbers", TypeError)
-    classes = logits.shape[1]
-    if len(target) and not 0 <= int(target.min()) <= int(target.max()) < classes:
-        raise ValueError(f"target: got classes {int(target.min())} to {int(target.max())}; takes 0 to {classes - 1}")
+    check_classes(target, classes := logits.shape[1])
     pairs = target * classes + _check_logits(logits, "logits").argmax(1)
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 

@@ -327,18 +327,17 @@ def _gathered(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return features, target
     world, length = dist.get_world_size(), len(features)
+
+    def joined(x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(world)]
+        dist.all_gather(parts, x)
+        return torch.cat(parts)
+
     if not tracing(features):
-        lengths = [torch.zeros_like(target[:1]) for _ in range(world)]
-        dist.all_gather(lengths, torch.full_like(target[:1], length))
-        length = int(torch.cat(lengths).max())
+        length = int(joined(torch.full_like(target[:1], length)).max())
     padding = length - len(features)
-    features = nn.functional.pad(features, (0, 0, 0, padding)).contiguous()
-    target = nn.functional.pad(target, (0, padding), value=-1).contiguous()
-    all_features = [torch.empty_like(features) for _ in range(world)]
-    all_targets = [torch.empty_like(target) for _ in range(world)]
-    dist.all_gather(all_features, features)
-    dist.all_gather(all_targets, target)
-    features, target = torch.cat(all_features), torch.cat(all_targets)
+    features = joined(nn.functional.pad(features, (0, 0, 0, padding)).contiguous())
+    target = joined(nn.functional.pad(target, (0, padding), value=-1).contiguous())
     if tracing(features):
         return features, target  # every share has the same length where shapes are static
     return features[target >= 0], target[target >= 0]

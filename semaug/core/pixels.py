@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from semaug._checks import check_count
+from semaug._checks import check_count, check_images, check_one_each
 
 Images = Float[Tensor, "N channels H W"] | UInt8[Tensor, "N channels H W"]
 
@@ -31,7 +31,8 @@ def cutout(images: Images, cy: Int64[Tensor, " N"], cx: Int64[Tensor, " N"], siz
         ValueError: for a size below 0, images that are not (N, channels, H, W) and centres that are not (N,) int64.
     """
     height, width = (check_count("size", side, low=0) for side in (size if isinstance(size, tuple) else (size, size)))
-    _check_draws(images, cy=cy, cx=cx)
+    check_images(images)
+    check_one_each(images, cy=cy, cx=cx)
     top, left = cy - height // 2, cx - width // 2
     inside = _inside((top, top + height, left, left + width), images)
     return images.masked_fill(inside, 0)
@@ -58,22 +59,13 @@ def crop_flip(
     Raises:
         ValueError: for images that are not (N, channels, H, W) and draws that are not (N,) int64.
     """
-    _check_draws(images, top=top, left=left)
+    check_images(images)
+    check_one_each(images, top=top, left=left)
     height, width = size
     y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
     rows, columns = top[:, None] + y, left[:, None] + torch.where(flip[:, None], width - 1 - x, x)
     image, channel = (torch.arange(n, device=images.device) for n in images.shape[:2])
     return images[image[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None, :]]
-
-
-def _check_draws(images: Tensor, **draws: Tensor) -> None:
-    """Raise ValueError for images that are not (N, channels, H, W), or draws that are not one whole number an image."""
-    if images.ndim != 4:
-        raise ValueError(f"images: got shape {tuple(images.shape)}; takes (N, channels, H, W)")
-    for name, draw in draws.items():
-        if draw.shape != images.shape[:1] or draw.dtype != torch.int64:
-            got = f"{draw.dtype} {tuple(draw.shape)}"
-            raise ValueError(f"{name}: got {got}; takes int64 ({len(images)},), one an image")
 
 
 def _inside(box: tuple[Tensor, Tensor, Tensor, Tensor], images: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -26,6 +27,33 @@ Covariance = Float[Tensor, "C A A"] | Float[Tensor, "C A"] | Factored
 def at_least_float32(x: Tensor) -> Tensor:
     """Half precision becomes float32; float32 and float64 stay."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class _Known(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, value: Tensor, gradients: Sequence[Tensor | None], refusal: str, *inputs: Tensor | None
+    ) -> Tensor:
+        ctx.gradients, ctx.refusal = gradients, refusal
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_order(ctx.refusal)
+        return None, None, None, *(None if gradient is None else slope * gradient for gradient in ctx.gradients)
+
+
+def with_gradients(
+    value: Tensor, inputs: Sequence[Tensor | None], gradients: Sequence[Tensor | None], refusal: str
+) -> Tensor:
+    """The 0-d value of a function of ``inputs`` whose gradients are known; RuntimeError(refusal) where asked twice."""
+    return _Known.apply(value, gradients, refusal, *inputs)
+
+
+def refuse_second_order(refusal: str) -> None:
+    """RuntimeError in a backward pass under create_graph=True: gradients that are computed have no graph."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(refusal)
 
 
 def tracing(x: Tensor) -> bool:

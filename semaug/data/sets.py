@@ -62,23 +62,18 @@ class Data:
 
     def __post_init__(self) -> None:
         """Hold the splits to one image shape, and their targets and boxes to the values they may have."""
-        for name in ("train", "test", "validation", "meta"):
-            split: Split | None = getattr(self, name)
-            if split is not None and len(split) == 0:
+        for name, split in self._splits.items():
+            if len(split) == 0:
                 none = ", or None" if name in ("validation", "meta") else ""
                 raise ValueError(f"{name}: got no images; takes at least one{none}")
         classes = tuple(self.classes) or tuple(str(c) for c in range(int(self.train.target.max()) + 1))
         object.__setattr__(self, "classes", classes)
-        for name in ("train", "test", "validation", "meta"):
-            split = getattr(self, name)
-            if split is None:
-                continue
-            if tuple(split.images.shape[1:]) != self.image_shape:
-                shape = tuple(split.images.shape[1:])
+        for name, split in self._splits.items():
+            if (shape := tuple(split.images.shape[1:])) != self.image_shape:
                 raise ValueError(f"{name}.images: got (channels, H, W) = {shape}; takes train's, {self.image_shape}")
-            if not (int(split.target.min()) >= 0 and int(split.target.max()) < self.num_classes):
-                got = f"{int(split.target.min())} to {int(split.target.max())}"
-                raise ValueError(f"{name}.target: got classes {got}; takes 0 to {self.num_classes - 1}")
+            low, high = (int(end) for end in split.target.aminmax())
+            if not 0 <= low <= high < self.num_classes:
+                raise ValueError(f"{name}.target: got classes {low} to {high}; takes 0 to {self.num_classes - 1}")
             if name == "meta" and len(there := split.target.unique()) < self.num_classes:
                 missing = next(c for c in range(self.num_classes) if c not in there)
                 raise ValueError(f"meta: got no image of class {self.classes[missing]!r}; takes some of every class")
@@ -86,6 +81,12 @@ class Data:
                 (y0, x0, y1, x1), (height, width) = split.boxes.T, self.image_shape[1:]
                 if not bool(((y0 >= 0) & (y0 < y1) & (y1 <= height) & (x0 >= 0) & (x0 < x1) & (x1 <= width)).all()):
                     raise ValueError(f"{name}.boxes: takes 0 <= y0 < y1 <= {height}, 0 <= x0 < x1 <= {width}")
+
+    @property
+    def _splits(self) -> dict[str, Split]:
+        """Those that are there, by name."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test, "meta": self.meta}
+        return {name: split for name, split in splits.items() if split is not None}
 
     @property
     def num_classes(self) -> int:
@@ -109,14 +110,13 @@ class Data:
 
         Computed once, and again after a tensor was changed in place by torch.
         """
-        splits = {"train": self.train, "validation": self.validation, "test": self.test, "meta": self.meta}
-        parts: list[tuple[str, Tensor]] = []
-        for name, split in splits.items():
-            parts += [(f"{name}.images", split.images), (f"{name}.target", split.target)] if split is not None else []
-        versions = tuple(0 if tensor.is_inference() else tensor._version for _, tensor in parts)
+        parts: dict[str, Tensor] = {}
+        for name, split in self._splits.items():
+            parts |= {f"{name}.images": split.images, f"{name}.target": split.target}
+        versions = tuple(0 if tensor.is_inference() else tensor._version for tensor in parts.values())
         if versions not in self._digests:
             content = hashlib.sha256()
-            for name, tensor in parts:
+            for name, tensor in parts.items():
                 content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
                 content.update(tensor.cpu().contiguous().numpy().data)
             self._digests[versions] = content.hexdigest()[:16]
@@ -193,8 +193,8 @@ def load(
     train, test, classes = sources.READERS[name](where, size, download)
     if test is None:
         queue = _Queue(train.target, classes, subset_seed)
-        test = train.take(queue.cut("a fifth for the test set", [max(1, round(n / 5)) for n in queue.sizes]))
-        train = train.take(queue.index())
+        fifth = queue.cut("a fifth for the test set", [max(1, round(n / 5)) for n in queue.sizes])
+        test, train = train.take(fifth), train.take(queue.index())
 
     parts: dict[str, Split] = {}
     queue = _Queue(train.target, classes, subset_seed)
@@ -213,7 +213,7 @@ def load(
         rare = [c / last if imbalance_kind == "exp" else c >= len(classes) // 2 for c in range(len(classes))]
         # 1e-9: 5000 * 100 ** -1.0 must not fall to 49
         queue.keep("imbalance", [int(largest * imbalance**-share + 1e-9) for share in rare])
-    if len(queue) < len(train):
+    if sum(queue.sizes) < len(train):
         train = train.take(queue.index())
     if test_size is not None:
         queue = _Queue(test.target, classes, subset_seed)
@@ -248,9 +248,6 @@ class _Queue:
     def sizes(self) -> list[int]:
         return [len(rows) for rows in self.order]
 
-    def __len__(self) -> int:
-        return sum(self.sizes)
-
     def index(self) -> Tensor:
         return torch.cat(self.order).sort().values
 
@@ -259,9 +256,9 @@ class _Queue:
         self._check(argument, amounts, remain=1)
         if person is not None:
             return self._cut_persons(argument, amounts, person)
-        front = torch.cat([rows[:amount] for rows, amount in zip(self.order, amounts, strict=True)]).sort().values
-        self.order = [rows[amount:] for rows, amount in zip(self.order, amounts, strict=True)]
-        return front
+        halves = [rows.tensor_split([amount]) for rows, amount in zip(self.order, amounts, strict=True)]
+        self.order = [rest for _, rest in halves]
+        return torch.cat([front for front, _ in halves]).sort().values
 
     def _cut_persons(self, argument: str, amounts: Sequence[int], person: Tensor) -> Tensor:
         """Persons in a random order: first those who fit into what is still missing of every class, then those who
@@ -270,9 +267,8 @@ class _Queue:
         label = torch.cat([torch.full_like(rows, c) for c, rows in enumerate(self.order)])
         rows = torch.cat(self.order)
         names, index = person[rows].unique(return_inverse=True)
-        counts = torch.zeros(len(names), len(amounts), dtype=torch.int64)
-        counts.index_put_((index, label), torch.ones_like(label), accumulate=True)
-        brings = [[(c, n) for c, n in enumerate(row) if n] for row in counts.tolist()]
+        counts = torch.bincount(index * len(amounts) + label, minlength=len(names) * len(amounts))
+        brings = [[(c, n) for c, n in enumerate(row) if n] for row in counts.view(len(names), -1).tolist()]
         missing, sizes, chosen = list(amounts), self.sizes, torch.zeros(len(names), dtype=torch.bool)
         order = torch.randperm(len(names), generator=self.generator).tolist()
         for fitting in (True, False):
@@ -280,9 +276,8 @@ class _Queue:
                 brought = brings[number]
                 nearer = sum((abs(missing[c]) - abs(missing[c] - n)) / amounts[c] for c, n in brought)
                 wanted = all(n <= missing[c] for c, n in brought) if fitting else nearer > 0
-                if (
-                    wanted and not chosen[number] and all(sizes[c] > n for c, n in brought)
-                ):  # one of each stays in train
+                stays = all(sizes[c] > n for c, n in brought)  # one of each class in train
+                if wanted and stays and not chosen[number]:
                     chosen[number] = True
                     for c, n in brought:
                         missing[c], sizes[c] = missing[c] - n, sizes[c] - n
@@ -290,9 +285,7 @@ class _Queue:
         for c, label_name in enumerate(self.classes):
             if not (label[chosen[index]] == c).any():
                 raise ValueError(f"{argument}: class {label_name!r} has too few persons to take some out of train")
-        gone = torch.zeros(int(rows.max()) + 1, dtype=torch.bool)
-        gone[front] = True
-        self.order = [part[~gone[part]] for part in self.order]
+        self.order = [part[~torch.isin(part, front)] for part in self.order]
         return front.sort().values
 
     def keep(self, argument: str, amounts: Sequence[int]) -> None:

@@ -212,10 +212,7 @@ def _rgb(hue: Float[Tensor, " N"], saturation: float, value: Float[Tensor, " N"]
 
 def _boxes(masks: Bool[Tensor, "N H W"]) -> Int64[Tensor, "N 4"]:
     """Smallest box (y0, x0, y1, x1), half open, around each mask."""
-    ends = []
-    for inside in (masks.any(2), masks.any(1)):
-        first = inside.to(torch.uint8).argmax(1)
-        last = inside.shape[1] - inside.flip(1).to(torch.uint8).argmax(1)
-        ends.append((first, last))
-    (y0, y1), (x0, x1) = ends
-    return torch.stack([y0, x0, y1, x1], 1)
+    rows, columns = masks.any(2).byte(), masks.any(1).byte()
+    first = [inside.argmax(1) for inside in (rows, columns)]
+    last = [inside.shape[1] - inside.flip(1).argmax(1) for inside in (rows, columns)]
+    return torch.stack(first + last, 1)

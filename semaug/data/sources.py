@@ -73,16 +73,16 @@ def fashion_mini(root: Path, size: int | None = None, download: bool = False) ->
     return splits[0], splits[1], FASHION
 
 
-def generated(root: Path, size: int | None = None, download: bool = False) -> Splits:
-    """8000 + 2000 images of the module ``shapes``, seeds 0 and 1."""
-    side = size or 32
-    return shapes.draw(8000, 0, side), shapes.draw(2000, 1, side), shapes.CLASSES
+def generated(root: Path, size: int | None = None, download: bool = False, domains: bool = False) -> Splits:
+    """8000 + 2000 images of the module ``shapes``, seeds 0 and 1.
+
+    In two domains: to train on, shapes from red by green to cyan; to test on, the other hues.
+    """
+    train, test = ((0.0, 0.5), (0.5, 1.0)) if domains else (shapes.RANGES["hue"],) * 2
+    return shapes.draw(8000, 0, size or 32, hue=train), shapes.draw(2000, 1, size or 32, hue=test), shapes.CLASSES
 
 
-def hues(root: Path, size: int | None = None, download: bool = False) -> Splits:
-    """As ``shapes``, in two domains: to train on, shapes from red by green to cyan; to test on, the other hues."""
-    side = size or 32
-    return shapes.draw(8000, 0, side, hue=(0.0, 0.5)), shapes.draw(2000, 1, side, hue=(0.5, 1.0)), shapes.CLASSES
+hues = partial(generated, domains=True)
 
 
 # -- torchvision's sets ------------------------------------------------------------------------------------------------
@@ -123,9 +123,8 @@ def cifar(root: Path, size: int | None = None, download: bool = True, name: str 
     listed = [*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])]
     _verify(name, dataset, {f"{dataset.base_folder}/{file}": md5 for file, md5 in listed}, root, dataset.url, download)
     sets = [dataset(root, train=train) for train in (True, False)]
-    train, test = (
-        Split(torch.from_numpy(s.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(s.targets)) for s in sets
-    )
+    images = (torch.from_numpy(each.data).permute(0, 3, 1, 2).contiguous() for each in sets)
+    train, test = (Split(part, torch.tensor(each.targets)) for part, each in zip(images, sets, strict=True))
     return train, test, sets[0].classes
 
 
@@ -223,21 +222,16 @@ def lfw64(root: Path, size: int | None = None, download: bool = True) -> Splits:
     if size is not None:
         if size not in (64, 32, 16):
             raise ValueError(f"size: got {size} for lfw64; takes 64, or 32 or 16: means of its pixels")
-        pooled = (F.avg_pool2d(part.float(), 64 // size).round().byte() for part in images.split(1000))
-        images = torch.cat(list(pooled))
-    persons = {person: number for number, person in enumerate(sorted({name.rsplit("_", 1)[0] for name in names}))}
-    person = torch.tensor([persons[name.rsplit("_", 1)[0]] for name in names])
+        images = torch.cat([F.avg_pool2d(part.float(), 64 // size).round().byte() for part in images.split(1000)])
+    persons, numbers = np.unique([name.rsplit("_", 1)[0] for name in names], return_inverse=True)
+    person = torch.from_numpy(numbers)
     known = (male >= 0) & (smiling >= 0)
     order = torch.randperm(len(persons), generator=torch.Generator().manual_seed(0))
     portraits = torch.bincount(person[known], minlength=len(persons))
     in_test = torch.zeros(len(persons), dtype=torch.bool)
     in_test[order[portraits[order].cumsum(0) <= int(known.sum()) / 5]] = True
-
-    def split(rows: Tensor) -> Split:
-        factors = {"male": male[rows], "smiling": smiling[rows], "person": person[rows]}
-        return Split(images[rows].contiguous(), 2 * male[rows] + smiling[rows], factors)
-
-    return split(known & ~in_test[person]), split(known & in_test[person]), FACES
+    faces = Split(images.contiguous(), 2 * male + smiling, {"male": male, "smiling": smiling, "person": person})
+    return faces.take(known & ~in_test[person]), faces.take(known & in_test[person]), FACES
 
 
 def portraits(root: Path, size: int | None = None, download: bool = True) -> Splits:

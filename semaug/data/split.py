@@ -5,7 +5,7 @@ Images are kept as uint8, a quarter of what float32 takes, so that a whole set f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,6 +90,13 @@ class Split:
             if index.dim() != 1 or index.dtype not in (torch.int64, torch.bool):
                 raise TypeError(f"index: got {_describe(index)}; takes a slice, a list, or (n,) int64 or bool")
         return self._each(lambda part: part[index])
+
+    def batches(self, size: int = 500) -> Iterator[Split]:
+        """The split in parts of ``size`` images, in its order; raises ValueError where it has none."""
+        if len(self) == 0:
+            raise ValueError("split: got 0 images; takes at least one")
+        for start in range(0, len(self), size):
+            yield self.take(slice(start, start + size))
 
     def to(self, device: torch.device | str) -> Split:
         """The split on a device."""

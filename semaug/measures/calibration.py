@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from semaug._checks import check_count
+from semaug._checks import check_count, require
 
 
 class Calibration(NamedTuple):
@@ -50,8 +50,7 @@ def calibration(confidence: Float[Tensor, " N"], correct: Bool[Tensor, " N"], bi
     if confidence.ndim != 1 or confidence.shape != correct.shape or len(confidence) == 0:
         got = f"{tuple(confidence.shape)} and {tuple(correct.shape)}"
         raise ValueError(f"confidence and correct: got shapes {got}; takes (N,) and (N,), at least one")
-    if correct.dtype != torch.bool:
-        raise TypeError(f"correct: got {correct.dtype}; takes torch.bool, predictions == target")
+    require(correct.dtype == torch.bool, "correct", correct.dtype, "torch.bool, predictions == target", TypeError)
     bins = check_count("bins", bins)
     if not bool(((confidence >= 0) & (confidence <= 1)).all()):
         got = f"{float(confidence.min()):.6g} to {float(confidence.max()):.6g}"

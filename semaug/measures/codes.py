@@ -220,12 +220,9 @@ def movement(traversals: Traversals) -> Float[Tensor, " columns"]:
 
 def reconstruction_error(model: Coder, split: Split, codes: Posterior) -> float:
     """Mean squared error of a pixel of m(mu), in units of the range [0, 1]."""
-    total = 0.0
-    for start in range(0, len(split), 500):
-        rows = slice(start, start + 500)
-        decoded = model.decode(codes.mean[rows], codes.target[rows])
-        total += float((decoded - split.floats(rows)).double().square().sum())
-    return total / split.images.numel()
+    batches = zip(split.batches(), codes.mean.split(500), codes.target.split(500), strict=True)
+    errors = ((model.decode(mean, target) - batch.floats()).double().square() for batch, mean, target in batches)
+    return sum(float(error.sum()) for error in errors) / split.images.numel()
 
 
 def alignment(model: Coder, split: Split, share: float = 0.02) -> dict[str, Float[Tensor, " K"]]:
@@ -246,23 +243,17 @@ def alignment(model: Coder, split: Split, share: float = 0.02) -> dict[str, Floa
         raise ValueError(f"split: got no factors {', '.join(sorted(missing))}; takes images of the set shapes")
     side = split.images.shape[-1]
     mean, deviation, target = posterior(model, split)
-    moved = []
-    for k in range(mean.shape[1]):
-        direction = deviation * F.one_hot(torch.tensor(k), deviation.shape[1]).to(deviation)
-        ends = model.along(mean, direction, 1, target)
-        moved.append((ends[:, 2] - ends[:, 0]).flatten(1))
+    each = (model.along(mean, deviation * unit, 1, target) for unit in torch.eye(mean.shape[1]).to(deviation))
+    moved = [(images[:, 2] - images[:, 0]).flatten(1) for images in each]
     table = {}
     for factor, (low, high) in shapes.RANGES.items():
-        rendered = []
-        for sign in (-1, 1):
-            changed = dict(split.factors)
-            changed[factor] = changed[factor] + sign * share * (high - low)
-            if factor in ("size", "x", "y", "brightness"):  # not over the edge of the picture
-                changed[factor] = changed[factor].clamp(low, high)
-            rendered.append(shapes.render(split.target, changed, side).floats().flatten(1))
-        truth = rendered[1] - rendered[0]
+        ends = [split.factors[factor] + sign * share * (high - low) for sign in (-1, 1)]
+        if factor in ("size", "x", "y", "brightness"):  # not over the edge of the picture
+            ends = [end.clamp(low, high) for end in ends]
+        before, after = (shapes.render(split.target, {**split.factors, factor: end}, side).floats() for end in ends)
+        truth = (after - before).flatten(1)
         changes = truth.square().sum(1) > 0  # a disc has no angle
-        cosines = [F.cosine_similarity(each[changes], truth[changes]).abs().mean() for each in moved]
+        cosines = [F.cosine_similarity(step[changes], truth[changes]).abs().mean() for step in moved]
         table[factor] = torch.stack(cosines)
     return table
 
@@ -324,11 +315,9 @@ def measures(model: Coder, data: Data, device: torch.device | str = "cpu", image
         shares, moves = traverse(direction)
         metrics |= {f"{name}consistency_{i}": float(share) for i, share in enumerate(shares)}
         metrics |= {f"{name}movement_{i}": float(move) for i, move in enumerate(moves)}
-    single = []
-    for coordinate in deviation.mean(0).argsort(descending=True)[:16]:  # the ends of each traversal alone
-        direction = STEPS * deviation * F.one_hot(coordinate, deviation.shape[1]).to(deviation)
-        single.append([part[1] for part in traverse(direction, 1)])
-    shares, moves = torch.tensor(single).T
+    units = torch.eye(deviation.shape[1]).to(deviation)[deviation.mean(0).argsort(descending=True)[:16]]
+    single = (traverse(STEPS * deviation * unit, 1) for unit in units)  # the ends of each traversal alone
+    shares, moves = torch.tensor([[share[1], move[1]] for share, move in single]).T
     metrics |= {f"each_consistency_{STEPS}": float(shares.mean()), f"each_movement_{STEPS}": float(moves.mean())}
 
     away = torch.randn(mean.shape, generator=generator).to(mean)
@@ -382,7 +371,7 @@ def pictures(model: nn.Module, data: Data, rows: int = 4, codes: int = PLANE) ->
     largest = kept(deviation, 0.1)
     step = COLUMNS[1] - COLUMNS[0]  # columns of ``along`` are half a direction apart
 
-    def traverse(mean: Codes, direction: Codes, target: Tensor) -> np.ndarray:
+    def traverse(mean: Codes, direction: Codes, target: Tensor) -> Tensor:
         return _bytes(model.along(mean, step * direction, COLUMNS[-1] // step, target))
 
     normal = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0)).to(mean)
@@ -394,19 +383,20 @@ def pictures(model: nn.Module, data: Data, rows: int = 4, codes: int = PLANE) ->
     if shapes.RANGES.keys() <= test.factors.keys():
         few = test.take(slice(0, 300))
         table = torch.stack(list(alignment(model, few).values()))
-        factors = {"alignment": table.cpu().numpy(), "deviation": posterior(model, few).deviation.mean(0).cpu().numpy()}
-    return factors | {
-        "images": chosen.images.cpu().numpy(),
-        "target": target.cpu().numpy(),
+        factors = {"alignment": table, "deviation": posterior(model, few).deviation.mean(0)}
+    tensors = factors | {
+        "images": chosen.images,
+        "target": target,
         "tenth": traverse(mean, deviation * largest, target),
         "all": traverse(mean, deviation, target),
         "noise": _bytes(model.decode(mean + normal, target)),
         "directions": traverse(*directions),
-        "plane": points.float().cpu().numpy(),
-        "share": share[:2].float().cpu().numpy(),
-        "labels": first.target.cpu().numpy(),
+        "plane": points.float(),
+        "share": share[:2].float(),
+        "labels": first.target,
     }
+    return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
 
-def _bytes(images: Tensor) -> np.ndarray:
-    return (255 * images).round().byte().cpu().numpy()
+def _bytes(images: Tensor) -> Tensor:
+    return (255 * images).round().byte()

@@ -31,7 +31,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semaug._checks import check_count
+from semaug._checks import check_count, require
 from semaug.core.metrics import evaluating
 from semaug.data.sets import Data
 from semaug.data.split import Split
@@ -58,15 +58,6 @@ class Players(Protocol):
 
     def logits(self, split: Split) -> Tensor:
         """The discriminator's, (N,), of the images of a split."""
-
-
-@runtime_checkable
-class AugmentedPlayers(Players, Protocol):
-    """Players with a transformation between them, or None."""
-
-    @property
-    def augment(self) -> DiffAugment | None:
-        """$T$."""
 
 
 class Distance(NamedTuple):
@@ -154,8 +145,7 @@ def nearest(images: Float[Tensor, "N ..."], train: Float[Tensor, "M ..."], count
     """
     if images.shape[1:] != train.shape[1:]:
         raise ValueError(f"images: got shape {tuple(images.shape)}; takes (N, ...) with train's {tuple(train.shape)}")
-    if not 1 <= count <= len(train):
-        raise ValueError(f"count: got {count}; takes 1 to {len(train)}, the training images")
+    require(1 <= count <= len(train), "count", count, f"1 to {len(train)}, the training images")
     flat = train.flatten(1)
     parts = [torch.cdist(part.flatten(1), flat).topk(count, largest=False) for part in images.split(256)]
     return Nearest(torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts]))
@@ -175,8 +165,9 @@ def flattest_window(images: Images, size: tuple[int, int], level: float = 0.5) -
     Raises:
         ValueError: for a window that does not fit into the image.
     """
-    if not all(1 <= length <= side for length, side in zip(size, images.shape[2:], strict=True)):
-        raise ValueError(f"size: got {size}; takes 1 to {tuple(images.shape[2:])}, the sides of the images")
+    sides = tuple(images.shape[2:])
+    fits = all(1 <= length <= side for length, side in zip(size, sides, strict=True))
+    require(fits, "size", size, f"1 to {sides}, the sides of the images")
     off = (images - level).square().mean(1, keepdim=True)
     return F.avg_pool2d(off, size, 1).flatten(1).amin(1).sqrt()
 
@@ -224,13 +215,14 @@ class Quality:
         return float((flattest_window(images, self.window) < self.flat).double().mean())
 
     @torch.no_grad()
-    def augmented(self, gan: AugmentedPlayers) -> dict[str, float]:
+    def augmented(self, gan: Players) -> dict[str, float]:
         """What the samples would be held against if augmented images were what G should draw: T of the test images.
 
         leak_augmented: their leak; fid_augmented: the FID of the samples from them; T is the GAN's at full
         probability, DiffAugment's default where it has none.
         """
-        transform = DiffAugment(gan.augment.policy) if gan.augment is not None else DiffAugment()
+        augment = getattr(gan, "augment", None)
+        transform = DiffAugment(augment.policy) if augment is not None else DiffAugment()
         draws = torch.Generator(self.test.device).manual_seed(0)
         augmented = (transform(2 * self.test - 1, draws) / 2 + 0.5).clamp(0, 1)
         aim, generated = (features_of(self.extract, images) for images in (augmented, self.samples(gan)))
@@ -272,7 +264,5 @@ class Quality:
         """The first samples, uint8 (count, channels, H, W), and of each the nearest image of all it was trained on."""
         samples = self.samples(gan)[:count]
         rows = nearest(samples, self.train.floats()).rows[:, 0]
-        return {
-            "samples": (samples * 255).round().byte().cpu().numpy(),
-            "nearest": self.train.images[rows].cpu().numpy(),
-        }
+        as_bytes = (samples * 255).round().byte()
+        return {"samples": as_bytes.cpu().numpy(), "nearest": self.train.images[rows].cpu().numpy()}

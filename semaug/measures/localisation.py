@@ -61,9 +61,7 @@ def activation_maps(
         raise TypeError(f"network: got {type(network).__name__}; takes one with stages, pool and head")
     parts = cast(Network, network)
     with torch.no_grad(), evaluating(network):
-        maps = images
-        for stage in parts.stages:
-            maps = stage(maps)
+        maps = nn.Sequential(*parts.stages)(images)
         seen = torch.einsum("nahw,na->nhw", maps, parts.head.weight[target])
         return seen, parts.head(parts.pool(maps))
 
@@ -104,23 +102,20 @@ def localisation(network: nn.Module, split: Split, threshold: float = 0.2, batch
     Raises:
         ValueError: for a split that is empty or lacks boxes or masks.
     """
-    if len(split) == 0:
-        raise ValueError("split: got 0 images; takes at least one")
-    if split.boxes is None or split.masks is None:
-        raise ValueError("split: got one without boxes or masks; takes one that has them, as load('shapes')")
     from torchvision.ops import box_iou
 
     overlaps, corrects, peaks = [], [], []
-    for start in range(0, len(split), batch_size):
-        rows = slice(start, start + batch_size)
-        images, target = split.floats(rows), split.target[rows]
+    for batch in split.batches(batch_size):
+        if batch.boxes is None or batch.masks is None:
+            raise ValueError("split: got one without boxes or masks; takes one that has them, as load('shapes')")
+        images, target = batch.floats(), batch.target
         maps, logits = activation_maps(network, images, target)
         large = F.interpolate(maps[:, None], images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
         # box_iou names the axes in the other order, which changes nothing.
-        overlaps.append(box_iou(boxes(large, threshold).double(), split.boxes[rows].double()).diagonal())
+        overlaps.append(box_iou(boxes(large, threshold).double(), batch.boxes.double()).diagonal())
         corrects.append(logits.argmax(1) == target)
         peak = large.flatten(1).argmax(1, keepdim=True)
-        peaks.append(split.masks[rows].flatten(1).gather(1, peak)[:, 0])
+        peaks.append(batch.masks.flatten(1).gather(1, peak)[:, 0])
     overlap, correct, pointing = torch.cat(overlaps), torch.cat(corrects), torch.cat(peaks)
     box = overlap >= 0.5
     return Localisation(*(float(share.double().mean()) for share in (box, box & correct, pointing, overlap)))

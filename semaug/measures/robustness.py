@@ -87,8 +87,8 @@ def pgd(
     epsilon, step_size = check_number("epsilon", epsilon, 0), check_number("step_size", step_size, 0)
     low, high = clip
     require(low < high, "clip", clip, "(low, high), low < high")
-    if not images.is_floating_point():
-        raise TypeError(f"images: got {images.dtype}; takes floats from {low} to {high} (clip)")
+    takes = f"floats from {low} to {high} (clip)"
+    require(images.is_floating_point(), "images", images.dtype, takes, TypeError)
     if not bool(((images >= low) & (images <= high)).all()):
         got = f"{float(images.min()):.3g} to {float(images.max()):.3g}"
         raise ValueError(f"images: got values {got}; takes {low} to {high} (clip)")
@@ -131,14 +131,11 @@ def attacked_accuracy(
     Raises:
         ValueError: for an empty split.
     """
-    if len(split) == 0:
-        raise ValueError("split: got 0 images; takes at least one")
     right = 0
-    for start in range(0, len(split), batch_size):
-        rows = slice(start, start + batch_size)
-        images = attack(split.floats(rows), split.target[rows])
+    for batch in split.batches(batch_size):
+        images = attack(batch.floats(), batch.target)
         with torch.no_grad(), evaluating(predict):
-            right += int((predict(images).argmax(1) == split.target[rows]).sum())
+            right += int((predict(images).argmax(1) == batch.target).sum())
     return right / len(split)
 
 
@@ -147,22 +144,10 @@ Corruption = Callable[[Tensor, float, torch.Generator], Tensor]
 EPSILONS = tuple(n / 255 for n in (1, 2, 4, 8, 16))
 
 
-def _gaussian_noise(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
-    return x + level * torch.randn(x.shape, generator=generator)
-
-
-def _shot_noise(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
-    return torch.poisson(x * level, generator) / level
-
-
 def _impulse_noise(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
     """Salt and pepper, as much of each, in every channel by itself."""
     drawn, salt = (torch.rand(x.shape, generator=generator) for _ in range(2))
     return torch.where(drawn < level, (salt < 0.5).to(x.dtype), x)
-
-
-def _speckle_noise(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
-    return x + x * level * torch.randn(x.shape, generator=generator)
 
 
 def _gaussian_blur(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
@@ -187,14 +172,9 @@ def _pixelate(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
     from PIL import Image
 
     height, width = x.shape[2:]
-    small_enough = min(int(height * level), int(width * level)) >= 1
-    require(small_enough, "images", (height, width), "sides of at least 2 pixels for pixelate")
-
-    def change(image: Image.Image) -> Image.Image:
-        small = image.resize((int(width * level), int(height * level)), Image.Resampling.BOX)
-        return small.resize((width, height), Image.Resampling.BOX)
-
-    return _by_pillow(x, change)
+    small, box = (int(width * level), int(height * level)), Image.Resampling.BOX
+    require(min(small) >= 1, "images", (height, width), "sides of at least 2 pixels for pixelate")
+    return _by_pillow(x, lambda image: image.resize(small, box).resize((width, height), box))
 
 
 def _jpeg(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
@@ -220,10 +200,10 @@ def _by_pillow(x: Tensor, change: Callable) -> Tensor:
 
 
 CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
-    "gaussian_noise": (_gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10)),
-    "shot_noise": (_shot_noise, (500, 250, 100, 75, 50)),
+    "gaussian_noise": (lambda x, std, g: x + std * torch.randn(x.shape, generator=g), (0.04, 0.06, 0.08, 0.09, 0.10)),
+    "shot_noise": (lambda x, photons, g: torch.poisson(x * photons, g) / photons, (500, 250, 100, 75, 50)),
     "impulse_noise": (_impulse_noise, (0.01, 0.02, 0.03, 0.05, 0.07)),
-    "speckle_noise": (_speckle_noise, (0.06, 0.1, 0.12, 0.16, 0.2)),
+    "speckle_noise": (lambda x, std, g: x + x * std * torch.randn(x.shape, generator=g), (0.06, 0.1, 0.12, 0.16, 0.2)),
     "gaussian_blur": (_gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1.0)),
     "brightness": (_brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
     "contrast": (_contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),

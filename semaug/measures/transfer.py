@@ -148,7 +148,7 @@ class Detector(nn.Module):
         if not isinstance(getattr(network, "stages", None), nn.ModuleList) or not hasattr(network, "num_features"):
             raise TypeError(f"network: got {type(network).__name__}; takes one with stages and num_features")
         body = cast(Network, network)
-        self.stages = body.stages
+        self.stages = nn.Sequential(*body.stages)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.neck = nn.Sequential(nn.Conv2d(body.num_features, width, 3, padding=1), nn.ReLU())
@@ -159,9 +159,7 @@ class Detector(nn.Module):
         self, images: Float[Tensor, "N channels H W"]
     ) -> tuple[Float[Tensor, "N C h w"], Float[Tensor, "N h w 4"]]:
         """Logits of the classes and boxes (y0, x0, y1, x1) in pixels, at every place of the last maps."""
-        maps = images
-        for stage in self.stages:
-            maps = stage(maps)
+        maps = self.stages(images)
         hidden = self.neck(maps)
         (h, w), (H, W) = maps.shape[2:], images.shape[2:]
         stride = torch.tensor([H / h, W / w], dtype=maps.dtype, device=maps.device)
@@ -196,8 +194,8 @@ class Detector(nn.Module):
         """
         detections = []
         with evaluating(self):
-            all_logits, all_boxes = self(images)
-        for logits, boxes in zip(all_logits, all_boxes, strict=True):
+            maps = self(images)
+        for logits, boxes in zip(*maps, strict=True):
             probabilities = logits.sigmoid().flatten(1)
             label, place = (probabilities > score).nonzero(as_tuple=True)
             candidates, scores = boxes.flatten(0, 1)[place], probabilities[label, place]
@@ -263,9 +261,8 @@ def fit_detector(
     detector.train()
     for _ in range(epochs):
         total = torch.zeros((), device=device)
-        for rows in (
-            torch.randperm(len(truth.images), generator=order)[: steps * batch_size].to(device).split(batch_size)
-        ):
+        drawn = torch.randperm(len(truth.images), generator=order)[: steps * batch_size].to(device)
+        for rows in drawn.split(batch_size):
             batch = Scenes(*(part[rows] for part in truth))
             loss = detector.loss(batch.images.float() / 255, batch)
             optimizer.zero_grad()
@@ -311,20 +308,18 @@ def average_precision(found: Sequence[Found], truth: Scenes, overlap: float = 0.
                     overlaps[:, best] = -1  # taken; `row` is a view of it
             scores.append(detected.scores[own].cpu())
         order = torch.cat(scores).argsort(descending=True, stable=True)
-        hits = torch.tensor(right, dtype=torch.float64)[order].cumsum(0)
-        precision = hits / torch.arange(1, len(hits) + 1)
+        hits = torch.tensor(right, dtype=torch.float64)[order]
+        precision = hits.cumsum(0) / torch.arange(1, len(hits) + 1)
         envelope = precision.flip(0).cummax(0).values.flip(0)
-        gains = torch.diff(hits, prepend=torch.zeros(1, dtype=torch.float64))
-        means.append(float((envelope * gains).sum() / (truth.target == label).sum()))
+        means.append(float((envelope * hits).sum() / (truth.target == label).sum()))
     return sum(means) / len(means)
 
 
 def detection(detector: Detector, truth: Scenes, batch_size: int = 250) -> dict[str, float]:
     """``ap50``, the average precision at an overlap of 0.5, and ``ap``, its mean over ``OVERLAPS``."""
-    device, found = next(detector.parameters()).device, []
-    for images in truth.images.split(batch_size):
-        for detected in detector.detect(images.to(device).float() / 255):
-            found.append(Found(*(part.cpu() for part in detected)))
+    device = next(detector.parameters()).device
+    batches = (detector.detect(images.to(device).float() / 255) for images in truth.images.split(batch_size))
+    found = [Found(*(part.cpu() for part in detected)) for batch in batches for detected in batch]
     truth = Scenes(*(part.cpu() for part in truth))
     values = [average_precision(found, truth, overlap) for overlap in OVERLAPS]
     return {"ap50": values[0], "ap": sum(values) / len(values)}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from semaug.core.tensors import with_gradients
 
 
 def accumulated(losses: Iterator[Tensor], parameters: Iterable[Tensor]) -> Tensor:
@@ -23,26 +24,10 @@ def accumulated(losses: Iterator[Tensor], parameters: Iterable[Tensor]) -> Tenso
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not (trained and torch.is_grad_enabled()):
         return torch.stack(list(losses)).sum()
-    return _Accumulated.apply(losses, *trained)
-
-
-class _Accumulated(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, losses: Iterator[Tensor], *parameters: Tensor) -> Tensor:
-        total, gradients = torch.zeros((), device=parameters[0].device), [torch.zeros_like(p) for p in parameters]
-        with torch.enable_grad():
-            for loss in losses:
-                total = total + loss.detach()
-                for gradient, new in zip(
-                    gradients, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True
-                ):
-                    if new is not None:
-                        gradient += new
-        ctx.gradients = gradients
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # create_graph=True: these gradients have no graph
-            raise RuntimeError("accumulate=True differentiates once; take accumulate=False")
-        return None, *(slope * gradient for gradient in ctx.gradients)
+    total, gradients = torch.zeros((), device=trained[0].device), [torch.zeros_like(p) for p in trained]
+    for loss in losses:
+        total = total + loss.detach()
+        for gradient, new in zip(gradients, torch.autograd.grad(loss, trained, allow_unused=True), strict=True):
+            if new is not None:
+                gradient += new
+    return with_gradients(total, trained, gradients, "accumulate=True differentiates once; take accumulate=False")

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from semaug._checks import check_choice
+from semaug._checks import check_choice, check_images
 from semaug.core.pixels import Images
 
 Views = Float[Tensor, "N M channels H W"] | UInt8[Tensor, "N M channels H W"]
@@ -25,8 +25,7 @@ class Transform(NamedTuple):
 
     def __call__(self, images: Images) -> Images:
         """The batch transformed: values move, none is computed. Raises ValueError for images it does not fit."""
-        if images.ndim != 4:
-            raise ValueError(f"images: got shape {tuple(images.shape)}; takes (N, channels, H, W)")
+        check_images(images)
         channels, height, width = images.shape[1:]
         if self.turns % 2 and height != width:
             raise ValueError(f"images: got {height} x {width} pixels; takes square ones to turn by 90 degrees")

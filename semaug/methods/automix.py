@@ -244,8 +244,7 @@ class AutoMix(Objective):
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch in nats; raises ValueError for targets that are no labels of these classes."""
-        if self.every > 1 and step.world > 1:
-            raise ValueError(f"every: got {self.every} in a data-parallel run; takes 1")
+        require(self.every == 1 or step.world == 1, "every", self.every, "1 in a data-parallel run")
         soft, zero = mixing.soft_labels(target, self.num_classes), torch.zeros_like(step.progress)
         terms, parts = {"generation_loss": zero, "mask_loss": zero, "mask_spread": zero}, []
         if self.one_hot_head is not None:
@@ -254,14 +253,13 @@ class AutoMix(Objective):
             maps = stage_maps(self.network, images, self.stage)
             parts.append(self._generation(self.network, maps, images, soft, step, terms))
             return torch.stack(parts).sum(), terms
-        if self.block is None:
-            mixed = self._fixed(images, soft, step)
-        else:
+        maps = images
+        if self.block is not None:
             with torch.no_grad():
                 maps = stage_maps(self.momentum_network, images, self.stage)
             if self.every == 1 or int(self.steps) % self.every == 0:
                 parts.append(self._generation(self.momentum_network, maps, images, soft, step, terms))
-            mixed = self._mixed(maps, images, soft, step)
+        mixed = self._mixed(maps, images, soft, step)
         parts.append(_cross_entropy(self.network(mixed.images), mixed.target))
         return torch.stack(parts).sum(), terms
 
@@ -269,7 +267,9 @@ class AutoMix(Objective):
         self, judge: nn.Module, maps: Tensor, images: Tensor, soft: Tensor, step: Step, terms: dict[str, Tensor]
     ) -> Tensor:
         """What the block learns from: the judge's cross-entropy of its mixtures, and the mask loss; adds to terms."""
-        mask, lam, partners = self._mask(maps, images, step)
+        assert self.block is not None
+        lam, partners = draw_beta(self.alpha, (), step.generator), draw_partners(images, step)
+        mask = self.block(maps, lam, partners, (images.shape[2], images.shape[3]))
         mixed = mixing.by_mask(images, soft, mask, lam, partners)
         loss, excess = _cross_entropy(judge(mixed.images), mixed.target), mask_loss(mask, lam, self.margin)
         spread = mask.detach().flatten(1).std(1).mean()
@@ -278,23 +278,15 @@ class AutoMix(Objective):
 
     @torch.no_grad()
     def _mixed(self, maps: Tensor, images: Tensor, soft: Tensor, step: Step) -> Mixed:
-        """What the classifier learns from: the block's mixtures as they are."""
-        mask, lam, partners = self._mask(maps, images, step)
-        mask = torch.where((lam <= EDGE) | (lam >= 1 - EDGE), lam, mask)
-        return mixing.by_mask(images, soft, mask, lam, partners)
-
-    def _mask(self, maps: Tensor, images: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
-        """The block's mask for the ratio and the partners that are drawn, and these."""
-        assert self.block is not None
-        lam, partners = draw_beta(self.alpha, (), step.generator), draw_partners(images, step)
-        return self.block(maps, lam, partners, (images.shape[2], images.shape[3])), lam, partners
-
-    def _fixed(self, images: Tensor, soft: Tensor, step: Step) -> Mixed:
-        """What it learns from under a fixed policy."""
+        """What the classifier learns from: the block's mixtures as they are, or those of a fixed policy."""
         lam, partners = draw_beta(self.alpha, (), step.generator), draw_partners(images, step)
         if self.policy == "mixup":
             return mixing.mixup(images, soft, lam, partners)
-        return mixing.cutmix(images, soft, lam, partners, *draw_centre(images, step))
+        if self.block is None:
+            return mixing.cutmix(images, soft, lam, partners, *draw_centre(images, step))
+        mask = self.block(maps, lam, partners, (images.shape[2], images.shape[3]))
+        mask = torch.where((lam <= EDGE) | (lam >= 1 - EDGE), lam, mask)
+        return mixing.by_mask(images, soft, mask, lam, partners)
 
     @torch.no_grad()
     def masks(

@@ -39,7 +39,15 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from semaug._checks import NotFiniteError, check_count, check_floats, check_number, require
+from semaug._checks import (
+    NotFiniteError,
+    check_count,
+    check_floats,
+    check_images,
+    check_number,
+    check_one_each,
+    require,
+)
 from semaug.core.pixels import cutout
 from semaug.core.tensors import at_least_float32, tracing
 
@@ -76,9 +84,8 @@ def color(
     _check(images, brightness=brightness, saturation=saturation, contrast=contrast)
     wide = at_least_float32(images)
     b, s, c = (draw.to(wide.dtype)[:, None, None, None] for draw in (brightness, saturation, contrast))
-    if any(draw.requires_grad for draw in (b, s, c)):
-        return _closed_form(wide, b, s, c).to(images.dtype)
-    return _Color.apply(wide, b, s, c).to(images.dtype)
+    changed = _Color.forward if any(draw.requires_grad for draw in (b, s, c)) else _Color.apply
+    return changed(wide, b, s, c).to(images.dtype)
 
 
 def translation(images: Images, dy: Int64[Tensor, " N"], dx: Int64[Tensor, " N"]) -> Images:
@@ -153,6 +160,7 @@ class DiffAugment(nn.Module):
         self.names = tuple(name.strip() for name in policy.split(",")) if isinstance(policy, str) else ()
         known = 0 < len(self.names) == len(set(self.names) & set(OPERATIONS))
         require(known, "policy", policy, f"one or more of {', '.join(OPERATIONS)}, each once, joined by commas")
+        self.policy = ",".join(self.names)
         self.brightness = check_number("brightness", brightness, 0, 1)
         self.saturation = check_number("saturation", saturation, 0, 1)
         self.contrast = check_number("contrast", contrast, 0, 1, without=(1,))
@@ -161,11 +169,6 @@ class DiffAugment(nn.Module):
         rate = None if probability is None else check_number("probability", probability, 0, 1)
         self.register_buffer("probability", None if rate is None else torch.tensor(rate, dtype=torch.float64))
         self._looked = False
-
-    @property
-    def policy(self) -> str:
-        """The names of the operations in their order, joined by commas."""
-        return ",".join(self.names)
 
     def forward(self, images: Images, generator: torch.Generator) -> Images:
         """Every image under draws of its own.
@@ -297,7 +300,9 @@ class _Color(torch.autograd.Function):
 
     @staticmethod
     def forward(images: Tensor, b: Tensor, s: Tensor, c: Tensor) -> Tensor:
-        return _closed_form(images, b, s, c)
+        m = images.mean(1, keepdim=True)
+        M = m.mean((2, 3), keepdim=True)
+        return torch.addcmul(c * (1 - s) * m + ((1 - c) * M + b), c * s, images)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -309,18 +314,23 @@ class _Color(torch.autograd.Function):
         return _Color.apply(gradient, torch.zeros_like(b), s, c), None, None, None
 
 
-def _closed_form(images: Tensor, b: Tensor, s: Tensor, c: Tensor) -> Tensor:
-    m = images.mean(1, keepdim=True)
-    M = m.mean((2, 3), keepdim=True)
-    return torch.addcmul(c * (1 - s) * m + ((1 - c) * M + b), c * s, images)
-
-
 class _Gather(torch.autograd.Function):
     """(3) and its transpose, the way back. Autograd's scatters: slow on a CPU, and on a GPU in no fixed order."""
 
     @staticmethod
     def forward(images: Tensor, dy: Tensor, dx: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        return _gathered(images, dy, dx, rows, columns)
+        """One gather; rows (N, H), columns (N, W): True in the window, where both are.
+
+        What depends on one axis is computed of it alone: the pixels' numbers and $w$ are sums of two products, and a
+        factor $w$ is three times as fast on a CPU as filling by a mask.
+        """
+        channels, height, width = images.shape[1:]
+        (y, below), (x, beside) = _sources(dy, height), _sources(dx, width)
+        index = (width * y)[:, :, None] + x[:, None, :]
+        down, right = below.to(images.dtype)[:, :, None], beside.to(images.dtype)[:, None, :]
+        w = torch.addcmul(down * right, down * rows[:, :, None], right * columns[:, None, :], value=-1)
+        taken = images.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, channels, -1))
+        return taken.view_as(images).mul_(w[:, None])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -331,21 +341,6 @@ class _Gather(torch.autograd.Function):
         dy, dx, rows, columns = ctx.saved_tensors
         back = _moved_window(rows, -dy), _moved_window(columns, -dx)
         return _Gather.apply(gradient, -dy, -dx, *back), None, None, None, None
-
-
-def _gathered(images: Tensor, dy: Tensor, dx: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(3) in one gather; rows (N, H), columns (N, W): True in the window, where both are.
-
-    What depends on one axis is computed of it alone: the pixels' numbers and $w$ are sums of two products, and a factor
-    $w$ is three times as fast on a CPU as filling by a mask.
-    """
-    channels, height, width = images.shape[1:]
-    (y, below), (x, beside) = _sources(dy, height), _sources(dx, width)
-    index = (width * y)[:, :, None] + x[:, None, :]
-    down, right = below.to(images.dtype)[:, :, None], beside.to(images.dtype)[:, None, :]
-    w = torch.addcmul(down * right, down * rows[:, :, None], right * columns[:, None, :], value=-1)
-    taken = images.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, channels, -1))
-    return taken.view_as(images).mul_(w[:, None])
 
 
 def _sources(shift: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -371,21 +366,13 @@ def _moved_window(window: Tensor, shift: Tensor) -> Tensor:
 def _pixels(name: str, fraction: float, side: int) -> int:
     """A fraction of a side in whole pixels, as released; raises ValueError for the whole of it."""
     pixels = int(side * fraction + 0.5)
-    if pixels >= side:
-        raise ValueError(
-            f"{name}: got {fraction} of {side} pixels, which erases the image; takes less than all of them"
-        )
+    require(pixels < side, name, fraction, f"less than all of the {side} pixels, which would erase the image")
     return pixels
 
 
 def _check(images: Tensor, **draws: Tensor) -> None:
     """Shapes and dtypes alone; raises TypeError and ValueError naming the argument."""
     check_floats(images)
-    if images.ndim != 4:
-        raise ValueError(f"images: got shape {tuple(images.shape)}; takes (N, channels, H, W)")
+    check_images(images)
     for name, draw in draws.items():
-        whole = name in ("dy", "dx", "cy", "cx")
-        fits = draw.dtype == torch.int64 if whole else draw.is_floating_point()
-        if draw.shape != images.shape[:1] or not fits:
-            takes = f"{'int64' if whole else 'floats'} ({len(images)},), one an image"
-            raise ValueError(f"{name}: got {draw.dtype} {tuple(draw.shape)}; takes {takes}")
+        check_one_each(images, torch.int64 if name in ("dy", "dx", "cy", "cx") else None, **{name: draw})

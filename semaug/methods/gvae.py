@@ -73,12 +73,12 @@ class AutoEncoder(nn.Module):
         size: (H, W), in pixels.
         latent: K.
         width: channels before the first stage.
-        blocks: residual blocks of each stage; None: one each, and as many stages as halve both sides and leave at
-            least 4 pixels.
+        blocks: residual blocks of each stage, 0 for the convolution alone; None: one each, and as many stages as halve
+            both sides and leave at least 4 pixels.
         norm: "batch" or "group".
 
     Raises:
-        ValueError: for counts below 1, another norm, and sides that the stages do not divide.
+        ValueError: for counts below 1 (of blocks below 0), another norm, and sides that the stages do not divide.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class AutoEncoder(nn.Module):
         super().__init__()
         num_classes, channels = check_count("num_classes", num_classes), check_count("channels", channels)
         latent, width = check_count("latent", latent), check_count("width", width)
-        chosen = [1] * _halvings(size) if blocks is None else [check_count("blocks", count) for count in blocks]
+        chosen = [1] * _halvings(size) if blocks is None else [check_count("blocks", count, 0) for count in blocks]
         factor = 2 ** len(chosen)
         if not chosen:
             raise ValueError(f"size: got {size}; takes (H, W), both even and from 8, for a stage to halve")

@@ -49,7 +49,7 @@ from semaug.training.recipe import Recipe
 
 def reverse_gradient(x: Float[Tensor, "*axes"], scale: float = 1.0) -> Float[Tensor, "*axes"]:
     r"""(1), $\alpha$ the ``scale``; raises ValueError for one that is not a finite number from 0."""
-    return _Reversed.apply(x, check_number("scale", scale, 0))
+    return x.detach() - check_number("scale", scale, 0) * (x - x.detach())
 
 
 def triangle_wave(values: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
@@ -58,17 +58,6 @@ def triangle_wave(values: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
     By remainders: the cosine's slope is 0 / 0 at whole numbers, where images have most of their pixels.
     """
     return 1 - (values.remainder(2) - 1).abs()
-
-
-class _Reversed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
-        ctx.scale = scale
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return -ctx.scale * gradient, None
 
 
 class FeatureGenerator(nn.Module):

@@ -46,11 +46,12 @@ from semaug._checks import (
     check_finite,
     check_flag,
     check_number,
+    check_shape,
     require,
 )
 from semaug.core.tensors import REDUCTIONS, Reduction, at_least_float32
 from semaug.data.sets import Data
-from semaug.training.objective import Objective, Setting, Step
+from semaug.training.objective import Built, Objective, Setting, Step
 
 
 def class_groups(train_counts: Int64[Tensor, " C"], few: int = 20, many: int = 100) -> dict[str, Bool[Tensor, " C"]]:
@@ -154,7 +155,7 @@ def ldam_logits(
     """
     _check_logits(logits, target)
     scale = check_number("scale", scale, 0, without=(0,))
-    require(margins.shape == logits.shape[1:], "margins", tuple(margins.shape), f"({logits.shape[1]},)")
+    check_shape("margins", margins, logits.shape[1:])
     check_device("margins", margins, logits, "logits")
     check_finite("margins", margins := margins.to(logits.dtype))
     own = margins.index_select(0, target)
@@ -226,7 +227,27 @@ def with_head(network: nn.Module, head: nn.Module) -> nn.Module:
     return other
 
 
-class LongTailed(Objective):
+class _ClassBalanced(Objective):
+    """An objective under the weights (13) and margins (15) of the classes, for a subclass to ``balance`` itself by."""
+
+    class_weight: Tensor
+    margins: Tensor
+
+    @classmethod
+    def build(cls: type[Built], network: nn.Module, dataset: Data, **settings: Setting) -> Built:
+        """The objective under the counts of a data set."""
+        return cls(network, dataset.counts, **settings)  # type: ignore[call-arg]  # a subclass takes them
+
+    def balance(self, counts: Int64[Tensor, " C"], loss: str, beta: float, max_margin: float) -> None:
+        """Weights, and margins where the loss is "ldam"; given again at every construction: no part of a checkpoint."""
+        margins = ldam_margins(counts, max_margin) * (loss == "ldam")
+        self.register_buffer("class_weight", class_balanced_weights(counts, beta), persistent=False)
+        self.register_buffer("margins", margins, persistent=False)
+        self.settings |= {"loss": loss, "beta": float(beta)}
+        self.settings |= {"max_margin": float(max_margin)} if loss == "ldam" else {}
+
+
+class LongTailed(_ClassBalanced):
     """The baselines of the long tail: cross-entropy, focal or LDAM loss, under class-balanced weights, deferred or not.
 
     As Cao et al. have LDAM: ``loss="ldam", scale=30, normalised=True, beta=0.9999, defer=0.8``.
@@ -248,8 +269,6 @@ class LongTailed(Objective):
     """
 
     static = True
-    class_weight: Tensor
-    margins: Tensor
 
     def __init__(
         self,
@@ -264,32 +283,18 @@ class LongTailed(Objective):
         normalised: bool = False,
     ) -> None:
         check_choice("loss", loss, LOSSES)
-        class_weight, margins = class_balanced_weights(counts, beta), ldam_margins(counts, max_margin)
         defer, gamma = check_number("defer", defer, 0, 1), check_number("gamma", gamma, 0)
         scale = check_number("scale", scale, 0, without=(0,))
-        settings: dict[str, Setting] = {"loss": loss, "beta": float(beta), "defer": defer}
-        settings["normalised"] = check_flag("normalised", normalised)
-        if loss == "focal":
-            settings["gamma"] = gamma
-        if loss == "ldam":
-            settings |= {"max_margin": float(max_margin), "scale": scale}
-        else:
-            margins, scale = torch.zeros_like(margins), 1.0
+        settings: dict[str, Setting] = {"defer": defer, "normalised": check_flag("normalised", normalised)}
+        settings |= {"focal": {"gamma": gamma}, "ldam": {"scale": scale}}.get(loss, {})
         if normalised:
             head = getattr(network, "head", None)
             if not isinstance(head, nn.Linear):
                 raise TypeError(f"network: got {type(network).__name__} with head {head}; takes one with a linear head")
             network = with_head(network, CosineLinear(head))
         super().__init__(network, **settings)
-        self.loss, self.defer, self.gamma, self.scale = loss, defer, gamma, scale
-        # Given again at every construction: no part of a checkpoint.
-        self.register_buffer("class_weight", class_weight, persistent=False)
-        self.register_buffer("margins", margins, persistent=False)
-
-    @classmethod
-    def build(cls, network: nn.Module, dataset: Data, **settings: Setting) -> LongTailed:
-        """The objective under the counts of a data set."""
-        return cls(network, dataset.counts, **settings)  # type: ignore[arg-type]  # checked at construction
+        self.balance(counts, loss, beta, max_margin)
+        self.loss, self.defer, self.gamma, self.scale = loss, defer, gamma, scale if loss == "ldam" else 1.0
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted mean (13) of a batch, of the global one in a data-parallel run.

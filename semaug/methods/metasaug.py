@@ -45,12 +45,11 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from semaug._checks import check_choice, check_count, check_features, check_flag, check_number, require
-from semaug.data.sets import Data
 from semaug.methods._metasaug_forward import derivative
 from semaug.methods.isda import ISDA, unchecked_logits
-from semaug.methods.long_tail import check_counts, class_balanced_weights, ldam_logits, ldam_margins, shares
+from semaug.methods.long_tail import _ClassBalanced, check_counts, ldam_logits, shares
 from semaug.networks import Network
-from semaug.training.objective import Batch, Setting, Step, linear_head
+from semaug.training.objective import Batch, Step, linear_head
 
 ClassCovariance = Float[Tensor, "C A A"] | Float[Tensor, "C A"]
 
@@ -146,7 +145,7 @@ def nearest_psd(covariance: ClassCovariance) -> ClassCovariance:
         return covariance - (vectors * values.clamp_max(0)[:, None]) @ vectors.mT
 
 
-class MetaSAug(ISDA):
+class MetaSAug(_ClassBalanced, ISDA):
     r"""ISDA on a long tail, its covariances corrected by a meta step before every step.
 
     The meta loss is the plain mean over the meta batch: a class with more meta images than another counts for more. As
@@ -174,8 +173,6 @@ class MetaSAug(ISDA):
 
     streams = ("train", "meta")
     static = True
-    class_weight: Tensor
-    margins: Tensor
 
     def __init__(
         self,
@@ -199,23 +196,13 @@ class MetaSAug(ISDA):
         check_counts(counts, head.out_features)
         super().__init__(network, strength, covariance)
         self.loss = check_choice("loss", loss, ("ce", "ldam"))
-        self.meta_lr, self.meta_steps = (
-            check_number("meta_lr", meta_lr, 0, without=(0,)),
-            check_count("meta_steps", meta_steps, 0),
-        )
+        self.balance(counts, loss, beta, max_margin)
+        self.meta_lr = check_number("meta_lr", meta_lr, 0, without=(0,))
+        self.meta_steps = check_count("meta_steps", meta_steps, 0)
         self.stage = check_number("stage", stage, 0, 1)
         self.psd, self.keep = check_flag("psd", psd), check_flag("keep", keep)
-        # Given again at every construction: no part of a checkpoint.
-        self.register_buffer("class_weight", class_balanced_weights(counts, beta), persistent=False)
-        self.register_buffer("margins", ldam_margins(counts, max_margin), persistent=False)
-        self.settings |= {"loss": loss, "beta": float(beta), "meta_lr": self.meta_lr, "meta_steps": self.meta_steps}
-        self.settings |= {"stage": self.stage, "psd": psd, "keep": keep}
-        self.settings |= {"max_margin": float(max_margin)} if loss == "ldam" else {}
-
-    @classmethod
-    def build(cls, network: nn.Module, dataset: Data, **settings: Setting) -> MetaSAug:
-        """The objective under the counts of a data set."""
-        return cls(network, dataset.counts, **settings)  # type: ignore[arg-type]  # checked at construction
+        self.settings |= {"meta_lr": self.meta_lr, "meta_steps": self.meta_steps, "stage": self.stage}
+        self.settings |= {"psd": psd, "keep": keep}
 
     def phase(self, progress: float) -> str | None:
         """One on either side of ``stage``; eigenvalues cannot be captured."""

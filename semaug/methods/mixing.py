@@ -31,11 +31,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from semaug._checks import Centre, Ratio, check_draws, check_floats
+from semaug._checks import Centre, Ratio, check_classes, check_draws, check_floats, check_shape
 from semaug.core.pixels import Images, _inside
-from semaug.core.tensors import at_least_float32, tracing
+from semaug.core.tensors import at_least_float32
 
 Labels = Int64[Tensor, " N"] | Float[Tensor, "N C"]
+
+Box = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class Mixed(NamedTuple):
@@ -96,7 +98,8 @@ def cutmix(
     """
     lam = check_draws(images, lam, permutation, cy=cy, cx=cx)
     box = cut_box(lam, cy, cx, images.shape[2], images.shape[3])
-    return _filled(images, images.index_select(0, permutation), target, lam, permutation, box, num_classes)
+    mixed, lam = _filled(images, images.index_select(0, permutation), box, lam.dtype)
+    return Mixed(mixed, blend_labels(target, lam, permutation, num_classes), lam)
 
 
 def resizemix(
@@ -115,7 +118,8 @@ def resizemix(
     y, x = _nearest(top, bottom, H, device).expand(N, -1), _nearest(left, right, W, device).expand(N, -1)
     channel = torch.arange(channels, device=device)[None, :, None, None]
     shrunk = images[permutation[:, None, None, None], channel, y[:, None, :, None], x[:, None, None, :]]
-    return _filled(images, shrunk, target, lam, permutation, box, num_classes)
+    mixed, lam = _filled(images, shrunk, box, lam.dtype)
+    return Mixed(mixed, blend_labels(target, lam, permutation, num_classes), lam)
 
 
 def saliencymix(
@@ -131,8 +135,7 @@ def saliencymix(
     Args:
         saliency: of every image, as :func:`fine_grained_saliency` has it, or any other.
     """
-    if saliency.shape != (takes := (len(images), *images.shape[2:])):
-        raise ValueError(f"saliency: got shape {tuple(saliency.shape)}; takes (N, H, W) = {takes}")
+    check_shape("saliency", saliency, (len(images), *images.shape[2:]), " = (N, H, W)")
     check_draws(images, lam, permutation)
     peak = saliency.flatten(1).argmax(1).index_select(0, permutation)
     width = images.shape[3]
@@ -172,8 +175,8 @@ def by_mask(
     """
     check_floats(images)
     lam = check_draws(images, lam, permutation)
-    if mask.ndim and mask.shape != (takes := (len(images), 1, *images.shape[2:])):
-        raise ValueError(f"mask: got shape {tuple(mask.shape)}; takes (N, 1, H, W) = {takes}, or one number")
+    if mask.ndim:
+        check_shape("mask", mask, (len(images), 1, *images.shape[2:]), " = (N, 1, H, W), or one number")
     return Mixed(blend(images, mask, permutation), blend_labels(target, lam, permutation, num_classes), lam)
 
 
@@ -210,13 +213,11 @@ def soft_labels(target: Labels, num_classes: int | None = None) -> Float[Tensor,
         raise ValueError(f"target: got {got}; takes class numbers, int64 (N,), or soft labels, floats (N, C)")
     if num_classes is None:
         raise ValueError("num_classes: got None; takes the number of classes where target holds class numbers")
-    if len(target) and not tracing(target) and not (0 <= int(target.min()) <= int(target.max()) < num_classes):
-        low, high = int(target.min()), int(target.max())
-        raise ValueError(f"target: got classes {low} to {high}; takes 0 to {num_classes - 1}")
+    check_classes(target, num_classes)
     return F.one_hot(target, num_classes).float()
 
 
-def cut_box(lam: Tensor, cy: Centre, cx: Centre, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def cut_box(lam: Tensor, cy: Centre, cx: Centre, height: int, width: int) -> Box:
     """Top, bottom, left and right of the box of :func:`cutmix`, int64, half open and clipped; see there."""
     root, ends = (1 - lam.double()).sqrt(), []
     for centre, side in ((cy, height), (cx, width)):
@@ -243,21 +244,12 @@ def fine_grained_saliency(images: Images) -> Float[Tensor, "N H W"]:
     return total[:, 0]
 
 
-def _filled(
-    images: Tensor,
-    partner: Tensor,
-    target: Tensor,
-    lam: Tensor,
-    permutation: Tensor,
-    box: tuple[Tensor, Tensor, Tensor, Tensor],
-    num_classes: int | None,
-) -> Mixed:
-    """Images with the box taken from partner; the ratio is what is left of the image."""
+def _filled(images: Tensor, partner: Tensor, box: Box, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Images with the box taken from partner, and what is left of each image, in float32 at least."""
     top, bottom, left, right = box
     left_over = 1 - ((bottom - top) * (right - left)).double() / (images.shape[2] * images.shape[3])
-    lam = left_over.to(torch.promote_types(lam.dtype, torch.float32))
     mixed = torch.where(_inside(box, images), partner, images)
-    return Mixed(mixed, blend_labels(target, lam, permutation, num_classes), lam)
+    return mixed, left_over.to(torch.promote_types(dtype, torch.float32))
 
 
 def _nearest(first: Tensor, end: Tensor, side: int, device: torch.device) -> Tensor:

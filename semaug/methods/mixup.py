@@ -87,11 +87,10 @@ class Mixing(Objective):
     pairs = True
 
     def __init__(self, network: nn.Module, alpha: float = 1.0, probability: float = 1.0, **settings: Setting) -> None:
-        alpha = check_number("alpha", alpha, 0, without=(0,))
-        probability = check_number("probability", probability, 0, 1)
-        super().__init__(network, alpha=alpha, probability=probability, **settings)
+        self.alpha = check_number("alpha", alpha, 0, without=(0,))
+        self.probability = check_number("probability", probability, 0, 1)
+        super().__init__(network, alpha=self.alpha, probability=self.probability, **settings)
         self.num_classes = linear_head(network).out_features
-        self.alpha, self.probability = alpha, probability
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss (32) in nats; raises ValueError for targets that are no labels of these classes."""
@@ -109,9 +108,7 @@ class Mixing(Objective):
         return self._or_one(draw_beta(self.alpha, (), step.generator), step)
 
     def _or_one(self, lam: Tensor, step: Step) -> Tensor:
-        if self.probability == 1:
-            return lam
-        return torch.where(draw_uniform((), step) < self.probability, lam, 1)
+        return lam if self.probability == 1 else torch.where(draw_uniform((), step) < self.probability, lam, 1)
 
 
 class Mixup(Mixing):
@@ -163,7 +160,7 @@ class ResizeMix(Mixing):
         return mixing.resizemix(images, target, lam, partners, *draw_centre(images, step))
 
 
-class SaliencyMix(Mixing):
+class SaliencyMix(CutMix):
     """SaliencyMix: the box of CutMix around the most salient pixel of the partner, of each image its own.
 
     It differs from the released code in two points. The release cuts one box for the whole batch, at the peak of the
@@ -172,9 +169,6 @@ class SaliencyMix(Mixing):
     """
 
     static = True
-
-    def __init__(self, network: nn.Module, alpha: float = 1.0, probability: float = 0.5) -> None:
-        super().__init__(network, alpha, probability)
 
     def mix(self, images: Tensor, target: Tensor, step: Step) -> Mixed:
         """By :func:`mixing.saliencymix`."""

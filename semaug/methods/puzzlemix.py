@@ -43,7 +43,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semaug._checks import Ratio, check_count, check_draws, check_floats, check_number
+from semaug._checks import Ratio, check_count, check_draws, check_floats, check_number, check_shape
 from semaug.core.metrics import evaluating
 from semaug.core.tensors import at_least_float32
 from semaug.methods import mixing
@@ -205,8 +205,7 @@ def puzzlemix(
     N, _, H, W = images.shape
     if b < 1 or H % b or W % b:
         raise ValueError(f"b: got {b}; takes a divisor of the sides of the images, {H} and {W}")
-    if saliency.shape != (N, H, W):
-        raise ValueError(f"saliency: got shape {tuple(saliency.shape)}; takes (N, H, W) = {(N, H, W)}")
+    check_shape("saliency", saliency, (N, H, W), " = (N, H, W)")
     blocks, other = in_blocks(saliency, b).cpu().numpy(), images.index_select(0, permutation)
     differences = border_differences(images, permutation, b, neigh_size)
     masks, mixed = torch.empty(N, b, b, dtype=torch.float64), torch.empty_like(images)

@@ -35,15 +35,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semaug._checks import check_choice, check_flag, check_number
+from semaug._checks import check_choice, check_classes, check_flag, check_number, check_shape, require
 from semaug.core.metrics import accuracy
-from semaug.core.tensors import at_least_float32, tracing
+from semaug.core.tensors import at_least_float32
 from semaug.data.sets import Data
 from semaug.methods import long_tail
 from semaug.methods._sla_accumulate import accumulated
 from semaug.methods._sla_views import TRANSFORMS, rotations, views  # noqa: F401  (offered here)
 from semaug.networks import Network
-from semaug.training.objective import Objective, Setting, Step, linear_head
+from semaug.training.objective import Objective, Step, linear_head
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Terms = dict[str, Tensor]
@@ -72,9 +72,11 @@ def sla_loss(joint_logits: Float[Tensor, "N M CM"], target: Int64[Tensor, " N"])
     Raises:
         ValueError: for arguments that are not so.
     """
-    labels = joint_labels(target, _number_of_views(joint_logits))
-    N, M, width = joint_logits.shape
-    _check_target(target, N, width // M)
+    labels = joint_labels(target, M := _number_of_views(joint_logits))
+    N, _, width = joint_logits.shape
+    require(N > 0, "target", (N,), "the classes of N > 0 images")
+    check_shape("target", target, (N,), ", a class for each of N > 0 images")
+    check_classes(target, width // M)
     return _cross_entropy(joint_logits.flatten(0, 1), labels.flatten())
 
 
@@ -155,7 +157,6 @@ class DataAugmentation(Objective):
                 that do not fit the set, and, with ``accumulate``, images that ask for a gradient.
         """
         joint_labels(target, self.M)
-        _check_target(target, len(images), self.network.head.out_features, read=not target.is_cuda)
         terms: Terms = {}
         loss = self.loss_of(target, step)
         if not self.accumulate:
@@ -259,10 +260,7 @@ class SLA(DataAugmentation):
     ) -> None:
         head, distillation = linear_head(network), check_number("distillation", distillation, 0)
         if temperature is None:
-            if distillation != 1:
-                raise ValueError(
-                    f"temperature: got None for distillation {distillation}; takes a finite number above 0"
-                )
+            require(distillation == 1, "temperature", None, f"a number above 0 for distillation={distillation}")
             network = long_tail.with_head(network, copy.deepcopy(head).requires_grad_(False))
         else:
             temperature = check_number("temperature", temperature, 0, without=(0,))
@@ -313,7 +311,7 @@ class SLA(DataAugmentation):
                     own.copy_(joint[:: self.M])
 
 
-class LongTailedSLA(SLA):
+class LongTailedSLA(long_tail._ClassBalanced, SLA):
     """SLA on a long tail: the cross-entropies of (22) or (24) under the weights and margins of module ``long_tail``.
 
     Every transformation of a class has as many images, so that the weights (13) and the margins (15) of a class are
@@ -328,8 +326,6 @@ class LongTailedSLA(SLA):
     """
 
     static = True
-    class_weight: Tensor
-    margins: Tensor
 
     def __init__(
         self,
@@ -347,18 +343,8 @@ class LongTailedSLA(SLA):
         check_choice("loss", loss, ("ce", "ldam"))
         long_tail.check_counts(counts, linear_head(network).out_features)
         super().__init__(network, transforms, inference, temperature, accumulate)
-        self.defer = check_number("defer", defer, 0, 1)
-        margins = long_tail.ldam_margins(counts, max_margin) * (loss == "ldam")
-        # Given again at every construction: no part of a checkpoint.
-        self.register_buffer("class_weight", long_tail.class_balanced_weights(counts, beta), persistent=False)
-        self.register_buffer("margins", margins, persistent=False)
-        self.settings |= {"loss": loss, "beta": float(beta), "defer": self.defer}
-        self.settings |= {"max_margin": float(max_margin)} if loss == "ldam" else {}
-
-    @classmethod
-    def build(cls, network: nn.Module, dataset: Data, **settings: Setting) -> LongTailedSLA:
-        """The objective under the counts of a data set."""
-        return cls(network, dataset.counts, **settings)  # type: ignore[arg-type]  # checked at construction
+        self.balance(counts, loss, beta, max_margin)
+        self.defer = self.settings["defer"] = check_number("defer", defer, 0, 1)
 
     def loss_of(self, target: Tensor, step: Step) -> Loss:
         """Cross-entropy under the margin of the class, weighted by the class; of the global batch if data-parallel."""
@@ -388,13 +374,3 @@ def _number_of_views(joint_logits: Tensor) -> int:
     if len(shape) != 3 or 0 in shape[1:] or shape[2] % shape[1]:
         raise ValueError(f"joint_logits: got shape {shape}; takes (N, M, C * M), C classes x M transformations")
     return shape[1]
-
-
-def _check_target(target: Tensor, N: int, classes: int, read: bool = True) -> None:
-    """Raise ValueError unless class numbers are of N > 0 images and, where they may be read, in [0, classes)."""
-    if target.shape != (N,) or N == 0:
-        raise ValueError(f"target: got shape {tuple(target.shape)}; takes ({N},), a class for each of N > 0 images")
-    if read and not tracing(target):
-        low, high = (int(value) for value in target.aminmax())
-        if low < 0 or high >= classes:
-            raise ValueError(f"target: got classes {low} to {high}; takes 0 to {classes - 1}")

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from semaug._checks import check_number, require
+from semaug._checks import check_images, check_number, require
 from semaug.core.pixels import Images
 from semaug.methods import mixing
 from semaug.methods.mixup import CutMix, Cutout, Mixing, Mixup, ResizeMix, SaliencyMix
@@ -73,8 +73,7 @@ class BatchTransform:
             ValueError: for images of another shape, labels of other classes, and a generator of one's own in a worker
                 of a DataLoader, where the copies of all workers would draw the same.
         """
-        if images.ndim != 4:
-            raise ValueError(f"images: got shape {tuple(images.shape)}; takes (N, channels, H, W)")
+        check_images(images)
         soft = mixing.soft_labels(target, self.num_classes)
         if len(soft) != len(images):
             raise ValueError(f"target: got {len(soft)} labels; takes {len(images)}, one an image")

@@ -50,19 +50,8 @@ class Checkpoint:
             ValueError: before the first file is written, for a state that could not be read back.
             OSError: where the file cannot be written.
         """
-        content = {
-            **self._identity(),
-            "epochs_done": epochs_done,
-            "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generators": {name: generator.get_state() for name, generator in self.generators.items()},
-            "global": [generator.get_state() for generator in global_generators(self.device)],
-            "curves": self.record.curves,
-            "seconds": self.record.seconds,
-            "environment": self.record.environment,
-        }
         buffer = io.BytesIO()
-        torch.save(content, buffer)
+        torch.save(self._content(epochs_done), buffer)
         payload = buffer.getvalue()
         if not self.saved:
             try:
@@ -73,8 +62,20 @@ class Checkpoint:
         write_whole(self.path, MAGIC + hashlib.sha256(payload).digest() + payload)
         self.saved = True
 
-    def _identity(self) -> dict[str, Any]:
-        return {"config": self.record.config, "seed": self.record.seed, "device": self.device.type}
+    def _content(self, epochs_done: int) -> dict[str, Any]:
+        return {
+            "config": self.record.config,
+            "seed": self.record.seed,
+            "device": self.device.type,
+            "epochs_done": epochs_done,
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generators": {name: generator.get_state() for name, generator in self.generators.items()},
+            "global": [generator.get_state() for generator in global_generators(self.device)],
+            "curves": self.record.curves,
+            "seconds": self.record.seconds,
+            "environment": self.record.environment,
+        }
 
     @staticmethod
     def read(path: Path) -> dict[str, Any]:
@@ -112,22 +113,17 @@ class Checkpoint:
         if not self.path.exists():
             return 0
         content = self.read(self.path)
-        mine = {
-            **self._identity(),
-            "generators": sorted(self.generators),
-            "objective": _shapes(self.objective.state_dict()),
-        }
+        mine = _identity(self._content(0))
         try:
-            theirs = {name: content[name] for name in mine}
-            theirs |= {"generators": sorted(content["generators"]), "objective": _shapes(content["objective"])}
+            theirs = _identity(content)
             done, epochs = content["epochs_done"], self.record.config["recipe"]["epochs"]
             differences = [f"its {name} is {its}, this run's is {own}" for name, its, own in _differences(theirs, mine)]
             differences += [] if done in range(epochs + 1) else [f"its epochs_done is {done}, of {epochs} epochs"]
             if not differences:  # what is the loop's own, then the objective: where one does not fit, it is as it was
                 self.optimizer.load_state_dict(content["optimizer"])
-                states = [*((self.generators[name], state) for name, state in content["generators"].items())]
-                states += zip(global_generators(self.device), content["global"], strict=True)
-                for generator, state in states:
+                for name, state in content["generators"].items():
+                    self.generators[name].set_state(state)
+                for generator, state in zip(global_generators(self.device), content["global"], strict=True):
                     generator.set_state(state)
                 self.record.curves, self.record.seconds = dict(content["curves"]), float(content["seconds"])
                 if content["environment"] != self.record.environment:
@@ -141,8 +137,11 @@ class Checkpoint:
         return int(done)
 
 
-def _shapes(state: dict[str, Any]) -> dict[str, list[int]]:
-    return {name: list(getattr(value, "shape", ())) for name, value in state.items()}
+def _identity(content: dict[str, Any]) -> dict[str, Any]:
+    """What is the same in a run that goes on: of the generators their names, of the objective its shapes."""
+    shapes = {name: list(getattr(value, "shape", ())) for name, value in content["objective"].items()}
+    same = {name: content[name] for name in ("config", "seed", "device")}
+    return same | {"generators": sorted(content["generators"]), "objective": shapes}
 
 
 def _differences(one: Any, other: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -33,8 +33,7 @@ from semaug.data.sets import Data
 from semaug.training.capture import Captured, capturable
 from semaug.training.checkpoint import Checkpoint
 from semaug.training.common import check_seed, configuration, global_generators, make_optimizer, peak_memory, prepared
-from semaug.training.contract import check_fit, check_result, trainable
-from semaug.training.objective import Objective, Step
+from semaug.training.objective import Objective, Step, check_fit, check_result, trainable
 from semaug.training.progress import Progress
 from semaug.training.recipe import PRECISIONS, Recipe
 from semaug.training.record import Record, environment
@@ -90,12 +89,8 @@ def fit(
     """
     device = trainable(objective)
     with prepared(device):
-        training = _training(objective, data, recipe, seed, device, resume, progress)
-        while True:
-            try:
-                next(training)
-            except StopIteration as done:
-                return done.value
+        steps = _training(objective, data, recipe, seed, device, resume, progress)
+        return next(record for record in steps if record is not None)
 
 
 def fit_together(
@@ -139,11 +134,10 @@ def fit_together(
             while waiting:
                 for number, training in [*waiting.items()]:
                     with lanes[number]():
-                        try:
-                            next(training)
-                        except StopIteration as done:
-                            records[number] = done.value
-                            del waiting[number]
+                        record = next(training)
+                    if record is not None:
+                        records[number] = record
+                        del waiting[number]
         finally:  # nothing is at work on what the caller has, however this ends
             for training in waiting.values():
                 training.close()
@@ -156,10 +150,9 @@ def _check_together(
     objectives: Sequence[Objective], seeds: Sequence[int], resume: Sequence[str | Path] | None
 ) -> torch.device:
     """The device of them all; raises what ``fit_together`` says."""
-    given = [len(objectives), len(seeds), len(objectives) if resume is None else len(resume)]
+    given = [len(objectives), len(seeds), len(objectives if resume is None else resume)]
     if len(set(given)) > 1 or not 1 <= len(objectives) <= MOST_TOGETHER:
-        takes = f"as many of each, 1 to {MOST_TOGETHER}"
-        raise ValueError(f"objectives, seeds, resume: got {given} of them; takes {takes}")
+        raise ValueError(f"objectives, seeds, resume: got {given} of them; takes as many of each, 1 to {MOST_TOGETHER}")
     parameters = [id(parameter) for objective in objectives for parameter in objective.parameters()]
     if len(set(parameters)) < len(parameters):
         raise ValueError("objectives: got two that share parameters; takes networks of their own")
@@ -193,8 +186,8 @@ def _training(
     resume: str | Path | None,
     progress: bool,
     beside: int = 1,
-) -> Generator[None, None, Record]:
-    """What ``fit`` does, and a pause after every step; ``beside``: runs that share its time."""
+) -> Generator[Record | None, None, None]:
+    """What ``fit`` does, with a pause after every step, and its record; ``beside``: runs that share its time."""
     network = getattr(objective.network, "name", type(objective.network).__name__)
     config = configuration(type(objective).__name__, objective.settings, network, data, recipe)
     record = Record(config, check_seed(seed), environment=environment(str(device)))
@@ -226,7 +219,7 @@ def _training(
         loop.close()
         _conclude(record, objective.eval(), data, device)
         bar.update(record, recipe.epochs)
-    return record
+    yield record
 
 
 def _conclude(record: Record, objective: Objective, data: Data, device: torch.device) -> None:
@@ -317,9 +310,8 @@ class _Loop:
         logged = dict(zip(sums, means.tolist(), strict=True))  # the one wait for the device in an epoch
         rate = self.peaks[0] * self.recipe.lr_at(((number + 1) * self.steps - 0.5) / self.total)
         if not math.isfinite(logged["train_loss"]):
-            remedy = "a lower Recipe.lr or a Recipe.warmup usually mends this"
-            where = f"in epoch {number + 1} (lr {rate:.3g})"
-            raise FloatingPointError(f"the loss became {logged['train_loss']} {where}; {remedy}")
+            where = f"in epoch {number + 1} (lr {rate:.3g}); a lower Recipe.lr or a Recipe.warmup usually mends this"
+            raise FloatingPointError(f"the loss became {logged['train_loss']} {where}")
         return {**logged, "lr": rate}
 
     def advance(self, number: int) -> dict[str, Tensor]:
@@ -341,10 +333,10 @@ class _Loop:
 
     def step(self) -> dict[str, Tensor]:
         """One optimiser step; the loss and its terms, detached."""
-        batches = [
-            stream.batch(rows, _share(stream.batch_size, self.rank, self.world))
-            for stream, rows in zip(self.streams, self.rows, strict=True)
-        ]
+        batches = []
+        for stream, rows in zip(self.streams, self.rows, strict=True):
+            first, last = (rank * stream.batch_size // self.world for rank in (self.rank, self.rank + 1))
+            batches.append(stream.batch(rows, slice(first, last)))
         meta = batches[1] if len(batches) > 1 else None
         step = Step(self.progress, self.rates[0], self.draws, meta, self.rank, self.world, self.phase)
         precision = PRECISIONS[self.recipe.precision]
@@ -361,12 +353,7 @@ class _Loop:
 
 def _parallel(objective: Objective, device: torch.device) -> DistributedDataParallel:
     """DDP that leaves buffers alone: moments are reduced by their module, DDP would overwrite all with rank 0's."""
-    devices = [device] if device.type == "cuda" else None
-    options = inspect.signature(DistributedDataParallel.__init__).parameters
-    if "forward_sync_buffers" in options:  # torch 2.13; before it the same was called broadcast_buffers
-        return DistributedDataParallel(objective, device_ids=devices, forward_sync_buffers=False)
-    return DistributedDataParallel(objective, device_ids=devices, broadcast_buffers=False)
-
-
-def _share(batch_size: int, rank: int, world: int) -> slice:
-    return slice(rank * batch_size // world, (rank + 1) * batch_size // world)
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.13
+    options: dict[str, Any] = {name: False, "device_ids": [device] if device.type == "cuda" else None}
+    return DistributedDataParallel(objective, **options)

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,26 +26,24 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 AUGMENTS = ("crop", "flip", "randaugment", "autoaugment", "cutout[1-9][0-9]*")
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "optimizer": ("sgd", "adam"),
-    "schedule": tuple(SCHEDULES),
-    "padding_mode": ("reflect", "zeros"),
-    "precision": tuple(PRECISIONS),
+
+def _one_of(choices: Iterable[str]) -> Callable[[str, str], str]:
+    return lambda name, value: str(check_choice(name, value, tuple(choices)))
+
+
+# What each field takes, and returns as a plain value: a count, a number, a choice.
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(("epochs", "batch_size", "meta_batch_size"), check_count),
+    **dict.fromkeys(("padding", "evaluate_every"), partial(check_count, low=0)),
+    **dict.fromkeys(("lr", "factor"), partial(check_number, low=0, without=(0,))),
+    **dict.fromkeys(("warmup", "momentum"), partial(check_number, low=0, high=1, without=(1,))),
+    "weight_decay": partial(check_number, low=0),
+    "nesterov": check_flag,
+    "optimizer": _one_of(("sgd", "adam")),
+    "schedule": _one_of(SCHEDULES),
+    "padding_mode": _one_of(("reflect", "zeros")),
+    "precision": _one_of(PRECISIONS),
 }
-
-COUNTS = {"epochs": 1, "batch_size": 1, "meta_batch_size": 1, "padding": 0, "evaluate_every": 0}
-
-"""The least value of each."""
-
-NUMBERS: dict[str, tuple[float, float, tuple[float, ...]]] = {
-    "lr": (0, math.inf, (0,)),
-    "factor": (0, math.inf, (0,)),
-    "warmup": (0, 1, (1,)),
-    "momentum": (0, 1, (1,)),
-    "weight_decay": (0, math.inf, ()),
-}
-
-"""The least and the largest value of each, and which of the two it may not have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,13 +92,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Hold every field to what it takes, as a plain value that a record and a checkpoint can hold."""
-        plain: dict[str, Any] = {"nesterov": check_flag("Recipe.nesterov", self.nesterov)}
-        for name, least in COUNTS.items():
-            plain[name] = check_count(f"Recipe.{name}", getattr(self, name), least)
-        for name, (low, high, without) in NUMBERS.items():
-            plain[name] = check_number(f"Recipe.{name}", getattr(self, name), low, high, without)
-        for name, choices in CHOICES.items():
-            plain[name] = str(check_choice(f"Recipe.{name}", getattr(self, name), choices))
+        plain = {name: check(f"Recipe.{name}", getattr(self, name)) for name, check in CHECKS.items()}
         listed = isinstance(self.milestones, Iterable) and not isinstance(self.milestones, str)
         require(listed, "Recipe.milestones", self.milestones, "a sequence of fractions in (0, 1)")
         plain["milestones"] = tuple(check_number("Recipe.milestones", one, 0, 1, (0, 1)) for one in self.milestones)
@@ -132,51 +125,44 @@ class Recipe:
         return SCHEDULES[self.schedule](self, (progress - self.warmup) / (1 - self.warmup))
 
 
+STEPS = {"schedule": "step", "augment": "crop+flip"}
+
 PRESETS: dict[str, dict[str, Any]] = {
     # Wang et al. (NeurIPS 2019) and their released code: Nesterov 0.9, reflect-pad-4 crop and flip, batch 128.
-    "isda/resnet": {"epochs": 160, "schedule": "step", "augment": "crop+flip"},
-    "isda/se-resnet": {"epochs": 200, "schedule": "step", "milestones": (0.4, 0.6, 0.8), "augment": "crop+flip"},
+    "isda/resnet": {**STEPS, "epochs": 160},
+    "isda/se-resnet": {**STEPS, "epochs": 200, "milestones": (0.4, 0.6, 0.8)},
     "isda/wide-resnet": {
+        **STEPS,
         "epochs": 240,
-        "schedule": "step",
         "milestones": (0.25, 0.5, 2 / 3, 5 / 6),
         "factor": 0.2,
         "weight_decay": 5e-4,
-        "augment": "crop+flip",
     },
     # Li et al. (CVPR 2021) and their released code: 200 epochs, lr times 0.01 at epochs 160 and 180.
     "metasaug/resnet": {
+        **STEPS,
         "epochs": 200,
         "batch_size": 100,
         "meta_batch_size": 100,
-        "schedule": "step",
         "milestones": (0.8, 0.9),
         "factor": 0.01,
         "weight_decay": 5e-4,
-        "augment": "crop+flip",
     },
     # Cao et al. (NeurIPS 2019) and their released code (kaidic/LDAM-DRW): zero-pad-4 crop and flip. The rate rises in 5
     # epochs (there at every epoch, here at every step) and falls to a hundredth after epochs 160 and 180.
     "ldam/resnet": {
+        **STEPS,
         "epochs": 200,
-        "schedule": "step",
         "warmup": 5 / 200,
         "milestones": (155 / 195, 175 / 195),
         "factor": 0.01,
         "nesterov": False,
         "weight_decay": 2e-4,
-        "augment": "crop+flip",
         "padding_mode": "zeros",
     },
     # Lee et al. (ICML 2020) and their released code: 80,000 steps of 128 images, zero-pad-4 crop and flip, no Nesterov.
     # 80,000 steps are 205 epochs of 50,000 images; the released split trains on 45,000, where they are 228.
-    "sla/resnet": {
-        "epochs": 205,
-        "schedule": "step",
-        "nesterov": False,
-        "augment": "crop+flip",
-        "padding_mode": "zeros",
-    },
+    "sla/resnet": {**STEPS, "epochs": 205, "nesterov": False, "padding_mode": "zeros"},
     # Page (2018-2019): one rise and one fall of the rate, batches of 512, with the network ``networks.resnet9``.
     "fast/resnet9": {
         "epochs": 16,

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from companion import __main__ as command_line, drawing, records
+from companion import __main__ as command_line, records
 from companion.records import FIGURES, committed
 from companion.studies import NothingToDraw, modules
 
@@ -55,7 +55,7 @@ def test_an_interruption_ends_with_one_line(monkeypatch, capsys):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command_line, "_do", interrupted)
+    monkeypatch.setattr(command_line, "_prepared", interrupted)
     assert command_line.main(["runs"]) == 130
     assert capsys.readouterr().err == "\ninterrupted; what was done is kept\n"
 
@@ -83,7 +83,7 @@ def test_what_has_no_records_is_skipped_and_said(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "records" / "1_isda"
     folder.mkdir(parents=True)
     (folder / "half.json").write_text("{")
-    assert drawing.draw("1_isda", folder=tmp_path) == 1
+    assert command_line.main(["figures", "1_isda", "--folder", str(tmp_path)]) == 1
     output = capsys.readouterr()
     assert "skipped  1_isda/size: needs " in output.out
     assert "half.json: not a whole record" in output.err

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from companion import planning, records, runs
+from companion import records, runs, studies
+from companion.__main__ import main as command_line
 from companion.records import Index, committed
 from companion.runs import Run
 from companion.studies import Arm, Study
@@ -48,14 +49,14 @@ def plan(monkeypatch):
     """Let some runs be the planned ones."""
 
     def these(*chosen):
-        monkeypatch.setattr(planning, "planned", lambda profile, notebook: list(chosen))
-        monkeypatch.setattr(planning, "modules", lambda: {"1_isda": None, "4_diffaugment": None})
+        monkeypatch.setattr(runs, "planned", lambda profile, notebook: list(chosen))
+        monkeypatch.setattr(studies, "modules", lambda: {"1_isda": None, "4_diffaugment": None})
 
     return these
 
 
-def train(minutes=30.0, together=1, profile="cpu"):
-    return planning.run(profile, None, minutes, together, "cpu", None)
+def train(minutes=30.0, together=1):
+    return command_line(["run", "--minutes", str(minutes), "--together", str(together), "--device", "cpu"])
 
 
 def test_a_run_is_done_when_its_record_is_there(tmp_path):
@@ -188,7 +189,7 @@ def test_unknown_names(objective, network, message):
 def test_what_is_saved_and_what_is_missing(plan, capsys):
     plan(RUN, Run(STUDY, ISDA, 2))
     RUN.execute("cpu")
-    assert planning.show("cpu") == 0
+    assert command_line(["runs"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["saved", "missing", "missing:"]
 
@@ -201,7 +202,7 @@ def test_a_file_that_is_no_record_is_named_and_skipped(plan, capsys, tmp_path):
     (folder / "._other.json").write_bytes(b"\0\5\x16\7")
     (folder / "folder.json").mkdir()
     (folder / "dangling.json").symlink_to("nowhere")
-    assert planning.show("cpu") == 1
+    assert command_line(["runs"]) == 1
     output = capsys.readouterr()
     assert output.out.splitlines()[0].startswith("saved")
     assert {name for name in ("half", "._other", "folder", "dangling") if f"{name}.json" in output.err} == {
@@ -310,9 +311,9 @@ def test_what_does_not_fit_and_what_has_no_gpu_is_said(plan, capsys, monkeypatch
     assert train(minutes=1) == 0
     assert "2 runs are longer than that; the shortest takes about 5 minutes" in capsys.readouterr().out
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert planning.run("paper", None, 1, 1, None, None) == 2
+    assert command_line(["run", "--profile", "paper", "--minutes", "1"]) == 2
     assert "got paper; torch sees no GPU" in capsys.readouterr().err
-    assert planning.show("cpu", "9_none") == 2
+    assert command_line(["runs", "9_none"]) == 2
     assert "notebook: got '9_none'; takes one of 1_isda" in capsys.readouterr().err
     assert train(minutes=float("nan")) == 2
 

@@ -84,7 +84,7 @@ pkgutil.iter_modules = iter_modules
 USE = """
 import sys
 from pathlib import Path
-from companion import __main__, drawing, leaderboard, records, runs
+from companion import __main__, leaderboard, records, runs
 records.FIGURES = runs.FIGURES = Path(sys.argv[1])
 runs.state_folder = lambda: Path(sys.argv[1]) / "state"
 assert __main__.main(["runs", "6_logitmix"]) == 0

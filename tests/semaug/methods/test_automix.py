@@ -514,7 +514,7 @@ class TestBadInput:
             build()(IMAGES, torch.tensor([0, 1, 3, 0, 0]), step())
 
     def test_cheaper_schedule_among_processes(self):
-        with pytest.raises(ValueError, match="every: got 2 in a data-parallel run; takes 1"):
+        with pytest.raises(ValueError, match="every: got 2; takes 1 in a data-parallel run"):
             build(every=2)(IMAGES, TARGET, step()._replace(world=2))
 
     def test_masks_of_a_fixed_policy(self):

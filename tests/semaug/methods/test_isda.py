@@ -768,9 +768,9 @@ def test_bad_control():
         ((covariance, "noise"), "kind: got 'noise'; takes one of identity, diagonal, shared, random"),
         ((covariance[0], "identity"), r"covariance: got shape \(4, 4\); takes \(C, A, A\)"),
         ((covariance, "shared"), r"count: got None; takes \(3,\) for 'shared'"),
-        ((covariance, "shared", torch.ones(2)), r"count: got \(2,\); takes \(3,\) for 'shared'"),
+        ((covariance, "shared", torch.ones(2)), r"count: got shape \(2,\); takes \(3,\) for 'shared'"),
         ((covariance, "random"), r"rotation: got None; takes \(4, 4\) for 'random'"),
-        ((covariance, "random", None, torch.eye(3)), r"rotation: got \(3, 3\); takes \(4, 4\) for 'random'"),
+        ((covariance, "random", None, torch.eye(3)), r"rotation: got shape \(3, 3\); takes \(4, 4\) for 'random'"),
     ]:
         with pytest.raises(ValueError, match=message):
             control_covariance(*arguments)

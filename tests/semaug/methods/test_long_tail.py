@@ -284,7 +284,7 @@ BAD = {
     "beta text": (lambda: class_balanced_weights(COUNTS, "0.9"), "beta: got '0.9'"),
     "margin": (lambda: ldam_margins(COUNTS, 0.0), "max_margin: got 0.0; takes a finite number above 0"),
     "margin inf": (lambda: ldam_margins(COUNTS, math.inf), "max_margin: got inf"),
-    "margins": (lambda: ldam_logits(Z, Y, torch.ones(3)), r"margins: got \(3,\); takes \(4,\)"),
+    "margins": (lambda: ldam_logits(Z, Y, torch.ones(3)), r"margins: got shape \(3,\); takes \(4,\)"),
     "margins nan": (lambda: ldam_logits(Z, Y, torch.tensor([1, math.nan, 1, 1])), "margins: got .* not finite"),
     "margins too large": (
         lambda: ldam_logits(Z, Y, torch.full((4,), 1e300, dtype=torch.float64)),

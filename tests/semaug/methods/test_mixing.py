@@ -323,7 +323,7 @@ def test_other_bad_input():
             function(images, target, 0.5, permutation, 3, 3.5, 2)
     with pytest.raises(TypeError, match=r"images: got torch.uint8; takes floats"):
         mixing.by_mask(images.byte(), target, torch.rand(2, 1, 8, 8), 0.5, permutation, 2)
-    with pytest.raises(ValueError, match=r"mask: got shape \(2, 8, 8\); takes \(N, 1, H, W\) = \(2, 1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"mask: got shape \(2, 8, 8\); takes \(2, 1, 8, 8\) = \(N, 1, H, W\)"):
         mixing.by_mask(images, target, torch.rand(2, 8, 8), 0.5, permutation, 2)
     with pytest.raises(TypeError, match=r"features: got torch.uint8; takes floats"):
         mixing.mixstyle(images.byte(), 0.5, permutation)

@@ -372,7 +372,7 @@ def test_distillation_of_weight_0_leaves_the_second_head_its_labels():
     torch.testing.assert_close(loss, joint + F.cross_entropy(network.head(z[:, 0]), target))
     with pytest.raises(ValueError, match=r"distillation: got -1.*takes a finite number from 0"):
         SLA(Net(width=6), temperature=1.0, distillation=-1.0)
-    with pytest.raises(ValueError, match=r"temperature: got None for distillation 0.0; takes a finite number above 0"):
+    with pytest.raises(ValueError, match=r"temperature: got None; takes a number above 0 for distillation=0.0"):
         SLA(Net(width=6), distillation=0.0)
 
 
