@@ -25,9 +25,9 @@ from companion import lesson
 lesson.figure("1_isda", "directions")
 
 # %% [markdown]
-# **Each row is a class; its photographs are ordered by one direction in the space of a network's features.** The
-# four on the left are at its small end, the four on the right at its large end. One block takes the direction along
-# which the class varies most, the other a random direction of equal length. No label says what a direction means.
+# **Each row is a class, with photographs from both ends of one direction in the space of a network's features.** Left of
+# each gap are the three of smallest coordinate, right of it the three of largest. The left block takes the direction
+# along which the class varies most, the right block a random one. No label says what a direction means.
 #
 # Flipping a photograph changes its pixels. ISDA changes its meaning: it moves the *feature* of an image along the
 # directions in which its class varies. It does so infinitely often, inside the loss, at the cost of a cross-entropy.
@@ -129,15 +129,17 @@ show(plots.where_it_acts("features", "loss"), "where")
 # > 如果直接去随机扰动最后的这个embedding来获取数据增强会得到很多没用的新数据 ·
 # > *Perturbing the embedding at random yields many useless new samples.*
 #
-# Here is that claim in pictures. A feature is moved along a direction of its class, and for comparison along a random
-# direction of equal length. Each tile is the real photograph whose feature is nearest.
+# Here is that claim in pictures. A feature is moved along a direction of its class, along a random one, and along one
+# between the classes, always as far. Each tile is the real photograph whose feature is nearest; the start is in the
+# middle.
 
 # %% tags=["nbval-ignore-output"]
 lesson.figure("1_isda", "neighbours")
 
 # %% [markdown]
-# Look for a property that changes steadily along a row, and for tiles of another class. Each tile is a real photograph,
-# so nothing is invented; it is also only the nearest one there is. The appendix measures the claim with controls.
+# Look for a property that changes steadily along a row, and for tiles of another class. The percentages count, over test
+# images, how often the nearest photograph is still of the class. Nothing is invented here, but each tile is only the
+# nearest photograph there is. The appendix measures the claim with controls.
 #
 # ### A world in the plane
 #
@@ -861,6 +863,8 @@ assert abs((first + second).mean() / change.mean() - 1) < 0.01
 lesson.figure("1_isda", "frozen")
 
 # %% [markdown]
+# *Full* estimates one covariance for each class; *shared* estimates one for all classes, which takes fewer images.
+#
 # Whole networks come next. The table is made from the committed records: differences ISDA − cross-entropy over $n$ paired
 # seeds, with 95% intervals, and what the paper reports. A row is at the paper's setting only if it names a ResNet-32.
 
