@@ -602,10 +602,10 @@ lesson.figure("1_isda", "strength")
 # %%
 def fits(index):
     """The training loss of the baseline in each study."""
-    for part in study.STUDIES:
-        if records := index.of(part, part.baseline):
-            left = stats.summary(record.metrics["train_loss"] for record in records)
-            print(f"{part.title:36s} {left.mean:.4f} nats")
+    for title, (_, found) in study.results(index).items():
+        baseline = next(iter(found.values()))
+        left = stats.summary(record.metrics["train_loss"] for record in baseline)
+        print(f"{title:36s} {left.mean:.4f} nats")
 
 
 lesson.reading(fits, "1_isda")
