@@ -189,6 +189,7 @@ def look(run: Run, root: str | None = None) -> tuple[Record, dict[str, np.ndarra
         centred, directions = z - z.mean(0), directions_of(photographs, label, generator)
         length = (centred @ directions["class"]).std().item()
         typical = int(rows[centred.square().sum(1).argmin()])
+        record.metrics[f"kept, {name}, unmoved"] = kept(photographs, label, directions["class"], 0.0)
         for kind, direction in directions.items():
             record.metrics[f"deviation, {name}, {kind}"] = (centred @ direction).std().item()
             if dataset.num_classes > 2:

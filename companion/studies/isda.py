@@ -322,6 +322,11 @@ def share_kept(record: Record, kind: str) -> float:
     return 100 * float(np.mean([record.metrics[f"kept, {name}, {kind}"] for name in record.config["classes"]]))
 
 
+def deviation(record: Record, kind: str) -> float:
+    """Mean over the classes of the standard deviation of their features along a direction."""
+    return float(np.mean([record.metrics[f"deviation, {name}, {kind}"] for name in record.config["classes"]]))
+
+
 @styled
 def _strips(tiles: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str], text: str, gap: int = 0) -> Picture:
     """Rows of photographs under a few titles: for each a strip (columns, 3, H, W), with a gap after so many columns."""
@@ -359,8 +364,9 @@ def directions(index: Index, other: str = "random") -> Picture:
     }
     text = "Left of each gap the three photographs of smallest coordinate, right of it the three of largest."
     figure = _strips(strips, ("leading direction of the class covariance", words[other]), text, gap=3)
+    wide, random = (deviation(record, kind) for kind in ("class", "random"))
     messages = {
-        "random": "The direction in which a class varies most has a meaning that one can name",
+        "random": f"Along its leading direction a class varies {wide / random:.1f} times as much as along a random one",
         "between": "Within a class, its own leading direction and the one between the classes",
         "class, second": "The second direction of a class has another meaning than the first",
     }
@@ -383,13 +389,12 @@ def neighbours(index: Index) -> Picture:
     text = (
         "In the middle a photograph; beside it the nearest of 50,000 others to its feature moved by 2 and 3 "
         "standard deviations of the class, as far in all columns. In %: test features, moved by 3 deviations, whose "
-        "nearest photograph is of their class."
+        f"nearest photograph is of their class; unmoved {share_kept(record, 'unmoved'):.0f}%."
     )
     figure = _strips(rows, titles, "\n".join(textwrap.wrap(text, 118)))
-    best = shares[0] > max(shares[1:])
-    message = "Moved along its class's direction, a feature keeps its class more often"
-    headline(figure, message if best else "Photographs nearest to moved features")
-    return figure
+    stays = share_kept(record, "unmoved") - 3 < shares[0] and shares[0] > max(shares[1:])
+    message = "Moved along its class's direction, a feature keeps its class almost as often as unmoved"
+    return titled(figure, message if stays else "Photographs nearest to moved features")
 
 
 def by_size(runs: Sequence[Record]) -> np.ndarray:
