@@ -61,7 +61,7 @@ NETWORKS: dict[str, Builder] = {
     "autoencoder128": _autoencoder(latent=128, width=32, blocks=(1, 2)),
     "autoencoder512-plain": _autoencoder(latent=512, width=24, blocks=(0, 0)),
     "autoencoder2048-plain": _autoencoder(latent=2048, width=24, blocks=(0, 0, 0)),
-    "autoencoder256-faces": _autoencoder(latent=256, width=24, blocks=(0, 0, 0, 0)),
+    "autoencoder256-faces": _autoencoder(latent=256, width=16, blocks=(0, 0, 0, 0)),
     "autoencoder2048": _autoencoder(latent=2048, width=32, size=(32, 32), blocks=(3, 4, 6, 3)),
     "autoencoder2048-faces": _autoencoder(latent=2048, width=32, size=(64, 64), blocks=(1, 2, 4, 4, 2)),
 }

@@ -223,7 +223,7 @@ def _sheets(name: str, title: str, network: str, c: float, seconds: float, clip:
 
 
 SHEETS = (
-    _sheets("lfw64-whole", "LFW faces, 10,444 images", "256-faces", 100.0, 1800, 0.05, epochs=20, augment="flip"),
+    _sheets("lfw64-whole", "LFW faces, 10,444 images", "256-faces", 100.0, 1100, 0.05, epochs=12, augment="flip"),
     _sheets("mnist-whole", "MNIST, 60,000 images", "512-plain", 100.0, 1500, 0.1, epochs=12),
     _sheets("cifar10-whole", "CIFAR-10, 50,000 images", "2048-plain", 100.0, 3600, 0.1, epochs=10, augment="flip"),
 )
