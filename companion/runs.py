@@ -185,9 +185,13 @@ class Run:
         A measure that fails leaves the record of the training, and says so in its environment.
         """
         if self.study.measure is not None:
-            metrics, curves = self.study.measure(model, dataset, device)
-            record.metrics, record.curves = record.metrics | metrics, record.curves | curves
-        return self.study.pictures(model, dataset) if self.study.pictures is not None and self.seed == 0 else {}
+            with record.measuring("measure"):
+                metrics, curves = self.study.measure(model, dataset, device)
+                record.metrics, record.curves = record.metrics | metrics, record.curves | curves
+        if self.study.pictures is not None and self.seed == 0:
+            with record.measuring("pictures"):
+                return self.study.pictures(model, dataset)
+        return {}
 
     def keep(self, record: Record, arrays: Mapping[str, np.ndarray], folder: Path | None = None) -> Record:
         """Write what a run leaves, and remove its checkpoint."""
@@ -209,8 +213,10 @@ class Run:
         quality = gans.Quality(dataset, judge.features, device=device)
         record = gan.fit_gan(players, dataset, self.recipe, seed=self.seed, resume=self.checkpoint, measure=quality)
         record.config["judge"] = {"name": judged.name, **judged.settings, "digest": judged.digest}
-        record.metrics |= quality.augmented(players) | quality.real_images()
-        return record, quality.pictures(players) if self.seed == 0 else {}
+        with record.measuring("quality"):
+            record.metrics |= quality.augmented(players) | quality.real_images()
+            return record, quality.pictures(players) if self.seed == 0 else {}
+        return record, {}
 
 
 def planned(profile: str | None = None, notebook: str | None = None) -> list[Run]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -124,6 +126,18 @@ class Record:
         """What its file is called, without the ending."""
         return f"{self.config.get('objective', 'run')}-{self.hash}-seed{self.seed}"
 
+    @contextmanager
+    def measuring(self, what: str) -> Iterator[None]:
+        """What stands inside measures a trained model: where it fails, the record says so as ``environment["failed"]``.
+
+        A training is not lost by what is asked of it afterwards.
+        """
+        try:
+            yield
+        except Exception as error:  # whatever it is
+            self.environment["failed"] = f"{what}: {type(error).__name__}: {error}"
+            logging.getLogger("semaug").warning("not measured, the record stays: %s", self.environment["failed"])
+
     def save(self, folder: str | Path) -> Path:
         """Write the record to ``folder/<objective>-<hash>-seed<seed>.json``, a line a field, whole or not at all."""
         content = {"hash": self.hash, **self._content()}
@@ -166,7 +180,8 @@ class Record:
 
 
 def _plain(value: float) -> float | None:
-    """A number as JSON has it, which knows neither NaN nor infinity."""
+    """A number as JSON has it, which knows neither NaN nor infinity, nor numbers of NumPy and torch."""
+    value = value if isinstance(value, int | float) else float(value)
     return value if math.isfinite(value) else None
 
 

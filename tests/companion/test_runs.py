@@ -13,7 +13,7 @@ from companion.records import Index, committed
 from companion.runs import Run
 from companion.studies import Arm, Study
 from semaug import data
-from semaug.measures import robustness
+from semaug.measures import gans, robustness
 from semaug.training import loop
 from semaug.training.recipe import Recipe
 from semaug.training.record import Record, write_whole
@@ -121,6 +121,31 @@ def test_what_a_study_measures_is_in_its_records():
     record = Run(replace(STUDY, measure=measure), PLAIN, 1).execute("cpu")
     assert record.metrics.keys() >= {"test_accuracy", "ece", "mce", "corruption_accuracy"}
     assert sum(record.curves["reliability_count"]) == 100
+
+
+@pytest.mark.parametrize("what", ["measure", "pictures"])
+def test_what_cannot_be_measured_leaves_the_record(what, tmp_path):
+    def fails(*arguments):
+        raise np.linalg.LinAlgError("the input matrix contained non-finite values")
+
+    run = Run(replace(STUDY, **{what: fails}), PLAIN, 0)
+    record = run.execute("cpu")
+    assert record.metrics["test_accuracy"] > 0
+    assert record.environment["failed"].startswith(f"{what}: LinAlgError: the input matrix")
+    (read,) = Index(tmp_path / "figures" / "records" / "1_isda")
+    assert read == record
+    assert not run.checkpoint.exists()
+
+
+def test_players_whose_quality_cannot_be_measured_leave_the_record(monkeypatch):
+    def fails(*arguments):
+        raise ValueError("covariance: got values that are not finite")
+
+    monkeypatch.setattr(gans.Quality, "augmented", fails)
+    run = Run(PLAYERS, PLAYERS.baseline, 0)
+    record = run.execute("cpu")
+    assert record.metrics["fid"] > 0
+    assert record.environment["failed"].startswith("quality: ValueError: covariance")
 
 
 def test_pictures_are_of_the_first_seed_and_no_record_is_without_them(monkeypatch):
