@@ -1786,7 +1786,7 @@ compare(("AutoMix", "CutMix"), ("AutoMix", "PuzzleMix"))
 #
 # Exploratory: on clothing what mixes two images is one to two points above cross-entropy in the mean, and above it in every seed; of
 # the differences between these methods none is claimed. On photographs the sign turns. Nothing is above cross-entropy, and mixup,
-# ResizeMix, PuzzleMix and MixStyle are significantly below it; AutoMix loses least. The losses at the end of training, below, say why that may be: of clothing
+# ResizeMix and MixStyle are significantly below it; AutoMix loses least. The losses at the end of training, below, say why that may be: of clothing
 # cross-entropy ends at .003 nats, it knows its two thousand images by heart, and mixing forbids that; of photographs with crop and flip
 # it ends at .78, and with the Transformer at .43. There is nothing to forbid yet, and a harder task only takes longer. The papers train for two
 # hundred epochs and more. (Three settings: a description, no law.)

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.stats import binom
 
 from companion import plots
 from companion.plots import BLUE, CYAN, GREEN, GREY, PURPLE, RED, YELLOW, Picture, finish, styled, titled
@@ -296,6 +295,8 @@ def floor(record: Record) -> float:
     It is not 0: of $n$ predictions of confidence $p$ a share is right that is off $p$ by chance, on average by
     $2 v (1 - p)\, b(v; n, p) / n$ with $v = \lfloor n p \rfloor + 1$ and $b$ the binomial probability (de Moivre).
     """
+    from scipy.stats import binom  # imported where it is used: listing runs does without
+
     n, p = (np.array(record.curves[f"reliability_{name}"]) for name in ("count", "confidence"))
     v = np.floor(n * p) + 1
     return float((2 * v * (1 - p) * binom.pmf(v, n, p)).sum() / n.sum())

@@ -3,15 +3,17 @@ r"""ISDA: augment every feature along its class's covariance, infinitely often, 
 Wang et al., "Implicit Semantic Data Augmentation for Deep Networks", NeurIPS 2019, https://arxiv.org/abs/1909.12220,
 and "Regularizing Deep Networks with Semantic Data Augmentation", TPAMI 2021, https://arxiv.org/abs/2007.10538.
 
-The loss is the bound (2) of module ``semaug.core.gaussian`` with the covariance $\Sigma_y$ of each class, which module
-``semaug.core.moments`` updates online by (9) to (11):
+Each feature $a_i$ of class $y_i$ stands for infinitely many, $\mathcal N(a_i, \lambda \Sigma_{y_i})$. The expectation
+of the cross-entropy over them is at most, by Jensen's inequality and the Gaussian's moment-generating function (module
+``semaug.core.gaussian``),
 
 $$\overline{\mathcal L}_\infty = \frac1N \sum_i \mathrm{CE}(z_i, y_i), \qquad
   z_{ij} = w_j^\top a_i + b_j + \frac\lambda2\, q_{y_i j}, \qquad
   q_{yj} = (w_j - w_y)^\top \Sigma_y (w_j - w_y). \tag{12}$$
 
-$q_{yy} = 0$, and where a class was never seen $\Sigma_y = 0$: then this is the plain cross-entropy. The strength grows
-with training, $\lambda_t = \frac tT \lambda_0$, because early covariances mean little.
+The covariance $\Sigma_y$ of a class is updated online (module ``semaug.core.moments``) and may be full, diagonal, or
+factored, $FF^\top$ plus a diagonal. $q_{yy} = 0$, and where a class was never seen $\Sigma_y = 0$: this is then the
+plain cross-entropy. The strength grows with training, $\lambda_t = \frac tT \lambda_0$: early covariances mean little.
 
 :func:`isda_logits` is $z$ and :func:`isda_loss` the loss. :class:`ISDALoss` adds the moments, for a training loop of
 one's own; :class:`ISDA` is the objective for ``semaug.fit``.
@@ -61,8 +63,8 @@ def isda_logits(
 ) -> Float[Tensor, "N C"]:
     r"""The augmented logits $z$ of (12), on which a margin, class weights or any loss of logits can stand.
 
-    Differentiable any number of times, in either mode, in everything float, the covariance included. A full covariance
-    keeps two tensors of (classes of the batch, C, A) for that, which :func:`isda_loss` does without.
+    Differentiable any number of times, by backward and by forward mode, in every float argument, the covariance
+    included. A full covariance keeps two tensors of (classes of the batch, C, A) for that; :func:`isda_loss` does not.
 
     Args:
         features: (N, A).
@@ -76,9 +78,9 @@ def isda_logits(
 
     Raises:
         ValueError, TypeError: for arguments that do not fit each other, a target outside [0, C), values that are not
-            finite, logits that overflow, and a full covariance that is not symmetric. Of that only the two diagonals
-            next to the main one are compared, which costs little and finds a triangular factor or a product in the
-            wrong order. No value is read under torch.compile, torch.func and the capture of a CUDA graph.
+            finite, logits that overflow, and a full covariance that is not symmetric (of it
+            only the two diagonals next to the main one are compared). No value is read under torch.compile, torch.func
+            and the capture of a CUDA graph.
     """
     check_batch(features, target, weight, bias)
     check_covariance(covariance, weight)
@@ -118,7 +120,7 @@ def isda_loss(
     check_choice("reduction", reduction, REDUCTIONS)
     if class_weight is not None:
         check_class_weight(class_weight, target, len(weight), reduction)
-    if covers(target, weight, covariance, strength, reduction):  # tested equal to the lines below
+    if covers(target, weight, covariance, strength, reduction):  # gradients by hand; tested equal to the lines below
         loss = fast_loss(features, target, weight, bias, cast(Tensor, covariance), strength, reduction, class_weight)
     else:
         logits = unchecked_logits(features, target, weight, bias, covariance, strength, relative=True)
@@ -142,7 +144,7 @@ def unchecked_logits(
 
     Args:
         features, target, weight, bias, covariance, strength: as for :func:`isda_logits`.
-        relative: leave out what all logits of a sample have in common, where that spares time.
+        relative: leave out what all logits of a sample have in common, where that spares time: no softmax sees it.
     """
     with torch.autocast(features.device.type, enabled=False):
         weight = at_least_float32(weight)
@@ -157,13 +159,16 @@ def unchecked_logits(
             q = _low_rank(covariance.factor.mT.index_select(0, present).to(weight.dtype), present, weight)
         else:
             logits = F.linear(features, weight, bias)
-            difference = weight - weight.index_select(0, present)[:, None]  # (U, C, A)
+            difference = weight - weight.index_select(0, present)[:, None]  # (U, C, A), U classes in the batch
             q = (difference @ covariance.index_select(0, present).to(weight.dtype) * difference).sum(2)
         return logits + 0.5 * strength * q.index_select(0, index)
 
 
 def _low_rank(factor: Float[Tensor, "U r A"], present: Tensor, weight: Float[Tensor, "C A"]) -> Float[Tensor, "U C"]:
-    r"""$q_{uj} = |F_u^\top (w_j - w_u)|^2$ by one product of (C, A) by (A, U r), minus the rows of the classes u."""
+    r"""$q_{uj} = |F_u^\top (w_j - w_u)|^2$ of $\Sigma_u = F_u F_u^\top$, for the U classes of the batch.
+
+    One product of (C, A) by (A, U r) gives $F_u^\top w_j$; the rows of the classes u are then taken off.
+    """
     U, r, A = factor.shape
     centred = weight - weight.detach().mean(0)  # as in diagonal_logits: a common offset costs digits, changes nothing
     projected = (centred @ factor.reshape(U * r, A).T).view(len(weight), U, r)
@@ -207,7 +212,7 @@ class ISDALoss(nn.Module):
 
     The state lives in buffers: save ``criterion.state_dict()`` with a checkpoint. In data-parallel training every
     process calls its criterion at every step, as :meth:`semaug.core.moments.ClassMoments.update` says. Under
-    torch.compile set a 0-d tensor, since another number is compiled anew.
+    torch.compile set ``strength`` to a 0-d tensor: for another number it would compile anew.
 
     Args:
         num_classes: C.
@@ -270,7 +275,7 @@ class ISDA(Objective):
         ValueError, TypeError: for settings outside these and a network without features or head.
     """
 
-    static = True
+    static = True  # fit may capture the step as a CUDA graph
     network: Network
     rotation: Tensor
 
@@ -297,7 +302,7 @@ class ISDA(Objective):
             self.register_buffer("rotation", torch.linalg.qr(normal).Q)
 
     def phase(self, progress: float) -> str | None:
-        """One, but for the factored form, whose update goes through the classes of the batch."""
+        """One captured step serves all of training; none can of the factored form, which goes through the classes."""
         return None if self.moments.form == "factored" else "all"
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
@@ -305,8 +310,8 @@ class ISDA(Objective):
 
         Raises:
             ValueError, TypeError: as :func:`isda_loss`, before the moments change: a NaN would stay in them for ever.
-                What is not finite is a FloatingPointError too. On a GPU these checks wait for the device; a captured
-                step leaves them out.
+                Values that are not finite raise NotFiniteError, which is also a FloatingPointError. On a GPU these
+                checks wait for the device; a captured step leaves them out.
         """
         features = self.network.features(images)
         if self.training:
@@ -327,7 +332,7 @@ def control_covariance(
     count: Float[Tensor, " C"] | None = None,
     rotation: Float[Tensor, "A A"] | None = None,
 ) -> Float[Tensor, "C A A"] | Float[Tensor, "C A"]:
-    r"""Controls for the class covariances: others of equal trace in each class, so of equally long perturbations.
+    r"""Controls: other covariances of equal trace in each class, so that only the directions of the moves differ.
 
     "identity": $\frac1A \mathrm{tr}(\Sigma_c) I$, all directions alike. "diagonal": the diagonal of $\Sigma_c$.
     "shared": the mean of all classes weighted by ``count``, scaled to the trace of each. "random":

@@ -32,3 +32,13 @@ def test_an_array_of_bytes_that_is_no_image_comes_back_as_it_is(tmp_path):
     (tmp_path / "run.npz").write_bytes(records.pack(arrays))
     found = records.unpack(tmp_path / "run.npz")
     assert all(np.array_equal(found[name], arrays[name]) for name in arrays)
+
+
+def test_more_images_than_one_webp_is_high_come_back_in_their_order(tmp_path):
+    values = np.arange(0, 250, 10, dtype=np.uint8).repeat(11)[:270]
+    images = np.broadcast_to(values[:, None, None, None], (270, 3, 64, 16)).copy()
+    (tmp_path / "run.npz").write_bytes(records.pack({"tiles": images.reshape(27, 10, 3, 64, 16)}))
+    found = records.unpack(tmp_path / "run.npz")["tiles"]
+    assert records.TALLEST < 270 * 64
+    assert found.shape == (27, 10, 3, 64, 16)
+    assert np.abs(found.reshape(270, -1).astype(int) - values[:, None]).max() <= 3

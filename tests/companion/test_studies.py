@@ -115,7 +115,7 @@ def test_there_are_studies_of_every_notebook_and_no_two_runs_are_the_same():
 @pytest.mark.parametrize("notebook", sorted(modules()))
 def test_every_arm_can_be_built(notebook):
     seen = set()
-    for study in studies(notebook):
+    for study in (study for study in studies(notebook) if study.execute is None):
         assert (study.judge is not None) == (study.baseline.objective == "GAN")
         for arm in study.arms:
             key = str((arm.objective, study.network, study.data["name"], sorted(arm.settings.items())))
@@ -141,7 +141,7 @@ def test_records_have_the_network_and_the_settings_of_their_arm(notebook):
     index = committed(notebook)
     for study in studies(notebook):
         names = {found.config["network"] for arm in study.arms for found in index.of(study, arm)}
-        if not names:
+        if not names or study.execute is not None:  # whose record says all that its plan says, and nothing is built
             continue
         black = dataset(study)
         with torch.device("meta"):

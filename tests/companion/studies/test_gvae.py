@@ -6,10 +6,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from companion import records
 from companion.records import Index
 from companion.studies import NothingToDraw, gvae
+from semaug.data.sets import Data
+from semaug.data.split import Split
+from semaug.methods import gvae as gvae_method
 from semaug.training.record import Record
 
 NOISE = [0.0, 0.02, -0.01]
@@ -296,3 +300,37 @@ def test_figures_fit_a_page_and_sheets_have_tiles_to_see(index, saved, name):
         figure.draw_without_rendering()
         columns = len(figure.axes[0].get_xticks())
         assert figure.axes[0].get_window_extent().width / columns >= 48
+
+
+@pytest.mark.parametrize(("classes", "rows"), [(10, 10), (4, 10)])
+def test_sheets_hold_what_the_sources_figures_show(classes, rows):
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model = gvae_method.GVAE(gvae_method.AutoEncoder(classes, 3, (16, 16), 20, 8, (0, 0))).eval()
+    splits = [
+        Split(torch.randint(0, 256, (n, 3, 16, 16), generator=generator, dtype=torch.uint8), torch.arange(n) % classes)
+        for n in (600, 60)
+    ]
+    found = gvae.sheets(model, Data("noise", *splits), clip=0.1, rows=rows)
+    assert found["clipped"].shape == found["all"].shape == (rows, 13, 3, 16, 16)
+    assert np.bincount(found["target"], minlength=classes).max() <= -(-rows // min(rows, classes))
+    assert found["grid"].shape == found["grid_means"].shape == (7, 9, 3, 16, 16)
+    for name in ("grid", "grid_means"):  # all of them have the image itself in the middle
+        assert np.array_equal(found[name][3, 4], found["all"][0, 6])
+    with torch.no_grad():
+        mean, deviation = model.posterior(torch.from_numpy(found["images"][:1]) / 255)
+        order = deviation[0].argsort(descending=True)[:2]  # the tenth of 20
+        code = mean.clone()
+        code[0, order] += 1.5 * deviation[0, order]
+        end = (255 * model.decode(code)).round().byte().numpy()
+    assert np.abs(found["clipped"][0, 9].astype(int) - end[0]).max() <= 1
+    chosen = splits[0].floats(torch.tensor([i for c in range(4) for i in range(600) if i % classes == c]))
+    with torch.no_grad():
+        z = model.posterior(chosen)[0].double().numpy()
+    values = np.linalg.svd(z - z.mean(0), compute_uv=False) ** 2
+    np.testing.assert_allclose(found["share"], values[:2] / values.sum(), rtol=1e-4)
+    first = z[found["labels"] == 0]
+    matrix = np.linalg.eigh(first.T @ first)[1]
+    matrix = matrix * np.sign(matrix[np.abs(matrix).argmax(0), range(20)])
+    np.testing.assert_allclose(found["author"][found["labels"] == 0], first @ matrix[:2].T, atol=1e-4)

@@ -60,9 +60,9 @@ def test_sizes(channels, size, last):
 
 
 def test_blocks_are_as_many_as_asked():
-    one, two = (AutoEncoder(4, 1, (12, 12), blocks=blocks) for blocks in ((1,), (3,)))
-    count = [sum(isinstance(m, networks.BasicBlock) for m in net.modules()) for net in (one, two)]
-    assert count == [2, 6]
+    none, one, two = (AutoEncoder(4, 1, (12, 12), blocks=blocks) for blocks in ((0,), (1,), (3,)))
+    count = [sum(isinstance(m, networks.BasicBlock) for m in net.modules()) for net in (none, one, two)]
+    assert count == [0, 2, 6]
     assert one.name != two.name
 
 
@@ -281,7 +281,7 @@ BAD = {
     ),
     "odd": (lambda: AutoEncoder(4, 1, (29, 29)), r"size: got \(29, 29\); takes \(H, W\), both even and from 8"),
     "latent": (lambda: AutoEncoder(4, 1, latent=0), "latent: got 0; takes a whole number from 1"),
-    "blocks": (lambda: AutoEncoder(4, 1, blocks=(1, 0)), "blocks: got 0"),
+    "blocks": (lambda: AutoEncoder(4, 1, blocks=(1, -1)), "blocks: got -1"),
     "norm": (lambda: AutoEncoder(4, 1, norm="layer"), "norm: got 'layer'"),
     "deviation": (lambda: model(deviation=0.0), "deviation: got 0.0; takes a finite number above 0"),
     "class_weight": (lambda: model(class_weight=math.nan), "class_weight: got nan"),
