@@ -7,6 +7,7 @@ one that was stopped goes on from its last epoch, and two processes beside each 
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -262,7 +263,10 @@ def state_folder() -> Path:
 
 @contextmanager
 def claimed(run: Run) -> Iterator[bool]:
-    """True for the one process that may execute this run now; the claim ends with the process, however it ends."""
+    """True for the one process that may execute this run now; the claim ends with the process, however it ends.
+
+    Its file goes with the claim: who opened it before, and locks what is no longer there, has not got the run.
+    """
     import fcntl  # here: what reads the planned runs works without it, as on Windows
 
     state_folder().mkdir(parents=True, exist_ok=True)
@@ -273,7 +277,12 @@ def claimed(run: Run) -> Iterator[bool]:
         except BlockingIOError:
             yield False
         else:
-            yield True
+            mine = os.fstat(file.fileno()).st_nlink > 0
+            try:
+                yield mine
+            finally:
+                if mine:
+                    path.unlink()
 
 
 def complete(runs: Sequence[Run], device: str = "auto", root: str | None = None) -> list[tuple[Run, Record]]:

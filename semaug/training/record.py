@@ -24,6 +24,15 @@ from typing import Any
 
 PROFILES = ("quick", "cpu", "paper")
 
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("profile", "study", "arm", "date"), (str,)),
+    **dict.fromkeys(("config", "environment"), (dict,)),
+    **dict.fromkeys(("seed", "peak_memory"), (int,)),
+    **{"train_counts": (list,), "seconds": (float, int)},
+}
+
+"""What a file may hold where numbers are not checked one by one."""
+
 
 def write_whole(path: str | Path, content: bytes | str) -> Path:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
@@ -153,7 +162,9 @@ class Record:
             OSError: where there is no file, or it cannot be read.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            if Path(path).is_fifo():
+                raise ValueError("a pipe")
+            content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
             stated = content.pop("hash")
             curves, metrics = content.get("curves", {}), content.get("metrics", {})
             content["curves"] = {name: [_number(value) for value in values] for name, values in curves.items()}
@@ -161,7 +172,10 @@ class Record:
             content["class_accuracy"] = [_number(value) for value in content.get("class_accuracy", [])]
             record = cls(**content)
             own = record.hash
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            for name, kind in _KINDS.items():
+                if type(value := getattr(record, name)) not in kind:
+                    raise TypeError(f"{name} is {value!r}")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path}: not a whole record ({error!r}); restore it, or run it again") from error
         if stated != own:
             raise ValueError(f"{path}: its configuration hashes to {own} but it says {stated}; run it again")
