@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -71,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser().parse_known_args(arguments)
     if rest and options.command != "sweep":
         parser().error(f"unknown arguments: {' '.join(rest)}")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end from outside as one from the keyboard
     try:
         try:
             command = _prepared(options, rest)
@@ -84,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # python -m companion runs | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _prepared(options: argparse.Namespace, rest: list[str]) -> Callable[[], int]:
@@ -102,6 +107,8 @@ def _prepared(options: argparse.Namespace, rest: list[str]) -> Callable[[], int]
         if unclear := [text for text in texts if "=" not in text]:
             raise ValueError(f"-p: got {unclear[0]!r}; takes name=value")
         given = dict(text.split("=", 1) for text in texts)
+        if not all(0 < limit < math.inf for limit in options.limits or ()):
+            raise ValueError(f"--limits: got {options.limits}; takes seconds above 0")
         sources = notebooks.discover(options.notebooks, options.folder)
         jobs = [notebooks.job(source, given, options.limits, options.command) for source in sources]
         return partial(notebooks.execute, options.command, jobs, options.output)
@@ -137,11 +144,12 @@ def _prepared(options: argparse.Namespace, rest: list[str]) -> Callable[[], int]
 def _draw(notebook: str | None, figure: str | None, folder: Path | None) -> int:
     """Draw one figure, those of a notebook, or all and the leaderboard, from the committed records; the exit status.
 
-    The same records give the same bytes. What has no records is skipped and said.
+    The same records give the same bytes. What has no records is skipped and said; one that fails leaves the others.
     """
     from companion import leaderboard, plots, records, studies
 
     folder = folder or records.FIGURES
+    failed = False
     chosen = {name: module for name, module in studies.modules().items() if notebook in (None, name)}
     for name, module in chosen.items():
         index = records.committed(name)
@@ -152,13 +160,19 @@ def _draw(notebook: str | None, figure: str | None, folder: Path | None) -> int:
                     print(f"drew     {name}/{title} from {len(index)} records")
                 except studies.NothingToDraw as missing:
                     print(f"skipped  {name}/{title}: needs {missing}; {len(index)} records there do not hold them")
+                except Exception as error:  # a record without what this figure shows, say
+                    failed = True
+                    print(f"FAILED   {name}/{title}: {type(error).__name__}: {error}")
     if notebook in (None, "leaderboard"):
         try:
             paths = leaderboard.write(folder)
             print(f"wrote    {', '.join(str(path.relative_to(folder)) for path in paths)}")
         except studies.NothingToDraw as missing:
             print(f"skipped  leaderboard: needs {missing}")
-    return int(records.problems(chosen))
+        except Exception as error:
+            failed = True
+            print(f"FAILED   leaderboard: {type(error).__name__}: {error}")
+    return int(records.problems(chosen) or failed)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ Limits = tuple[float, float]
 class Execution:
     """What running one notebook took.
 
-    cells: finished of all; peak_memory: bytes of the kernel; error: '' for none.
+    cells: finished of all; peak_memory: bytes of the kernel; error: '' for none; interrupted: by whoever started it.
     """
 
     notebook: str
@@ -43,6 +43,7 @@ class Execution:
     seconds: float
     peak_memory: int
     error: str = ""
+    interrupted: bool = False
 
 
 class StatusLine:
@@ -121,6 +122,8 @@ class _Watch(threading.Thread):
 
     def where(self) -> str:
         """'cell 7 of 31 (`loss = ...`)': the cell that ran last, and its first line."""
+        if self.notebook is None:
+            return "the kernel did not start"
         return f"cell {self.cell} of {self.total} (`{self.line[:80]}`)"
 
 
@@ -128,10 +131,24 @@ def _own(cell: NotebookNode) -> bool:
     return "injected-parameters" not in cell.metadata.get("tags", [])
 
 
+def _outputs(notebook: NotebookNode | None) -> list[NotebookNode]:
+    return [output for cell in (notebook.cells if notebook else []) for output in cell.get("outputs", [])]
+
+
 def _engine(watch: _Watch, folder: Path, written: Path) -> type:
     """A papermill engine whose kernel works in ``folder``, writes below ``written`` and is watched."""
+    from ipykernel.kernelspec import make_ipkernel_cmd
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import Engine
+
+    class Own(AsyncKernelManager):
+        """Of this interpreter, whatever a kernel called python3 elsewhere on Jupyter's path is."""
+
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            return KernelSpec(argv=make_ipkernel_cmd(), display_name="Python 3", language="python")
 
     class Watched(Engine):
         @classmethod
@@ -145,6 +162,7 @@ def _engine(watch: _Watch, folder: Path, written: Path) -> type:
             client: Any = PapermillNotebookClient(
                 nb_man,
                 kernel_name=kernel_name,
+                kernel_manager_class=Own,
                 log=logging.getLogger("papermill"),
                 startup_timeout=120,
                 timeout=int(watch.limits[1]),  # of what is no cell
@@ -153,7 +171,8 @@ def _engine(watch: _Watch, folder: Path, written: Path) -> type:
                 on_cell_start=lambda cell, cell_index: watch.begin(cell),
                 on_cell_executed=lambda **_: watch.sample(),
             )
-            client.extra_arguments = ["--log-level=ERROR"]  # not: "running over TCP without encryption"
+            # Not "running over TCP without encryption", nor the traceback of a kernel that is interrupted.
+            client.extra_arguments = ["--log-level=CRITICAL"]
             client.execute(env=variables, cwd=str(folder))
 
     return Watched
@@ -163,6 +182,8 @@ def run(
     name: str, notebook: NotebookNode, values: Mapping[str, Value], written: Path, folder: Path, limits: Limits
 ) -> tuple[Execution, NotebookNode]:
     """Execute one notebook by papermill and return what it took, and the notebook as far as it came.
+
+    An interruption ends it and is noted in what it took.
 
     values: parameters that differ from the defaults. written: where the notebook's own files go (``SEMAUG_OUTPUT``).
     folder: its working folder, made if missing. limits: seconds for a cell and for all of them.
@@ -175,7 +196,7 @@ def run(
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # errors are reported here
     folder.mkdir(parents=True, exist_ok=True)
     progress = StatusLine(name)
-    start, error, trace = time.monotonic(), "", ""
+    start, error, trace, interrupted = time.monotonic(), "", "", False
     for attempt in range(3):
         watch = _Watch(progress, limits)
         papermill_engines.register("watched", _engine(watch, folder, written))
@@ -183,16 +204,19 @@ def run(
             papermill.execute_notebook(
                 notebook, None, dict(values), engine_name="watched", kernel_name="python3", progress_bar=False
             )
+            if any(output.get("ename") == "SystemExit" for output in _outputs(watch.notebook)):
+                error = f"{watch.where()}: SystemExit: an exit is no success"  # papermill takes one of status 0 for it
         except PapermillExecutionError as failure:
             error = f"{watch.where()}: {failure.ename}: {failure.evalue}"
             trace = "\n".join(failure.traceback)
         except Exception as failure:  # before the first cell: two kernels that start at once can take the same port
             if watch.notebook is None and attempt < 2:
                 continue
-            where = "the kernel did not start" if watch.notebook is None else watch.where()
             dead = isinstance(failure, DeadKernelError)
             what = "the kernel died (out of memory?)" if dead else f"{type(failure).__name__}: {failure}"
-            error = f"{where}: {watch.expired() or what}"
+            error = f"{watch.where()}: {watch.expired() or what}"
+        except KeyboardInterrupt:
+            error, interrupted = f"{watch.where()}: interrupted", True
         finally:
             watch.finished.set()
             if watch.is_alive():
@@ -200,7 +224,7 @@ def run(
         break
     seconds = time.monotonic() - start
     cells = max(watch.cell - 1, 0) if error else watch.total, watch.total
-    done = Execution(name, dict(values), cells, seconds, watch.peak_memory, error)
+    done = Execution(name, dict(values), cells, seconds, watch.peak_memory, error, interrupted)
     progress.close(f"{'FAILED' if error else 'ok':<6} {name}  {seconds:.1f} s" + (f"  {error}" if error else ""))
     if trace:
         plain = trace if progress.terminal else re.sub(r"\x1b\[[0-9;]*m", "", trace)

@@ -16,13 +16,14 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from companion.kernels import Execution, Limits, Value, run
+from semaug.core.files import listed
 from semaug.training.record import PROFILES, environment, write_whole
 
 if TYPE_CHECKING:
@@ -59,15 +60,19 @@ def output(notebook: str) -> Path:
 def discover(names: Sequence[str] = (), folder: Path | None = None) -> list[Path]:
     """Sources of the named notebooks ('1_isda' or a path to its .py or .ipynb), or of all, lessons before appendices.
 
-    Raises ValueError for an unknown name, FileNotFoundError where there is no notebook at all.
+    Raises ValueError for an unknown name and a path to elsewhere, FileNotFoundError where there is no notebook at all.
     """
     folder = folder or root() / "notebooks"
-    there = {path.stem: path for place in (folder, folder / "appendix") for path in sorted(place.glob("*.py"))}
+    places = [place.resolve() for place in (folder, folder / "appendix") if place.is_dir()]
+    there = {path.stem: path for place in places for path in listed(place)[1] if path.suffix == ".py"}
     if not there:
         raise FileNotFoundError(f"{folder}: no notebook (*.py) here")
     for name in names:
-        if Path(name).stem not in there:
+        path = Path(name)
+        if path.stem not in there or path.suffix not in ("", ".py", ".ipynb"):
             raise ValueError(f"notebook: got {name!r}, takes one of {', '.join(there)}")
+        if (path.is_absolute() or path.exists()) and path.suffix and path.resolve().parent not in places:
+            raise ValueError(f"notebook: got {name!r}, takes one in {folder}; --folder names another")
     return [there[Path(name).stem] for name in names] or list(there.values())
 
 
@@ -75,10 +80,19 @@ def read(source: Path) -> NotebookNode:
     """The notebook of a py:percent source, without jupytext's metadata.
 
     With it, opening an executed copy would start to pair that copy with a .py of its own.
+
+    Raises ValueError where the cells of the .ipynb beside it differ and are the later ones: edits nobody may lose.
     """
     import jupytext
 
-    notebook = jupytext.read(source, fmt="py:percent")
+    notebook, pair = jupytext.read(source, fmt="py:percent"), source.with_suffix(".ipynb")
+    if pair.exists() and pair.stat().st_mtime_ns >= source.stat().st_mtime_ns:
+        mine, theirs = (
+            [(cell.cell_type, cell.source) for cell in one.cells] for one in (notebook, jupytext.read(pair))
+        )
+        if mine != theirs:
+            remedy = f"jupytext --sync {pair} takes its edits over, touch {source.name} drops them"
+            raise ValueError(f"{pair}: got other cells than {source.name}, and later ones; {remedy}")
     notebook.metadata.pop("jupytext", None)
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     return notebook
@@ -124,6 +138,7 @@ def parse(name: str, text: str, default: Value) -> Value:
     (7, '007', 0.01, True)
     """
     try:
+        text.encode()  # what the shell gave as other bytes could not be written down
         if isinstance(default, bool):
             return {"true": True, "false": False}[text.lower()]
         if isinstance(default, int):
@@ -134,7 +149,9 @@ def parse(name: str, text: str, default: Value) -> Value:
                 raise ValueError
             return number
     except (KeyError, ValueError):
-        kind = {bool: "true or false", int: "a whole number", float: "a finite number"}[type(default)]
+        kind = {bool: "true or false", int: "a whole number", float: "a finite number", str: "UTF-8 text"}[
+            type(default)
+        ]
         raise ValueError(f"parameter {name}: got {text!r}, takes {kind} (it is {default!r} by default)") from None
     if name == "profile" and text not in PROFILES:
         raise ValueError(f"parameter profile: got {text!r}, takes one of {', '.join(PROFILES)}")
@@ -178,13 +195,9 @@ def reproduce(jobs: Sequence[Job], written: Path, at_once: int = 1) -> list[Exec
     """Execution notebooks; executed copies, what they write and a table of what it took go to ``written``.
 
     at_once: how many run at the same time; one, where the time it took is to mean something. A failed run leaves
-    ``<notebook>.failed.ipynb`` and the whole copy of an earlier run.
+    ``<notebook>.failed.ipynb`` and the whole copy of an earlier run. After one that was interrupted no other begins.
     """
-    if at_once == 1:
-        done = [_one(job, written) for job in jobs]
-    else:
-        with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn")) as pool:
-            done = list(pool.map(partial(_one, written=written), jobs))
+    done = _one_by_one(jobs, written) if at_once == 1 else _beside_each_other(jobs, written, at_once)
     from semaug.training.loop import resolve_device  # here: it loads torch, which a notebook's paths need not
 
     write_whole(written / "table.txt", table(done))
@@ -192,6 +205,50 @@ def reproduce(jobs: Sequence[Job], written: Path, at_once: int = 1) -> list[Exec
     content = {"runs": entries, "environment": environment(str(resolve_device()))}
     write_whole(written / "table.json", json.dumps(content, indent=1) + "\n")
     return done
+
+
+def _one_by_one(jobs: Sequence[Job], written: Path) -> list[Execution]:
+    done: list[Execution] = []
+    for job in jobs:
+        done.append(_one(job, written))
+        if done[-1].interrupted:
+            break
+    return done
+
+
+def _beside_each_other(jobs: Sequence[Job], written: Path, at_once: int) -> list[Execution]:
+    """Each in a process of its own, which this one interrupts where it is interrupted itself."""
+    with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn"), _deaf) as pool:
+        waiting = [pool.submit(_hearing, job, written) for job in jobs]
+        try:
+            return [one.result() for one in waiting]
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()
+            return [one.result() for one in waiting if not one.cancelled() and one.exception() is None]
+
+
+def _deaf() -> None:
+    """Before and between the runs of a process of its own: it is told by the one that began it, during a run."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal tells all processes, idle ones too
+        signal.signal(number, signal.SIG_IGN)
+
+
+_told = False
+
+
+def _hearing(job: Job, written: Path) -> Execution:
+    global _told
+    if _told:  # a pool hands out one job more than it has processes
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        done = _one(job, written)
+        _told = done.interrupted
+        return done
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _one(job: Job, written: Path) -> Execution:
@@ -234,6 +291,8 @@ def refresh(sources: Sequence[Path], written: Path, limits: Limits = LIMITS["qui
             notebook = combine_inputs_with_outputs(notebook, nbformat.read(path, as_version=4), fmt="ipynb")
         result, notebook = run(source.stem, notebook, {}, written, source.parent, limits)
         done.append(result)
+        if result.interrupted:
+            break
         if not result.error:
             write_whole(path, nbformat.writes(bare(notebook)) + "\n")
     return done
@@ -262,7 +321,10 @@ def bare(notebook: NotebookNode) -> NotebookNode:
 
 
 def execute(command: str, jobs: Sequence[Job], written: Path | None = None) -> int:
-    """One of the commands ``reproduce``, ``check`` and ``refresh``; the exit status, 1 if a notebook failed."""
+    """One of the commands ``reproduce``, ``check`` and ``refresh``; the exit status, 1 if a notebook failed.
+
+    Raises KeyboardInterrupt after what was done is written, where a run was interrupted.
+    """
     written = (written or root() / "build" / command).absolute()
     print(f"==> {len(jobs)} notebook{'s' * (len(jobs) > 1)}; results go to {written}", flush=True)
     if command == "refresh":
@@ -270,4 +332,6 @@ def execute(command: str, jobs: Sequence[Job], written: Path | None = None) -> i
     else:
         done = reproduce(jobs, written, min(os.cpu_count() or 1, 4) if command == "check" else 1)
     print("\n" + table(done), end="", flush=True)
+    if any(one.interrupted for one in done):
+        raise KeyboardInterrupt
     return int(any(one.error for one in done))

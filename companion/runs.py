@@ -7,6 +7,7 @@ one that was stopped goes on from its last epoch, and two processes beside each 
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -185,9 +186,13 @@ class Run:
         A measure that fails leaves the record of the training, and says so in its environment.
         """
         if self.study.measure is not None:
-            metrics, curves = self.study.measure(model, dataset, device)
-            record.metrics, record.curves = record.metrics | metrics, record.curves | curves
-        return self.study.pictures(model, dataset) if self.study.pictures is not None and self.seed == 0 else {}
+            with record.measuring("measure"):
+                metrics, curves = self.study.measure(model, dataset, device)
+                record.metrics, record.curves = record.metrics | metrics, record.curves | curves
+        if self.study.pictures is not None and self.seed == 0:
+            with record.measuring("pictures"):
+                return self.study.pictures(model, dataset)
+        return {}
 
     def keep(self, record: Record, arrays: Mapping[str, np.ndarray], folder: Path | None = None) -> Record:
         """Write what a run leaves, and remove its checkpoint."""
@@ -209,8 +214,10 @@ class Run:
         quality = gans.Quality(dataset, judge.features, device=device)
         record = gan.fit_gan(players, dataset, self.recipe, seed=self.seed, resume=self.checkpoint, measure=quality)
         record.config["judge"] = {"name": judged.name, **judged.settings, "digest": judged.digest}
-        record.metrics |= quality.augmented(players) | quality.real_images()
-        return record, quality.pictures(players) if self.seed == 0 else {}
+        with record.measuring("quality"):
+            record.metrics |= quality.augmented(players) | quality.real_images()
+            return record, quality.pictures(players) if self.seed == 0 else {}
+        return record, {}
 
 
 def planned(profile: str | None = None, notebook: str | None = None) -> list[Run]:
@@ -256,7 +263,10 @@ def state_folder() -> Path:
 
 @contextmanager
 def claimed(run: Run) -> Iterator[bool]:
-    """True for the one process that may execute this run now; the claim ends with the process, however it ends."""
+    """True for the one process that may execute this run now; the claim ends with the process, however it ends.
+
+    Its file goes with the claim: who opened it before, and locks what is no longer there, has not got the run.
+    """
     import fcntl  # here: what reads the planned runs works without it, as on Windows
 
     state_folder().mkdir(parents=True, exist_ok=True)
@@ -267,7 +277,12 @@ def claimed(run: Run) -> Iterator[bool]:
         except BlockingIOError:
             yield False
         else:
-            yield True
+            mine = os.fstat(file.fileno()).st_nlink > 0
+            try:
+                yield mine
+            finally:
+                if mine:
+                    path.unlink()
 
 
 def complete(runs: Sequence[Run], device: str = "auto", root: str | None = None) -> list[tuple[Run, Record]]:

@@ -24,10 +24,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -88,23 +90,50 @@ def plan(config: Mapping[str, Any]) -> list[Job]:
         raise ValueError(f"notebook: got {notebook!r}; takes the name of one, such as 1_isda")
     if not isinstance(grid, Mapping) or not grid:
         raise ValueError(f"grid: got {grid!r}; takes for each parameter a value or a list of them")
-    for key in ("minutes", "limit"):
-        number = config.get(key, 1)
-        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < float("inf"):
-            raise ValueError(f"{key}: got {number!r}; takes a number of minutes above 0")
+    _, limit = (_minutes(config, key) for key in ("minutes", "limit"))
+    if not isinstance(config.get("folder", ""), str):
+        raise ValueError(f"folder: got {config['folder']!r}; takes the path of one")
     folder = notebooks.root() / config["folder"] if "folder" in config else None  # Snakemake has another working folder
     (source,) = notebooks.discover([notebook], folder)
     columns = {str(name): values if isinstance(values, list) else [values] for name, values in grid.items()}
     for name, values in columns.items():
         if not values:
             raise ValueError(f"grid.{name}: got an empty list; takes a value or a list of them")
-    limits = (60.0 * config["limit"], 60.0 * config["limit"]) if "limit" in config else None
+        if nested := [value for value in values if isinstance(value, list | Mapping)]:
+            raise ValueError(f"grid.{name}: got {nested[0]!r}; takes a value or a list of them")
+    limits = None if limit is None else (60 * limit, 60 * limit)
     jobs: dict[str, Job] = {}
     for combination in product(*columns.values()):
         texts = {name: str(value) for name, value in zip(columns, combination, strict=True)}
         job = Job(*notebooks.job(source, texts, limits))
         jobs.setdefault(job.name, job)  # two spellings of one value are one run
     return list(jobs.values())
+
+
+def _minutes(config: Mapping[str, Any], key: str) -> float | None:
+    """The number that stands there, None where none does; raises ValueError for what is none above 0."""
+    if key not in config:
+        return None
+    with suppress(ValueError):
+        if 0 < (number := float(str(config[key]))) < math.inf:
+            return number
+    raise ValueError(f"{key}: got {config[key]!r}; takes a number of minutes above 0")
+
+
+def read(path: Path) -> Mapping[str, Any]:
+    """A configuration from its file, its values as the text that stands there: ``010`` is no 8, and ``no`` no False.
+
+    Raises ValueError for what is none, OSError for a file that cannot be read.
+    """
+    import yaml
+
+    try:
+        config = yaml.load(path.read_bytes(), yaml.BaseLoader)  # it looks for byte order marks
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{path}: got {type(config).__name__}; takes notebook, grid, ... in YAML")
+    return config
 
 
 def costs(jobs: Sequence[Job], minutes: float | None) -> str:
@@ -115,8 +144,11 @@ def costs(jobs: Sequence[Job], minutes: float | None) -> str:
     there = [job for job in jobs if job.target.exists()]
     missing = [job for job in jobs if job not in there]
     tables = [job.target.parent / "table.json" for job in there]  # written after the target: a kill may come between
-    took = [json.loads(path.read_text())["runs"][0] for path in tables if path.exists()]
-    one = sum(run["seconds"] for run in took) / len(took) / 60 if took else minutes
+    took = list[float]()
+    for path in tables:
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            took.append(float(json.loads(path.read_text())["runs"][0]["seconds"]))
+    one = sum(took) / len(took) / 60 if took else minutes
     lines = [f"{'missing' if job in missing else 'there':8s} {job.source.stem} {dict(job.values)}" for job in jobs]
     total = f"about {one * len(missing):.1f} minutes, one after another" if one else "of unknown length (minutes: none)"
     source = "the mean of those there" if took else "the configuration"
@@ -142,8 +174,8 @@ def results(jobs: Sequence[Job]) -> str:
     for job in (job for job in jobs if job.target.exists()):
         varied = ", ".join(f"{key}={value}" for key, value in job.values.items() if key not in ("first_seed", "seeds"))
         try:
-            records = sorted((job.target.parent / job.source.stem / "records").glob("*.json"))
-            found = [Record.read(path) for path in records]
+            folder = job.target.parent / job.source.stem / "records"
+            found = [Record.read(path) for path in sorted(folder.glob("[!.]*.json"))]
         except (ValueError, OSError) as error:
             unread.append(f"\nNot read: {error}; to have it again, delete {job.target.parent}\n")
             continue
@@ -183,14 +215,8 @@ def prepared(path: Path, on: str = "local", options: Sequence[str] = ()) -> Call
     path: the configuration. on: the name of a folder in ``companion/workflow/profiles``. options: for Snakemake.
     Raises ValueError or OSError for a configuration that cannot be.
     """
-    import yaml
-
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(error) from error
-    if not isinstance(config, Mapping):
-        raise ValueError(f"{path}: got {type(config).__name__}; takes notebook, grid, ... in YAML")
+    config = read(path)
+    minutes = _minutes(config, "minutes")
     profiles = sorted(folder.name for folder in (WORKFLOW / "profiles").iterdir())
     if on not in profiles:
         raise ValueError(f"on: got {on!r}; takes one of {', '.join(profiles)}")
@@ -200,7 +226,7 @@ def prepared(path: Path, on: str = "local", options: Sequence[str] = ()) -> Call
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(WORKFLOW / "Snakefile")]
     command += ["--workflow-profile", str(WORKFLOW / "profiles" / on), "--directory", str(written(jobs[0].source.stem))]
     command += ["--configfile", str(path.resolve()), *options]
-    return partial(_start, jobs, config.get("minutes"), command)
+    return partial(_start, jobs, minutes, command)
 
 
 def _start(jobs: Sequence[Job], minutes: float | None, command: list[str]) -> int:

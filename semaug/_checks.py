@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from semaug.core.tensors import Covariance, Factored, tracing
+from semaug.core.tensors import Covariance, Factored, at_least_float32, tracing
 
 
 def require(condition: bool, name: str, got: object, takes: str, error: type[Exception] = ValueError) -> None:
@@ -90,6 +90,21 @@ def check_device(name: str, x: Tensor, like: Tensor, other: str) -> None:
     """Raise ValueError unless x is on the device of ``like``, which the message calls ``other``."""
     if x.device != like.device:
         raise ValueError(f"{name}: got {x.device}; takes {like.device}, the device of {other}")
+
+
+def check_within(name: str, x: Tensor, low: float = 0, high: float = 1) -> Tensor:
+    """The floats held to [low, high]: a few units in the last place beyond an end, as rounding leaves, count as it.
+
+    Raises:
+        ValueError: for NaN and what is further outside, with as many digits as the dtype tells apart.
+    """
+    little = 8 * torch.finfo(x.dtype).eps * max(abs(low), abs(high))
+    if x.numel() and not bool(((x >= low - little) & (x <= high + little)).all()):  # NaN compares false
+        numbers = x.detach()[~x.isnan()]
+        ends = [at_least_float32(end).cpu().numpy() for end in (numbers.aminmax() if len(numbers) else ())]
+        got = " to ".join(map(str, ends)) or "no number"
+        raise ValueError(f"{name}: got {got} and {x.numel() - len(numbers)} NaN; takes values in [{low:g}, {high:g}]")
+    return x.clamp(low, high)
 
 
 class NotFiniteError(ValueError, FloatingPointError):

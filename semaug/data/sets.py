@@ -152,8 +152,8 @@ def load(
         name: fashion-mini, shapes, mnist, fashion, cifar10, cifar100, lfw64, portraits, strangers, hues, celeba or
             folder.
         root: where its files are; by default $SEMAUG_DATA, or else a folder in the user's cache. For ``folder`` the
-            folder itself, with train/<class>/* and test/<class>/* (or val), or with <class>/*: a fifth then is the test
-            set.
+            folder itself, with train/<class>/* and test/<class>/* (val beside them is ``Data.validation``, alone the
+            test set), or with <class>/*: a fifth then is the test set.
         meta: so many images of every class are taken out of train, to ``Data.meta``.
         validation: this fraction of every class, rounded, is taken out of train, to ``Data.validation``.
         per_class: so many images of every class stay (few-shot).
@@ -190,13 +190,14 @@ def load(
     require(size is None or name in SIZED, "size", size, one_size)
     require(root is not None or name != "folder", "root", root, "the folder that holds the images")
     where = Path(root).expanduser() if root is not None else sources.data_folder()
-    train, test, classes = sources.READERS[name](where, size, download)
+    train, test, classes, *own = sources.READERS[name](where, size, download)
+    require(not (own and validation), "validation", validation, f"0: {where} has validation images of its own")
     if test is None:
         queue = _Queue(train.target, classes, subset_seed)
         fifth = queue.cut("a fifth for the test set", [max(1, round(n / 5)) for n in queue.sizes])
         test, train = train.take(fifth), train.take(queue.index())
 
-    parts: dict[str, Split] = {}
+    parts: dict[str, Split] = {"validation": own[0]} if own else {}
     queue = _Queue(train.target, classes, subset_seed)
     person = train.factors.get("person")
     if meta:

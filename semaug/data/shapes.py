@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from semaug._checks import check_choice, check_count, require
+from semaug._checks import check_choice, check_count, check_within, require
 from semaug.data.split import Split
 
 Range = tuple[int | float, int | float]
@@ -171,10 +171,7 @@ def render(target: Int64[Tensor, " N"], factors: Mapping[str, Float[Tensor, " N"
     reach = torch.maximum((x - 0.5).abs(), (y - 0.5).abs()) + size
     if not bool(((size > 0) & (reach <= 0.5 + 1e-6)).all()):  # 0.6 + 0.4 is more than 1 in float32
         raise ValueError("size, x, y: got a shape outside the image; takes 0 < size <= x <= 1 - size, and so for y")
-    if not bool(((brightness >= 0) & (brightness <= 1)).all()):
-        raise ValueError(
-            f"brightness: got {float(brightness.min()):.3g} to {float(brightness.max()):.3g}; takes [0, 1]"
-        )
+    factors["brightness"] = check_within("brightness", brightness)
     factors["hue"], factors["background_hue"] = factors["hue"] % 1, factors["background_hue"] % 1
     chunks = [slice(i, i + 1024) for i in range(0, len(target), 1024)]  # each stays in the processor's cache
     parts = [_render(target[rows], {name: f[rows] for name, f in factors.items()}, side) for rows in chunks]

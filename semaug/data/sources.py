@@ -12,26 +12,32 @@ import csv
 import hashlib
 import lzma
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from semaug.core.files import below, listed
 from semaug.data import shapes
 from semaug.data.split import Split
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 TIMEOUT = 60.0
 
 """Seconds without an answer after which a download has failed."""
 
-Splits = tuple[Split, Split | None, Sequence[str]]  # train, test (None: to be taken from train), names of the classes
+# Train, test (None: to be taken from train), names of the classes; where the set has one, validation.
+Splits = tuple[Split, Split | None, Sequence[str], *tuple[Split, ...]]
 
 
 def data_folder() -> Path:
@@ -260,35 +266,114 @@ def _most_shown(root: Path, size: int | None) -> tuple[list[Split], list[Tensor]
     return parts, [part.factors["person"] == one for part in parts]
 
 
-def folder(root: Path, size: int | None = None, download: bool = True) -> Splits:
-    """Any images in torchvision's ImageFolder layout, as RGB: with train and test (or val), or class folders only."""
-    from torchvision.datasets import ImageFolder
+_ENDING = r"([ _.-]?(set|data|images|split|\d+))*"
 
+ROLES = {
+    "train": f"train(ing)?{_ENDING}",
+    "test": f"test(ing)?{_ENDING}",
+    "validation": f"(val(id(ation)?)?|dev(elopment)?|eval(uation)?){_ENDING}",
+}
+
+"""What the folders of a set's splits are called, also in capitals or with an ending such as _set or 2017."""
+
+NOTES = (".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".xml", ".html", ".yaml", ".yml", ".pdf")
+
+"""Endings of what may lie beside pictures. Any other file in a class is a picture, or refused by name."""
+
+
+def folder(root: Path, size: int | None = None, download: bool = True) -> Splits:
+    """Any pictures in folders, one a class, as RGB: with train and test, train and validation or all three, or without.
+
+    The names of the splits may be those of ``ROLES``. Folders within that of a class belong to it.
+    """
     if not root.is_dir():
         raise FileNotFoundError(
             f"folder: {root} is no folder; takes one with train/<class>/*, test/<class>/*, or <class>/*"
         )
-    test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
-    if (root / "train").is_dir() != (test is not None):
+    parts = _parts(root)
+    seen = {root.resolve(): root}
+    pictures = {role: _classes(path, seen) for role, path in (parts or {"train": root}).items()}
+    classes = list(pictures["train"])
+    splits = []
+    for role in sorted(pictures, key=tuple(ROLES).index):
+        if (names := list(pictures[role])) != classes:
+            raise ValueError(f"folder: train has the classes {classes}, {parts[role]} has {names}")
+        paths = [path for some in pictures[role].values() for path in some]
+        target = torch.arange(len(classes)).repeat_interleave(torch.tensor([*map(len, pictures[role].values())]))
+        splits.append(Split(_decode(paths, size), target))
+    return splits[0], splits[1] if parts else None, classes, *splits[2:]
+
+
+def _parts(root: Path) -> dict[str, Path]:
+    """The folders of the splits by role, none in a folder of classes; ValueError for what is neither."""
+    parts: dict[str, Path] = {}
+    others = []
+    for path in listed(root)[0]:
+        role = next((role for role, name in ROLES.items() if re.fullmatch(name, path.name, re.IGNORECASE)), "")
+        if role in parts:
+            raise ValueError(f"folder: {root} has both {parts[role].name} and {path.name}; takes one for {role}")
+        if role:
+            parts[role] = path
+        else:
+            others.append(path.name)
+    if parts and ("train" not in parts or len(parts) == 1):
         raise ValueError(f"folder: {root} has only one of train and test (or val); takes both, or folders of classes")
-    listed = [ImageFolder(root)] if test is None else [ImageFolder(root / "train"), ImageFolder(test)]
-    if listed[0].classes != listed[-1].classes:
-        raise ValueError(f"folder: train has the classes {listed[0].classes}, {test} has {listed[-1].classes}")
-    splits = [Split(_decode([path for path, _ in part.samples], size), torch.tensor(part.targets)) for part in listed]
-    return splits[0], splits[1] if test else None, listed[0].classes
+    if parts and others:
+        raise ValueError(
+            f"folder: {root} has {others[0]} beside train; takes {', '.join(ROLES)}, or folders of classes"
+        )
+    return parts
 
 
-def _decode(paths: Sequence[str | Path], size: int | None) -> Tensor:
+def _classes(root: Path, seen: dict[Path, Path]) -> dict[str, list[Path]]:
+    """The pictures of every class below a folder, in order of their names."""
+    from PIL import Image
+
+    folders, files = listed(root)
+    if loose := [path for path in files if path.suffix.lower() in Image.registered_extensions()]:
+        raise ValueError(f"folder: {loose[0]} is in no class; takes {root}/<class>/{loose[0].name}")
+    classes = {path.name: [file for file in below(path, seen) if file.suffix.lower() not in NOTES] for path in folders}
+    if empty := [name for name, pictures in (classes or {"<class>": []}).items() if not pictures]:
+        raise FileNotFoundError(f"folder: {root / empty[0]} has no picture; put some there, or take the folder away")
+    return classes
+
+
+def _picture(path: Path) -> Image.Image:
+    """A picture in RGB as a viewer shows it: upright, its first frame, grey of 16 bits scaled, over white.
+
+    Raises ValueError naming a file that is none, or whose numbers have no range that viewers agree on.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            tags = getattr(
+                image, "tag_v2", {}
+            )  # of TIFF: 258 bits, 262 whether 0 is white, which Pillow leaves as it is
+            picture = ImageOps.exif_transpose(image)
+        if picture.mode.startswith("I;16") or (picture.mode == "I" and image.format in ("PNG", "PPM")):
+            levels, top = np.asarray(picture, np.int64), 2 ** tags.get(258, (16,))[0] - 1
+            levels = np.where(levels == picture.info.get("transparency", -1), top, levels)
+            levels = top - levels if tags.get(262) == 0 else levels
+            picture = Image.fromarray(((levels * 255 + top // 2) // top).astype(np.uint8))
+        elif picture.mode in ("I", "F"):
+            raise ValueError(f"its numbers, of mode {picture.mode}, have no known range: save it with 8 or 16 bits")
+        if picture.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
+            picture = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        return picture.convert("RGB")
+    except Exception as error:  # Pillow raises nearly every kind for one or another damage
+        raise ValueError(f"{path}: not a whole image ({error}); replace it or take it away") from error
+
+
+def _decode(paths: Sequence[Path], size: int | None) -> Tensor:
     """(N, 3, H, W) uint8 from image files; with a size: the shorter side scaled to it, the centre kept."""
     import numpy as np
     from PIL import Image, ImageOps
 
-    def read(path: str | Path) -> Tensor:
-        try:
-            with Image.open(path) as image:
-                picture = image.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:  # PIL raises each of them for one or another damage
-            raise ValueError(f"{path}: not a whole image ({error}); replace it or take it away") from error
+    def read(path: Path) -> Tensor:
+        picture = _picture(path)
         if size is not None:
             picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from semaug.core.tensors import at_least_float32
+from semaug._checks import check_within
 
 Index = slice | Sequence[int] | Tensor
 
@@ -71,13 +71,8 @@ class Split:
         """
         if not isinstance(images, Tensor) or not images.is_floating_point():
             raise TypeError(f"images: got {_describe(images)}; takes a floating-point tensor, Split(...) takes uint8")
-        little = 8 * torch.finfo(images.dtype).eps
-        if images.numel() and not bool(((images >= -little) & (images <= 1 + little)).all()):  # NaN compares false
-            numbers = images[~images.isnan()]
-            ends = [at_least_float32(end).cpu().numpy() for end in (numbers.aminmax() if len(numbers) else ())]
-            got = " to ".join(map(str, ends)) or "no number"  # of NumPy: as many digits as the dtype tells apart
-            raise ValueError(f"images: got {got} and {images.numel() - len(numbers)} NaN; takes values in [0, 1]")
-        return cls((images.float().clamp(0, 1) * 255).round().to(torch.uint8), target, **parts)
+        images = check_within("images", images)
+        return cls((images.float() * 255).round().to(torch.uint8), target, **parts)
 
     def __len__(self) -> int:
         return len(self.images)

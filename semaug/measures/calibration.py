@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from semaug._checks import check_count, require
+from semaug._checks import check_count, check_within, require
 
 
 class Calibration(NamedTuple):
@@ -52,10 +52,7 @@ def calibration(confidence: Float[Tensor, " N"], correct: Bool[Tensor, " N"], bi
         raise ValueError(f"confidence and correct: got shapes {got}; takes (N,) and (N,), at least one")
     require(correct.dtype == torch.bool, "correct", correct.dtype, "torch.bool, predictions == target", TypeError)
     bins = check_count("bins", bins)
-    if not bool(((confidence >= 0) & (confidence <= 1)).all()):
-        got = f"{float(confidence.min()):.6g} to {float(confidence.max()):.6g}"
-        raise ValueError(f"confidence: got {got}; takes numbers in [0, 1]")
-    confidence, right = confidence.double(), correct.double()
+    confidence, right = check_within("confidence", confidence).double(), correct.double()
     edges = torch.arange(bins + 1, dtype=torch.float64, device=confidence.device) / bins
     place = torch.bucketize(confidence, edges[1:])  # the first edge that is not below
     count, hits, total = (torch.bincount(place, each, bins) for each in (torch.ones_like(right), right, confidence))

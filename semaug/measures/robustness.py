@@ -32,7 +32,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from semaug._checks import check_choice, check_count, check_number, require
+from semaug._checks import check_choice, check_count, check_number, check_within, require
 from semaug.core.metrics import Predict, accuracy, evaluating, predictions
 from semaug.data.split import Split
 from semaug.measures.calibration import calibration
@@ -89,10 +89,7 @@ def pgd(
     require(low < high, "clip", clip, "(low, high), low < high")
     takes = f"floats from {low} to {high} (clip)"
     require(images.is_floating_point(), "images", images.dtype, takes, TypeError)
-    if not bool(((images >= low) & (images <= high)).all()):
-        got = f"{float(images.min()):.3g} to {float(images.max()):.3g}"
-        raise ValueError(f"images: got values {got}; takes {low} to {high} (clip)")
-    images = images.detach()
+    images = check_within("images", images.detach(), low, high)
     least, most = (images - epsilon).clamp_min(low), (images + epsilon).clamp_max(high)
     attacked = images
     if generator is not None:

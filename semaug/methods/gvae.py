@@ -42,7 +42,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from semaug._checks import check_choice, check_count, check_features, check_number
+from semaug._checks import check_choice, check_count, check_features, check_number, check_within
 from semaug.core.gaussian import gaussian_cross_entropy, kl_standard_normal
 from semaug.core.tensors import at_least_float32, tracing
 from semaug.networks import BasicBlock, Normalise, convolution, normalisation
@@ -236,10 +236,8 @@ class GVAE(Objective):
         """
         if tuple(images.shape[1:]) != self.network.image_shape:
             raise ValueError(f"images: got shape {tuple(images.shape)}; takes (N, *{self.network.image_shape})")
-        if not tracing(images) and len(images):
-            low, high = (float(value) for value in images.aminmax())
-            if not (low >= 0 and high <= 1):
-                raise ValueError(f"images: got values from {low:.4g} to {high:.4g}; takes [0, 1]")
+        if not tracing(images):
+            check_within("images", images)
         mean, raw = at_least_float32(self.network.encoder(images)).chunk(2, 1)
         return mean, raw / (1 + raw.abs() / BOUND)
 

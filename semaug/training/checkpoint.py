@@ -85,6 +85,8 @@ class Checkpoint:
             ValueError: naming a file that is none of ours, or not whole to the last bit.
         """
         try:
+            if path.is_fifo():
+                raise OSError("a pipe")
             whole = path.read_bytes()
         except OSError as error:
             raise ValueError(f"resume: {path} cannot be read ({error}); takes the name of a file") from error
@@ -93,7 +95,10 @@ class Checkpoint:
         digest, payload = whole[len(MAGIC) :][:32], whole[len(MAGIC) + 32 :]
         if hashlib.sha256(payload).digest() != digest:
             raise ValueError(f"resume: {path} is no whole checkpoint (its checksum differs); delete it to start anew")
-        content: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        try:
+            content: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(f"resume: {path} is of another version ({error!r}); takes a new name") from error
         return content
 
     def load(self) -> int:

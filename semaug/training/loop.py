@@ -84,7 +84,8 @@ def fit(
 
     Raises:
         ValueError: for an objective and data that do not fit together.
-        FloatingPointError: when the loss, or a logit, stops being a number; the last good checkpoint stays.
+        FloatingPointError: when the loss, or a logit, stops being a number; the last good checkpoint stays. Where
+            ``objective.metrics`` fails, the record says so in its environment.
         OSError: when a checkpoint cannot be written; the last good one stays.
     """
     device = trainable(objective)
@@ -231,7 +232,9 @@ def _conclude(record: Record, objective: Objective, data: Data, device: torch.de
     record.metrics["test_accuracy"] = int(matrix.trace()) / len(test)
     if data.validation is not None:
         record.metrics["validation_accuracy"] = accuracy(objective.predict, data.validation.to(device))
-    own = objective.metrics(data)
+    own = dict[str, float]()
+    with record.measuring("metrics"):
+        own = {name: float(value) for name, value in objective.metrics(data).items()}
     if taken := own.keys() & record.metrics.keys():
         got = f"{type(objective).__name__}.metrics: got {sorted(taken)[0]!r}"
         raise ValueError(f"{got}; takes other names, fit records this itself")

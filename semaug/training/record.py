@@ -9,18 +9,29 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 PROFILES = ("quick", "cpu", "paper")
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("profile", "study", "arm", "date"), (str,)),
+    **dict.fromkeys(("config", "environment"), (dict,)),
+    **dict.fromkeys(("seed", "peak_memory"), (int,)),
+    **{"train_counts": (list,), "seconds": (float, int)},
+}
+
+"""What a file may hold where numbers are not checked one by one."""
 
 
 def write_whole(path: str | Path, content: bytes | str) -> Path:
@@ -124,6 +135,18 @@ class Record:
         """What its file is called, without the ending."""
         return f"{self.config.get('objective', 'run')}-{self.hash}-seed{self.seed}"
 
+    @contextmanager
+    def measuring(self, what: str) -> Iterator[None]:
+        """What stands inside measures a trained model: where it fails, the record says so as ``environment["failed"]``.
+
+        A training is not lost by what is asked of it afterwards.
+        """
+        try:
+            yield
+        except Exception as error:  # whatever it is
+            self.environment["failed"] = f"{what}: {type(error).__name__}: {error}"
+            logging.getLogger("semaug").warning("not measured, the record stays: %s", self.environment["failed"])
+
     def save(self, folder: str | Path) -> Path:
         """Write the record to ``folder/<objective>-<hash>-seed<seed>.json``, a line a field, whole or not at all."""
         content = {"hash": self.hash, **self._content()}
@@ -139,7 +162,9 @@ class Record:
             OSError: where there is no file, or it cannot be read.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            if Path(path).is_fifo():
+                raise ValueError("a pipe")
+            content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
             stated = content.pop("hash")
             curves, metrics = content.get("curves", {}), content.get("metrics", {})
             content["curves"] = {name: [_number(value) for value in values] for name, values in curves.items()}
@@ -147,7 +172,10 @@ class Record:
             content["class_accuracy"] = [_number(value) for value in content.get("class_accuracy", [])]
             record = cls(**content)
             own = record.hash
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            for name, kind in _KINDS.items():
+                if type(value := getattr(record, name)) not in kind:
+                    raise TypeError(f"{name} is {value!r}")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path}: not a whole record ({error!r}); restore it, or run it again") from error
         if stated != own:
             raise ValueError(f"{path}: its configuration hashes to {own} but it says {stated}; run it again")
@@ -166,7 +194,8 @@ class Record:
 
 
 def _plain(value: float) -> float | None:
-    """A number as JSON has it, which knows neither NaN nor infinity."""
+    """A number as JSON has it, which knows neither NaN nor infinity, nor numbers of NumPy and torch."""
+    value = value if isinstance(value, int | float) else float(value)
     return value if math.isfinite(value) else None
 
 

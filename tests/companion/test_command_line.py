@@ -77,6 +77,18 @@ def test_every_figure_that_has_records_is_committed():
                 module.FIGURES[name](committed(notebook))
 
 
+def test_a_figure_that_fails_leaves_the_others(tmp_path, monkeypatch, capsys):
+    def fails(index):
+        raise KeyError("test_accuracy")
+
+    figures = modules()["1_isda"].FIGURES
+    monkeypatch.setattr(modules()["1_isda"], "FIGURES", {"broken": fails, "size": figures["size"]})
+    assert command_line.main(["figures", "1_isda", "--folder", str(tmp_path)]) == 1
+    output = capsys.readouterr().out
+    assert "FAILED   1_isda/broken: KeyError: 'test_accuracy'" in output
+    assert "drew     1_isda/size from" in output
+
+
 def test_what_has_no_records_is_skipped_and_said(tmp_path, monkeypatch, capsys):
     committed.cache_clear()
     monkeypatch.setattr(records, "FIGURES", tmp_path)

@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 
 import nbformat
 import papermill
@@ -42,6 +43,27 @@ def test_a_start_that_fails_is_tried_again(tmp_path, monkeypatch):
     result, _ = kernels.run("1_a", notebook("x = 1"), {}, tmp_path, tmp_path, (60, 60))
     assert result.error.startswith("the kernel did not start: RuntimeError: Kernel died")
     assert result.cells == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["import sys\nsys.exit(0)", "raise SystemExit", "import sys\nsys.exit()", "import os\nos._exit(0)", "quit()"],
+)
+@pytest.mark.parametrize("after", [["assert False"], []])
+def test_an_exit_is_no_success(tmp_path, cell, after):
+    result, _ = kernels.run("1_a", notebook("x = 1", cell, *after), {}, tmp_path, tmp_path, (60, 60))
+    assert "SystemExit: an exit is no success" in result.error or "the kernel died" in result.error
+    assert result.cells[0] < result.cells[1]
+
+
+def test_the_kernel_is_of_this_interpreter(tmp_path, monkeypatch):
+    spec = tmp_path / "jupyter" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    (spec / "kernel.json").write_text('{"argv": ["/bin/false"], "display_name": "Python 3", "language": "python"}')
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    asks = notebook(f"import sys\nassert sys.executable == {sys.executable!r}")
+    result, _ = kernels.run("1_a", asks, {}, tmp_path, tmp_path, (60, 60))
+    assert result.error == ""
 
 
 class Terminal(io.StringIO):

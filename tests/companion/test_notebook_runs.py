@@ -1,8 +1,13 @@
 """The machinery that runs notebooks, on notebooks made for the purpose."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 import textwrap
+import time
 
 import nbformat
 import pytest
@@ -176,6 +181,62 @@ def test_discovery_is_in_order_and_never_empty(tmp_path):
     assert rerun.discover(["1_a_more"], tmp_path) == [more]
 
 
+@pytest.mark.parametrize("name", ["1_a.txt", "1_a.yaml", "{elsewhere}/1_a.py", "{elsewhere}/1_a.ipynb"])
+def test_a_notebook_of_elsewhere_is_refused(tmp_path, name):
+    write(tmp_path, "1_a")
+    (tmp_path / "._1_a.py").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "elsewhere").mkdir()
+    write(tmp_path / "elsewhere", "1_a")
+    with pytest.raises(ValueError, match=r"notebook: got .*, takes one "):
+        rerun.discover([name.format(elsewhere=tmp_path / "elsewhere")], tmp_path)
+    assert rerun.discover([str(tmp_path / "1_a.ipynb")], tmp_path) == rerun.discover([], tmp_path)
+
+
+@pytest.mark.parametrize("limits", [("nan", "1"), ("1", "-1"), ("inf", "1"), ("0", "1")])
+def test_limits_are_seconds(tmp_path, capsys, limits):
+    write(tmp_path, "1_a")
+    assert command_line(["check", "--folder", str(tmp_path), "--limits", *limits]) == 2
+    assert "takes seconds above 0" in capsys.readouterr().err
+
+
+def test_a_parameter_is_text_that_can_be_written():
+    with pytest.raises(ValueError, match=r"parameter tag: got .*, takes UTF-8 text"):
+        rerun.parse("tag", b"\xff".decode(errors="surrogateescape"), "a")
+
+
+# Two files of one notebook
+
+
+@pytest.mark.parametrize("edit", ["source", "new cell", "deleted cell", "kind"])
+@pytest.mark.parametrize("command", ["reproduce", "check", "refresh"])
+def test_edits_of_the_ipynb_are_not_lost(tmp_path, capsys, edit, command):
+    source, pair = write(tmp_path, "1_a", "x = 1\n"), tmp_path / "1_a.ipynb"
+    notebook = rerun.read(source)
+    match edit:
+        case "source":
+            notebook.cells[-1].source = "x = 2"
+        case "new cell":
+            notebook.cells.append(nbformat.v4.new_code_cell("y = 1"))
+        case "deleted cell":
+            del notebook.cells[-1]
+        case _:
+            notebook.cells[-1] = nbformat.v4.new_markdown_cell("x = 1")
+    nbformat.write(notebook, pair)
+    whole = pair.read_bytes()
+    assert command_line([command, "--folder", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert re.search(r"1_a\.ipynb: got other cells than 1_a\.py.*jupytext --sync", capsys.readouterr().err)
+    assert pair.read_bytes() == whole
+    os.utime(source)
+    assert rerun.read(source).cells[-1].source == "x = 1", "the source is the later one"
+
+
+def test_outputs_are_no_edits(tmp_path):
+    source = write(tmp_path, "1_a", "x = 1\nx\n", "\n\n%matplotlib inline\n")
+    assert not rerun.refresh([source], tmp_path / "out")[0].error
+    assert (tmp_path / "1_a.ipynb").stat().st_mtime_ns > source.stat().st_mtime_ns
+    assert len(rerun.read(source).cells) == 6
+
+
 # Paths
 
 
@@ -225,6 +286,45 @@ def test_a_failing_notebook_is_named_and_the_others_still_run(tmp_path, capsys):
     text = (out / "table.txt").read_text()
     assert text in printed
     assert re.search(r"3_works +ok +6/6 +\d+\.\d +\d+  seeds=5 tag=007", text)
+
+
+SLOW = "import pathlib, time\npathlib.Path(r'{}').touch()\ntime.sleep(60)\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "number"), [("reproduce", signal.SIGINT), ("check", signal.SIGTERM), ("refresh", signal.SIGTERM)]
+)
+def test_an_interruption_keeps_what_was_done_and_ends_with_one_line(tmp_path, command, number):
+    """One is through, one or two at once are running, the others never begin."""
+    started = tmp_path / "started"
+    write(tmp_path, "1_a", "print('through')\n")
+    write(tmp_path, "2_b", "print('so far')\n", SLOW.format(started))
+    write(tmp_path, "3_c", "import time\ntime.sleep(60)\n")
+    write(tmp_path, "4_d", "import time\ntime.sleep(60)\n")
+    write(tmp_path, "5_e", "import time\ntime.sleep(60)\n")
+    whole = [sys.executable, "-m", "companion", command, "--folder", str(tmp_path), "--output", str(tmp_path / "out")]
+    run = subprocess.Popen(whole, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=rerun.root())
+    while not started.exists():
+        assert run.poll() is None
+        time.sleep(0.1)
+    time.sleep(1)
+    run.send_signal(number)
+    output, errors = run.communicate(timeout=100)
+    assert (run.returncode, errors.strip()) == (130, "interrupted; what was done is kept")
+    assert command == "check" or re.search(r"ok +1_a", output)
+    assert "ok     3_c" not in output
+    assert re.search(r"FAILED +2_b .*cell 6 of 6 \(`import pathlib, time`\): interrupted", output)
+    kept = {path.name for path in (tmp_path / "out").glob("*") if path.is_file()}
+    if command == "refresh":
+        assert (tmp_path / "1_a.ipynb").exists()
+        assert not (tmp_path / "2_b.ipynb").exists()
+    else:
+        assert kept >= {"2_b.failed.ipynb", "table.txt", "table.json"}
+        assert command == "check" or "1_a.ipynb" in kept
+        partial = nbformat.read(tmp_path / "out" / "2_b.failed.ipynb", as_version=4)
+        printed = [output.text for cell in partial.cells for output in cell.get("outputs", []) if "text" in output]
+        assert printed == ["so far\n"]
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".part", ".lock")]
 
 
 def test_a_run_repaired_replaces_the_failed_copy(tmp_path):

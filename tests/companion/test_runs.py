@@ -1,5 +1,8 @@
 """Runs: built by their names, executed once and never twice, alone or together, picked up where they stopped."""
 
+import json
+import os
+import signal
 import time
 from dataclasses import replace
 
@@ -13,7 +16,7 @@ from companion.records import Index, committed
 from companion.runs import Run
 from companion.studies import Arm, Study
 from semaug import data
-from semaug.measures import robustness
+from semaug.measures import gans, robustness
 from semaug.training import loop
 from semaug.training.recipe import Recipe
 from semaug.training.record import Record, write_whole
@@ -123,6 +126,31 @@ def test_what_a_study_measures_is_in_its_records():
     assert sum(record.curves["reliability_count"]) == 100
 
 
+@pytest.mark.parametrize("what", ["measure", "pictures"])
+def test_what_cannot_be_measured_leaves_the_record(what, tmp_path):
+    def fails(*arguments):
+        raise np.linalg.LinAlgError("the input matrix contained non-finite values")
+
+    run = Run(replace(STUDY, **{what: fails}), PLAIN, 0)
+    record = run.execute("cpu")
+    assert record.metrics["test_accuracy"] > 0
+    assert record.environment["failed"].startswith(f"{what}: LinAlgError: the input matrix")
+    (read,) = Index(tmp_path / "figures" / "records" / "1_isda")
+    assert read == record
+    assert not run.checkpoint.exists()
+
+
+def test_players_whose_quality_cannot_be_measured_leave_the_record(monkeypatch):
+    def fails(*arguments):
+        raise ValueError("covariance: got values that are not finite")
+
+    monkeypatch.setattr(gans.Quality, "augmented", fails)
+    run = Run(PLAYERS, PLAYERS.baseline, 0)
+    record = run.execute("cpu")
+    assert record.metrics["fid"] > 0
+    assert record.environment["failed"].startswith("quality: ValueError: covariance")
+
+
 def test_pictures_are_of_the_first_seed_and_no_record_is_without_them(monkeypatch):
     def full(path, content):
         if path.suffix == ".npz":  # the record itself would find its place
@@ -140,12 +168,13 @@ def test_pictures_are_of_the_first_seed_and_no_record_is_without_them(monkeypatc
         assert bool(records.pictures("1_isda", record)) == there
 
 
-def test_two_processes_do_not_take_one_run():
+def test_two_processes_do_not_take_one_run(tmp_path):
     with runs.claimed(RUN) as first, runs.claimed(RUN) as second, runs.claimed(Run(STUDY, ISDA, 9)) as other:
         assert (first, second, other) == (True, False, True)
         assert runs.complete([RUN], "cpu") == [], "another is at it"
     with runs.claimed(RUN) as again:
         assert again
+    assert list((tmp_path / "state").glob("*.lock")) == []
 
 
 def test_a_run_that_another_process_has_finished_is_not_run_again():
@@ -198,6 +227,12 @@ def test_a_file_that_is_no_record_is_named_and_skipped(plan, capsys, tmp_path):
     plan(RUN)
     folder = tmp_path / "figures" / "records" / "1_isda"
     RUN.execute("cpu")
+    whole = json.loads(next(folder.glob("*.json")).read_text())
+    changes = {"newer": {"schema": 9}, "nothing": {"metrics": None}, "unsorted": {"seed": None}, "odd": {"study": 5}}
+    for name, change in changes.items():
+        (folder / f"{name}.json").write_text(json.dumps(whole | change))
+    (folder / "deep.json").write_text("[" * 100_000)
+    os.mkfifo(folder / "pipe.json")
     (folder / "half.json").write_text('{"config": {')
     (folder / "._other.json").write_bytes(b"\0\5\x16\7")
     (folder / "folder.json").mkdir()
@@ -205,9 +240,9 @@ def test_a_file_that_is_no_record_is_named_and_skipped(plan, capsys, tmp_path):
     assert command_line(["runs"]) == 1
     output = capsys.readouterr()
     assert output.out.splitlines()[0].startswith("saved")
-    assert {name for name in ("half", "._other", "folder", "dangling") if f"{name}.json" in output.err} == {
-        *("half", "._other", "folder", "dangling")
-    }
+    bad = {"half", "._other", "folder", "dangling", "deep", "pipe", *changes}
+    assert {name for name in bad if f"/{name}.json: " in output.err or f"/{name}.json'" in output.err} == bad
+    assert output.err.count("\n") == len(bad)
 
 
 def test_minutes_run_what_is_missing_and_fits(plan, capsys):
@@ -303,6 +338,26 @@ def test_a_run_goes_on_where_it_was_interrupted(plan, tmp_path, monkeypatch, cap
     assert record.metrics == whole.metrics
     assert record.curves == whole.curves
     assert RUN.left() == RUN.seconds
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_with_one_line_and_keeps_the_state(plan, tmp_path, monkeypatch, capsys, number):
+    epoch = loop._Loop.epoch
+
+    def told(self, at):
+        if at == 1:
+            os.kill(os.getpid(), number)
+        return epoch(self, at)
+
+    plan(RUN)
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Loop, "epoch", told)
+        assert train() == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted; what was done is kept"
+    assert signal.getsignal(number) is before
+    assert [path.name for path in (tmp_path / "state").iterdir()] == [RUN.checkpoint.name]
+    assert RUN.left() == pytest.approx(RUN.seconds / 2)
 
 
 def test_what_does_not_fit_and_what_has_no_gpu_is_said(plan, capsys, monkeypatch):

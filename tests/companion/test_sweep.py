@@ -154,6 +154,13 @@ def test_names_of_folders_are_short_and_plain_and_tell_values_apart(notebook):
         ({"minutes": 0}, "minutes: got 0"),
         ({"limit": "long"}, "limit: got 'long'"),
         ({"seeds": 3}, "config: got 'seeds'"),
+        ({"folder": 5}, "folder: got 5; takes the path of one"),
+        ({"folder": ["a"]}, r"folder: got \['a'\]"),
+        ({"limit": True}, "limit: got True; takes a number"),
+        ({"limit": "nan"}, "limit: got 'nan'; takes a number"),
+        ({"minutes": [1]}, r"minutes: got \[1\]"),
+        ({"grid": {"a": [[1, 2]]}}, r"grid.a: got \[1, 2\]"),
+        ({"grid": {"a": [{"b": 1}]}}, "grid.a: got {'b': 1}"),
     ],
 )
 def test_bad_configurations_are_named(notebook, change, message):
@@ -173,17 +180,42 @@ def test_the_command_line_says_what_is_wrong_before_anything_runs(notebook, tmp_
     assert command_line(["sweep", str(tmp_path / "none.yaml")]) == 2
 
 
-def test_the_committed_example_is_a_plan():
-    import yaml
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_values_are_the_text_that_stands_there(notebook, tmp_path, encoding):
+    """YAML 1.1 would read 8, False, 10:30 as 630, a day, a list; a leading sign is no option."""
+    source = Path(notebook["folder"]) / "9_sleeps.py"
+    source.write_text(NOTEBOOK.replace("a = 1\n", 'a = 1\ntag = ""\nlr = 0.5\n'))
+    tags = ["no", "010", "10:30", "2024-01-01", "1e3", "~", "0x10", "1_000", "my work"]
+    lines = [f"notebook: 9_sleeps\nfolder: {tmp_path}\nminutes: 010\nlimit: 1_0", "grid:", "  a: 010", "  lr: -1e-3"]
+    config = tmp_path / "config.yaml"
+    config.write_text("\n".join([*lines, f"  tag: [{', '.join(tags)}]", ""]), encoding=encoding)
+    jobs = sweep.plan(sweep.read(config))
+    assert [job.values for job in jobs] == [{"a": 10, "lr": -0.001, "tag": tag} for tag in tags]
+    assert jobs[0].limits == (600, 600)
+    given = [text.split("=", 1) for text in jobs[0].arguments if text.split("=")[0].isidentifier() and "=" in text]
+    assert rerun.override(jobs[0].source, dict(given)) == jobs[0].values
 
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"{", b'{"runs": []}', b'{"runs": null}', b"[]"])
+def test_a_damaged_table_counts_without_its_time(notebook, content):
+    first, _ = jobs = sweep.plan({**notebook, "grid": {"a": [1, 2]}})
+    first.target.parent.mkdir(parents=True)
+    first.target.touch()
+    (first.target.parent / "table.json").write_bytes(content)
+    assert "2 runs, 1 missing: about 9.0 minutes" in sweep.costs(jobs, 9.0)
+
+
+def test_the_committed_example_is_a_plan():
     examples = sorted((rerun.root() / "companion" / "workflow").glob("*.yaml"))
     assert examples
     for path in examples:
-        assert sweep.plan(yaml.safe_load(path.read_text()))
+        assert sweep.plan(sweep.read(path))
 
 
 def test_killed_and_failed_runs_are_redone_and_finished_ones_never(tmp_path):
     """Two runs, killed with SIGKILL in the first; then to their end, where one fails; then another in its place."""
+    tmp_path /= "my work"
+    tmp_path.mkdir()
     counter, config = tmp_path / "counter", tmp_path / "config.yaml"
     name = f"9_sleeps{os.getpid()}"  # its folder is below the checkout's build
     (tmp_path / f"{name}.py").write_text(NOTEBOOK.replace("COUNTER", str(counter)).replace("NAME", name))

@@ -156,7 +156,7 @@ def test_whole_part_of_a_chunk_boundary():
         ({"n": 50, "x": (0.0, 1.0)}, "got a shape outside the image"),
         ({"n": 5, "size": (0.0, 0.0)}, "got a shape outside the image"),
         ({"n": 10, "size": (0.01, 0.01), "x": (0.5, 0.5)}, "size: got 0.01, which covers no pixel"),
-        ({"n": 5, "brightness": (0.5, 1.5)}, r"brightness: got .*takes \[0, 1\]"),
+        ({"n": 5, "brightness": (0.5, 1.5)}, r"brightness: got .*takes values in \[0, 1\]"),
         ({"n": 5, "side": 4}, "side: got 4; takes a whole number from 8"),
         ({"n": 5, "seed": 2**64}, f"seed: got {2**64}; takes a whole number below"),
     ],

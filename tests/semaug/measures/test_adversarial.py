@@ -206,7 +206,7 @@ def test_attacked_accuracy_of_nothing():
         ({"step_size": math.inf}, "step_size: got inf"),
         ({"steps": 0}, "steps: got 0; takes a whole number from 1"),
         ({"clip": (1, 1)}, r"clip: got \(1, 1\); takes \(low, high\), low < high"),
-        ({"images": torch.full((2, 1, 4, 4), 1.5)}, r"images: got values 1.5 to 1.5; takes 0 to 1 \(clip\)"),
+        ({"images": torch.full((2, 1, 4, 4), 1.5)}, r"images: got 1.5 to 1.5 and 0 NaN; takes values in \[0, 1\]"),
         ({"target": torch.tensor([0, -100])}, "target: got classes -100 to 0; takes 0 to 1"),
         ({"target": torch.tensor([0, 2])}, "target: got classes 0 to 2; takes 0 to 1"),
         (
@@ -231,3 +231,15 @@ def test_bytes_are_no_images_to_attack():
     images = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
     with pytest.raises(TypeError, match=r"images: got torch.uint8; takes floats from 0 to 1 \(clip\)"):
         fgsm(nn.Flatten(), images, torch.tensor([0, 1]), 0.1)
+
+
+@pytest.mark.parametrize("clip", [(0, 1), (-1, 1), (0, 255)])
+def test_what_interpolation_leaves_beside_the_range_is_its_end(clip):
+    images = torch.full((2, 1, 4, 4), float(clip[1]))
+    beside = images * (1 + 2**-22)
+    assert (beside > clip[1]).all()
+    target = torch.tensor([0, 1])
+    attacked = [fgsm(nn.Flatten(), x, target, 0.1, clip) for x in (images, beside)]
+    assert torch.equal(*attacked)
+    with pytest.raises(ValueError, match=r"images: got 1.001\S* to 1.001\S* and 0 NaN; takes values in"):
+        fgsm(nn.Flatten(), torch.full((2, 1, 4, 4), 1.001), target, 0.1)

@@ -52,8 +52,8 @@ def test_bad_input():
     for confidence, correct, message in (
         (torch.rand(2), right, r"got shapes \(2,\) and \(3,\); takes \(N,\) and \(N,\)"),
         (torch.rand(0), right[:0], "at least one"),
-        (torch.tensor([0.5, 1.01, 0.3]), right, r"confidence: got 0.3 to 1.01; takes numbers in \[0, 1\]"),
-        (torch.tensor([0.5, math.nan, 0.3]), right, "confidence: got nan"),
+        (torch.tensor([0.5, 1.01, 0.3]), right, r"confidence: got 0.3 to 1.01 and 0 NaN; takes values in \[0, 1\]"),
+        (torch.tensor([0.5, math.nan, 0.3]), right, "confidence: got 0.3 to 0.5 and 1 NaN"),
     ):
         with pytest.raises(ValueError, match=message):
             calibration(confidence, correct)
@@ -62,3 +62,10 @@ def test_bad_input():
             calibration(torch.rand(3), numbers)
     with pytest.raises(ValueError, match="bins: got 0; takes a whole number from 1"):
         calibration(torch.rand(3), right, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_what_softmax_leaves_above_one_is_one(dtype):
+    most = torch.tensor([1 + 2 * torch.finfo(dtype).eps, 0.25], dtype=dtype)
+    right = torch.tensor([True, False])
+    assert calibration(most, right).table.tolist() == calibration(most.clamp(max=1), right).table.tolist()

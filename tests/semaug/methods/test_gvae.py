@@ -291,9 +291,9 @@ BAD = {
     "balance": (lambda: model(balance="free"), "balance: got 'free'"),
     "images_high": (
         lambda: model().encode(2 * torch.ones(2, 1, 12, 12)),
-        r"images: got values from 2 to 2; takes \[0, 1\]",
+        r"images: got 2.0 to 2.0 and 0 NaN; takes values in \[0, 1\]",
     ),
-    "images_nan": (lambda: model().encode(torch.full((2, 1, 12, 12), math.nan)), "images: got values from nan"),
+    "images_nan": (lambda: model().encode(torch.full((2, 1, 12, 12), math.nan)), "images: got no number and 288 NaN"),
     "images_shape": (lambda: model().encode(torch.rand(2, 1, 12, 16)), r"images: got shape \(2, 1, 12, 16\)"),
     "codes_nan": (lambda: model().decode(torch.full((2, 4), math.nan)), "codes: got 2 that are not finite"),
     "codes_shape": (lambda: model().decode(torch.zeros(2, 5)), r"codes: got shape \(2, 5\); takes \(N, 4\)"),

@@ -85,6 +85,31 @@ def test_a_metric_that_fit_records_itself_is_refused():
         training.fit(objective_, throwaway.data(), replace(RECIPE, epochs=1), progress=False)
 
 
+@pytest.mark.parametrize(
+    "error", [np.linalg.LinAlgError("SVD did not converge"), KeyError("x"), MemoryError(), Warning()]
+)
+def test_a_metric_that_fails_leaves_the_record(tmp_path, caplog, error):
+    def fails(data):
+        raise error
+
+    whole = training.fit(throwaway.build("CrossEntropy"), throwaway.data(), RECIPE, progress=False)
+    objective_ = throwaway.build("CrossEntropy")
+    objective_.metrics = fails
+    record = training.fit(objective_, throwaway.data(), RECIPE, progress=False)
+    assert (record.metrics, record.curves, record.hash) == (whole.metrics, whole.curves, whole.hash)
+    assert record.environment["failed"] == f"metrics: {type(error).__name__}: {error}"
+    assert record.environment["failed"] in caplog.text
+    assert rec.Record.read(record.save(tmp_path)) == record
+
+
+@pytest.mark.parametrize("value", [torch.tensor(2.0), np.float32(2), np.int64(2), True])
+def test_metrics_become_plain_numbers(tmp_path, value):
+    objective_ = throwaway.build("CrossEntropy")
+    objective_.metrics = lambda data: {"mine": value}
+    record = training.fit(objective_, throwaway.data(), replace(RECIPE, epochs=1), progress=False)
+    assert rec.Record.read(record.save(tmp_path)).metrics["mine"] == float(value)
+
+
 def test_another_seed_gives_other_bits():
     states = []
     for seed in (1, 2):
