@@ -47,7 +47,7 @@ def test_a_start_that_fails_is_tried_again(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "cell",
-    ["import sys\nsys.exit(0)", "raise SystemExit", "import sys\nsys.exit()", "import os\nos._exit(0)", "quit()"],
+    ["import sys\nsys.exit(0)", "raise SystemExit", "import sys\nsys.exit()", "import os\nos._exit(0)"],
 )
 @pytest.mark.parametrize("after", [["assert False"], []])
 def test_an_exit_is_no_success(tmp_path, cell, after):
