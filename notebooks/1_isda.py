@@ -31,8 +31,8 @@ lesson.figure("1_isda", "directions")
 # says what a direction means, and a random one may look meaningful too.
 #
 # Flipping a photograph changes its pixels. ISDA moves the *feature* of an image instead, along the directions in which
-# its class varies: another colour or another pose, with the same label. It takes the mean loss over infinitely many
-# such copies, and it never draws one: the loss has a bound in closed form.
+# its class varies: another colour or another pose, with the same label. What it wants to be small is the mean loss of
+# infinitely many such copies. It never draws one: it minimises a bound of that loss, which has a closed form.
 #
 # At the end of this lesson you can
 #
@@ -327,14 +327,14 @@ def figure_jensen(i=1):
     left.axhline(high, color=plots.BLUE, linestyle="--", label=f"log of their mean S = {high:.3f}")
     left.axhline(low, color=plots.PURPLE, linestyle="--", label=f"their mean log S = {low:.3f}")
     left.vlines(S.mean(), low, high, color="black", linewidth=3, label=f"difference = {high - low:.3f}")
-    left.set(xlabel="S", ylabel="log S (the loss)", title="30 copies")
+    left.set(xlabel="S", ylabel="log S (the loss)", title="30 copies", ylim=(-1.5, None))
     left.legend(loc="lower right", fontsize=8)
     for shares, style, name in ((shares_S, "-", "sum of S"), (shares_log, "--", "sum of log S")):
         right.plot(places, 100 * shares[places - 1], style, color=plots.RED, label=name)
     right.set(xscale="log", xlabel="copies, largest S first", ylabel="share (%)", title="200,000 copies")
     right.legend(loc="upper left", fontsize=8)
-    text = f"The 1% of copies with the largest S make {100 * shares_S[1999]:.0f}% of the mean of S"
-    plots.headline(figure, f"{text} and {100 * shares_log[1999]:.0f}% of the mean loss")
+    text = f"The largest 1% of S make {100 * shares_S[1999]:.0f}% of the mean of S"
+    plots.headline(figure, f"{text}, but {100 * shares_log[1999]:.0f}% of the mean loss")
     return figure
 
 
@@ -577,7 +577,7 @@ def figure_seen(strength=toy):
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     left = int(((seen(strength) @ W.T + b).argmax(1) != y[i]).sum())
     who = ("No rival sees", "One rival sees", "Both rivals see")[left]
-    plots.headline(figure, f"{who} this sample outside the region of its class 0")
+    plots.headline(figure, f"{who} this sample outside the region of class 0")
     return figure
 
 
