@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from companion import leaderboard, notebooks
-from companion.plots import Picture, save
+from companion.plots import STYLE, Picture, save
 from companion.records import Index, committed
 from companion.stats import Summary, summary
 from companion.studies import NothingToDraw, modules
@@ -57,6 +57,29 @@ def show(notebook: str, picture: Picture, name: str) -> Picture:
     """Keep a picture among the results of this run of a notebook, and give it to the cell to show."""
     save(picture, notebooks.output(notebook), name)
     return picture
+
+
+def animation(notebook: str, frames: Iterable[Picture], name: str) -> None:
+    """Show a moving picture, an animated PNG of half a second a frame, and keep it among the results of this run.
+
+    frames: of one size, or one picture that changes from each to the next. Print shows the first.
+    """
+    import matplotlib.style
+    from IPython.display import Image, display
+    from matplotlib.animation import PillowWriter
+
+    from companion.notebooks import output
+
+    path, writer = output(notebook) / f"{name}.png", PillowWriter(fps=2)
+    with matplotlib.style.context(STYLE):
+        for number, picture in enumerate(frames):
+            if number == 0:
+                writer.setup(picture, path)
+            writer.fig = picture
+            writer.grab_frame()
+        writer.finish()
+    width, height = writer.frame_size
+    display(Image(path.read_bytes(), width=width, height=height))
 
 
 def reading(say: Callable[[Index], object], notebook: str, what: str = "number") -> None:

@@ -57,12 +57,12 @@ def output(notebook: str) -> Path:
 
 
 def discover(names: Sequence[str] = (), folder: Path | None = None) -> list[Path]:
-    """Sources of the named notebooks ('1_isda' or a path to its .py or .ipynb), or of all there are, in order.
+    """Sources of the named notebooks ('1_isda' or a path to its .py or .ipynb), or of all, lessons before appendices.
 
     Raises ValueError for an unknown name, FileNotFoundError where there is no notebook at all.
     """
     folder = folder or root() / "notebooks"
-    there = {path.stem: path for path in sorted(folder.glob("*.py"))}
+    there = {path.stem: path for place in (folder, folder / "appendix") for path in sorted(place.glob("*.py"))}
     if not there:
         raise FileNotFoundError(f"{folder}: no notebook (*.py) here")
     for name in names:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 
 from companion import lesson, notebooks
@@ -64,6 +65,22 @@ def test_a_picture_is_kept_and_given_back(folder):
     drawing = picture([])
     assert lesson.show("5_sla", drawing, "line") is drawing
     assert (folder / "5_sla" / "line.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_moving_picture_is_an_animated_png(folder, capsys):
+    (folder / "5_sla").mkdir()
+    drawing = picture([])
+    (line,) = drawing.axes[0].lines
+
+    def frames():
+        for height in (1, 2, 3):
+            line.set_ydata([height, 0])
+            yield drawing
+
+    lesson.animation("5_sla", frames(), "moves")
+    assert "Image object" in capsys.readouterr().out, "outside a notebook its repr is printed"
+    with Image.open(folder / "5_sla" / "moves.png") as kept:
+        assert (kept.is_animated, kept.n_frames, kept.info["duration"]) == (True, 3, 500)
 
 
 def test_a_figure_or_what_it_needs(folder, study, capsys):

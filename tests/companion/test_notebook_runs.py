@@ -170,6 +170,10 @@ def test_discovery_is_in_order_and_never_empty(tmp_path):
     paths = [write(tmp_path, name) for name in ("1_a", "2_b")]
     assert rerun.discover(folder=tmp_path) == paths
     assert rerun.discover(["2_b"], tmp_path) == rerun.discover(["notebooks/2_b.ipynb"], tmp_path) == paths[1:]
+    (tmp_path / "appendix").mkdir()
+    more = write(tmp_path / "appendix", "1_a_more")
+    assert rerun.discover(folder=tmp_path) == [*paths, more], "lessons first"
+    assert rerun.discover(["1_a_more"], tmp_path) == [more]
 
 
 # Paths
