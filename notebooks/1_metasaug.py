@@ -23,14 +23,13 @@ from companion import lesson
 lesson.figure("1_metasaug", "tail")
 
 # %% [markdown]
-# **On the left is a long tail, in the middle what it does to accuracy, on the right how much MetaSAug corrects.** With
-# ρ = 100, the largest class has a hundred times as many images as the smallest. Σ is the covariance of a class. The
+# **Left: a long tail. Middle: the accuracy of its classes. Right: how much MetaSAug corrects.** With ρ = 100, the largest class has a hundred times as many images as the smallest. Σ is the covariance of a class. The
 # [first lesson](1_isda.ipynb) augmented each feature along the covariance of its class. A class with ten images hardly
 # has a covariance. MetaSAug therefore learns the covariances: before each training step, a *meta step* moves them so
 # that the training step helps a small balanced set.
 #
-# **In one sentence:** the idea is a gradient through a training step, and the step that the released code takes along
-# this gradient is too small to change anything.
+# **In one sentence:** MetaSAug follows a gradient through a training step, and its released step along that gradient is
+# too small to change anything.
 #
 # At the end of this lesson you can
 #
@@ -124,6 +123,7 @@ assert counts.tolist() == predicted
 wanted = (0, 5, C - 1)
 least = int(counts.min())
 rows = torch.stack([images.train.floats(images.train.target == c)[:least][:9] for c in wanted])
+assert rows.shape[1] == min(least, 9)
 names = [f"{rows.shape[1]} of {counts[c]}, {images.classes[c]}" for c in wanted]
 show(plots.sheet(rows, names, title=f"The last row is all that training shows of class {C - 1}"), "rare")
 
@@ -461,6 +461,7 @@ def meta_loss(theta):
 features = ClassMoments(3, 4).double()
 features.update((x @ theta[0].T).tanh().detach(), t)
 Sigma3 = features.covariance.requires_grad_()
+assert torch.linalg.eigvalsh(Sigma3).min() > -1e-12
 
 # %% [markdown]
 # Two independent ways. The first types (7) and lets autograd go back through the gradient; `create_graph` keeps how the
@@ -592,8 +593,8 @@ for one, two in zip(network.parameters(), package.network.parameters(), strict=T
 #
 # > 在最后训练时还加入了一个两阶段的trick · *for the last part of training a two-stage trick is added*
 #
-# In the released recipe all this begins after 160 of 200 epochs of plain cross-entropy, when η has just been cut from 0.1 to 0.001; later it
-# is $10^{-5}$. By (8) and (10) the step is $\alpha\eta$ times a derivative, and α = 0.1.
+# In the released recipe all this begins after 160 of 200 epochs of plain cross-entropy. Then η has just been cut from
+# 0.1 to 0.001; later it is $10^{-5}$. By (8) and (10) the step is $\alpha\eta$ times a derivative, and α = 0.1.
 #
 # **Predict, then run.** The network above, a real batch, 100 meta images. By which part of itself will Σ move at
 # η = 0.001, and by which part will the loss of the batch change? Write down two powers of ten.
@@ -700,7 +701,7 @@ show(picture, "live")
 lesson.figure("1_metasaug", "bars")
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 def reading(index):
     """Differences A - B of the bars, in points of test accuracy."""
     far, plain, weighted = study.SIX[-1], study.META_TOO, study.DRW_META_TOO
@@ -735,7 +736,7 @@ lesson.table("1_metasaug", reading)
 # of 19.34% at its best epoch on the test set. Ours are for the last epoch.
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 def at_the_papers_setting(index):
     """Differences over three seeds at the paper's setting."""
     by_arm = index.by_arm(study.PAPER_SETTING[0])
