@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -135,10 +135,13 @@ def _train_on_both(run: Run, root: str | None) -> tuple[Record, dict[str, np.nda
     said = dict(run.study.data)
     both = said.pop("trained on")
     images = load(**said, root=root)
+    assert images.meta is not None
     parts = images.train, images.meta
-    train = Split(*(torch.cat([getattr(part, name) for part in parts]) for name in ("images", "target")))
-    images = replace(images, train=train, meta=None, settings={**images.settings, "trained on": both})
-    return fit(run.build(images), images, run.recipe, seed=run.seed, resume=run.checkpoint, progress=False), {}
+    pixels, target = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "target"))
+    settings = {**images.settings, "trained on": both}
+    images = replace(images, train=Split(pixels, target), meta=None, settings=settings)
+    model: Any = run.build(images)
+    return fit(model, images, run.recipe, seed=run.seed, resume=run.checkpoint, progress=False), {}
 
 
 JOINED = tuple(  # as many epochs as in the study beside it
