@@ -10,18 +10,39 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 
-from companion.plots import BLUE, GREEN, GREY, RED, YELLOW, Picture, caption, forest, panels, styled, titled
+from companion.plots import (
+    BLUE,
+    GREEN,
+    GREY,
+    RED,
+    YELLOW,
+    Picture,
+    caption,
+    draw_arrow,
+    draw_box,
+    finish,
+    forest,
+    panels,
+    styled,
+    titled,
+)
 from companion.records import Blocks, ByArm, Index, by_frequency, gained, group_scores, needed, on_common_seeds, runs_of
-from companion.stats import gains, summary
+from companion.stats import gains, points, summary
 from companion.studies import Arm, Setting, Study
+from semaug.data.sets import Split, load
 from semaug.methods.long_tail import class_groups
+from semaug.training.loop import fit
 from semaug.training.recipe import Recipe
 from semaug.training.record import Record
+
+if TYPE_CHECKING:
+    from companion.runs import Run
 
 NOTEBOOK = "1_metasaug"
 
@@ -107,7 +128,36 @@ PAPER_SETTING = tuple(
     _study(f"{name}-100-resnet32", title, {"name": name, **TAIL}, "resnet32", RELEASED, BOTH, 3, 80.0, "paper")
     for name, title in (("cifar10", "CIFAR-10, ρ = 100, ResNet-32"), ("cifar100", "CIFAR-100, ρ = 100, ResNet-32"))
 )
-STUDIES = (SMALL, STEEP, MILD, *PAPER_SETTING)
+
+
+def _train_on_both(run: Run, root: str | None) -> tuple[Record, dict[str, np.ndarray]]:
+    """Train on the images of the training set and of the meta set together."""
+    said = dict(run.study.data)
+    both = said.pop("trained on")
+    images = load(**said, root=root)
+    assert images.meta is not None
+    parts = images.train, images.meta
+    pixels, target = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "target"))
+    settings = {**images.settings, "trained on": both}
+    images = replace(images, train=Split(pixels, target), meta=None, settings=settings)
+    model: Any = run.build(images)
+    return fit(model, images, run.recipe, seed=run.seed, resume=run.checkpoint, progress=False), {}
+
+
+JOINED = tuple(  # as many epochs as in the study beside it
+    replace(
+        study,
+        name=f"{study.name}-joined",
+        title=f"{study.title}, trained on the meta images too",
+        data={**study.data, "trained on": "train and meta"},
+        arms=(CROSS_ENTROPY, replace(CE_DRW, variant=True)),
+        seeds=3,
+        execute=_train_on_both,
+    )
+    for study in (SMALL, STEEP)
+)
+LONG_TAILS = (SMALL, STEEP, MILD, *PAPER_SETTING)
+STUDIES = (*LONG_TAILS, *JOINED)
 COLOURS = {arm.name: arm.color for arm in ALL}
 PAPER = tuple(
     (f"{name}-LT, ρ = 100, ResNet-32, 200 epochs, the best on the test set; no ± given", told, "MetaSAug's repository")
@@ -147,7 +197,7 @@ CLASSES = ("ISDA", "LDAM-DRW", "MetaSAug")
 
 def accuracy(index: Index) -> Picture:
     """Gains over cross-entropy in test accuracy, which is balanced; a panel a data set."""
-    blocks = index.blocks(STUDIES, NEEDS, [arm.name for arm in METHODS])
+    blocks = index.blocks(LONG_TAILS, NEEDS, [arm.name for arm in METHODS])
     panels = {title.replace(" = ", "\xa0=\xa0"): values for title, values in gained(blocks, reached=False).items()}
     text = "Gains are over cross-entropy; the test set is balanced."
     figure = _forest({"": panels}, runs_of(blocks), "gain (points)", text)
@@ -184,7 +234,7 @@ def classes(index: Index) -> Picture:
 @styled
 def by_class(blocks: Blocks) -> Picture:
     """A row a data set: accuracy by class of the first method, the most frequent class first, and others' gains."""
-    figure, grid = panels(0.6 + 2.0 * len(blocks), len(blocks), 2, width_ratios=(1, 1.7))
+    figure, grid = panels(0.6 + 1.9 * len(blocks), len(blocks), 2, width_ratios=(1, 1.7))
     drawn = {title: on_common_seeds(by_arm) for title, by_arm in blocks.items()}
     for (left, right), (title, by_arm) in zip(grid, drawn.items(), strict=True):
         first, *others = by_arm
@@ -256,6 +306,114 @@ def stages(index: Index) -> Picture:
     return titled(_forest(lines, runs, "difference (points)"), message)
 
 
+@styled
+def tail(index: Index) -> Picture:
+    """Images and accuracy of each class, and the length of each epoch's meta steps, on CIFAR-10's long tail."""
+    blocks = index.blocks((STEEP,), NEEDS, [CROSS_ENTROPY.name, "MetaSAug"])
+    by_arm = blocks[STEEP.title]
+    first, ours = by_arm[CROSS_ENTROPY.name], needed(by_arm.get("MetaSAug", []), NEEDS)
+    figure, ((left, middle, right),) = panels(3.0, 1, 3)
+    found, sizes = 100 * np.array([run.class_accuracy for run in first]), np.array(first[0].train_counts)
+    classes = range(len(sizes))
+    left.bar(classes, sizes, color=GREY)
+    left.set(title="training images of a class", xlabel="class")
+    middle.bar(classes, found.mean(0), color="black")
+    middle.set(title="its accuracy (%)", xlabel="class", ylim=(0, 100))
+    steps = [[(epoch, step) for epoch, step in enumerate(run.curves["covariance_shift"], 1) if step] for run in ours]
+    longest = max(step for run in steps for _, step in run)
+    for run in steps:
+        right.semilogy(*zip(*run, strict=True), "o", color=RED, alpha=0.6)
+    right.axhline(1, color=GREY, linestyle="--")
+    right.text(steps[0][0][0], 0.6, "Σ itself", color=GREY, va="top")
+    right.set(title="meta step, as a part of Σ", xlabel="epoch", ylim=(1e-8, 3), yticks=[1e-8, 1e-6, 1e-4, 1e-2, 1])
+    for axes in (left, middle):
+        axes.set_xticks(range(0, len(sizes), 3))
+    unseen = [str(size) for size, value in zip(sizes, found.mean(0), strict=True) if value < 1]
+    rare = f"With {' or '.join(unseen)} images a class is never recognised; " if unseen else ""
+    message = f"{rare}MetaSAug's step moves Σ by {1e5 * longest:.0f} parts in 100,000 at most"
+    return finish(figure, message, first + ours, f"{STEEP.title}; cross-entropy, n = {len(first)}; MetaSAug.")
+
+
+SIX = (CROSS_ENTROPY.name, "CE-DRW", "MetaSAug, no meta step", "MetaSAug", "MetaSAug, α = 10,000, Σ′ projected")
+META_TOO = "cross-entropy, meta images too"
+DRW_META_TOO = "CE-DRW, meta images too"
+
+
+def six(index: Index, study: Study) -> ByArm:
+    """The arms of :func:`bars` in one data set, on their common seeds; the last train on the meta images too."""
+    joined = next(part for part in JOINED if part.name == f"{study.name}-joined")
+    by_arm = index.by_arm(study, SIX)
+    for name, arm in ((META_TOO, CROSS_ENTROPY.name), (DRW_META_TOO, CE_DRW.name)):
+        if by_arm and len(runs := index.of(joined, arm)) > 2:
+            by_arm[name] = runs
+    return on_common_seeds(by_arm)
+
+
+@styled
+def bars(index: Index) -> Picture:
+    """Test accuracy with and without MetaSAug's parts, and the gain of each arm over cross-entropy."""
+    blocks = {study.title: found for study in (SMALL, STEEP) if len(found := six(index, study)) > 1}
+    needed(blocks, NEEDS)
+    figure, grid = panels(2.0 * len(blocks) + 0.7, len(blocks), 1, sharex=True)
+    nothing = True
+    for (axes,), (title, by_arm) in zip(grid, blocks.items(), strict=True):
+        base = by_arm[CROSS_ENTROPY.name]
+        changes = {name: summary(gains(runs, base)) for name, runs in by_arm.items()}
+        for row, (name, runs) in enumerate(by_arm.items()):
+            mean = summary(points(run) for run in runs).mean
+            axes.barh(row, mean, color=COLOURS.get(name, BLUE), alpha=0.45 if name in SIX[2:3] else 1)
+            said = f"{mean:.1f}" if name == CROSS_ENTROPY.name else f"{mean:.1f}  ({changes[name].text('+.1f')})"
+            axes.text(mean + 1, row, said, va="center", fontsize=9)
+        axes.set_yticks(range(len(by_arm)), [name.removesuffix(", Σ′ projected") for name in by_arm])
+        axes.set(xlim=(0, 100), title=f"{title}, n = {len(base)}")
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        meta_step = summary(gains(by_arm.get("MetaSAug", base), by_arm.get(SIX[2], base)))
+        nothing &= abs(meta_step.mean) + meta_step.half_width < 0.1
+    grid[-1][0].set_xlabel("test accuracy (%); in brackets the gain over cross-entropy, in points")
+    message = (
+        "MetaSAug as released is no better than without its meta step" if nothing else "Ways to train on a long tail"
+    )
+    return finish(figure, message, runs_of(blocks), "Means; ± is the 95% interval of the paired gain.")
+
+
+@styled
+def two_loops() -> Picture:
+    """One step of MetaSAug: the inner loop to Σ′, and the real step that uses it."""
+    figure = Picture(figsize=(7.5, 3.7))
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 75), ylim=(0, 37))
+    axes.axis("off")
+    axes.text(1, 35.5, "1  try a step, look at the meta loss, correct Σ", color=RED, weight="bold", va="center")
+    axes.text(1, 2.2, "2  take the step with Σ′, then forget Σ′", color=BLUE, weight="bold", va="center")
+    grey, red, blue = ("#555555", "#F6F6F6"), (RED, "#FDECEE"), (BLUE, "#E8F0F7")
+    boxes = {
+        (8, 19): ("batch,\nlong-tailed", grey),
+        (28, 19): (r"loss  $L(\theta, \Sigma)$", grey),
+        (28, 29): (r"try:  $\theta' = \theta - \eta\, \nabla_\theta L$", red),
+        (53, 29): (r"meta loss  $L_{meta}(\theta')$", red),
+        (53, 19): (r"$\Sigma' = \Sigma - \alpha\, \nabla_\Sigma L_{meta}$", red),
+        (53, 8): (r"loss  $L(\theta, \Sigma')$", blue),
+        (28, 8): (r"optimiser:  new $\theta$", blue),
+        (69, 19): ("meta batch,\nbalanced", grey),
+    }
+    for (x, y), (text, (edge, face)) in boxes.items():
+        draw_box(axes, (x, y), (19 if x in (28, 53) else 11, 5), text, edge, face)
+    arrows = (
+        ((13.5, 19), (18.5, 19), grey),
+        ((28, 21.5), (28, 26.5), red),
+        ((37.5, 29), (43.5, 29), red),
+        ((69, 21.5), (62.5, 28), grey),
+        ((53, 26.5), (53, 21.5), red),
+        ((53, 16.5), (53, 10.5), blue),
+        ((43.5, 8), (37.5, 8), blue),
+        ((8, 16.5), (43.5, 9.5), grey),
+    )
+    for start, end, (colour, _) in arrows:
+        draw_arrow(axes, start, end, colour)
+    return figure
+
+
 FIGURES: dict[str, Callable[[Index], Picture]] = {
-    draw.__name__: draw for draw in (accuracy, groups, classes, ablation, stages)
+    draw.__name__: draw for draw in (tail, bars, accuracy, groups, classes, ablation, stages)
 }

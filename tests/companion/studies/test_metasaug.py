@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from companion.records import Index, committed
+from companion.runs import Run
 from companion.studies import NothingToDraw, metasaug
 from companion.studies.metasaug import SMALL, STEEP
+from semaug.data.sets import load
 from semaug.training.record import Record
 
 COUNTS = [400, 200, 50, 25, 10, 5]
@@ -144,6 +147,50 @@ def test_stages_compare_what_shares_a_loss_or_a_stage(found):
     assert (rows(ce), rows(early)) == (["CE, no meta step", "CE-DRW"], ["LDAM-DRW, stage 2 from 40%"])
     np.testing.assert_allclose(means(ce), [1, 2 - 1], atol=1e-9)
     np.testing.assert_allclose(means(early), [4], atol=1e-9)
+
+
+def test_the_tail_shows_counts_accuracies_and_meta_steps():
+    records = [record("cross-entropy", seed, study=STEEP) for seed in range(3)]
+    records += [record("MetaSAug", seed, study=STEEP) for seed in range(2)]
+    for run in records:
+        run.curves["covariance_shift"] = [0.0, 2e-5, 1e-5 * (run.seed + 1)]
+        run.class_accuracy[-1] = 0.0
+    left, middle, right = (figure := metasaug.tail(Index(records=records))).axes
+    assert [bar.get_height() for bar in left.patches] == COUNTS
+    np.testing.assert_allclose([bar.get_height() for bar in middle.patches], [*(100 * BASE[:-1] + 1 / 3), 0])
+    assert [line.get_xydata().tolist() for line in right.lines[:2]] == [
+        [[2, 2e-5], [3, shift]] for shift in (1e-5, 2e-5)
+    ]
+    assert title(figure).startswith("With 5 images a class is never recognised; MetaSAug's step moves Σ by 2 parts in")
+
+
+def test_bars_are_on_common_seeds_and_the_last_train_on_the_meta_images_too(found):
+    far = [record(metasaug.SIX[-1], seed, 3, 3, 3) for seed in range(3)]
+    more = [record(name, seed, 4, 4, 4, study=metasaug.JOINED[0]) for name in ("cross-entropy",) for seed in range(3)]
+    few = [record("CE-DRW", seed, study=metasaug.JOINED[0]) for seed in range(2)]
+    found = [run for run in found if run.arm != "CE-DRW"]
+    figure = metasaug.bars(Index(records=[*found, *far, *more, *few]))
+    (axes,) = figure.axes
+    assert rows(axes) == [
+        "cross-entropy",
+        "MetaSAug, no meta step",
+        "MetaSAug",
+        "MetaSAug, α = 10,000",
+        metasaug.META_TOO,
+    ]
+    gained = [text.get_text().partition("(+")[2].split(" ")[0] for text in axes.texts]
+    assert gained == ["", "1.4", "1.4", "3.1", "4.1"]
+    assert title(figure) == "MetaSAug as released is no better than without its meta step"
+
+
+def test_trained_on_both_has_the_images_of_both():
+    study = replace(metasaug.JOINED[0], recipe=replace(metasaug.JOINED[0].recipe, epochs=1, evaluate_every=1))
+    run = Run(study, study.baseline, 0)
+    trained, arrays = study.execute(run, None)
+    apart = load(**SMALL.data)
+    assert trained.train_counts == (apart.counts + 10).tolist()
+    assert run.agrees(trained)
+    assert arrays == {}
 
 
 @pytest.mark.parametrize("name", metasaug.FIGURES)
