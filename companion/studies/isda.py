@@ -305,6 +305,9 @@ def controls(index: Index) -> Picture:
 SHOWN = ("automobile", "bird", "dog", "horse", "ship", "man, not smiling")
 """Classes of the figures of directions, in their order."""
 
+SHOWN_KINDS = ("class", "random", "between")
+"""Directions of the figure of neighbours."""
+
 
 def photographed(index: Index, what: str) -> tuple[dict[str, np.ndarray], Record]:
     """Arrays of :func:`companion.pretrained.look` by class, and the record of CIFAR-10; see there for their axes."""
@@ -377,7 +380,7 @@ def directions(index: Index, other: str = "random") -> Picture:
 def neighbours(index: Index) -> Picture:
     """The photographs nearest to a feature moved along its class's direction, a random one, one between classes."""
     tiles, record = photographed(index, "walks")
-    kinds = ("class", "random", "between")
+    kinds = SHOWN_KINDS
     rows = {
         name: [np.roll(tiles[name][record.config["directions"].index(kind)][[1, 2, 0, 5, 6]], 0, 0) for kind in kinds]
         for name in SHOWN
