@@ -658,7 +658,7 @@ def sheet_of(index: Index, study: Study, arm: str, what: str = "clipped") -> Pic
     rows = np.concatenate([arrays["images"][:, None], arrays[what], arrays["noise"][:, None]], 1)
     steps = [f"{number / 2:+g}σ" if number else "μ" for number in range(-STEPS, STEPS + 1)]
     share = "all coordinates" if what == "all" else "the coordinates of largest σ"
-    figure = plots.sheet(torch.from_numpy(rows), (), ["image", *steps, "noise"], size=0.5)
+    figure = plots.sheet(torch.from_numpy(rows), (), ["image", *steps, "noise"], size=0.49)
     for label in figure.axes[0].get_xticklabels():
         label.set_fontsize(7)
     return titled(figure, f"{arm} on {study.title.split(',')[0]}: moved along {share}")
@@ -667,7 +667,7 @@ def sheet_of(index: Index, study: Study, arm: str, what: str = "clipped") -> Pic
 def grid_of(index: Index, study: Study, what: str = "grid") -> Picture:
     """The source's figure 5 of G-VAE: one image moved along directions of four classes, or between class means."""
     runs = needed(index.of(study, "G-VAE"), f"G-VAE on {study.title}")
-    figure = plots.sheet(torch.from_numpy(pictures(NOTEBOOK, runs[0])[what]), size=0.8)
+    figure = plots.sheet(torch.tensor(pictures(NOTEBOOK, runs[0])[what]), size=0.8)
     message = {
         "grid": "The source's directions: four ways to move, which change the face alike",
         "grid_means": "Between the means of classes: a smile across, the sex down",

@@ -1,5 +1,6 @@
 """The machinery that runs notebooks, on notebooks made for the purpose."""
 
+import functools
 import json
 import os
 import re
@@ -303,7 +304,9 @@ def test_an_interruption_keeps_what_was_done_and_ends_with_one_line(tmp_path, co
     write(tmp_path, "4_d", "import time\ntime.sleep(60)\n")
     write(tmp_path, "5_e", "import time\ntime.sleep(60)\n")
     whole = [sys.executable, "-m", "companion", command, "--folder", str(tmp_path), "--output", str(tmp_path / "out")]
-    run = subprocess.Popen(whole, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=rerun.root())
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts with & ignores it
+    run = subprocess.Popen(whole, cwd=rerun.root(), preexec_fn=heard, **pipes)
     while not started.exists():
         assert run.poll() is None
         time.sleep(0.1)

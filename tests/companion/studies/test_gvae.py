@@ -17,7 +17,7 @@ from semaug.methods import gvae as gvae_method
 from semaug.training.record import Record
 
 NOISE = [0.0, 0.02, -0.01]
-SHEETS = {name for name in gvae.FIGURES if "traversals" in name} | {"directions"}
+SHEETS = {name for name in gvae.FIGURES if "traversals" in name or "sheet_" in name} | {"directions"}
 
 
 def record(study, arm, seed, share=0.5):
@@ -39,7 +39,7 @@ def found():
     runs += [record(gvae.FASHION, "conditional VAE", seed, 0.4) for seed in range(2)]
     runs += [record(gvae.FASHION, "G-VAE", seed, 0.5) for seed in range(3)]
     runs += [record(gvae.FASHION, f"G-VAE, {what}", seed, 0.6) for what in ("s = 0.1", "c = 1") for seed in range(2)]
-    for study in (gvae.DIGITS, gvae.FACES, gvae.SHAPES, gvae.PHOTOS):
+    for study in (gvae.DIGITS, gvae.FACES, gvae.SHAPES, gvae.PHOTOS, *gvae.SHEETS):
         runs += [record(study, "VAE", 0, 0.3), record(study, "G-VAE", 0, 0.35)]
     study = gvae.CLASSIFIERS[0]
     for arm, accuracy in (("none", 0.5), ("Gaussian noise", 0.4), ("G-VAE", 0.55)):
@@ -67,6 +67,9 @@ def saved(tmp_path, monkeypatch, found):
             arrays |= {"plane": np.eye(8, 2), "share": np.array([0.5, 0.25]), "labels": np.arange(8) % 4}
             if run.study == "shapes":
                 arrays |= {"alignment": np.arange(21).reshape(7, 3) / 42, "deviation": np.array([0.2, 0.9, 0.5])}
+            if run.study.endswith("-whole"):
+                shapes = {"images": (10,), "noise": (10,), "clipped": (10, 13), "grid": (7, 9), "grid_means": (7, 9)}
+                arrays = {name: np.full((*shape, 1, 8, 8), 10, np.uint8) for name, shape in shapes.items()}
             path.with_suffix(".npz").write_bytes(records.pack(arrays))
     return tmp_path / "records" / "2_gvae"
 
