@@ -316,22 +316,23 @@ def tail(index: Index) -> Picture:
     found, sizes = 100 * np.array([run.class_accuracy for run in first]), np.array(first[0].train_counts)
     classes = range(len(sizes))
     left.bar(classes, sizes, color=GREY)
-    left.set(title="training images of a class", xlabel="class")
+    left.set(title="CIFAR-10: training images", xlabel="class")
     middle.bar(classes, found.mean(0), color="black")
-    middle.set(title="its accuracy (%)", xlabel="class", ylim=(0, 100))
+    middle.set(title="cross-entropy: accuracy (%)", xlabel="class", ylim=(0, 100))
+    for c in np.flatnonzero(found.mean(0) < 1):
+        middle.text(c, 3, "below 1%", rotation=90, ha="center", va="bottom", fontsize=8.5)
     steps = [[(epoch, step) for epoch, step in enumerate(run.curves["covariance_shift"], 1) if step] for run in ours]
     longest = max(step for run in steps for _, step in run)
     for run in steps:
         right.semilogy(*zip(*run, strict=True), "o", color=RED, alpha=0.6)
     right.axhline(1, color=GREY, linestyle="--")
     right.text(steps[0][0][0], 0.6, "Σ itself", color=GREY, va="top")
-    right.set(title="meta step, as a part of Σ", xlabel="epoch", ylim=(1e-8, 3), yticks=[1e-8, 1e-6, 1e-4, 1e-2, 1])
+    right.set(title="MetaSAug: meta step over Σ", xlabel="epoch", ylim=(1e-8, 3), yticks=[1e-8, 1e-6, 1e-4, 1e-2, 1])
     for axes in (left, middle):
         axes.set_xticks(range(0, len(sizes), 3))
-    unseen = [str(size) for size, value in zip(sizes, found.mean(0), strict=True) if value < 1]
-    rare = f"With {' or '.join(unseen)} images a class is never recognised; " if unseen else ""
-    message = f"{rare}MetaSAug's step moves Σ by {1e5 * longest:.0f} parts in 100,000 at most"
-    return finish(figure, message, first + ours, f"{STEEP.title}; cross-entropy, n = {len(first)}; MetaSAug.")
+    message = f"MetaSAug's meta step moves Σ by {1e5 * longest:.0f} parts in 100,000 at most"
+    text = f"{STEEP.title}; cross-entropy, n = {len(first)}; MetaSAug, n = {len(ours)}, means of an epoch."
+    return finish(figure, message, first + ours, text)
 
 
 SIX = (CROSS_ENTROPY.name, "CE-DRW", "MetaSAug, no meta step", "MetaSAug", "MetaSAug, α = 10,000, Σ′ projected")
@@ -354,42 +355,46 @@ def bars(index: Index) -> Picture:
     """Test accuracy with and without MetaSAug's parts, and the gain of each arm over cross-entropy."""
     blocks = {study.title: found for study in (SMALL, STEEP) if len(found := six(index, study)) > 1}
     needed(blocks, NEEDS)
-    figure, grid = panels(2.0 * len(blocks) + 0.7, len(blocks), 1, sharex=True)
+    figure, grid = panels(2.3 * len(blocks) + 0.8, len(blocks), 1, sharex=True)
     nothing = True
     for (axes,), (title, by_arm) in zip(grid, blocks.items(), strict=True):
         base = by_arm[CROSS_ENTROPY.name]
         changes = {name: summary(gains(runs, base)) for name, runs in by_arm.items()}
         for row, (name, runs) in enumerate(by_arm.items()):
-            mean = summary(points(run) for run in runs).mean
-            axes.barh(row, mean, color=COLOURS.get(name, BLUE), alpha=0.45 if name in SIX[2:3] else 1)
-            said = f"{mean:.1f}" if name == CROSS_ENTROPY.name else f"{mean:.1f}  ({changes[name].text('+.1f')})"
-            axes.text(mean + 1, row, said, va="center", fontsize=9)
+            mean, gain = summary(points(run) for run in runs).mean, changes[name]
+            bar = {"color": COLOURS.get(name, BLUE), "alpha": 0.45 if name in SIX[2:3] else 1}
+            axes.barh(row, gain.mean, xerr=gain.half_width, error_kw={"elinewidth": 1.2}, **bar)
+            said = f"{mean:.1f}" if name == CROSS_ENTROPY.name else f"{mean:.1f}  ({gain.text('+.1f')})"
+            axes.text(gain.mean + gain.half_width + 0.3, row, said, va="center", fontsize=9)
         axes.set_yticks(range(len(by_arm)), [name.removesuffix(", Σ′ projected") for name in by_arm])
-        axes.set(xlim=(0, 100), title=f"{title}, n = {len(base)}")
+        axes.set(xlim=(-2, 17), title=f"{title}, n = {len(base)}")
+        axes.axvline(0, color="black", linewidth=1)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         meta_step = summary(gains(by_arm.get("MetaSAug", base), by_arm.get(SIX[2], base)))
         nothing &= abs(meta_step.mean) + meta_step.half_width < 0.1
-    grid[-1][0].set_xlabel("test accuracy (%); in brackets the gain over cross-entropy, in points")
+    grid[-1][0].set_xlabel("gain over cross-entropy (points), and first the test accuracy (%)")
     message = (
         "MetaSAug as released is no better than without its meta step" if nothing else "Ways to train on a long tail"
     )
-    return finish(figure, message, runs_of(blocks), "Means; ± is the 95% interval of the paired gain.")
+    return finish(figure, message, runs_of(blocks), "Means; lines and ± are 95% intervals of the paired gain.")
 
 
 @styled
 def two_loops() -> Picture:
-    """One step of MetaSAug: the inner loop to Σ′, and the real step that uses it."""
+    """One step of MetaSAug: the moments, the inner loop to Σ′, the real step that uses it, and back to the moments."""
     figure = Picture(figsize=(7.5, 3.7))
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 75), ylim=(0, 37))
     axes.axis("off")
-    axes.text(1, 35.5, "1  try a step, look at the meta loss, correct Σ", color=RED, weight="bold", va="center")
-    axes.text(1, 2.2, "2  take the step with Σ′, then forget Σ′", color=BLUE, weight="bold", va="center")
+    axes.text(18.5, 35.5, "1  try a step, look at the meta loss, correct Σ", color=RED, weight="bold", va="center")
+    axes.text(43.5, 2.2, "2  take the step with Σ′", color=BLUE, weight="bold", va="center")
+    axes.text(1, 2.2, "3  forget Σ′: back to the moments", color="#555555", weight="bold", va="center")
     grey, red, blue = ("#555555", "#F6F6F6"), (RED, "#FDECEE"), (BLUE, "#E8F0F7")
     boxes = {
-        (8, 19): ("batch,\nlong-tailed", grey),
-        (28, 19): (r"loss  $L(\theta, \Sigma)$", grey),
+        (8, 29): ("batch,\nlong-tailed", grey),
+        (8, 19): ("moments of\nfeatures:  $\\Sigma$", grey),
+        (28, 19): (r"loss  $L(\theta, \Sigma)$", red),
         (28, 29): (r"try:  $\theta' = \theta - \eta\, \nabla_\theta L$", red),
         (53, 29): (r"meta loss  $L_{meta}(\theta')$", red),
         (53, 19): (r"$\Sigma' = \Sigma - \alpha\, \nabla_\Sigma L_{meta}$", red),
@@ -400,14 +405,16 @@ def two_loops() -> Picture:
     for (x, y), (text, (edge, face)) in boxes.items():
         draw_box(axes, (x, y), (19 if x in (28, 53) else 11, 5), text, edge, face)
     arrows = (
+        ((8, 26.5), (8, 21.5), grey),
         ((13.5, 19), (18.5, 19), grey),
+        ((37.5, 19), (43.5, 19), red),
         ((28, 21.5), (28, 26.5), red),
         ((37.5, 29), (43.5, 29), red),
         ((69, 21.5), (62.5, 28), grey),
         ((53, 26.5), (53, 21.5), red),
         ((53, 16.5), (53, 10.5), blue),
         ((43.5, 8), (37.5, 8), blue),
-        ((8, 16.5), (43.5, 9.5), grey),
+        ((18.5, 8), (8, 16.5), grey),
     )
     for start, end, (colour, _) in arrows:
         draw_arrow(axes, start, end, colour)

@@ -14,7 +14,7 @@
 # %% [markdown]
 # # 1, second part · MetaSAug, appendix: errata, cost, controls, records
 #
-# This page belongs to the [lesson](../1_metasaug.ipynb), whose equations it cites as L(1) to L(10). After the first two
+# This page belongs to the [lesson](../1_metasaug.ipynb), whose equations it cites as L(1) to L(9). After the first two
 # cells of code its sections can be read in any order:
 #
 # 1. Errata of the source, and what the released code does
@@ -22,7 +22,7 @@
 # 3. The meta-gradient without double backward, and what that saves
 # 4. A covariance that is none
 # 5. One step against a whole training, in forty worlds
-# 6. Features of training images are not those of new ones
+# 6. How wrong a covariance is, and why that of training features is too small
 # 7. What the records say
 # 8. Exercises
 #
@@ -180,14 +180,15 @@ assert abs(shares[total.argmin()] - margins[0] / margins.sum()) < 1e-4
 # %% [markdown]
 # ## 3 · The meta-gradient without double backward
 #
-# L(10) asks for the derivative of the training loss along $v$. As θ moves along $v$, the features move by $\dot a_i$, a
+# L(9) asks for the derivative of the training loss along $v$. As θ moves along $v$, the features move by $\dot a_i$, a
 # Jacobian–vector product: one forward pass without a graph. $W$ and $b$ move by their own parts of $v$:
 #
 # $$v^\top \nabla_\theta \mathcal L = \sum_i \frac{\partial \mathcal L}{\partial a_i} \cdot \dot a_i
 #   + \frac{\partial \mathcal L}{\partial W} \cdot \dot W + \frac{\partial \mathcal L}{\partial b} \cdot \dot b. \tag{2}$$
 #
 # Σ enters after the features, so $\dot a_i$ does not depend on it. Differentiating (2) by Σ goes twice through the last
-# layer and never through the others. We check it on one layer, $a = \tanh(Vx)$.
+# layer and never through the others. We check it on features
+# $a = \tanh(Vx)$ and their last layer.
 
 # %%
 sizes, generator = torch.tensor([20, 6, 3]), seeded(5)
@@ -216,6 +217,25 @@ _, a_dot = jvp(lambda V: (x @ V.T).tanh(), (V.detach(),), (v[0],))
 forward = -0.1 * grad((by_a * a_dot).sum() + (by_W * v[1]).sum() + (by_b * v[2]).sum(), start)[0]  # (2)
 print("both ways agree to 1e-12:", bool((forward - backward_twice).abs().max() < 1e-12))
 assert torch.allclose(forward, backward_twice, rtol=1e-9, atol=1e-15)
+
+# %% [markdown]
+# A third way knows no gradient of a gradient. It moves Σ a little along a random direction, and takes the difference of
+# the meta losses after the step L(6).
+
+
+# %%
+def after_step(Sigma):
+    """The meta loss at θ' of L(6)."""
+    slopes = grad(last_layer((x @ V.T).tanh(), W3, b3, Sigma), (V, W3, b3))
+    V_new, W_new, b_new = (part - 0.1 * slope for part, slope in zip((V, W3, b3), slopes, strict=True))
+    return F.cross_entropy((x_meta @ V_new.T).tanh() @ W_new.T + b_new, t_meta)
+
+
+nudge = torch.randn(3, 4, 4, generator=seeded(6), dtype=f64)
+nudge = 1e-4 * (nudge + nudge.mT)
+difference = (after_step(start + nudge) - after_step(start - nudge)).item() / 2
+print(f"along a random direction: by (2) {(forward * nudge).sum():.6e}, by differences {difference:.6e}")
+assert abs((forward * nudge).sum() / difference - 1) < 1e-4
 
 # %% [markdown]
 # What does it save? On a small network nothing that could be measured. Here is a ResNet-32 with 100 images and 100 meta
@@ -295,7 +315,7 @@ assert nearer == 0
 #
 # ## 5 · One step against a whole training
 #
-# L(7) puts one step in the place of a training to the end. Does one step at least point in the right direction? Take
+# L(6) puts one step in the place of a training to the end. Does one step at least point in the right direction? Take
 # a toy world with $\kappa$ times the tail's covariance. The implicit function theorem gives the slope of the meta loss
 # after training to the end. $H$ is the Hessian of the training loss at its minimum $\theta^*$:
 #
@@ -378,9 +398,33 @@ show(figure_worlds(), "worlds")
 # in which the loss is steep. For learning rates this is known as *short-horizon bias* (Wu et al., ICLR 2018,
 # [arXiv:1803.02021](https://arxiv.org/abs/1803.02021)).
 #
-# ## 6 · Features of training images are not those of new ones
+# ## 6 · How wrong a covariance is, and why that of training features is too small
 #
-# L(5) assumes that features are independent draws from their class. A network that has fitted its training images gives
+# Let $\hat q$ be the form $q$ of L(3) with the covariance of $n$ samples, divided by $n$. For a Gaussian class
+#
+# $$\mathrm E\,\hat q = \Big(1 - \frac1n\Big) q, \qquad
+#   \frac{\mathrm E\,(\hat q - q)^2}{q^2} = \frac{2(n-1)}{n^2} + \frac1{n^2} = \frac{2n - 1}{n^2}. \tag{4}$$
+#
+# Along one direction, $n\hat q/q$ is a $\chi^2$ number with $n - 1$ degrees of freedom: its mean is $n - 1$, its variance
+# $2(n - 1)$. The two terms are variance and squared bias. We draw 4,000 groups of $n$ samples and compare. The last number
+# counts how often five samples give less than the lesson's, which are a fifth of the truth.
+
+# %%
+u = W[0] - W[1]
+q_true = u @ (root @ root.T) @ u
+for n in (5, 20, 100):
+    groups = torch.randn(4000, n, 2, generator=seeded(n), dtype=f64) @ root.T
+    q_hat = (groups @ u).var(1, correction=0)
+    error = ((q_hat / q_true - 1) ** 2).mean().sqrt()
+    predicted, small = (2 * n - 1) ** 0.5 / n, (q_hat < 0.197 * q_true).double().mean()
+    print(
+        f"n = {n:3d}: mean of q̂/q {(q_hat / q_true).mean():.2f}, error {error:.2f}, predicted {predicted:.2f}", end=""
+    )
+    print(f"; below 0.197: {small:.1%}")
+    assert abs(error / predicted - 1) < 0.05
+
+# %% [markdown]
+# Equation (4) assumes that features are independent draws from their class. A network that has fitted its training images gives
 # them features that lie closer together. For each class we compare $\mathrm{tr}\,\Sigma$ of the training features with
 # that of unseen images. The grey band is the control: as many unseen images, drawn 200 times.
 
