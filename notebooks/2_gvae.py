@@ -12,7 +12,7 @@
 # ---
 
 # %% [markdown]
-# # 2 · G-VAE: an autoencoder that is told which directions keep the class
+# # 2 · G-VAE: an autoencoder that learns which directions keep the class
 #
 # Wu Tianyang (吴天阳), *ML 算法探索* (Machine learning algorithms, an exploration), a note of October 2023
 # ([code](https://github.com/wty-yy/KataCV), folder G-VAE, in JAX). It joins two things: the variational autoencoder
@@ -21,7 +21,7 @@
 #
 # ISDA augments an image where nobody can see it: it moves a *feature* along the covariance of its class, infinitely
 # often, inside the loss. G-VAE wants to see the moved image. An autoencoder has the way back from features (here: codes)
-# to images, and a *variational* one gives every image a Gaussian of codes of its own. If that Gaussian is told by ISDA's
+# to images, and a *variational* one gives every image a Gaussian of codes of its own. If that Gaussian is trained by ISDA's
 # loss which directions keep the class, then moving a code along it and decoding gives an augmented image with a label.
 #
 # The note has derivations and pictures, and no number. This notebook follows it (the *source*, in blockquotes), checks
@@ -33,7 +33,7 @@
 # > *A traditional VAE can only compute distributions of features and reconstruct; augmentation can only add noise to the
 # > features and reconstruct, and cannot vary a given class along a given feature direction.*
 #
-# Sections 6 to 9. The claim leaves out the *conditional* VAE (Sohn, Lee and Yan, NeurIPS 2015), which is told the class
+# Sections 6 to 9. The claim leaves out the *conditional* VAE (Sohn, Lee and Yan, NeurIPS 2015), which is given the class
 # and is a baseline here (**erratum 13**).
 #
 # > ISDA 需要基于数据集重新计算指定类别的协方差矩阵，并不高效 ·
@@ -872,7 +872,7 @@ print(inspect.getsource(gvae.GVAE.losses))
 # Three profiles. **quick** trains what you see, live: VAE, conditional VAE and G-VAE from the same first weights on the
 # same batches. **cpu** and **paper** are the planned runs of the study: clothing, digits, faces, generated shapes and photographs; a
 # sweep; and classifiers trained on augmented images. A VAE has no classifier; the package gives it a linear one that
-# learns from its codes and cannot change them, so that its accuracy is that of a probe. The conditional VAE is told the
+# learns from its codes and cannot change them, so that its accuracy is that of a probe. The conditional VAE is given the
 # class in the decoder alone: its encoder is $q(z \mid x)$, and not $q(z \mid x, y)$ as in its paper; where it decodes test images, it
 # gets their true class, which the others do not.
 #
@@ -907,7 +907,7 @@ def run_experiment(profile):
 # The record of a run holds more than an accuracy: `gvae_measures` takes the squared error, KL, a linear probe that is the
 # same for all (a ridge regression of mean codes), and **class consistency**: the share of decoded images that a *judge*
 # calls by the class of the image they started from, as a mean over the classes. The judge is a classifier of real images that was
-# trained apart and never saw a decoded one. What to expect: G-VAE ahead in the probe, since its encoder is told the
+# trained apart and never saw a decoded one. What to expect: G-VAE ahead in the probe, since its encoder is trained on the
 # classes; a little behind in the squared error, since it does more with the same code.
 
 # %% tags=["nbval-ignore-output"]
@@ -1172,7 +1172,7 @@ show(gvae_study.movement_of({"live runs": by_method}), "live_movement")
 
 # %% [markdown]
 # Lines of G-VAE lie among the VAE's or a little above, and the report of section 6 says what that is worth: at equal movement
-# a difference within the noise. The conditional VAE starts above both, since its decoder is told the class, and joins them at
+# a difference within the noise. The conditional VAE starts above both, since its decoder is given the class, and joins them at
 # a movement of about 0.15. The source is silent about it. And look at the crosses, the author's baseline of unit noise on the code: here
 # they are within the range of the traversals, and lie on or above the lines of their own models. A random direction
 # keeps the class no less, at equal movement, than the traversal does.
@@ -1250,8 +1250,8 @@ print("G-VAE − conditional VAE", effect(sampled["G-VAE"] - sampled["conditiona
 # %% [markdown]
 # For the VAE in three of five cases, for G-VAE four points more, for the conditional VAE ten more, where the judge calls 77% of the real images
 # correctly. *Cannot* is too strong. By its own prior the conditional VAE is right in one case of four only: its posteriors together are not
-# the prior, and the class it is told does not outweigh a code from a gap. Row three says the same: told to make a bag of a
-# trouser's code, it makes a trouser. Its codes still hold the class (the probe of section 6), so what the decoder is told is a
+# the prior, and the class it is given does not outweigh a code from a gap. Row three says the same: told to make a bag of a
+# trouser's code, it makes a trouser. Its codes still hold the class (the probe of section 6), so what the decoder is given is a
 # hint and no command.
 #
 # ### The sweep of λ_clip
@@ -1694,7 +1694,7 @@ lesson.table("2_gvae")
 # the majority is most of the score, by five. Of class consistency, on clothing and digits: at equal movement G-VAE is ahead of
 # the VAE by three to four points, significantly on digits and not on clothing, and with the largest tenth by two to three, significantly on both;
 # how much of this is the start at μ and how much a slower fall, the seeds do not tell. Ahead of the conditional
-# VAE it is nowhere, and with the largest tenth two points behind on both sets: a decoder that is told the class keeps it as well. The price on clothing is a
+# VAE it is nowhere, and with the largest tenth two points behind on both sets: a decoder that is given the class keeps it as well. The price on clothing is a
 # squared error .4 thousandths higher, of fifteen.
 #
 # On the generated shapes the factors of every image are known, so that one can ask which of them a coordinate moves: the
