@@ -1,4 +1,4 @@
-r"""The leaderboard: every method that was run beside a baseline, in one table and one figure.
+r"""The leaderboard: every method that was run beside a baseline, in one table, and one figure for each notebook.
 
 A row is a method on a data set: accuracy over its seeds, the gain over the baseline of the same seeds, and what it
 cost, in passes over the network and in seconds. The papers' own numbers stand beside ours, each with its setting,
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from companion.plots import COLOURS, GREY, Picture, caption, save, styled
+from companion.plots import COLOURS, GREY, Picture, caption, headline, save, styled
 from companion.records import committed
 from companion.stats import Summary, gains, points, summary
 from companion.studies import NothingToDraw, Study, modules
@@ -130,42 +130,43 @@ MARKS = "oDs^vP*X<>"
 
 
 @styled
-def drawn() -> Picture:
-    """Gains over the baseline by method, a panel a notebook, a mark a data set, with 95% intervals over seeds.
+def drawn(notebook: str) -> Picture:
+    """Gains over the baseline by method, a mark a data set, with 95% intervals over seeds.
 
     Raises NothingToDraw without a row.
     """
-    panels: dict[str, dict[str, list[Row]]] = {}
-    for row in rows():
+    methods: dict[str, list[Row]] = {}
+    for row in rows(notebook):
         if row.gain is not None:
-            panels.setdefault(row.study.notebook, {}).setdefault(row.method, []).append(row)
-    if not panels:
+            methods.setdefault(row.method, []).append(row)
+    shown = [row for marks in methods.values() for row in marks]
+    if not shown:
         raise NothingToDraw("a baseline and another method under one recipe")
-    shown = [row for methods in panels.values() for marks in methods.values() for row in marks]
     sets = dict.fromkeys(row.study.title for row in shown)
     style = {name: (COLOURS[k % len(COLOURS)], MARKS[k % len(MARKS)]) for k, name in enumerate(sets)}
-    heights = [len(methods) + 1.6 for methods in panels.values()]
-    figure = Picture(figsize=(7.5, 0.9 + 0.215 * sum(heights)))
-    grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    high = max(4, len(methods))
+    figure = Picture(figsize=(7.5, min(6.3, 1.5 + 0.2 * (len(sets) // 2) + 0.24 * high)))
+    axes = figure.subplots()
     seen: dict[str, Any] = {}
-    for axes, (notebook, methods) in zip(grid, panels.items(), strict=True):
-        for at, marks in enumerate(methods.values()):
-            for shift, row in zip(np.linspace(-0.25, 0.25, len(marks) + 2)[1:-1], marks, strict=True):
-                colour, mark = style[row.study.title]
-                gain = row.gain or row.accuracy
-                half, face = (gain.half_width, colour) if gain.n > 2 else (0.0, "white")
-                look: dict[str, Any] = {"fmt": mark, "color": colour, "markerfacecolor": face, "markersize": 4}
-                bar = axes.errorbar(gain.mean, at + shift, xerr=half, elinewidth=1, **look)
-                seen.setdefault(row.study.title, bar)
-        axes.axvline(0, color=GREY, linewidth=1)
-        axes.set_yticks(range(len(methods)), list(methods), fontsize=7.5)
-        axes.set_ylim(len(methods) - 0.5, -0.5)
-        axes.set_title(notebook, fontsize=9)
-        axes.grid(visible=False, axis="y")
-    grid[-1].set_xlabel("gain over the baseline (points)")
-    figure.legend(seen.values(), seen, loc="outside upper center", ncols=4, fontsize=7.5)
-    found = [record for row in shown for record in row.runs]
-    caption(figure, found, "Bars: 95% intervals over paired seeds; open: fewer than three.")
+    for at, marks in enumerate(methods.values()):
+        for shift, row in zip(np.linspace(-0.25, 0.25, len(marks) + 2)[1:-1], marks, strict=True):
+            colour, mark = style[row.study.title]
+            gain = row.gain or row.accuracy
+            half, face = (gain.half_width, colour) if gain.n > 2 else (0.0, "white")
+            look: dict[str, Any] = {"fmt": mark, "color": colour, "markerfacecolor": face, "markersize": 4}
+            seen.setdefault(row.study.title, axes.errorbar(gain.mean, at + shift, xerr=half, elinewidth=1, **look))
+    axes.axvline(0, color=GREY, linewidth=1)
+    axes.set_yticks(range(len(methods)), list(methods), fontsize=8)
+    axes.set_ylim(len(methods) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("gain over the baseline (points)")
+    below = (0.5, -0.5 / (0.24 * high))  # half an inch, for the axis and its label
+    axes.legend(seen.values(), seen, loc="upper center", bbox_to_anchor=below, ncols=3, fontsize=7.5)
+    better = sum(row.gain is not None and row.gain.n > 2 and row.gain.side > 0 for row in shown)
+    headline(figure, f"{notebook}: {better} of {len(shown)} gains over the baseline are significantly above zero")
+    caption(
+        figure, [record for row in shown for record in row.runs], "Bars: 95% intervals; open: fewer than three seeds."
+    )
     return figure
 
 
@@ -189,7 +190,9 @@ def text() -> str:
 
 
 def write(folder: Path) -> list[Path]:
-    """``leaderboard.png``, ``.svg`` and ``.md`` in ``folder/leaderboard``. Raises NothingToDraw without a row."""
-    content = text()
-    paths = save(drawn(), folder / "leaderboard", "leaderboard")
+    """``leaderboard.md`` in ``folder/leaderboard``, and a picture a notebook. Raises NothingToDraw without a row."""
+    content, paths = text(), list[Path]()
+    for notebook in modules():
+        with suppress(NothingToDraw):
+            paths += save(drawn(notebook), folder / "leaderboard", notebook)
     return [*paths, write_whole(folder / "leaderboard" / "leaderboard.md", content)]

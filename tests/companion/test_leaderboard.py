@@ -79,12 +79,12 @@ def test_no_interval_of_two_seeds(records):
 
 
 def test_the_figure_shows_every_gain(records):
-    (axes,) = leaderboard.drawn().axes
+    (axes,) = leaderboard.drawn("1_isda").axes
     assert [bar.lines[0].get_xdata()[0] for bar in axes.containers] == pytest.approx([3])
     assert axes.get_xlabel()
     del records[3:]
     with pytest.raises(NothingToDraw):
-        leaderboard.drawn()
+        leaderboard.drawn("1_isda")
 
 
 def test_it_is_written_whole_beside_the_figures(records, tmp_path):
