@@ -216,6 +216,7 @@ def run(
             what = "the kernel died (out of memory?)" if dead else f"{type(failure).__name__}: {failure}"
             error = f"{watch.where()}: {watch.expired() or what}"
         except KeyboardInterrupt:
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # nor of the cell whose kernel is then gone
             error, interrupted = f"{watch.where()}: interrupted", True
         finally:
             watch.finished.set()

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -156,7 +156,9 @@ def celeba(root: Path, size: int | None = None, download: bool = True) -> Splits
     return splits[0], splits[1], FACES
 
 
-def _verify(name: str, dataset: Any, files: Mapping[str, str | None], root: Path, source: str, download: bool) -> None:
+def _verify(
+    name: str, dataset: Callable[..., object], files: Mapping[str, str | None], root: Path, source: str, download: bool
+) -> None:
     """Raise unless every file is there with its MD5; download first if one is missing and that is allowed."""
     from torchvision.datasets.utils import check_integrity
 

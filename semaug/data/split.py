@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -57,13 +56,20 @@ class Split:
                 raise ValueError(f"{name}: lies on {part.device}, images on {self.images.device}; takes one device")
 
     @classmethod
-    def from_float(cls, images: Float[Tensor, "N channels H W"], target: Int64[Tensor, " N"], **parts: Any) -> Split:
+    def from_float(
+        cls,
+        images: Float[Tensor, "N channels H W"],
+        target: Int64[Tensor, " N"],
+        factors: Mapping[str, Tensor] | None = None,
+        masks: Bool[Tensor, "N H W"] | None = None,
+        boxes: Int64[Tensor, "N 4"] | None = None,
+    ) -> Split:
         """From floating-point images in [0, 1], rounded to 256 levels.
 
         Args:
             images: a few units in the last place below 0 or above 1, as interpolation leaves them, count as 0 or 1.
             target: the classes.
-            parts: the other fields by name.
+            factors, masks, boxes: as of :class:`Split`.
 
         Raises:
             TypeError: for other dtypes.
@@ -72,7 +78,7 @@ class Split:
         if not isinstance(images, Tensor) or not images.is_floating_point():
             raise TypeError(f"images: got {_describe(images)}; takes a floating-point tensor, Split(...) takes uint8")
         images = check_within("images", images)
-        return cls((images.float() * 255).round().to(torch.uint8), target, **parts)
+        return cls((images.float() * 255).round().to(torch.uint8), target, factors or {}, masks, boxes)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -108,7 +114,7 @@ class Split:
         return Split(change(self.images), change(self.target), factors, masks, boxes)
 
 
-def _expect(name: str, got: Any, dtype: torch.dtype | None, shape: tuple[int | None, ...], hint: str = "") -> None:
+def _expect(name: str, got: object, dtype: torch.dtype | None, shape: tuple[int | None, ...], hint: str = "") -> None:
     takes = f"{str(dtype).removeprefix('torch.') if dtype else 'a tensor'} {_shape(shape)}{hint}"
     if not isinstance(got, Tensor) or dtype not in (None, got.dtype):
         raise TypeError(f"{name}: got {_describe(got)}; takes {takes}")
@@ -116,7 +122,7 @@ def _expect(name: str, got: Any, dtype: torch.dtype | None, shape: tuple[int | N
         raise ValueError(f"{name}: got {_describe(got)}; takes {takes}")
 
 
-def _describe(got: Any) -> str:
+def _describe(got: object) -> str:
     if not isinstance(got, Tensor):
         return f"a {type(got).__name__}"
     return f"{str(got.dtype).removeprefix('torch.')} {_shape(got.shape)}"
