@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from companion import leaderboard, notebooks
-from companion.plots import STYLE, Picture, save
+from companion.plots import STYLE, Picture, described, save
 from companion.records import Index, committed
 from companion.stats import Summary, summary
 from companion.studies import NothingToDraw, modules
@@ -72,12 +72,13 @@ def animation(notebook: str, frames: Iterable[Picture], name: str) -> None:
     with matplotlib.style.context(STYLE):
         for number, picture in enumerate(frames):
             if number == 0:
+                alt = described(picture)
                 writer.setup(picture, path)
             writer.fig = picture
             writer.grab_frame()
         writer.finish()
     width, height = writer.frame_size
-    display(Image(path.read_bytes(), width=width, height=height))
+    display(Image(path.read_bytes(), width=width, height=height, alt=alt))
 
 
 def reading(say: Callable[[Index], object], notebook: str, what: str = "number") -> None:

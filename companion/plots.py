@@ -70,6 +70,12 @@ def styled(draw: Callable[P, Picture]) -> Callable[P, Picture]:
     return inner
 
 
+def described(figure: Figure) -> str | None:
+    """The alternative text of a figure: its label, where it has one, or its headline, or the titles of its panels."""
+    titles = "; ".join(filter(None, (axes.get_title() or axes.get_title("left") for axes in figure.axes)))
+    return " ".join(str(figure.get_label() or figure.get_suptitle() or titles).split()) or None
+
+
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file: the same bytes for the same figure (and versions of matplotlib and Pillow).
 
@@ -447,6 +453,7 @@ def where_it_acts(*places: str) -> Picture:
     if unknown := [place for place in places if place not in PLACES]:
         raise ValueError(f"places: got {', '.join(map(repr, unknown))}; takes some of {', '.join(PLACES)}")
     figure = Picture(figsize=(7.5, 3.0))
+    figure.set_label(f"Diagram of supervised training; the method acts on: {', '.join(places)}")
     figure.set_layout_engine("none")  # not by Picture(layout="none"): savefig would put the style's layout back
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 75), ylim=(0, 30))
     axes.axis("off")
@@ -587,7 +594,7 @@ def _image(figure: Figure) -> Any:
         sys.modules["matplotlib.pyplot"].close(figure)
     content = png(figure)
     width, height = Image.open(io.BytesIO(content)).size
-    return Shown(content, width=width, height=height)
+    return Shown(content, width=width, height=height, alt=described(figure))
 
 
 def _array(values: Values) -> np.ndarray:

@@ -31,8 +31,8 @@ from companion.plots import (
     styled,
     titled,
 )
-from companion.records import ByArm, Index, needed, on_common_seeds, over_first, pictures, runs_of
-from companion.stats import gains, points, summary
+from companion.records import ByArm, Index, markdown, needed, on_common_seeds, over_first, pictures, runs_of
+from companion.stats import Summary, gains, points, summary
 from companion.studies import Arm, NothingToDraw, Setting, Study
 from semaug.training.recipe import Recipe
 from semaug.training.record import Record
@@ -382,7 +382,7 @@ def neighbours(index: Index) -> Picture:
     tiles, record = photographed(index, "walks")
     kinds = SHOWN_KINDS
     rows = {
-        name: [np.roll(tiles[name][record.config["directions"].index(kind)][[1, 2, 0, 5, 6]], 0, 0) for kind in kinds]
+        name: [tiles[name][record.config["directions"].index(kind)][[1, 0, 6]] for kind in kinds]  # -3, 0 and 3
         for name in SHOWN
         if name in record.config["classes"]
     }
@@ -390,9 +390,9 @@ def neighbours(index: Index) -> Picture:
     names = ("along the class's direction", "a random direction", "between the classes")
     titles = [f"{name}: {share:.0f}%" for name, share in zip(names, shares, strict=True)]
     text = (
-        "In the middle a photograph; beside it the nearest of 50,000 others to its feature moved by 2 and 3 "
-        "standard deviations of the class, as far in all columns. In %: test features, moved by 3 deviations, whose "
-        f"nearest photograph is of their class; unmoved {share_kept(record, 'unmoved'):.0f}%."
+        "In the middle a photograph; beside it the nearest of 50,000 others to its feature moved by 3 standard "
+        "deviations of the class to either side, as far in all columns. In %: test features so moved whose nearest "
+        f"photograph is of their class; unmoved {share_kept(record, 'unmoved'):.0f}%."
     )
     figure = _strips(rows, titles, "\n".join(textwrap.wrap(text, 118)))
     stays = share_kept(record, "unmoved") - 3 < shares[0] and shares[0] > max(shares[1:])
@@ -403,6 +403,24 @@ def neighbours(index: Index) -> Picture:
 def by_size(runs: Sequence[Record]) -> np.ndarray:
     """Test accuracy in points of heads on frozen features: (runs, sizes)."""
     return 100 * np.array([run.curves["test_accuracy"] for run in runs])
+
+
+def head_gains(index: Index) -> dict[tuple[str, str], list[Summary]]:
+    """Differences A - B of heads on CIFAR-10's frozen features, in points: by (A, B), one for each number of images."""
+    found = on_common_seeds(index.by_arm(FROZEN[0]))
+    if len(found) < len(HEADS):
+        raise NothingToDraw("linear heads on frozen features")
+    scores = {name.replace("cross-entropy, tuned", "tuned"): by_size(runs) for name, runs in found.items()}
+    decay, shared, quadratic = "tuned weight decay", "ISDA shared", "quadratic part of ISDA shared"
+    pairs = [(name, "cross-entropy") for name in (decay, "ISDA full", shared, quadratic)]
+    pairs += [(name, decay) for name in ("ISDA full", shared, f"{shared}, {decay}")] + [(quadratic, shared)]
+    return {(one, other): [summary(column) for column in (scores[one] - scores[other]).T] for one, other in pairs}
+
+
+def head_table(found: Mapping[tuple[str, str], Sequence[Summary]]) -> str:
+    """Some of :func:`head_gains` as a table in Markdown."""
+    head = ["A − B \\ training images", *(f"{size:,}" for size in pretrained.SIZES)]
+    return markdown(head, [[f"{a} − {b}", *(each.text("+.2f") for each in row)] for (a, b), row in found.items()])
 
 
 @styled

@@ -14,15 +14,15 @@
 # %% [markdown]
 # # 1 · ISDA, appendix: errata, notation, controls, records
 #
-# This page belongs to the [lesson](../1_isda.ipynb), whose equations it cites as L(1) to L(13). Its sections can be
-# read in any order, after the code of the first two cells:
+# This page belongs to the [lesson](../1_isda.ipynb), whose equations it cites as L(1) to L(14). Its sections can be
+# read in any order; run all cells above first, since later sections use the toy world and the trained networks:
 #
 # 1. Errata of the source, and one notation for all lessons
 # 2. What the package adds to the thirty lines
 # 3. The premise, with controls
 # 4. Known factors: a number for "semantic"
 # 5. The covariance is late
-# 6. How tight the bound is on real features, and strengths of two forms
+# 6. Copies and the bound: how fast, how tight; strengths of two forms
 # 7. What the records say (the [leaderboard](../../figures/leaderboard/leaderboard.md) has all of them)
 # 8. Exercises
 #
@@ -535,10 +535,58 @@ show(figure_drift(), "drift")
 # from different recipes cannot be compared as such. Whether `decay` shows in accuracy needs runs of its own; section 7
 # has three.
 #
-# ## 6 · How tight the bound is, and strengths of two forms
+# ## 6 · Copies and the bound: how fast, how tight; strengths of two forms
 #
-# The lesson's toy world had a gap larger than the effect of the augmentation. We compare the three losses on real
-# training features, at λ₀ and with a fresh Σ.
+# **How fast does L(1) converge?** The mean of $M$ independent draws has $1/M$ of the variance of one. So the standard
+# deviation of $\mathcal L_M$ falls like $1/\sqrt M$, and the last column should not change. We use the toy world.
+
+
+# %%
+def losses_of(M, seed):
+    """The losses of M copies L(1) of every feature of the toy world at λ = 0.5, (6, M)."""
+    noise = torch.randn(6, M, 2, generator=seeded(seed), dtype=f64) @ torch.linalg.cholesky(Sigma)[y].mT
+    return -((a[:, None] + 0.5**0.5 * noise) @ W.T + b).log_softmax(2)[torch.arange(6), :, y]
+
+
+many = losses_of(200_000, 9)
+for M in (10, 100, 1000):
+    means = torch.stack([losses_of(M, seed).mean() for seed in range(200)])
+    mean, spread = means.mean(), means.std()
+    print(f"M = {M:4d}: mean {mean:.3f}, of 200,000 {many.mean():.3f}, standard deviation × √M {spread * M**0.5:.2f}")
+    assert abs(mean - many.mean()) < 4 * spread / 200**0.5
+    assert 0.8 < spread * M**0.5 / (many.var(1).sum() ** 0.5 / 6) < 1.2  # as predicted from single copies
+
+# %% [markdown]
+# **Which copies make the mean of S?** The loss of a copy is $\log S$. We sort the copies of the second sample by $S$ and
+# add up their shares.
+
+
+# %%
+losses = many[1].sort(descending=True).values
+shares = {name: values.cumsum(0) / values.sum() for name, values in (("S", losses.exp()), ("log S", losses))}
+assert shares["S"][1999] > 4 * shares["log S"][1999]  # the largest 1%
+
+
+@plots.styled
+def figure_shares():
+    figure = plots.Picture(figsize=(7.2, 3.2))
+    axes = figure.add_subplot(xscale="log", xlabel="copies, largest S first", ylabel="share of the sum (%)")
+    places = torch.logspace(0, np.log10(len(losses)), 100).long()
+    for (name, share), style in zip(shares.items(), ("-", "--"), strict=True):
+        axes.plot(places, 100 * share[places - 1], style, color=plots.RED, label=f"sum of {name}")
+    axes.legend(loc="upper left")
+    parts = [100 * share[1999] for share in shares.values()]
+    plots.headline(
+        figure, "The largest 1% of S make {:.0f}% of the mean of S, but {:.0f}% of the mean loss".format(*parts)
+    )
+    return figure
+
+
+show(figure_shares(), "shares")
+
+# %% [markdown]
+# **How tight is the bound on real features?** The toy world has a gap larger than the effect of the augmentation. We
+# compare the three losses on real training features, at λ₀ and with a fresh Σ.
 
 # %% tags=["nbval-ignore-output"]
 for arm in ("cross-entropy", "ISDA"):
@@ -587,6 +635,14 @@ def report(index):
 
 # %%
 lesson.table("1_isda", report)
+
+# %% [markdown]
+# **Heads on frozen features.** The lesson shows a part of this table: differences A − B of linear heads on frozen
+# features of CIFAR-10, in points, over 20 subsets of each size. *Quadratic part* trains the penalty L(14) in place of the
+# bound.
+
+# %%
+lesson.table("1_isda", lambda index: study.head_table(study.head_gains(index)))
 
 # %% [markdown]
 # **Which strength?** The source leaves λ₀ to a validation set. Here is the gain at each strength, for both forms.

@@ -14,14 +14,14 @@
 # %% [markdown]
 # # 1, second part · MetaSAug, appendix: errata, cost, controls, records
 #
-# This page belongs to the [lesson](../1_metasaug.ipynb), whose equations it cites as L(1) to L(9). After the first two
-# cells of code its sections can be read in any order:
+# This page belongs to the [lesson](../1_metasaug.ipynb), whose equations it cites as L(1) to L(9). Its sections can be
+# read in any order; run all cells above first, since sections share the toy world:
 #
 # 1. Errata of the source, and what the released code does
-# 2. What focal loss and margins do to a gradient
+# 2. The effective number; what focal loss and margins do to a gradient
 # 3. The meta-gradient without double backward, and what that saves
 # 4. A covariance that is none
-# 5. One step against a whole training, in forty worlds
+# 5. One step against a whole training, in the lesson's world and in forty
 # 6. How wrong a covariance is, and why that of training features is too small
 # 7. What the records say
 # 8. Exercises
@@ -141,8 +141,20 @@ Markdown(table.format(**numbers))
 # four things. Meta batches are slices of random permutations; a batch enters the moments before its own loss; λ rises
 # with every step; the last epoch is reported.
 #
-# ## 2 · What focal loss and margins do to a gradient
+# ## 2 · The effective number; what focal loss and margins do to a gradient
 #
+# L(2) counts the different prototypes among $n$ images. We draw 50 prototypes at random and count them.
+
+# %%
+for images_seen in (10, 50, 200):
+    drawn = torch.randint(50, (4000, images_seen), generator=seeded(images_seen))
+    different = F.one_hot(drawn, 50).amax(1).sum(1).double().mean()
+    beta = 1 - 1 / 50
+    predicted = (1 - beta**images_seen) / (1 - beta)  # E_n of L(2)
+    print(f"n = {images_seen:3d}: predicted {predicted:.2f}, counted {different:.2f}")
+    assert abs(different - predicted) < 0.1
+
+# %% [markdown]
 # > 我了解的有Focal loss、调整 margin出发的loss · *those I know are the focal loss and losses with adjusted margins*
 #
 # The focal loss takes a sample less seriously, the better it is done: $\ell = -(1 - p_y)^\gamma \log p_y$. LDAM lowers the
@@ -315,13 +327,8 @@ assert nearer == 0
 #
 # ## 5 · One step against a whole training
 #
-# L(6) puts one step in the place of a training to the end. Does one step at least point in the right direction? Take
-# a toy world with $\kappa$ times the tail's covariance. The implicit function theorem gives the slope of the meta loss
-# after training to the end. $H$ is the Hessian of the training loss at its minimum $\theta^*$:
-#
-# $$\frac{d}{d\kappa}\mathcal L_{\mathrm{meta}}(\theta^*(\kappa)) = -\nabla \mathcal L_{\mathrm{meta}}^\top\, H^{-1}\,
-#   \partial_\kappa \nabla_\theta \mathcal L, \qquad \text{one step:}\quad
-#   -\eta\, \nabla \mathcal L_{\mathrm{meta}}^\top\, \partial_\kappa \nabla_\theta \mathcal L. \tag{3}$$
+# L(6) puts one step in the place of a training to the end. Does one step at least point in the right direction? In the
+# toy world of the lesson, Σ has one free number $\kappa$, which scales the tail's covariance.
 
 
 # %%
@@ -344,24 +351,82 @@ def outer(theta, world):
     return F.cross_entropy(a_meta @ theta[:4].view(2, 2).T + theta[4:], y_meta)
 
 
+# %%
+def trained(kappa, world):
+    """The minimum of the inner loss, by L-BFGS from zero."""
+    theta = torch.zeros(6, dtype=f64, requires_grad=True)
+    search = torch.optim.LBFGS([theta], max_iter=200, line_search_fn="strong_wolfe", tolerance_change=0)
+
+    def closure():
+        search.zero_grad()
+        loss = inner(theta, kappa, world)
+        loss.backward()
+        return loss
+
+    search.step(closure)
+    return theta.detach()
+
+
 # %% [markdown]
+# So L(5) can be solved there: we train to the end for many κ and look for the lowest meta loss. Beside it stands one step
+# of L(6) and L(7) in κ, for the released α = 0.1 and η = 0.001.
+
+# %%
+lesson_world, kappa = world(8), torch.ones((), dtype=f64, requires_grad=True)
+kappas = torch.cat([torch.arange(0, 2, 0.25), torch.arange(2, 10.5, 1)]).double()
+ends = [trained(value, lesson_world) for value in kappas]
+theta = trained(torch.ones((), dtype=f64), lesson_world)
+tried = theta - 0.001 * torch.func.grad(inner)(theta, kappa, lesson_world)  # L(6)
+moved = -0.1 * grad(outer(tried, lesson_world), kappa)[0].item()  # L(7)
+losses = torch.stack([outer(end, lesson_world) for end in ends])
+best = kappas[losses.argmin()].item()
+print(f"lowest meta loss at κ = {best:g}; one meta step moves κ = 1 by {moved:+.0e}")
+assert 0 < moved / (best - 1) < 1e-5  # towards the optimum
+a_new, y_new = draw((2000, 2000), seeded(9))
+right = [((a_new @ end[:4].view(2, 2).T + end[4:]).argmax(1) == y_new).double().mean() for end in ends]
+print(f"accuracy on new samples: {100 * right[losses.argmin()]:.1f}% there, {100 * right[-1]:.1f}% at κ = 10")
+assert right[-1] > right[losses.argmin()]
+
+
+# %%
+@plots.styled
+def figure_bilevel():
+    figure = plots.Picture(figsize=(7.2, 3.0))
+    axes = figure.add_subplot(xlabel="κ: the tail has κ times the covariance of its samples", ylabel="meta loss (nats)")
+    axes.plot(kappas, losses, color="black", label="after training to the end, L(5)")
+    axes.plot(best, losses.min(), "o", color=plots.GREEN, markersize=9, label=f"optimum, κ = {best:g}")
+    start = outer(theta, lesson_world).item()
+    axes.plot(1, start, "s", color=plots.BLUE, markersize=9, label="ISDA, κ = 1")
+    arrow = {"arrowstyle": "-", "color": plots.RED}
+    text = f"one meta step L(7) moves κ by {moved:.0e}:\ntoo short to be drawn"
+    axes.annotate(text, (1, start), (1.6, losses.max() - 0.007), color=plots.RED, arrowprops=arrow)
+    axes.legend(loc="lower right")
+    part = 10 ** int(-np.log10(moved / (best - 1)))
+    plots.headline(figure, f"One meta step goes in the right direction, but not a {part:,}th of the way")
+    return figure
+
+
+show(figure_bilevel(), "bilevel")
+
+# %% [markdown]
+# The accuracy on new samples still rises beyond the optimum. The meta loss is a cross-entropy on twenty samples: it also
+# counts how sure the network is, and it is not the mean over new samples.
+#
+# Is the direction right in other worlds too? The implicit function theorem gives the slope of the meta loss
+# after training to the end. $H$ is the Hessian of the training loss at its minimum $\theta^*$:
+#
+# $$\frac{d}{d\kappa}\mathcal L_{\mathrm{meta}}(\theta^*(\kappa)) = -\nabla \mathcal L_{\mathrm{meta}}^\top\, H^{-1}\,
+#   \partial_\kappa \nabla_\theta \mathcal L, \qquad \text{one step:}\quad
+#   -\eta\, \nabla \mathcal L_{\mathrm{meta}}^\top\, \partial_\kappa \nabla_\theta \mathcal L. \tag{3}$$
+#
 # Forty worlds, each with five samples of the tail and a meta set of its own:
 
 
 # %%
 def slopes_at_one(world):
     """(3) at κ = 1: after training to the end, and after one step from there, over η."""
-    theta, one = torch.zeros(6, dtype=f64, requires_grad=True), torch.ones((), dtype=f64)
-    search = torch.optim.LBFGS([theta], max_iter=200, line_search_fn="strong_wolfe", tolerance_change=0)
-
-    def closure():
-        search.zero_grad()
-        loss = inner(theta, one, world)
-        loss.backward()
-        return loss
-
-    search.step(closure)
-    theta = theta.detach()
+    one = torch.ones((), dtype=f64)
+    theta = trained(one, world)
     H = torch.func.hessian(inner)(theta, one, world)
     mixed = torch.func.jacrev(torch.func.grad(inner), 1)(theta, one, world)
     meta = torch.func.grad(outer)(theta, world)

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import IPython.display
 import numpy as np
 import pytest
 import torch
@@ -89,6 +90,25 @@ def test_a_figure_or_what_it_needs(folder, study, capsys):
     assert not (folder / "5_sla").exists()
     lesson.figure("5_sla", "line")
     assert (folder / "5_sla" / "line.png").exists()
+
+
+def test_pictures_say_what_they_show(folder, monkeypatch):
+    """The alternative text of a picture and of a moving one: a label, else the headline, else the titles of panels."""
+    shown, drawing = [], picture([])
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    for change in (
+        lambda: None,
+        lambda: drawing.axes[0].set_title("a panel", loc="left"),
+        lambda: drawing.suptitle("a headline\nin two lines"),
+        lambda: drawing.set_label("a diagram"),
+    ):
+        change()
+        drawing._ipython_display_()
+    (folder / "5_sla").mkdir()
+    lesson.animation("5_sla", [drawing], "moves")
+    assert [one.alt for one in shown] == [None, "a panel", "a headline in two lines", "a diagram", "a diagram"]
+    _, metadata = shown[-1]._repr_mimebundle_()
+    assert metadata["image/png"]["alt"] == "a diagram"
 
 
 def test_a_table_or_what_it_needs(study, capsys):

@@ -129,6 +129,23 @@ def test_controls_stand_beside_the_published_form():
     assert differences(right) == ["+2.00", f"{MINUS}3.00", f"{MINUS}4.00"]
 
 
+def test_differences_of_heads_by_the_number_of_images():
+    """Every pair is A - B on the same subsets, with an interval for each number of images."""
+    found = []
+    for k, arm in enumerate(isda.HEADS):
+        for seed in range(3):
+            curves = {"test_accuracy": [0.5 + 0.01 * k * size + 0.1 * seed for size in range(5)]}
+            found.append(Record({}, seed, {}, curves, study=isda.FROZEN[0].name, arm=arm.name))
+    gains = isda.head_gains(Index(records=found))
+    assert [round(each.mean, 6) for each in gains["ISDA shared", "tuned weight decay"]] == [0, 3, 6, 9, 12]
+    assert all(each.n == 3 and each.half_width < 1e-9 for row in gains.values() for each in row)
+    head, _, first, *_ = isda.head_table(gains).splitlines()
+    assert head.startswith("| A − B \\ training images | 200 | 500 |")
+    assert first.startswith("| tuned weight decay − cross-entropy | +0.00 ± 0.00 | +1.00 ± 0.00 |")
+    with pytest.raises(NothingToDraw):
+        isda.head_gains(Index(records=found[:3]))
+
+
 @pytest.mark.parametrize("name", isda.FIGURES)
 def test_what_is_missing_is_said(name):
     few = [run for study in isda.STUDIES for run in runs(study, {PLAIN: 0})]
