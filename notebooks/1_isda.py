@@ -32,7 +32,7 @@ lesson.figure("1_isda", "directions")
 # to guess: no label says what a direction means, and a random one may look meaningful too.
 #
 # Flipping a photograph changes its pixels. ISDA moves the *feature* of an image instead, along the directions in which
-# its class varies: another colour or another pose, with the same label. What it wants to be small is the mean loss of
+# its class varies: another colour or another pose, with the same label. Its aim is a small mean loss over
 # infinitely many such copies. It never draws one: it minimises a bound of that loss, which has a closed form.
 #
 # At the end of this lesson you can
@@ -414,7 +414,7 @@ print("not yet" if yours is None else "right" if torch.allclose(toy * yours, sam
 # <details><summary>Solution</summary>
 #
 # `torch.einsum("nja,nab,njb->nj", v, Sigma_y, v)`, or `((v @ Sigma_y) * v).sum(2)`. The next cell has the first as
-# `quadratic_form(W, Sigma, y)`, which the rest of the lesson uses. The form of the true class is $q_{yy} = 0$.
+# `quadratic_form(W, Sigma, y)`, which the rest of the lesson uses. For the true class $q_{yy} = 0$.
 #
 # </details>
 
@@ -879,7 +879,7 @@ for run in runs.planned(profile, "1_isda") if profile != "quick" else []:
     runs.complete([run], device)
 lesson.keep("1_isda", [record for records in by_arm.values() for record in records])
 
-# %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
+# %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true, "outputs_hidden": true}
 if epochs >= 5:
     losses = [[record.metrics["train_loss"] for record in records] for records in by_arm.values()]
     assert max(losses[0]) < min(losses[1])  # what the text below says

@@ -65,7 +65,7 @@ f64 = torch.float64
 # ## 1 · Errata of the source, and one notation
 #
 # The table needs the toy world of the lesson and three numbers. First, the loss as the source prints it: the exponent
-# closes before $\Sigma$. It then adds a vector to a number, which we read entry by entry. At λ = 0 every right form is
+# closes before $\Sigma$. It then adds a vector to a number, which we read entry by entry. At λ = 0 the right loss is
 # the plain cross-entropy, so its sum must be positive.
 
 # %%
@@ -86,7 +86,7 @@ assert negative > 0
 # batch's $\Sigma_j'^{(t)}$ it has $\Sigma^{(t)}$ on both sides. Solved, it is $\Sigma^{(t)} = \Sigma^{(t-1)} +
 # \frac{n'}{n+n'}\, d\,d^\top$ with $d = \mu^{(t-1)} - \mu^{(t)}$: the covariance of the batch has dropped out, and
 # $n=0$ defines nothing. With $\mu_j^{(t)}$ for $\mu_j'^{(t)}$ the second term is too small by
-# $\big(\frac{n'}{n+n'}\big)^2$. We run the forms on a stream that drifts, and give the printed one a right start.
+# $\big(\frac{n'}{n+n'}\big)^2$. We run all three on a stream that drifts, and give the printed one a right start.
 
 
 # %%
@@ -144,7 +144,7 @@ table = r"""
 | S10, second term: $\mu_j^{{(t)}}$ | $\mu_j'^{{(t)}}$, of the batch | with the first prime only, {half:.0%} off |
 | λ = (t/T) λ₀ *in the formula above* | S9 to S11 have no λ; $t$ counts epochs here, updates there | 0 of 3 formulas |
 | the copies are called $a_i$ | $\tilde a_i^k$, with an index of their own | $k = 1, \dots, M$ |
-| the exponent closes before Σ (twice); the sum is over $i$ (once) | the whole form is in the exponent; over $j$ | {negative} of 6 sums are negative |
+| the exponent closes before Σ (twice); the sum is over $i$ (once) | all of $q$ is in the exponent; over $j$ | {negative} of 6 sums are negative |
 | the denominator gains one term | every rival's logit rises by $\lambda q/2$, the own by 0 | 2 of 3 logits |
 | no new parameters | none learned; $CA^2$ numbers of state | {memory:.1f} GB for ImageNet |
 | $\mathcal N(a_i, \lambda\Sigma_{{u_i}})$ | $y_i$ for $u_i$ | there is no $u$ |
@@ -187,15 +187,15 @@ Markdown(table.format(**numbers, memory=memory, rise=rise))
 #
 # ## 2 · What the package adds to the thirty lines
 #
-# **Speed.** The einsum of the lesson holds N × C × A differences and computes a form for every *sample*. But $q$ depends
-# only on its *class*. With $D_y = W - \mathbf 1 w_y^\top$, all forms of a class are one product and a sum:
+# **Speed.** The einsum of the lesson holds N × C × A differences and computes $q$ for every *sample*. But $q$ depends
+# only on its *class*. With $D_y = W - \mathbf 1 w_y^\top$, all $q$ of a class are one product and a sum:
 #
 # $$(q_{y1}, \dots, q_{yC})^\top = \big( (D_y \Sigma_y) \circ D_y \big)\, \mathbf 1. \tag{1}$$
 
 # %%
 by_class = torch.stack([((D @ S) * D).sum(1) for D, S in ((W - W[j], Sigma[j]) for j in range(3))])
 by_sample = torch.einsum("nja,nab,njb->nj", v, Sigma[y], v)
-print("forms of the three classes by (1):", rounded(by_class))
+print("q of the three classes by (1):", rounded(by_class))
 assert torch.allclose(by_class[y], by_sample, rtol=0, atol=1e-12)
 
 # %% [markdown]
@@ -382,20 +382,20 @@ def figure_premise():
     for name, lines in premise.items():
         axes.plot(*lines, "o-", markersize=4, color=FORM[name], label=name)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    plots.headline(figure, "At equal distance the classifier notices class and span, not isotropic noise")
+    plots.headline(figure, "At equal distance, class and span change the loss more than isotropic noise")
     return figure
 
 
 if dataset == "fashion-mini" and epochs >= 8:
     for name in ("identity", "random", "diagonal"):
         assert premise["class"][0, 2] < premise[name][0, 2]  # nearer to real features at λ = 1
-        assert min(premise["class"][1, 2], premise["span"][1, 2]) > premise[name][1, 2]  # noticed more
+        assert min(premise["class"][1, 2], premise["span"][1, 2]) > premise[name][1, 2]  # the loss changes more
     assert abs(premise["diagonal"][1, 2] / premise["random"][1, 2] - 1) < 0.2
 show(figure_premise(), "premise")
 
 # %% [markdown]
 # Each dot is one λ, up to 8. Against isotropic noise and random directions the premise holds, in both meanings. But
-# noise in the span of the classifier, which knows nothing of any class, is noticed as well. So being noticed measures
+# noise in the span of the classifier, which knows nothing of any class, changes the loss as well. So the change measures
 # above all how much of a covariance lies in the few dimensions that the classifier sees. Whether the rest helps in
 # training no table of copies can tell; section 7 has networks that were trained with the controls. The diagonal form
 # stands with random noise: what makes a direction semantic is in the *correlations*.
@@ -563,8 +563,8 @@ for M in (10, 100, 1000):
 
 # %%
 losses = many[1].sort(descending=True).values
-shares = {name: values.cumsum(0) / values.sum() for name, values in (("S", losses.exp()), ("log S", losses))}
-assert shares["S"][1999] > 4 * shares["log S"][1999]  # the largest 1%
+summed = {name: values.cumsum(0) / values.sum() for name, values in (("S", losses.exp()), ("log S", losses))}
+assert summed["S"][1999] > 4 * summed["log S"][1999]  # the largest 1%
 
 
 @plots.styled
@@ -572,10 +572,10 @@ def figure_shares():
     figure = plots.Picture(figsize=(7.2, 3.2))
     axes = figure.add_subplot(xscale="log", xlabel="copies, largest S first", ylabel="share of the sum (%)")
     places = torch.logspace(0, np.log10(len(losses)), 100).long()
-    for (name, share), style in zip(shares.items(), ("-", "--"), strict=True):
+    for (name, share), style in zip(summed.items(), ("-", "--"), strict=True):
         axes.plot(places, 100 * share[places - 1], style, color=plots.RED, label=f"sum of {name}")
     axes.legend(loc="upper left")
-    parts = [100 * share[1999] for share in shares.values()]
+    parts = [100 * share[1999] for share in summed.values()]
     plots.headline(
         figure, "The largest 1% of S make {:.0f}% of the mean of S, but {:.0f}% of the mean loss".format(*parts)
     )

@@ -465,7 +465,7 @@ show(figure_worlds(), "worlds")
 #
 # ## 6 · How wrong a covariance is, and why that of training features is too small
 #
-# Let $\hat q$ be the form $q$ of L(3) with the covariance of $n$ samples, divided by $n$. For a Gaussian class
+# Let $\hat q$ be $q$ of L(3) with the covariance of $n$ samples, divided by $n$. For a Gaussian class
 #
 # $$\mathrm E\,\hat q = \Big(1 - \frac1n\Big) q, \qquad
 #   \frac{\mathrm E\,(\hat q - q)^2}{q^2} = \frac{2(n-1)}{n^2} + \frac1{n^2} = \frac{2n - 1}{n^2}. \tag{4}$$

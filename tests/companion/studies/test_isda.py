@@ -135,7 +135,8 @@ def test_differences_of_heads_by_the_number_of_images():
     for k, arm in enumerate(isda.HEADS):
         for seed in range(3):
             curves = {"test_accuracy": [0.5 + 0.01 * k * size + 0.1 * seed for size in range(5)]}
-            found.append(Record({}, seed, {}, curves, study=isda.FROZEN[0].name, arm=arm.name))
+            where = {"study": isda.FROZEN[0].name, "profile": isda.FROZEN[0].profile}
+            found.append(Record({}, seed, {}, curves, arm=arm.name, **where))
     gains = isda.head_gains(Index(records=found))
     assert [round(each.mean, 6) for each in gains["ISDA shared", "tuned weight decay"]] == [0, 3, 6, 9, 12]
     assert all(each.n == 3 and each.half_width < 1e-9 for row in gains.values() for each in row)
