@@ -124,7 +124,7 @@ print("predicted by (1):", predicted)
 print("training images: ", counts.tolist(), "  meta images:", images.meta.target.bincount().tolist())
 assert counts.tolist() == predicted
 
-# %%
+# %% jupyter={"source_hidden": true}
 wanted = (0, 5, C - 1)
 least = int(counts.min())
 rows = torch.stack([images.train.floats(images.train.target == c)[:least][:9] for c in wanted])
@@ -481,7 +481,7 @@ def figure_signs():
         axes.set(title=f"gradient {title}")
         axes.ticklabel_format(axis="y", scilimits=(-2, 3))
     figure.axes[0].set_ylabel("eigenvalues")
-    plots.headline(figure, "Descent on the training loss can only shrink Σ; the meta loss can shrink or widen it")
+    plots.headline(figure, "Descent on the training loss can only shrink Σ, on the meta loss also widen it")
     return figure
 
 
@@ -492,8 +492,8 @@ show(figure_signs(), "signs")
 # A positive eigenvalue means that descent shrinks Σ in that direction, a negative one that it widens Σ. The meta loss has
 # both signs.
 #
-# **Fill in (2 min).** Replace `None` by one line for the bracket of (9), from the lists `v` and `slopes` of three
-# tensors each. The cell compares the result with autograd.
+# **Fill in (2 min).** Replace `None` by one line for the bracket of (9), from the lists `v` and `slopes` of three tensors
+# each, for $V$, $W$ and $b$. The cell compares the result with autograd.
 
 # %%
 slopes = grad(training_loss(theta, Sigma3), theta, create_graph=True)
