@@ -318,7 +318,7 @@ assert torch.allclose(exponents(copies).logsumexp(2), loss_at(copies), rtol=0, a
 def figure_jensen(i=1):
     S = exponents(sample(30, toy, seeded(3)))[i].exp().sum(1)
     figure = plots.Picture(figsize=(7.2, 3.2))
-    axes = figure.add_subplot(xlabel="S of a copy", ylabel="log S, its loss", ylim=(-0.3, None))
+    axes = figure.add_subplot(xlabel="S of a copy", ylabel="log S, its loss")
     s = torch.linspace(1, 1.03 * S.max().item(), 200, dtype=f64)
     axes.plot(s, s.log(), color=plots.GREY)
     axes.plot(S, S.log(), "o", color=plots.RED, alpha=0.6, label="30 copies")
@@ -326,8 +326,9 @@ def figure_jensen(i=1):
     axes.axhline(high, color=plots.BLUE, linestyle="--", label=f"log of their mean S = {high:.2f}")
     axes.axhline(low, color=plots.PURPLE, linestyle="--", label=f"their mean log S = {low:.2f}")
     axes.vlines(S.mean(), low, high, color="black", linewidth=3)
+    axes.set_ylim(-0.8, None)
     axes.legend(loc="lower right")
-    plots.headline(figure, f"For these copies the logarithm of the mean is {high - low:.2f} above the mean loss")
+    plots.headline(figure, f"For these copies the log of the mean S lies {high - low:.2f} above the mean loss")
     return figure
 
 
