@@ -59,9 +59,9 @@ lesson.figure("1_metasaug", "tail")
 # prediction stays hidden until its cell is run. The live training of section 7 takes about 20 seconds on two cores:
 # start it, then ask. If time is short, leave out the picture of section 2 with thirty estimates and the table of
 # section 6. Expected answers: the border moves away from the class whose covariance grows, and this class gains about
-# ten of 100 samples. All three changes of section 6 are proportional to η: at η = 0.001 they are about $10^{-6}$,
-# $10^{-8}$ and $10^{-7}$. Training on the meta images too is the best of the four. In class, discuss question 1; the
-# others are for at home.
+# ten of 100 samples. The three changes of section 6 are roughly proportional to η: at η = 0.001 they are about
+# $10^{-6}$, $10^{-8}$ and $10^{-7}$. Training on the meta images too is the best of the four. In class, discuss
+# question 1; the others are for at home.
 #
 # </details>
 #
@@ -485,6 +485,9 @@ def figure_signs():
     return figure
 
 
+# %% [markdown]
+# Write down the signs that you expect, then run the cell.
+
 # %% jupyter={"source_hidden": true, "outputs_hidden": true}
 show(figure_signs(), "signs")
 
@@ -644,6 +647,9 @@ def figure_size():
     )
     return figure
 
+
+# %% [markdown]
+# The numbers above, as a picture:
 
 # %% jupyter={"source_hidden": true, "outputs_hidden": true}
 show(figure_size(), "size")
