@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from companion import leaderboard, notebooks
-from companion.plots import STYLE, Picture, save
+from companion.plots import STYLE, Picture, alternative, save
 from companion.records import Index, committed
 from companion.stats import Summary, summary
 from companion.studies import NothingToDraw, modules
@@ -73,11 +73,12 @@ def animation(notebook: str, frames: Iterable[Picture], name: str) -> None:
         for number, picture in enumerate(frames):
             if number == 0:
                 writer.setup(picture, path)
+                words = f"Moving picture: {alternative(picture)}"
             writer.fig = picture
             writer.grab_frame()
         writer.finish()
     width, height = writer.frame_size
-    display(Image(path.read_bytes(), width=width, height=height))
+    display(Image(path.read_bytes(), width=width, height=height, alt=words))
 
 
 def reading(say: Callable[[Index], object], notebook: str, what: str = "number") -> None:

@@ -39,6 +39,11 @@ REDUCED: dict[str, Value] = {"profile": "quick", "device": "cpu", "seeds": 1, "e
 notebook's, which no cell may take for granted."""
 
 
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+
+"""What JupyterLab writes into every notebook that it saves."""
+
+
 def root() -> Path:
     """The checkout, where notebooks/ and figures/ are: the companion is never installed elsewhere."""
     return Path(__file__).resolve().parents[1]
@@ -94,8 +99,22 @@ def read(source: Path) -> NotebookNode:
             remedy = f"jupytext --sync {pair} takes its edits over, touch {source.name} drops them"
             raise ValueError(f"{pair}: got other cells than {source.name}, and later ones; {remedy}")
     notebook.metadata.pop("jupytext", None)
-    notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata["kernelspec"] = dict(KERNEL)
     return notebook
+
+
+def paired(notebook: NotebookNode) -> tuple[str, str]:
+    """The texts of a notebook's .py and .ipynb as JupyterLab saves them, so that opening and saving changes neither."""
+    import jupytext
+    import nbformat
+    from jupytext.config import load_jupytext_config
+
+    config = load_jupytext_config(str(root() / "notebooks" / "any.ipynb"))  # notebooks/jupytext.toml
+    filters = ("notebook_metadata_filter", "cell_metadata_filter")
+    notebook.metadata["kernelspec"] = dict(KERNEL)
+    notebook.metadata["jupytext"] = {name: getattr(config, name) for name in filters}
+    whole = nbformat.writes(notebook) + "\n"
+    return jupytext.writes(nbformat.reads(whole, 4), "py:percent", config=config), whole  # in the order of its keys
 
 
 def parameters(source: Path) -> dict[str, Value]:
@@ -192,7 +211,7 @@ def job(source: Path, texts: Mapping[str, str], limits: Limits | None = None, co
 
 
 def reproduce(jobs: Sequence[Job], written: Path, at_once: int = 1) -> list[Execution]:
-    """Execution notebooks; executed copies, what they write and a table of what it took go to ``written``.
+    """Execute notebooks; executed copies, what they write and a table of what it took go to ``written``.
 
     at_once: how many run at the same time; one, where the time it took is to mean something. A failed run leaves
     ``<notebook>.failed.ipynb`` and the whole copy of an earlier run. After one that was interrupted no other begins.
@@ -276,7 +295,9 @@ def table(runs: Sequence[Execution]) -> str:
 
 
 def refresh(sources: Sequence[Path], written: Path, limits: Limits = LIMITS["quick"]) -> list[Execution]:
-    """Execution notebooks with their defaults and replace the .ipynb beside each source, whole or not at all.
+    """Execute notebooks with their defaults and replace the .ipynb beside each source, whole or not at all.
+
+    The source is written anew where its form is not the one that JupyterLab saves.
 
     written: where ``output()`` leads. Cells that are still there keep their ids; times and widget states are left
     out, so that a diff shows what changed.
@@ -294,7 +315,10 @@ def refresh(sources: Sequence[Path], written: Path, limits: Limits = LIMITS["qui
         if result.interrupted:
             break
         if not result.error:
-            write_whole(path, nbformat.writes(bare(notebook)) + "\n")
+            text, whole = paired(bare(notebook))
+            if text != source.read_text("utf-8"):
+                write_whole(source, text)
+            write_whole(path, whole)
     return done
 
 

@@ -361,7 +361,8 @@ def test_refresh_keeps_ids_and_leaves_out_what_changes(tmp_path, monkeypatch):
     assert not rerun.refresh([source], tmp_path / "out")[0].error
     first = nbformat.read(tmp_path / "1_a.ipynb", as_version=4)
     assert first.cells[-1].outputs[0].text == f"{folder} module://matplotlib_inline.backend_inline\n"
-    assert set(first.metadata) == {"kernelspec", "language_info"}
+    assert set(first.metadata) == {"jupytext", "kernelspec", "language_info"}
+    assert "jupytext:" not in source.read_text(), "in the form that JupyterLab saves"
     assert [dict(cell.metadata) for cell in first.cells] == [{}, {"tags": ["parameters"]}, {}, {}]
 
     whole = (tmp_path / "1_a.ipynb").read_bytes()

@@ -8,6 +8,7 @@ import base64
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -16,6 +17,9 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_server.services.contents.largefilemanager import LargeFileManager
+from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
 from PIL import Image
 
 from companion import notebooks as rerun
@@ -86,7 +90,7 @@ def quick_by_default(source, notebook):
 
 def no_trace_of_the_machine(source, notebook):
     """No widget state (a page without its scripts shows 'Invalid Notebook'), times of cells or folders of someone."""
-    found = [key for key in ("widgets", "papermill", "jupytext") if key in notebook.metadata]
+    found = [key for key in ("widgets", "papermill") if key in notebook.metadata]
     found += [key for cell in notebook.cells for key in ("papermill", "execution") if key in cell.metadata]
     texts = [cell.source for cell in notebook.cells] + [
         t for c in notebook.cells if is_code(c) for t in text_outputs(c)
@@ -188,11 +192,28 @@ def test_notebook(name, check):
     assert check(rerun.read(source), notebook) == []
 
 
+@pytest.mark.parametrize("later", [".py", ".ipynb"])
 @pytest.mark.parametrize("name", SOURCES)
-def test_its_pair_is_jupytexts_as_well(name):
-    """In JupyterLab saving one writes the other, also in the folder of the appendices."""
-    config = jupytext.config.load_jupytext_config(str(SOURCES[name]))
-    assert config.default_formats(str(SOURCES[name])) == "ipynb,py:percent"
+def test_opened_and_saved_in_jupyterlab_a_pair_stays_as_it_is(tmp_path, name, later):
+    """Whichever of the two was written last; through the class by which JupyterLab reads and writes."""
+    shutil.copy(FOLDER / "jupytext.toml", tmp_path)
+    (tmp_path / "appendix").mkdir()
+    source = tmp_path / SOURCES[name].relative_to(FOLDER)
+    pair = [source, source.with_suffix(".ipynb")]
+    for path in pair:
+        shutil.copyfile(SOURCES[name].with_suffix(path.suffix), path)
+        os.utime(path, (2e9, 2e9 + 100 * (path.suffix == later)))
+    before = [path.read_text("utf-8") for path in pair]
+    manager = build_sync_jupytext_contents_manager_class(LargeFileManager)(root_dir=str(tmp_path))
+    for path in pair:
+        opened = manager.get(str(path.relative_to(tmp_path)), content=True, type="notebook")
+        opened["content"]["metadata"]["kernelspec"] = dict(rerun.KERNEL)  # as the started kernel says it
+        manager.save(opened, str(path.relative_to(tmp_path)))
+        assert [path.read_text("utf-8") for path in pair] == before
+
+
+def test_the_kernel_is_called_as_ipykernel_calls_it():
+    assert get_kernel_dict() | rerun.KERNEL == get_kernel_dict() | {"name": "python3"}
 
 
 @pytest.mark.parametrize("name", SOURCES)
