@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from companion.records import Index, committed
 from companion.stats import Summary, summary
 from companion.studies import NothingToDraw, modules
 from semaug.training.record import Record
+
+T = TypeVar("T")
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -51,6 +54,21 @@ def keep(notebook: str, records: Iterable[Record]) -> None:
         old.unlink()
     for record in records:
         record.save(folder)
+
+
+def counted(items: Iterable[T], what: str = "runs") -> Iterator[T]:
+    """Each of the items, while one line says how many are done and about how long the rest takes; then how many."""
+    from IPython.display import Pretty, display
+
+    chosen, start = list(items), time.monotonic()
+    line = display(Pretty(f"1 of {len(chosen)} {what}"), display_id=True)
+    for number, item in enumerate(chosen):
+        if number and line is not None:
+            left = (time.monotonic() - start) / number * (len(chosen) - number)
+            line.update(Pretty(f"{number + 1} of {len(chosen)} {what}, about {left:.0f} s left"))
+        yield item
+    if line is not None:
+        line.update(Pretty(f"{len(chosen)} {what}"))
 
 
 def show(notebook: str, picture: Picture, name: str) -> Picture:

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import IPython.display
 import numpy as np
 import pytest
 import torch
@@ -81,6 +82,31 @@ def test_a_moving_picture_is_an_animated_png(folder, capsys):
     assert "Image object" in capsys.readouterr().out, "outside a notebook its repr is printed"
     with Image.open(folder / "5_sla" / "moves.png") as kept:
         assert (kept.is_animated, kept.n_frames, kept.info["duration"]) == (True, 3, 500)
+
+
+def test_a_line_says_how_far_the_runs_are_and_leaves_a_clean_one(monkeypatch):
+    shown, clock = [], iter([100.0, 104.0, 108.0])
+
+    class Line:
+        def update(self, text):
+            shown.append(text.data)
+
+    def display(text, display_id):
+        shown.append(text.data)
+        return Line()
+
+    monkeypatch.setattr(IPython.display, "display", display)
+    monkeypatch.setattr(lesson.time, "monotonic", lambda: next(clock))
+    assert [shown[-1] for _ in lesson.counted("abc")] == [
+        "1 of 3 runs",
+        "2 of 3 runs, about 8 s left",
+        "3 of 3 runs, about 4 s left",
+    ]
+    assert shown[-1] == "3 runs"
+
+
+def test_runs_are_counted_outside_a_notebook_too(capsys):
+    assert [*lesson.counted(range(3))] == [0, 1, 2]
 
 
 def test_a_figure_or_what_it_needs(folder, study, capsys):
