@@ -20,8 +20,9 @@ help:  ## this list
 env:  ## make or update the environment in .venv
 	@$(PYTHON3) tools/environment.py
 
-lab: env  ## open the notebooks in JupyterLab
-	$(RUN) jupyterlab notebooks $(ARGS)
+lab: env  ## open this folder in JupyterLab, at the README with the list of lessons
+	JUPYTER_CONFIG_PATH=tools/lab $(RUN) jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/README.md \
+		$(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 reproduce: env  ## run the notebooks (NOTEBOOK=1_isda, ARGS="-p seeds=5"): executed copies, figures, times in build/reproduce
 	@$(RUN) companion reproduce $(NOTEBOOK) $(ARGS)

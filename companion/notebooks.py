@@ -113,6 +113,9 @@ def paired(notebook: NotebookNode) -> tuple[str, str]:
     filters = ("notebook_metadata_filter", "cell_metadata_filter")
     notebook.metadata["kernelspec"] = dict(KERNEL)
     notebook.metadata["jupytext"] = {name: getattr(config, name) for name in filters}
+    for cell in notebook.cells:
+        if cell.metadata.get("jupyter", {}).get("outputs_hidden"):
+            cell.metadata["collapsed"] = True
     whole = nbformat.writes(notebook) + "\n"
     return jupytext.writes(nbformat.reads(whole, 4), "py:percent", config=config), whole  # in the order of its keys
 

@@ -432,7 +432,7 @@ print("not yet" if yours is None else "right" if torch.allclose(toy * yours, sam
 # </details>
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 def quadratic_form(W, Sigma, y):
     """q of (6), (N, C)."""
     v = W - W[y][:, None]
@@ -1058,7 +1058,7 @@ lesson.table("1_isda", results)
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 faint, mean_v = 0.001, torch.einsum("nj,nja->na", p, W - W[y][:, None])
 predicted = faint / 2 * torch.einsum("na,nab,nb->n", mean_v, Sigma[y], mean_v).mean()
 gap = (bound(faint) - limit(faint)).mean()
@@ -1107,7 +1107,7 @@ assert abs(gap / predicted - 1) < 0.02
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 print("bytes of state:", f"{4 * 1000 * 2048**2 / 1e9:.1f} GB", "  pairs needed:", stats.pairs_needed(0.3, 0.4))
 assert stats.pairs_needed(0.3, 0.4) == 16
 

@@ -2117,7 +2117,7 @@ lesson.ranked("3_automix")
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 lengths, means = {}, {}
 for kind, (a, b) in {"mixed labels": (1.0, 1.0), "plain labels": (2.0, 1.0)}.items():
     lengths[kind], means[kind] = 0.0, 0.0
@@ -2145,7 +2145,7 @@ assert lengths["mixed labels"] < lengths["plain labels"]
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 power = {k: (0.8 ** (k + 1) - 0.1 ** (k + 1)) / (0.7 * (k + 1)) for k in (2, 3, 4)}
 by_hand = 1 - power[2] + power[3] / 2 - power[4] / 16
 tau = 0.1 + 0.7 * torch.rand(200_000, generator=seeded(50), dtype=torch.float64)
@@ -2167,7 +2167,7 @@ assert abs(kept.mean() - by_hand) < 4 * kept.std() / 200_000**0.5 + 2 / 4096
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 torch.manual_seed(1)
 block, partners = automix.MixBlock(6, std=0.5).double(), torch.tensor([1, 0, 3, 2])
 
@@ -2199,7 +2199,7 @@ assert torch.allclose(total, torch.ones_like(total), atol=1e-12)
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution", "nbval-ignore-output"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution", "nbval-ignore-output"]
 two, label = others[0], 0.3 * named[0, :1] + 0.7 * named[0, 1:]
 for start, strength in itertools.product((0.3, 0.9), (0.0, 0.1)):
     logits = torch.full((1, 1, H, W), math.log(start / (1 - start)), requires_grad=True)
@@ -2227,7 +2227,7 @@ print(f"the label's own entropy: {entropy:.3f} nats")
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 e = automix.EDGE
 by_hand = 2 * (3 * e**2 - 2 * e**3)
 lams = mixup.draw_beta(2.0, (200_000,), seeded(52))

@@ -1369,7 +1369,7 @@ for claim, decided in (
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 for r in (0.2, 0.5, 0.8, 1.0):
     T_turn = torch.tensor([[1 - r, r], [r, 1 - r]], dtype=torch.float64)
     smallest = torch.linalg.eigvalsh(T_turn).abs().min()
@@ -1388,7 +1388,7 @@ for r in (0.2, 0.5, 0.8, 1.0):
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 at = x.clone().requires_grad_()
 wide = [draw[:, None, None, None] for draw in (b, s, c)]
 swapped = wide[2] * (at - at.mean((1, 2, 3), keepdim=True)) + at.mean((1, 2, 3), keepdim=True)  # contrast first
@@ -1412,7 +1412,7 @@ assert torch.allclose(gradient_swapped.sum((1, 2, 3)), u.sum((1, 2, 3)))
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 q_test = torch.rand(n, generator=seeded(9), dtype=torch.float64)
 q_test = q_test / q_test.sum()
 known = sum(weight * js(p.roll(k), q_test.roll(k)) for k, weight in {0: 0.4, 1: 0.2, -1: 0.2, 2: 0.1, -2: 0.1}.items())
@@ -1432,7 +1432,7 @@ assert hidden < known
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 probability, images_shown = 0.0, 0
 accepted = torch.cat([torch.ones(9), -torch.ones(1)])  # 90%: above the target
 while float(probability) < 1:

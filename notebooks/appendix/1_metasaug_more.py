@@ -613,7 +613,7 @@ lesson.reading(flattery, "1_metasaug")
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 start = start.detach()
 needed = float(0.1 * start.norm() / backward_twice.norm())
 free = start - needed * backward_twice

@@ -4,6 +4,7 @@ Each check takes a pair and returns its complaints; the second half breaks a goo
 """
 
 import ast
+import asyncio
 import base64
 import io
 import os
@@ -18,8 +19,8 @@ import jupytext
 import nbformat
 import pytest
 from ipykernel.kernelspec import get_kernel_dict
-from jupyter_server.services.contents.largefilemanager import LargeFileManager
-from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
+from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
+from jupytext.async_contentsmanager import build_async_jupytext_contents_manager_class
 from PIL import Image
 
 from companion import notebooks as rerun
@@ -104,6 +105,13 @@ def plain_kernel(source, notebook):
     return [] if name == "python3" else [f"the kernel is {name!r}, not 'python3'"]
 
 
+def solutions_are_closed(source, notebook):
+    """Code and output of a solution are folded until a reader opens them."""
+    solutions = [cell for cell in notebook.cells if is_code(cell) and "solution" in cell.metadata.get("tags", [])]
+    closed = {"source_hidden": True, "outputs_hidden": True}
+    return [f"an open solution: {one.source[:40]!r}" for one in solutions if one.metadata.get("jupyter") != closed]
+
+
 def small(source, notebook):
     size = len(nbformat.writes(notebook).encode()) / 2**20
     return [] if size <= 2 else [f"{size:.1f} MiB, at most 2 are allowed"]
@@ -164,6 +172,7 @@ CHECKS = [
     quick_by_default,
     no_trace_of_the_machine,
     plain_kernel,
+    solutions_are_closed,
     small,
     cells_are_short,
     prose_before_code,
@@ -204,11 +213,14 @@ def test_opened_and_saved_in_jupyterlab_a_pair_stays_as_it_is(tmp_path, name, la
         shutil.copyfile(SOURCES[name].with_suffix(path.suffix), path)
         os.utime(path, (2e9, 2e9 + 100 * (path.suffix == later)))
     before = [path.read_text("utf-8") for path in pair]
-    manager = build_sync_jupytext_contents_manager_class(LargeFileManager)(root_dir=str(tmp_path))
+    manager = build_async_jupytext_contents_manager_class(AsyncLargeFileManager)(root_dir=str(tmp_path))
     for path in pair:
-        opened = manager.get(str(path.relative_to(tmp_path)), content=True, type="notebook")
+        opened = asyncio.run(manager.get(str(path.relative_to(tmp_path)), content=True, type="notebook"))
         opened["content"]["metadata"]["kernelspec"] = dict(rerun.KERNEL)  # as the started kernel says it
-        manager.save(opened, str(path.relative_to(tmp_path)))
+        for cell in opened["content"]["cells"]:
+            if cell["metadata"].get("jupyter", {}).get("outputs_hidden"):
+                cell["metadata"]["collapsed"] = True
+        asyncio.run(manager.save(opened, str(path.relative_to(tmp_path))))
         assert [path.read_text("utf-8") for path in pair] == before
 
 
@@ -308,6 +320,7 @@ BREAKS = [
     (lambda source, notebook: last(notebook).metadata.update(execution={}), no_trace_of_the_machine, "execution"),
     (add_output("stream", name="stdout", text="saved to /home/me/x"), no_trace_of_the_machine, "machine: /home/me/x"),
     (lambda source, notebook: notebook.metadata.kernelspec.update(name="mine"), plain_kernel, "the kernel is 'mine'"),
+    (lambda source, notebook: last(notebook).metadata.update(tags=["solution"]), solutions_are_closed, "'x = "),
     (add_output("stream", name="stdout", text="x" * 2**21), small, "2.0 MiB"),
     (set_source(-1, "x = 14\n" * 41), cells_are_short, "a code cell has 41 lines"),
     (set_source(-1, "x = 14\n" * 40), prose_before_code, "words on 62 lines"),
