@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -17,6 +18,26 @@ from companion.studies import NothingToDraw, modules
 from semaug.training.record import Record
 
 T = TypeVar("T")
+
+
+def parameters(notebook: str) -> None:
+    """Check the parameters of the session that runs a notebook, however they came there (papermill alone, by hand).
+
+    Raises ValueError for one that papermill put in and the notebook lacks, and for a value that it does not take.
+    """
+    import jupytext
+    from IPython import get_ipython
+
+    session = get_ipython()
+    (source,) = notebooks.discover([notebook])
+    there = notebooks.declared(jupytext.read(source, fmt="py:percent"), source.name)
+    cells = session.user_ns.get("In", [])
+    given = [ast.parse(cell) for cell in cells if cell.startswith("# Parameters\n")]  # papermill's
+    targets = [target for tree in given for node in tree.body for target in getattr(node, "targets", [])]
+    for name in [target.id for target in targets if isinstance(target, ast.Name)]:
+        notebooks.default_of(name, there, notebook)
+    for name, default in there.items():
+        notebooks.parse(name, str(session.user_ns[name]), default)
 
 
 def seeded(seed: int) -> torch.Generator:

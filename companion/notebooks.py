@@ -177,18 +177,25 @@ def parse(name: str, text: str, default: Value) -> Value:
         raise ValueError(f"parameter {name}: got {text!r}, takes {kind} (it is {default!r} by default)") from None
     if name == "profile" and text not in PROFILES:
         raise ValueError(f"parameter profile: got {text!r}, takes one of {', '.join(PROFILES)}")
+    if name == "dataset" and text != default:
+        from semaug.data.sources import READERS  # here: it loads torch
+
+        if text not in READERS:
+            raise ValueError(f"parameter dataset: got {text!r}, takes one of {', '.join(READERS)}")
     return text
 
 
 def override(source: Path, texts: Mapping[str, str]) -> dict[str, Value]:
     """Parsed values for parameters of a notebook; ValueError names one that it lacks or of the wrong type."""
-    declared = parameters(source)
-    values = {}
-    for name, text in texts.items():
-        if name not in declared:
-            raise ValueError(f"{source.stem} has no parameter {name!r}; it has {', '.join(declared) or 'none'}")
-        values[name] = parse(name, text, declared[name])
-    return values
+    there = parameters(source)
+    return {name: parse(name, text, default_of(name, there, source.stem)) for name, text in texts.items()}
+
+
+def default_of(name: str, there: Mapping[str, Value], notebook: str) -> Value:
+    """The default of a parameter; ValueError where there is none of this name."""
+    if name not in there:
+        raise ValueError(f"{notebook} has no parameter {name!r}; it has {', '.join(there) or 'none'}")
+    return there[name]
 
 
 def reduced(source: Path) -> dict[str, Value]:
