@@ -223,7 +223,7 @@ def job(source: Path, texts: Mapping[str, str], limits: Limits | None = None, co
 def reproduce(jobs: Sequence[Job], written: Path, at_once: int = 1) -> list[Execution]:
     """Execute notebooks; executed copies, what they write and a table of what it took go to ``written``.
 
-    at_once: how many run at the same time; one, where the time it took is to mean something. A failed run leaves
+    at_once: how many run at the same time, each on one thread. A failed run leaves
     ``<notebook>.failed.ipynb`` and the whole copy of an earlier run. After one that was interrupted no other begins.
     """
     done = _one_by_one(jobs, written) if at_once == 1 else _beside_each_other(jobs, written, at_once)
@@ -364,8 +364,10 @@ def execute(command: str, jobs: Sequence[Job], written: Path | None = None) -> i
     if command == "refresh":
         done = refresh([source for source, *_ in jobs], written, jobs[0][2])
     else:
-        done = reproduce(jobs, written, min(os.cpu_count() or 1, 4) if command == "check" else 1)
+        done = reproduce(jobs, written, min(os.cpu_count() or 1, 4, len(jobs)))
     print("\n" + table(done), end="", flush=True)
+    if command == "reproduce" and any(not one.error for one in done):
+        print(f"\nExecuted copies and their pictures: {written}; make lab opens the lessons to run by hand.")
     if any(one.interrupted for one in done):
         raise KeyboardInterrupt
     return int(any(one.error for one in done))
