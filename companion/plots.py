@@ -70,12 +70,6 @@ def styled(draw: Callable[P, Picture]) -> Callable[P, Picture]:
     return inner
 
 
-def described(figure: Figure) -> str | None:
-    """The alternative text of a figure: its label, where it has one, or its headline, or the titles of its panels."""
-    titles = "; ".join(filter(None, (axes.get_title() or axes.get_title("left") for axes in figure.axes)))
-    return " ".join(str(figure.get_label() or figure.get_suptitle() or titles).split()) or None
-
-
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file: the same bytes for the same figure (and versions of matplotlib and Pillow).
 
@@ -594,7 +588,18 @@ def _image(figure: Figure) -> Any:
         sys.modules["matplotlib.pyplot"].close(figure)
     content = png(figure)
     width, height = Image.open(io.BytesIO(content)).size
-    return Shown(content, width=width, height=height, alt=described(figure))
+    return Shown(content, width=width, height=height, alt=alternative(figure))
+
+
+def alternative(figure: Figure) -> str:
+    """What a screen reader says in place of a figure: its label, where it has one, or its headline, or the titles (axes) of its panels."""
+    titles = [axes.get_title() or f"{axes.get_ylabel()} over {axes.get_xlabel()}".strip() for axes in figure.axes]
+    text = (
+        str(figure.get_label())
+        or figure.get_suptitle()
+        or "; ".join(dict.fromkeys(title for title in titles if title != "over"))
+    )
+    return " ".join(text.split())
 
 
 def _array(values: Values) -> np.ndarray:

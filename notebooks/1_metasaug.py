@@ -1,12 +1,7 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
-#     display_name: Python 3
+#     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
 # ---
@@ -273,7 +268,7 @@ def trained(kappa):
 # through the two centres: zero lies halfway between them, and negative numbers lie on the tail's side. The next cells
 # compute and draw the answer; they are folded, and their output is hidden until you run them.
 
-# %% jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true}
 HEAD_AND_TAIL = (("head, 60 samples", plots.GREY), ("tail, 5 samples", plots.PURPLE))
 a_new, y_new = draw((2000, 2000), seeded(9))
 KAPPAS = torch.cat([torch.arange(0, 2, 0.25), torch.arange(2, 10.5, 1)]).double()
@@ -332,7 +327,7 @@ def frames():
         yield figure
 
 
-# %% tags=["nbval-ignore-output"] jupyter={"outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true} tags=["nbval-ignore-output"]
 lesson.animation("1_metasaug", frames(), "border")
 
 # %% [markdown]
@@ -488,7 +483,7 @@ def figure_signs():
 # %% [markdown]
 # Write down the signs that you expect, then run the cell.
 
-# %% jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true}
 show(figure_signs(), "signs")
 
 # %% [markdown]
@@ -517,7 +512,7 @@ else:
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 bracket = sum((slope * part).sum() for slope, part in zip(slopes, v, strict=True))
 by_formula = -eta * grad(bracket, Sigma3)[0]
 print("(9) and autograd agree to 1e-12:", bool((by_formula - by_autograd).abs().max() < 1e-12))
@@ -651,7 +646,7 @@ def figure_size():
 # %% [markdown]
 # The numbers above, as a picture:
 
-# %% jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true}
 show(figure_size(), "size")
 
 # %% [markdown]
@@ -710,7 +705,7 @@ for run in runs.planned(profile, "1_metasaug") if profile != "quick" else []:
     runs.complete([run], device)
 lesson.keep("1_metasaug", [record for records in by_arm.values() for record in records])
 
-# %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["nbval-ignore-output"]
 changed = {
     arm: sum(int((answers[arm, seed] != answers["MetaSAug", seed]).sum()) for seed in SEEDS) / seeds for arm in ARMS
 }
@@ -852,7 +847,7 @@ lesson.table("1_metasaug", at_the_papers_setting)
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 print(f"in the network of section 6: α of about 10^{np.log10(0.1 * 0.1 / sizes_of['Σ'][1]):.0f}")
 
 

@@ -1,12 +1,7 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
-#     display_name: Python 3
+#     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
 # ---
@@ -1847,7 +1842,7 @@ assert not decided
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 asleep = 0.4 * 0.9 / math.sqrt(1 - 0.81)
 print(f"s = {asleep:.2f}, σ there {(1 + 0.16 / asleep**2) ** -0.5:.2f}")
 assert math.isclose((1 + 0.16 / asleep**2) ** -0.5, 0.9)
@@ -1864,7 +1859,7 @@ assert math.isclose((1 + 0.16 / asleep**2) ** -0.5, 0.9)
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 squares = torch.tensor([0.5, 2.0, 1.4], dtype=torch.float64).sum()
 log_s = torch.zeros((), dtype=torch.float64, requires_grad=True)
 search = torch.optim.LBFGS([log_s], max_iter=100, line_search_fn="strong_wolfe")
@@ -1881,7 +1876,7 @@ search.step(negative)
 print(f"most likely s {log_s.exp():.4f}, root of the mean squared error {(squares / (3 * D)).sqrt():.4f}")
 assert torch.isclose(log_s.exp(), (squares / (3 * D)).sqrt(), rtol=1e-4)
 
-# %% tags=["solution", "nbval-ignore-output"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution", "nbval-ignore-output"]
 with torch.no_grad():
     model, unseen = trained["VAE", SEEDS[0]][0], images.test.floats(slice(None))
     q_mean, q_sigma = model.posterior(unseen)
@@ -1903,7 +1898,7 @@ if (dataset, epochs, train_size, deviation, class_weight, *SEEDS) == USUAL:
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 W_free = W.clone()
 W_free[:, 2] = 0.7
 at_zero = torch.zeros_like(means, requires_grad=True)
@@ -1928,7 +1923,7 @@ if (dataset, epochs, train_size, deviation, class_weight, *SEEDS) == USUAL:
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 few = images.test.take(slice(0, 100))
 with torch.no_grad():
     model = trained["VAE", SEEDS[0]][0]

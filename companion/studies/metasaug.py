@@ -384,7 +384,7 @@ def bars(index: Index) -> Picture:
 def two_loops() -> Picture:
     """One step of MetaSAug: the moments, the inner loop to Σ′, the real step that uses it, and back to the moments."""
     figure = Picture(figsize=(7.5, 3.7))
-    figure.set_label("Diagram: a tried step and its meta loss correct Σ; the real step uses Σ′, which is then forgotten")
+    figure.set_label("Diagram: a tried step and its meta loss correct Σ; the real step uses Σ′ and forgets it")
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 75), ylim=(0, 37))
     axes.axis("off")

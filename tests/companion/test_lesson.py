@@ -1,9 +1,12 @@
 """What the notebooks do alike."""
 
+import contextlib
 from types import SimpleNamespace
 
 import IPython.display
+import nbformat
 import numpy as np
+import papermill
 import pytest
 import torch
 from PIL import Image
@@ -15,6 +18,41 @@ from companion.records import Index
 from companion.stats import summary
 from companion.studies import NothingToDraw
 from semaug.training.record import Record
+
+OWN = notebooks.parameters(notebooks.root() / "notebooks" / "1_isda.py")
+INJECTED = "# Parameters\nseeds = 2\n"
+
+
+@pytest.mark.parametrize(
+    ("cell", "values", "complaint"),
+    [
+        (INJECTED, {"seeds": 2}, None),
+        (INJECTED + "sedes = 3\n", {"sedes": 3}, "1_isda has no parameter 'sedes'; it has profile, dataset"),
+        (INJECTED, {"seeds": [1, 2]}, r"seeds: got '\[1, 2\]', takes a whole number"),
+        (INJECTED, {"seeds": True}, "seeds: got 'True', takes a whole number"),
+        (INJECTED, {"strength": "much"}, "strength: got 'much', takes a finite number"),
+        (INJECTED, {"profile": "fast"}, "profile: got 'fast', takes one of quick, cpu, paper"),
+        (INJECTED, {"dataset": "nosuch"}, "dataset: got 'nosuch', takes one of fashion-mini, shapes"),
+        ("sedes = 3\n", {"sedes": 3}, None),  # a variable of the reader's own
+    ],
+)
+def test_parameters_are_checked_by_the_notebook_itself(monkeypatch, cell, values, complaint):
+    session = SimpleNamespace(user_ns={"In": ["", cell], **OWN, **values})
+    monkeypatch.setattr(IPython, "get_ipython", lambda: session)
+    with pytest.raises(ValueError, match=complaint) if complaint else contextlib.nullcontext():
+        lesson.parameters("1_isda")
+
+
+def test_papermill_alone_gives_the_error_too(tmp_path):
+    cells = [nbformat.v4.new_code_cell("\n".join(f"{name} = {value!r}" for name, value in OWN.items()))]
+    cells[0].metadata["tags"] = ["parameters"]
+    cells.append(nbformat.v4.new_code_cell("from companion import lesson\nlesson.parameters('1_isda')"))
+    kernel = {"kernelspec": notebooks.KERNEL}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "copy.ipynb")
+    with pytest.raises(papermill.PapermillExecutionError, match="1_isda has no parameter 'sedes'"):
+        papermill.execute_notebook(
+            tmp_path / "copy.ipynb", None, {"sedes": 2}, cwd=notebooks.root(), progress_bar=False
+        )
 
 
 def test_draws_and_numbers():
@@ -84,31 +122,37 @@ def test_a_moving_picture_is_an_animated_png(folder, capsys):
         assert (kept.is_animated, kept.n_frames, kept.info["duration"]) == (True, 3, 500)
 
 
+def test_a_line_says_how_far_the_runs_are_and_leaves_a_clean_one(monkeypatch):
+    shown, clock = [], iter([100.0, 104.0, 108.0])
+
+    class Line:
+        def update(self, text):
+            shown.append(text.data)
+
+    def display(text, display_id):
+        shown.append(text.data)
+        return Line()
+
+    monkeypatch.setattr(IPython.display, "display", display)
+    monkeypatch.setattr(lesson.time, "monotonic", lambda: next(clock))
+    assert [shown[-1] for _ in lesson.counted("abc")] == [
+        "1 of 3 runs",
+        "2 of 3 runs, about 8 s left",
+        "3 of 3 runs, about 4 s left",
+    ]
+    assert shown[-1] == "3 runs"
+
+
+def test_runs_are_counted_outside_a_notebook_too(capsys):
+    assert [*lesson.counted(range(3))] == [0, 1, 2]
+
+
 def test_a_figure_or_what_it_needs(folder, study, capsys):
     lesson.figure("5_sla", "missing")
     assert capsys.readouterr().out.startswith("no figure yet: it needs records, of which there are 1 (python -m")
     assert not (folder / "5_sla").exists()
     lesson.figure("5_sla", "line")
     assert (folder / "5_sla" / "line.png").exists()
-
-
-def test_pictures_say_what_they_show(folder, monkeypatch):
-    """The alternative text of a picture and of a moving one: a label, else the headline, else the titles of panels."""
-    shown, drawing = [], picture([])
-    monkeypatch.setattr(IPython.display, "display", shown.append)
-    for change in (
-        lambda: None,
-        lambda: drawing.axes[0].set_title("a panel", loc="left"),
-        lambda: drawing.suptitle("a headline\nin two lines"),
-        lambda: drawing.set_label("a diagram"),
-    ):
-        change()
-        drawing._ipython_display_()
-    (folder / "5_sla").mkdir()
-    lesson.animation("5_sla", [drawing], "moves")
-    assert [one.alt for one in shown] == [None, "a panel", "a headline in two lines", "a diagram", "a diagram"]
-    _, metadata = shown[-1]._repr_mimebundle_()
-    assert metadata["image/png"]["alt"] == "a diagram"
 
 
 def test_a_table_or_what_it_needs(study, capsys):
