@@ -592,7 +592,7 @@ def _image(figure: Figure) -> Any:
 
 
 def alternative(figure: Figure) -> str:
-    """What a screen reader says in place of a figure: its label, where it has one, or its headline, or the titles (axes) of its panels."""
+    """What a screen reader says in place of a figure: its label, or its headline, or the titles (axes) of panels."""
     titles = [axes.get_title() or f"{axes.get_ylabel()} over {axes.get_xlabel()}".strip() for axes in figure.axes]
     text = (
         str(figure.get_label())
