@@ -32,8 +32,11 @@ SOURCE = BUILD / "source"
 REPOSITORY = f"https://github.com/{os.environ.get('GITHUB_REPOSITORY', 'OWNER/semaug')}"
 """Where launch buttons and links to code lead: the one place to put the owner in. GitHub's own runs know it."""
 
-PACKAGES = {"mathjax": "3.2.2", "reveal.js": "5.2.1"}
-"""What comes from npm, and is served from the site."""
+PACKAGES = {
+    "mathjax": ("3.2.2", ("es5/tex-chtml.js", "es5/output/chtml/fonts/", "es5/input/tex/extensions/")),
+    "reveal.js": ("5.2.1", ("dist/",)),
+}
+"""What comes from npm and is served from the site: versions, and what of them."""
 
 ERRATA = "| what it says |"
 SYMBOLS = "| symbol |"
@@ -53,22 +56,18 @@ def build() -> int:
 
 
 def vendored(name: str) -> Path:
-    """The folder of a package of npm, fetched once. Raises CalledProcessError where npm cannot."""
-    folder = BUILD / "npm" / f"{name}-{PACKAGES[name]}"
+    """The folder with what the site needs of a package of npm, fetched once. CalledProcessError where npm cannot."""
+    version, wanted = PACKAGES[name]
+    folder = BUILD / "npm" / f"{name}-{version}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        command = ["npm", "pack", "--silent", f"{name}@{PACKAGES[name]}", "--pack-destination", str(folder.parent)]
-        archive = (
-            folder.parent / subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1]
+        subprocess.run(
+            ["npm", "pack", "--silent", f"{name}@{version}"], check=True, cwd=folder.parent, stdout=sys.stderr
         )
-        with tarfile.open(archive) as packed:
-            packed.extractall(folder.parent / "unpacked", filter="data")
-        (folder.parent / "unpacked" / "package").rename(folder)
-        for unused in ("es5/sre", "es5/adaptors", "es5/input/mml", "es5/output/svg"):
-            shutil.rmtree(folder / unused, ignore_errors=True)
-        for path in (*folder.glob("*"), *folder.glob("es5/*.js")) if name == "mathjax" else ():
-            if path.name not in ("es5", "tex-chtml.js"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with tarfile.open(folder.with_name(f"{folder.name}.tgz")) as packed:
+            members = [one for one in packed if one.name.removeprefix("package/").startswith(wanted)]
+            packed.extractall(folder.with_name("unpacked"), members, filter="data")
+        folder.with_name("unpacked").joinpath("package").rename(folder)  # last, so that it is there whole or not at all
     return folder
 
 
@@ -79,12 +78,13 @@ def stage() -> None:
     """Copies of the pages under build/site/source, at their paths in the repository, and the pages made from them."""
     import nbformat
 
-    shutil.rmtree(SOURCE, ignore_errors=True)
+    _written.clear()
     for picture in (root() / "figures").glob("*/*.png"):
         target = SOURCE / picture.relative_to(root())
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(picture, target)
-    lessons = {path.relative_to(root()).as_posix(): nbformat.read(path, 4) for path in _pairs()}
+        _written.add(target)
+    lessons = {path.relative_to(root()).as_posix(): nbformat.read(path, 4) for path in pairs()}
     for name, notebook in lessons.items():
         write(name, nbformat.writes(page(notebook, name)) + "\n")
     board = (root() / "figures/leaderboard/leaderboard.md").read_text("utf-8")
@@ -107,15 +107,25 @@ def stage() -> None:
         text = template.read_text("utf-8")
         write(template.name, re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], text))
     reference()
+    for path in SOURCE.rglob("*.*"):
+        if path not in _written:
+            path.unlink()  # of a notebook or module that is no more
 
 
 def write(name: str, text: str) -> None:
-    """A page of the source folder."""
-    (SOURCE / name).parent.mkdir(parents=True, exist_ok=True)
-    write_whole(SOURCE / name, text)
+    """A page of the source folder; one that is there already stays as it is, and Sphinx does not read it again."""
+    path = SOURCE / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text("utf-8") != text:
+        write_whole(path, text)
+    _written.add(path)
 
 
-def _pairs() -> Iterator[Path]:
+_written = set[Path]()
+
+
+def pairs() -> Iterator[Path]:
+    """The committed notebooks, lessons before appendices."""
     return (path for source in discover() if (path := source.with_suffix(".ipynb")).exists())
 
 
@@ -192,7 +202,7 @@ def index(lessons: dict[str, NotebookNode]) -> str:
         able = re.search(r"you can\n\n?((?:^- .*\n|^  .*\n)+)", text + "\n", re.MULTILINE)
         more = name.replace("notebooks/", "notebooks/appendix/").replace(".ipynb", "_more.ipynb")
         facts = [f"{minutes} minutes"] * bool(minutes) + [f"[appendix]({more})"] * (more in lessons)
-        parts += [f"### [{title(notebook)}]({name})", " · ".join([f"{rows.get(name, '').strip()}.", *facts])]
+        parts += [f"**[{title(notebook)}]({name})**", " · ".join([f"{rows.get(name, '').strip()}.", *facts])]
         parts += [f"You will be able to\n\n{able[1].strip()}"] if able else []
     return "\n\n".join(parts)
 
@@ -242,10 +252,10 @@ def cell(text: str) -> str:
 
 def errata(lessons: dict[str, NotebookNode]) -> str:
     """The tables of errata, and where a lesson says its own in the text."""
-    parts = []
-    for name, notebook in lessons.items():
-        found, told = tables(notebook, ERRATA), sum(text.count("rratum") for text in pieces(notebook))
-        if found or told:
+    parts, listed = [], {Path(name).stem for name, notebook in lessons.items() if tables(notebook, ERRATA)}
+    for name, notebook in sorted(lessons.items(), key=lambda item: Path(item[0]).stem):
+        found = tables(notebook, ERRATA)
+        if found or (f"{Path(name).stem}_more" not in listed and any("rratum" in text for text in pieces(notebook))):
             parts.append(f"## [{title(notebook)}](/{name})")
             parts += ["\n".join(table) for table in found] or [
                 "This notebook says them where they come up in its text."
@@ -305,7 +315,9 @@ def mathematics(app: Any, what: str, name: str, thing: object, options: Any, lin
 
     text = re.sub(r"^([ ]*)\$\$(.+?)\$\$[,.]?", block, text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"(?<![\w`$\\])\$([^$`]+?)\$", lambda match: rf":math:`{' '.join(match[1].split())}`\ ", text)
-    lines[:] = re.sub(r"\x00(\d+)\x00", lambda match: blocks[int(match[1])], text).split("\n")
+    plain = re.split(r"(``.+?``|:[\w:]+:`.+?`)", text)  # code and roles at odd places
+    plain[::2] = [re.sub(r"\||(?<=/)\*|(?<=\w)_(?!\w)", r"\\\g<0>", one) for one in plain[::2]]
+    lines[:] = re.sub(r"\x00(\d+)\x00", lambda match: blocks[int(match[1])], "".join(plain)).split("\n")
 
 
 def setup(app: Any) -> None:

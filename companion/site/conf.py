@@ -26,6 +26,7 @@ html_theme_options = {
     "use_download_button": True,
     "launch_buttons": {"binderhub_url": "https://mybinder.org", "colab_url": "https://colab.research.google.com"},
     "home_page_in_toc": True,
+    "navbar_persistent": [],  # the menu has the search
     "show_toc_level": 2,
     "search_as_you_type": False,
 }
@@ -52,6 +53,7 @@ autodoc_preserve_defaults = True
 maximum_signature_line_length = 60
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 add_module_names = False
 
 setup = site.setup
