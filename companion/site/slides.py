@@ -21,7 +21,7 @@ from semaug.training.record import write_whole
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-HIGH = 560
+HIGH = 590
 """Pixels for what stands on a slide of 1280 x 720 below its heading."""
 
 DECK = """<!doctype html>
@@ -33,12 +33,16 @@ DECK = """<!doctype html>
 .reveal {{ font-size: 26px; font-family: sans-serif; }}
 .reveal .slides {{ text-align: left; }}
 .reveal h1, .reveal h2 {{ font-family: sans-serif; text-transform: none; font-size: 38px; margin: 0 0 22px; }}
+.reveal h3 {{ font-family: sans-serif; text-transform: none; font-size: 28px; margin: 6px 0 10px; }}
+.reveal .anchor-link {{ display: none; }}
+.reveal mjx-container[display="true"] {{ font-size: 88% !important; margin: 12px 0; }}
 .reveal p, .reveal ul, .reveal ol {{ margin: 0 0 14px; line-height: 1.35; }}
 .reveal ul, .reveal ol {{ display: block; margin-left: 1.2em; }}
 .reveal table {{ font-size: 20px; margin: 0 0 14px; }}
 .reveal table td, .reveal table th {{ padding: 4px 12px; }}
 .reveal pre {{ font-size: 17px; line-height: 1.3; width: 100%; margin: 0 0 14px; box-shadow: none; }}
-.reveal section img {{ display: block; margin: 0 auto; max-height: 560px; max-width: 1200px; }}
+.reveal section img {{ display: block; margin: 0 auto 10px; max-height: 380px; max-width: 1200px; width: auto; }}
+.reveal section.picture img {{ max-height: none; width: 1200px; height: 590px; object-fit: contain; }}
 </style>
 <script>window.MathJax = {{ tex: {{ inlineMath: [["$", "$"]], displayMath: [["$$", "$$"]] }} }};</script>
 <script defer src="mathjax/es5/tex-chtml.js"></script>
@@ -48,7 +52,8 @@ DECK = """<!doctype html>
 </div></div>
 <script src="reveal.js/dist/reveal.js"></script>
 <script>
-Reveal.initialize({{ width: 1280, height: 720, margin: 0.04, center: false, hash: true, slideNumber: "c/t" }});
+Reveal.initialize({{ width: 1280, height: 720, margin: 0.04, center: false, hash: true, slideNumber: "c/t",
+  transition: "none" }});
 </script>
 </body></html>
 """
@@ -86,15 +91,21 @@ def deck(notebook: NotebookNode) -> list[list[str]]:
         if block.column or not columns:
             columns.append([[]])
         slide = columns[-1][-1]
-        if slide and (slide[-1].heading != block.heading or sum(one.high for one in slide) + block.high > HIGH):
+        if slide and sum(one.high for one in slide) + block.high + 50 * (slide[-1].heading != block.heading) > HIGH:
             columns[-1].append(slide := [])
         slide.append(block)
     return [[html(slide) for slide in column] for column in columns]
 
 
 def html(slide: list[Block]) -> str:
-    """One slide."""
-    return f"<section>{marked(f'## {slide[0].heading}')}{''.join(one.html for one in slide)}</section>"
+    """One slide: the heading above it, further ones where they begin."""
+    above = [None, *(block.heading for block in slide)]
+    parts = [
+        marked(f"{'##' if before is None else '###'} {block.heading}") * (before != block.heading) + block.html
+        for before, block in zip(above, slide, strict=False)
+    ]
+    alone = len(slide) == 1 and slide[0].html.startswith("<img")
+    return f"<section{' class=picture' if alone else ''}>{''.join(parts)}</section>"
 
 
 def blocks(notebook: NotebookNode) -> Iterator[Block]:
@@ -120,9 +131,10 @@ def blocks(notebook: NotebookNode) -> Iterator[Block]:
                 begins = False
         for output in cell.outputs:
             if "image/png" in output.get("data", {}):
-                words = output.metadata.get("image/png", {}).get("alt", "")
-                source = output.data["image/png"].replace("\n", "")
-                yield Block(f'<img alt="{escape(words)}" src="data:image/png;base64,{source}">', HIGH, heading, begins)
+                about, source = output.metadata.get("image/png", {}), output.data["image/png"].replace("\n", "")
+                size = f'alt="{escape(about.get("alt", ""))}" width="{about.get("width", 800)}"'
+                high = 20 + min(380, about.get("height", 380))  # smaller beside text, and as large as it can be alone
+                yield Block(f'<img {size} src="data:image/png;base64,{source}">', high, heading, begins)
                 begins = False
 
 
@@ -138,16 +150,17 @@ def parts(text: str) -> list[str]:
 def kept(part: str) -> str:
     """What of a paragraph a slide keeps, "" for nothing."""
     if part.startswith(("$$", "- ", "1. ", "| ")):
-        return "\n".join(part.splitlines()[:9]) if part.startswith("| ") else part
+        return part if not part.startswith("| ") else "\n".join(part.splitlines()[:9]) * ("minutes" not in part[:12])
     if part.startswith("**"):
-        return re.split(r"(?<=[.?!*])\s+(?=[A-Z])", " ".join(part.split()))[0]
+        first, *rest = re.split(r"(?<=[.?!*])\s+(?=[A-Z])", " ".join(part.split()))
+        return first if len(first) > 40 else " ".join([first, *rest[:2]])
     return re.split(r"(?<=[.?!])\s+(?=[A-Z])", " ".join(part.split()))[-1] if part.endswith(":") else ""
 
 
 def height(text: str) -> int:
     """About how many pixels Markdown takes."""
     if text.startswith("$$"):
-        return 70 + 50 * text.count("\n")
+        return 120 + 60 * text.count(r"\\")
     if text.startswith("| "):
         return 14 + sum(34 * (1 + len(line) // 130) for line in text.splitlines())
     return 14 + sum(36 * (1 + len(item) // 90) for item in re.split(r"\n(?=- |\d\. )", text))

@@ -10,8 +10,11 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+import nbformat.v4 as new
+
 from companion import site
 from companion.notebooks import discover, root
+from companion.site import slides
 
 BUILT = pytest.mark.skipif(
     find_spec("myst_nb") is None or shutil.which("npm") is None, reason="the web pages need npm and the extra 'site'"
@@ -85,3 +88,37 @@ def test_docstrings_mathematics_becomes_directives():
     assert [line.strip() for line in lines if line.strip()][1:] == [
         ".. math::", ":nowrap:", r"$$x = y. \tag{1}$$", "and ``$no$``."
     ]  # fmt: skip
+
+
+def test_a_section_is_a_column_of_slides_with_its_pictures_and_equations():
+    picture = new.new_output(
+        "display_data", {"image/png": "aGk=\n"}, metadata={"image/png": {"alt": "rows", "height": 400}}
+    )
+    notebook = new.new_notebook(
+        cells=[
+            new.new_markdown_cell("# Title\n\n**Bold claim.** And why.\n\n<details>no\n\n- no\n\n</details>"),
+            new.new_code_cell("folded()", outputs=[picture]),
+            new.new_markdown_cell(
+                "## 1 · Where (3–7 min)\n\nProse stays away. An equation:\n\n$$x = y \\tag{1}$$\n\n> quote"
+            ),
+            new.new_markdown_cell("## 2 · In thirty lines\n\n- one\n- two"),
+            new.new_code_cell("method()"),
+            new.new_code_cell("answer()", metadata={"tags": ["solution"]}),
+        ]
+    )
+    first, second, third = ("".join(column) for column in slides.deck(notebook))
+    assert "Bold claim." in first
+    assert 'alt="rows"' in first
+    assert "no" not in re.sub(r"<[^>]+>", "", first)
+    assert "An equation:" in second
+    assert "x = y" in second
+    assert not {"Prose", "quote", "min"} & set(re.findall(r"\w+", second))
+    assert "two" in third
+    assert "method" in third
+    assert "answer" not in third
+
+
+def test_what_does_not_fit_on_a_slide_begins_another():
+    cells = [new.new_markdown_cell("## Many"), *(new.new_markdown_cell(f"- {'word ' * 60}") for _ in range(12))]
+    (column,) = slides.deck(new.new_notebook(cells=cells))
+    assert 2 <= len(column) <= 4
