@@ -5,7 +5,7 @@
 #   PYTHON=python3.12 make env                         an environment with another Python
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab reproduce test test-gpu notebooks figures runs run sweep bench lint clean
+.PHONY: help env lab reproduce test test-gpu notebooks figures runs run sweep bench lint site slides clean
 
 # The environment's modules are compiled at their first import; where this is set they would be at every import.
 unexport PYTHONDONTWRITEBYTECODE
@@ -50,6 +50,13 @@ sweep: env  ## run a notebook over a grid (CONFIG=companion/workflow/strength.ya
 
 bench: env  ## benchmarks on one thread, as ratios to the fastest of each group
 	OMP_NUM_THREADS=1 $(RUN) pytest tests/benchmarks --benchmark-only --benchmark-group-by=group --benchmark-columns=median,iqr,rounds $(ARGS)
+
+site: env  ## the lessons as web pages in build/site/html (needs npm, for MathJax)
+	@$(RUN) pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[site]"
+	@$(RUN) companion site
+
+slides: env  ## the lessons as slides in build/slides, which need no network (needs npm, for reveal.js and MathJax)
+	@$(RUN) companion slides
 
 lint: env  ## style and types
 	$(RUN) ruff check

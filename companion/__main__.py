@@ -65,6 +65,8 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("config", type=Path, help="such as companion/workflow/strength.yaml")
     command.add_argument("--on", default="local", help="a profile of companion/workflow/profiles (default: local)")
+    add("site", "write the lessons as web pages to build/site/html", ' (pip install -e ".[site]")')
+    add("slides", "write the lessons as slides to build/slides")
     return top
 
 
@@ -112,6 +114,18 @@ def _prepared(options: argparse.Namespace, rest: list[str]) -> Callable[[], int]
         sources = notebooks.discover(options.notebooks, options.folder)
         jobs = [notebooks.job(source, given, options.limits, options.command) for source in sources]
         return partial(notebooks.execute, options.command, jobs, options.output)
+    if options.command == "slides":
+        from companion.site import slides
+
+        return slides.build
+    if options.command == "site":
+        from importlib.util import find_spec
+
+        if find_spec("myst_nb") is None:
+            raise ValueError('site: got no myst_nb; takes an environment with pip install -e ".[site]" (make site)')
+        from companion import site
+
+        return site.build
     from companion import studies
     from semaug._checks import check_choice, check_number, require
 

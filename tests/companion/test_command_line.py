@@ -10,7 +10,7 @@ from companion import __main__ as command_line, records
 from companion.records import FIGURES, committed
 from companion.studies import NothingToDraw, modules
 
-COMMANDS = ("reproduce", "check", "refresh", "figures", "runs", "run", "sweep")
+COMMANDS = ("reproduce", "check", "refresh", "figures", "runs", "run", "sweep", "site", "slides")
 
 
 def test_the_help_names_every_command_and_loads_nothing_heavy():

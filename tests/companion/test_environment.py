@@ -18,7 +18,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-HERE = [name for name in EXTRAS if name not in ("slurm", "pretrained")]  # which a cluster, and new features, need
+ELSEWHERE = ("slurm", "pretrained", "site")  # for a cluster, for new features, for the web pages
+HERE = [name for name in EXTRAS if name not in ELSEWHERE]
 DIRECT = [Requirement(text) for text in [*PROJECT["dependencies"], *(text for name in HERE for text in EXTRAS[name])]]
 PINS = dict(
     line.split("==")
