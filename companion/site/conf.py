@@ -16,8 +16,7 @@ root_doc = "index"
 html_theme = "sphinx_book_theme"
 html_static_path = [str(site.HERE / "static"), str(site.vendored("mathjax"))]
 html_css_files = ["site.css"]
-html_copy_source = False
-html_show_sourcelink = False
+html_sourcelink_suffix = ""  # the download button gives the notebook
 html_theme_options = {
     "repository_url": site.REPOSITORY,
     "repository_branch": "main",

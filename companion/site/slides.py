@@ -1,8 +1,9 @@
 """Every lesson as a deck of slides, from the cells of its committed notebook.
 
 The rules: a section of the lesson (``## ``) is a column of slides. Of its text stay the headings, the equations with
-the sentence before them, lists, tables, and the first sentence of a paragraph that begins in bold. Every picture has a
-slide of its own. Code stays in the section that writes the method out; what is folded, printed or quoted does not.
+the sentence before them, lists, tables, and the first sentence of a paragraph that begins in bold. Every picture stays.
+Code stays in the section that writes the method out in so many lines, up to the first check; what is folded, printed or
+quoted does not.
 A cell tagged ``skip-slide`` is left out, one tagged ``slide`` is kept whole.
 """
 
@@ -116,15 +117,17 @@ def blocks(notebook: NotebookNode) -> Iterator[Block]:
         if "skip-slide" in tags or "solution" in tags:
             continue
         if cell.cell_type == "markdown":
-            for part in parts(cell.source):
+            found = parts(cell.source)
+            for part, after in zip(found, [*found[1:], ""], strict=True):
                 if match := re.match(r"(#+) (.+)", part):
                     heading, level = re.sub(r" \([\d.–-]+ min\)", "", match[2]), len(match[1])
                     begins = begins or level == 2
                     method = "lines" in heading if level == 2 else method
-                elif shown := part if "slide" in tags else kept(part):
+                elif shown := part if "slide" in tags else kept(part, after):
                     yield Block(marked(shown), height(shown), heading, begins)
                     begins = False
             continue
+        method = method and not re.search(r"^ *assert ", cell.source, re.MULTILINE)  # a check follows the method
         if "slide" in tags or (method and not cell.metadata.get("jupyter", {}).get("source_hidden")):
             for lines in halves(cell.source.splitlines()):
                 yield Block(code("\n".join(lines)), 23 * len(lines) + 20, heading, begins)
@@ -147,14 +150,21 @@ def parts(text: str) -> list[str]:
     return [part for part in map(str.strip, re.split(r"\n\s*\n", text)) if part]
 
 
-def kept(part: str) -> str:
-    """What of a paragraph a slide keeps, "" for nothing."""
-    if part.startswith(("$$", "- ", "1. ", "| ")):
+SHOWN = ("$$", "- ", "1. ", "| ")
+
+
+def kept(part: str, after: str) -> str:
+    """What of a paragraph a slide keeps, "" for nothing; after: the next one."""
+    if part.startswith(SHOWN):
         return part if not part.startswith("| ") else "\n".join(part.splitlines()[:9]) * ("minutes" not in part[:12])
     if part.startswith("**"):
         first, *rest = re.split(r"(?<=[.?!*])\s+(?=[A-Z])", " ".join(part.split()))
         return first if len(first) > 40 else " ".join([first, *rest[:2]])
-    return re.split(r"(?<=[.?!])\s+(?=[A-Z])", " ".join(part.split()))[-1] if part.endswith(":") else ""
+    return (
+        re.split(r"(?<=[.?!])\s+(?=[A-Z])", " ".join(part.split()))[-1]
+        if part.endswith(":") and after.startswith(SHOWN)
+        else ""
+    )
 
 
 def height(text: str) -> int:

@@ -8,9 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import pytest
-
 import nbformat.v4 as new
+import pytest
 
 from companion import site
 from companion.notebooks import discover, root
