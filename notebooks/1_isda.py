@@ -894,7 +894,7 @@ show(picture, "live")
 # $$\bar\ell(\lambda) = \ell(0) + \frac{\lambda}{2C} \sum_j q_{yj} + O(|W, b|^3). \tag{13}$$
 #
 # This is a quadratic penalty on *differences* of weights: a **weight decay shaped by the covariance of the class**. We
-# print which share of the true change it predicts, for small weights and for those of the toy world. The prediction is
+# print which share of the true change it predicts, for small weights and for those of the toy world. The prediction is near
 # 100% for the small ones.
 
 # %%
