@@ -320,7 +320,7 @@ def figure_jensen(i=3):
     axes.legend(loc="lower right")
     plots.headline(
         figure,
-        f"For these copies of sample {i + 1} the log of the mean S lies {round(high, 2) - round(low, 2):.2f} above the mean loss",
+        f"For sample {i + 1} the log of the mean S lies {round(high, 2) - round(low, 2):.2f} above the mean loss",
     )
     return figure
 
@@ -584,9 +584,9 @@ plots.slider(figure_seen, strength=(0.1, 0.6, 0.1))
 # > 如果最小化右侧这个上界,不等式左边自然也就最小化了 ·
 # > *Minimise the upper bound, and the left side is minimised of itself.*
 #
-# **Predict, then run.** We start at our weights and descend on the bound for 250 steps. Draw the limit (2), which is what we
-# want to be small, over these steps. Will the weights be larger or smaller at the end? As a control we also descend on
-# the limit itself.
+# **Predict, then run.** We start at our weights and descend on the bound for 250 steps. Draw the limit (2), which is
+# what we want to be small, over these steps. Will the weights be larger or smaller at the end? As a control we also
+# descend on the limit itself.
 
 
 # %%
@@ -894,8 +894,8 @@ show(picture, "live")
 # $$\bar\ell(\lambda) = \ell(0) + \frac{\lambda}{2C} \sum_j q_{yj} + O(|W, b|^3). \tag{13}$$
 #
 # This is a quadratic penalty on *differences* of weights: a **weight decay shaped by the covariance of the class**. We
-# print which share of the true change it predicts, for small weights and for those of the toy world. The prediction is near
-# 100% for the small ones.
+# print which share of the true change it predicts, for small weights and for those of the toy world. The prediction is
+# near 100% for the small ones.
 
 # %%
 for scale in (0.02, 1.0):
@@ -952,8 +952,8 @@ lesson.table("1_isda", heads)
 # the bound gives nothing beyond the penalty that we can see; ISDA full was not tested so.
 #
 # Whole networks come next; "small" has 78,000 weights. The table is made from the committed records: differences ISDA −
-# cross-entropy over $n$ paired seeds, with 95% intervals, and what the paper reports (± standard deviations). The last column says how many
-# pairs see a gain of 0.30 with a power of 80%, given the standard deviation of our differences.
+# cross-entropy over $n$ paired seeds, with 95% intervals, and what the paper reports (± standard deviations). The last
+# column says how many pairs see a gain of 0.30 with a power of 80%, given the standard deviation of our differences.
 
 
 # %% jupyter={"source_hidden": true}
@@ -1002,7 +1002,8 @@ lesson.table("1_isda", results)
 #
 # > **Take away.** ISDA is a cross-entropy in which every rival is raised where the class is wide. For small weights it
 # > is a weight decay shaped by the data. On frozen features its shared form gains what a tuned weight decay gains, from
-# > 1,000 images on. With fewer images, and in its full form, it gains less. So compare it with a tuned weight decay before you credit the augmentation.
+# > 1,000 images on. With fewer images, and in its full form, it gains less. So compare it with a tuned weight decay
+# > before you credit the augmentation.
 #
 # ## 7 · Questions (43–45 min)
 #
@@ -1012,7 +1013,8 @@ lesson.table("1_isda", results)
 #
 # Cross-entropy with tuned weight decay, on the same seeds. Choose λ₀ and the decay on validation images, with equal
 # effort. Count the seeds by the standard deviation of the paired difference. To see 0.3 points at a deviation of 0.4
-# (about that of fashion-mini in our table), with a power of 80% at the level 5%, takes 16 pairs. Take the last epoch; the best on the test set flatters both.
+# (about that of fashion-mini in our table), with a power of 80% at the level 5%, takes 16 pairs. Take the last epoch;
+# the best on the test set flatters both.
 #
 # </details>
 #

@@ -19,11 +19,11 @@ lesson.figure("1_metasaug", "tail")
 
 # %% [markdown]
 # **Left: a long tail cut from CIFAR-10. Middle: the accuracy of its classes after training with cross-entropy. Right:
-# the length of MetaSAug's steps on Σ.** With ρ = 100, the largest class has a hundred times as many images as the smallest.
-# Σ is the covariance of a class. The [first lesson](1_isda.ipynb) augmented each feature along the covariance of its
-# class. A class with ten images hardly has a covariance. MetaSAug therefore learns the covariances: before each training
-# step, a *meta step* moves them so that the training step helps a small balanced set. It does so in the last fifth of
-# training. After epoch 36 of 40 the learning rate falls to a hundredth, and the meta step with it.
+# the length of MetaSAug's steps on Σ.** With ρ = 100, the largest class has a hundred times as many images as the
+# smallest. Σ is the covariance of a class. The [first lesson](1_isda.ipynb) augmented each feature along the covariance
+# of its class. A class with ten images hardly has a covariance. MetaSAug therefore learns the covariances: before each
+# training step, a *meta step* moves them so that the training step helps a small balanced set. It does so in the last
+# fifth of training. After epoch 36 of 40 the learning rate falls to a hundredth, and the meta step with it.
 #
 # **In one sentence:** MetaSAug differentiates through a training step, to find covariances with which this step helps
 # rare classes as well.
@@ -52,8 +52,8 @@ lesson.figure("1_metasaug", "tail")
 #
 # Clear all outputs before the class, and run section by section. The cells that draw are folded, and the answer of a
 # prediction stays hidden until its cell is run. The live training of section 7 takes about 20 seconds on two cores:
-# start it, then ask. If time is short, leave out the picture of section 2 with thirty estimates and the cell of section 5.
-# The toy of section 2 is an unlucky draw, and widening the tail costs the head: say so before the class does. In
+# start it, then ask. If time is short, leave out the picture of section 2 with thirty estimates and the cell of section
+# 5. The toy of section 2 is an unlucky draw, and widening the tail costs the head: say so before the class does. In
 # section 4 most time goes to (9); the derivation of (8) can be read at home. In section 8 discuss question 1.
 #
 # </details>
@@ -103,7 +103,8 @@ f64, grad = torch.float64, torch.autograd.grad
 #
 # $$n_c = \big\lfloor n_{\max}\, \rho^{-c/(C-1)} \big\rfloor \tag{1}$$
 #
-# images, where $n_{\max}$ is the number of images of the largest class. MetaSAug needs a second set of images, with the same number of every class.
+# images, where $n_{\max}$ is the number of images of the largest class. MetaSAug needs a second set of images, with the
+# same number of every class.
 #
 # > 选了一个小的均衡的validation dataset · *it takes a small balanced validation set*
 #
@@ -181,7 +182,8 @@ plots.slider(figure_weights, imbalance=[1, 5, 10, 20, 50, 100, 200])
 # ## 2 · ISDA is a margin (7–15 min)
 #
 # The number M of copies does not widen the gap between head and tail: the loss is a *mean* over copies, so each class
-# keeps its share of the loss. The covariance can widen it. ISDA raises the logit of every rival $j$ of a sample of class $y$:
+# keeps its share of the loss. The covariance can widen it. ISDA raises the logit of every rival $j$ of a sample of
+# class $y$:
 #
 # $$z_{ij} = w_j^\top a_i + b_j + \frac\lambda2\, q_{y_i j}, \qquad
 #   q_{yj} = (w_j - w_y)^\top \Sigma_y (w_j - w_y). \tag{3}$$
@@ -193,10 +195,10 @@ plots.slider(figure_weights, imbalance=[1, 5, 10, 20, 50, 100, 200])
 # $$z^\Delta_{ij} = z_{ij} - \Delta_{y_i}\,[j = y_i], \qquad
 #   \Delta_y = \Delta_{\max} \Big(\frac{\min_c n_c}{n_y}\Big)^{1/4}. \tag{4}$$
 #
-# The bracket $[j = y_i]$ is 1 if that is true, else 0. The released $\Delta_{\max}$ is 0.5. LDAM has one margin for each class. ISDA has one against *each rival* $j$:
-# $\frac\lambda2 q_{yj}$. The larger the *estimated covariance* along $w_j - w_y$, the larger is this margin. With two
-# classes there is one rival, so we can check the identity in a toy world in the plane. It has a head of 60 samples and a
-# tail of five, with the same true covariance.
+# The bracket $[j = y_i]$ is 1 if that is true, else 0. The released $\Delta_{\max}$ is 0.5. LDAM has one margin for
+# each class. ISDA has one against *each rival* $j$: $\frac\lambda2 q_{yj}$. The larger the *estimated covariance* along
+# $w_j - w_y$, the larger is this margin. With two classes there is one rival, so we can check the identity in a toy
+# world in the plane. It has a head of 60 samples and a tail of five, with the same true covariance.
 
 # %%
 root = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=f64)  # of the true covariance of both classes
@@ -331,9 +333,9 @@ def frames():
 lesson.animation("1_metasaug", frames(), "border")
 
 # %% [markdown]
-# The border moves away from the class whose covariance grows, and this class gains: the tail goes from 72 to 83%, the head
-# pays and falls from 95 to 87%. So a covariance that is too *small* moves the border against the class. The true margin
-# would be that of κ ≈ 5. There the tail has 79% and the head 90%. Nothing jumps: κ trades head against tail.
+# The border moves away from the class whose covariance grows, and this class gains: the tail goes from 72 to 83%, the
+# head pays and falls from 95 to 87%. So a covariance that is too *small* moves the border against the class. The true
+# margin would be that of κ ≈ 5. There the tail has 79% and the head 90%. Nothing jumps: κ trades head against tail.
 #
 # > 直接用原来ISDA的策略有风险 · *using ISDA as it is would be risky*
 #
@@ -492,8 +494,8 @@ show(figure_signs(eigenvalues), "signs")
 # directions $w_j - w_y$ only. The largest widening is about equal in all three classes: this toy does not show that the
 # step repairs the rare one most.
 #
-# **Fill in (2 min).** Replace `None` by one line for the bracket of (9), a sum over the three tensors of the lists `g` and
-# `slopes`, for $V$, $W$ and $b$. The cell compares the result with autograd.
+# **Fill in (2 min).** Replace `None` by one line for the bracket of (9), a sum over the three tensors of the lists `g`
+# and `slopes`, for $V$, $W$ and $b$. The cell compares the result with autograd.
 
 # %%
 slopes = grad(training_loss(theta, Sigma3), theta, create_graph=True)
@@ -742,11 +744,11 @@ show(picture, "live")
 #
 # The next runs have forty epochs and come from the committed records, on two long tails with ten meta images a class.
 # *CE-DRW* (deferred re-weighting) is cross-entropy with the weights (2) in the last fifth of training: MetaSAug without
-# ISDA, margins and meta step. *α = 10,000* is 100,000 times the released α. It was not tuned: we tried two long steps, 100
-# and 10,000, and the validation images prefer the longer one too. So long a step can leave Σ' with negative
-# eigenvalues, which no covariance has. Both set them to zero (*Σ' projected*): that is the nearest matrix without
-# them. *Meta images too*: they are among the training images, and the weights (2) come from the new counts, 17 of the
-# rarest class for 7 on fashion-mini.
+# ISDA, margins and meta step. *α = 10,000* is 100,000 times the released α. It was not tuned: we tried two long steps,
+# 100 and 10,000, and the validation images prefer the longer one too. So long a step can leave Σ' with negative
+# eigenvalues, which no covariance has. Both set them to zero (*Σ' projected*): that is the nearest matrix without them.
+# *Meta images too*: they are among the training images, and the weights (2) come from the new counts, 17 of the rarest
+# class for 7 on fashion-mini.
 
 # %% tags=["nbval-ignore-output"]
 lesson.figure("1_metasaug", "bars")

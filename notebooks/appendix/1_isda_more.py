@@ -598,10 +598,10 @@ def figure_shares():
 show(figure_shares(), "shares")
 
 # %% [markdown]
-# **How tight is the bound?** Expand the bound in λ. The softmax $p_j$ of the plain logits gives the first derivatives, and
-# the variance under $p$ gives the second. The limit L(2) needs a Taylor expansion of the loss in the feature,
-# $\mathrm E\,\ell(\tilde a) = \ell(a) + \frac\lambda2 \mathrm{tr}(\Sigma_y \nabla^2 \ell) + O(\lambda^2)$, where
-# $\log S$ has the second derivative $\sum_j p_j v_j v_j^\top - \bar v \bar v^\top$ with $\bar v = \sum_j p_j v_j$:
+# **How tight is the bound?** Expand the bound in λ. The softmax $p_j$ of the plain logits gives the first derivatives,
+# and the variance under $p$ gives the second. The limit L(2) needs a Taylor expansion of the loss in the feature,
+# $\mathrm E\,\ell(\tilde a) = \ell(a) + \frac\lambda2 \mathrm{tr}(\Sigma_y \nabla^2 \ell) + O(\lambda^2)$, where $\log
+# S$ has the second derivative $\sum_j p_j v_j v_j^\top - \bar v \bar v^\top$ with $\bar v = \sum_j p_j v_j$:
 #
 # $$\bar\ell(\lambda) = \ell(0) + \frac\lambda2 \sum_j p_j\, q_{yj} + \frac{\lambda^2}{8}\, \mathrm{Var}_p(q_y)
 #   + O(\lambda^3), \qquad
