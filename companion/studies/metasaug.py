@@ -369,7 +369,7 @@ def bars(index: Index) -> Picture:
             said = f"{mean:.2f}" if name == CROSS_ENTROPY.name else f"{mean:.2f}  ({gain.text('+.2f')})"
             axes.text(gain.mean + gain.half_width + 0.3, row, said, va="center", fontsize=9)
         axes.set_yticks(range(len(by_arm)), [name.removesuffix(", Σ′ projected") for name in by_arm])
-        axes.set(xlim=(-2, 17), title=f"{title}, n = {len(base)}")
+        axes.set(xlim=(-2, 18), title=f"{title}, n = {len(base)}")
         axes.axvline(0, color="black", linewidth=1)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
