@@ -413,7 +413,10 @@ def head_gains(index: Index) -> dict[tuple[str, str], list[Summary]]:
     scores = {name.replace("cross-entropy, tuned", "tuned"): by_size(runs) for name, runs in found.items()}
     decay, shared, quadratic = "tuned weight decay", "ISDA shared", "quadratic part of ISDA shared"
     pairs = [(name, "cross-entropy") for name in (decay, "ISDA full", shared, quadratic)]
-    pairs += [(name, decay) for name in ("ISDA full", shared, f"{shared}, {decay}")] + [(quadratic, shared)]
+    pairs += [(name, decay) for name in ("ISDA full", shared, f"{shared}, {decay}")] + [
+        ("ISDA full", shared),
+        (quadratic, shared),
+    ]
     return {(one, other): [summary(column) for column in (scores[one] - scores[other]).T] for one, other in pairs}
 
 
@@ -443,9 +446,10 @@ def frozen(index: Index) -> Picture:
         axes.minorticks_off()
     figure.axes[0].set_ylabel("gain over cross-entropy\n(points of test accuracy)")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
-    beyond = [by_size(runs).mean(0) - by_size(by_arm[tuned]).mean(0) for _, by_arm in found for runs in by_arm.values()]
-    message = "On frozen features a tuned weight decay gains as much as ISDA"
-    return titled(figure, message if np.max(beyond) < 0.5 else "ISDA on frozen features")
+    alone = [by_size(by_arm[name]) - by_size(by_arm[tuned]) for _, by_arm in found for name in names[2:4]]
+    beyond = [values.mean(0) for values in alone]
+    message = f"On frozen features ISDA alone is at best {np.max(beyond):.2f} points ahead of a tuned weight decay"
+    return titled(figure, message if 0 < np.max(beyond) < 0.5 else "ISDA on frozen features")
 
 
 FIGURES: dict[str, Callable[[Index], Picture]] = {

@@ -33,6 +33,14 @@ first_seed = 0  # of them
 device = "auto"  # "cpu", "cuda", or whichever there is
 
 # %%
+from companion import lesson
+
+lesson.parameters("1_metasaug_more")
+
+# %% [markdown]
+# The imports:
+
+# %%
 import functools
 import math
 import time
@@ -44,7 +52,7 @@ from IPython.display import Markdown
 from torch.func import functional_call, jvp
 from torch.nn import functional as F
 
-from companion import lesson, plots, runs, stats
+from companion import plots, runs, stats
 from companion.lesson import rounded, seeded
 from companion.records import committed
 from companion.studies import metasaug as study
@@ -138,7 +146,9 @@ Markdown(table.format(**numbers))
 #
 # ## 2 · The effective number; what focal loss and margins do to a gradient
 #
-# L(2) counts the different prototypes among $n$ images. We draw 50 prototypes at random and count them.
+# Imagine $P$ prototypes in a class, of which each image shows one at random. If $n - 1$ images show $E_{n-1}$ different
+# ones, then the next image is new with probability $1 - E_{n-1}/P$. So $E_n = 1 + \beta E_{n-1}$ with $\beta = 1 - 1/P$.
+# This geometric series is the effective number of L(2). We draw 50 prototypes at random and count the different ones.
 
 # %%
 for images_seen in (10, 50, 200):
@@ -187,10 +197,10 @@ assert abs(shares[total.argmin()] - margins[0] / margins.sum()) < 1e-4
 # %% [markdown]
 # ## 3 · The meta-gradient without double backward
 #
-# L(9) asks for the derivative of the training loss along $v$. As θ moves along $v$, the features move by $\dot a_i$, a
-# Jacobian–vector product: one forward pass without a graph. $W$ and $b$ move by their own parts of $v$:
+# L(9) asks for the derivative of the training loss along $g$. As θ moves along $g$, the features move by $\dot a_i$, a
+# Jacobian–vector product: one forward pass without a graph. $W$ and $b$ move by their own parts of $g$:
 #
-# $$v^\top \nabla_\theta \mathcal L = \sum_i \frac{\partial \mathcal L}{\partial a_i} \cdot \dot a_i
+# $$g^\top \nabla_\theta \mathcal L = \sum_i \frac{\partial \mathcal L}{\partial a_i} \cdot \dot a_i
 #   + \frac{\partial \mathcal L}{\partial W} \cdot \dot W + \frac{\partial \mathcal L}{\partial b} \cdot \dot b. \tag{2}$$
 #
 # Σ enters after the features, so $\dot a_i$ does not depend on it. Differentiating (2) by Σ goes twice through the last
@@ -213,15 +223,15 @@ def last_layer(a, W, b, Sigma):
 features = (x @ V.T).tanh()
 slopes = grad(last_layer(features, W3, b3, start), (V, W3, b3), create_graph=True)
 tried = [(part - 0.1 * slope).detach().requires_grad_() for part, slope in zip((V, W3, b3), slopes, strict=True)]
-v = grad(F.cross_entropy((x_meta @ tried[0].T).tanh() @ tried[1].T + tried[2], t_meta), tried)
+g = grad(F.cross_entropy((x_meta @ tried[0].T).tanh() @ tried[1].T + tried[2], t_meta), tried)
 assert torch.linalg.matrix_rank(start[2], hermitian=True) == 2
-backward_twice = -0.1 * grad(sum((s * part).sum() for s, part in zip(slopes, v, strict=True)), start)[0]
+backward_twice = -0.1 * grad(sum((s * part).sum() for s, part in zip(slopes, g, strict=True)), start)[0]
 
 # %%
 cut = features.detach().requires_grad_()
 by_a, by_W, by_b = grad(last_layer(cut, W3, b3, start), (cut, W3, b3), create_graph=True)
-_, a_dot = jvp(lambda V: (x @ V.T).tanh(), (V.detach(),), (v[0],))
-forward = -0.1 * grad((by_a * a_dot).sum() + (by_W * v[1]).sum() + (by_b * v[2]).sum(), start)[0]  # (2)
+_, a_dot = jvp(lambda V: (x @ V.T).tanh(), (V.detach(),), (g[0],))
+forward = -0.1 * grad((by_a * a_dot).sum() + (by_W * g[1]).sum() + (by_b * g[2]).sum(), start)[0]  # (2)
 print("both ways agree to 1e-12:", bool((forward - backward_twice).abs().max() < 1e-12))
 assert torch.allclose(forward, backward_twice, rtol=1e-9, atol=1e-15)
 
@@ -516,7 +526,7 @@ def spreads(seed):
 
 
 # %% tags=["nbval-ignore-output"]
-ratios = torch.stack([spreads(seed) for seed in SEEDS]).mean(0)
+ratios = torch.stack([spreads(seed) for seed in lesson.counted(SEEDS)]).mean(0)
 collapse, (low, high) = ratios[0], torch.quantile(ratios[1:], torch.tensor([0.025, 0.975]), dim=0)
 below = [images.classes[c] for c in range(images.num_classes) if collapse[c] < low[c]]
 print("narrower than the band:", ", ".join(below) or "none")
