@@ -90,7 +90,7 @@ def marks(axes):
 def test_a_comparison_has_the_usual_settings_of_each_set_alone(index):
     blocks = gvae.compared(index)
     assert [title.split(",")[0] for title in blocks] == ["fashion-mini", "MNIST", "LFW faces", "shapes", "CIFAR-10"]
-    study = blocks["fashion-mini, 2000 images"]
+    study = blocks["fashion-mini, 2,000 images"]
     assert {name: [run.seed for run in runs] for name, runs in study.items()} == {
         "VAE": [0, 1, 2],
         "conditional VAE": [0, 1],
@@ -113,7 +113,7 @@ def test_a_sweep_changes_one_thing_and_begins_with_the_usual(index, found):
 
 def test_consistency_is_drawn_over_the_distance(index):
     figure = gvae.consistency(index)
-    axes = panel(figure, "fashion-mini, 2000 images")
+    axes = panel(figure, "fashion-mini, 2,000 images")
     assert axes.get_title("left").endswith("n = 2 to 3")
     assert [line.get_label() for line in axes.lines[:3]] == ["VAE", "conditional VAE", "G-VAE"]
     np.testing.assert_allclose(axes.lines[2].get_xdata(), [0, 0.5, 1, 1.5, 2, 2.5, 3])
@@ -134,7 +134,7 @@ def test_the_title_names_the_sets_on_which_the_judge_recognises_the_class(index,
 
 def test_movement_stands_beside_consistency(index):
     figure = gvae.movement(index)
-    axes = panel(figure, "fashion-mini, 2000 images")
+    axes = panel(figure, "fashion-mini, 2,000 images")
     ours = [line for line in axes.lines if line.get_color() == gvae.COLOUR["G-VAE"]]
     assert [line.get_linestyle() for line in ours] == ["-", ":", "None", "None"] * 3
     assert ours[0].get_label() == "G-VAE"
@@ -150,14 +150,14 @@ def test_movement_stands_beside_consistency(index):
 def test_probe_and_augmentation_are_paired_with_their_baselines(index):
     figure = gvae.probe(index)
     drawn = marks(figure.axes[0])
-    assert drawn["fashion-mini, 2000 images (30.3%): conditional VAE"] == pytest.approx(10)
-    assert drawn["fashion-mini, 2000 images (30.3%): G-VAE"] == pytest.approx(20)
+    assert drawn["fashion-mini, 2,000 images (30.3%): conditional VAE"] == pytest.approx(10)
+    assert drawn["fashion-mini, 2,000 images (30.3%): G-VAE"] == pytest.approx(20)
     assert len(drawn) == 6
     assert figure.get_suptitle() == "Linear probe of mean codes", "one seed on four sets says nothing of every set"
     figure = gvae.augmented(index)
     expected = {"Gaussian noise": -10, "G-VAE": 5, "G-VAE, difference": 10}
     assert marks(figure.axes[0]) == pytest.approx(expected)
-    assert figure.axes[0].get_title("left").startswith("fashion-mini, 2000 images: 50.3%")
+    assert figure.axes[0].get_title("left").startswith("fashion-mini, 2,000 images: 50.3%")
     assert "significantly" not in figure.get_suptitle()
 
 
@@ -176,7 +176,7 @@ def test_the_sweep_shows_each_measure(index):
 
 
 def test_traversals_are_compared_where_they_moved_equally_far(index):
-    study = gvae.compared(index)["fashion-mini, 2000 images"]
+    study = gvae.compared(index)["fashion-mini, 2,000 images"]
     assert gvae.reach(study) == pytest.approx(0.9 * 0.15)  # the VAE's move by half of 0.3
     first, second = study["VAE"][0], study["G-VAE"][0]
     # lines in two points: from .8 at no movement to .3 at .15, and to .5 at .25
@@ -203,12 +203,12 @@ def test_the_table_has_no_class_consistency_where_the_judge_recognises_nothing(i
     assert rows["linear probe (points)"] == ["**+20.0 ± 0.0**", "+5.0", "+5.0", "+5.0", "+5.0"]
     assert rows["class consistency at μ (points)"][:4] == ["+0.0 ± 0.0", "+0.0", "+0.0", "+0.0"]
     assert all(cells[4:] in ([], [""]) for name, cells in rows.items() if name.startswith("class consistency"))
-    assert "fashion-mini, 2000 images (n = 2)" in second
+    assert "fashion-mini, 2,000 images (n = 2)" in second
 
 
 def test_the_leaderboard_has_the_classifiers(index):
     ((title, (study, by_arm)),) = gvae.results(index).items()
-    assert (title, study) == ("fashion-mini, 2000 images", gvae.CLASSIFIERS[0])
+    assert (title, study) == ("fashion-mini, 2,000 images", gvae.CLASSIFIERS[0])
     assert list(by_arm) == ["none", "Gaussian noise", "G-VAE", "G-VAE, difference"]
 
 
@@ -320,7 +320,10 @@ def test_sheets_hold_what_the_sources_figures_show(classes, rows):
     assert np.bincount(found["target"], minlength=classes).max() <= -(-rows // min(rows, classes))
     assert found["grid"].shape == found["grid_means"].shape == (7, 9, 3, 16, 16)
     for name in ("grid", "grid_means"):  # all of them have the image itself in the middle
-        assert np.array_equal(found[name][3, 4], found["all"][0, 6])
+        assert np.array_equal(found[name][3, 4], found["ways"][0, 6])
+    assert found["ways"].shape == (7, 13, 3, 16, 16)
+    assert found["deviation"].shape == (4, 20)
+    assert (found["sharp"] == splits[1].images.numpy()).reshape(60, -1).all(1).any()
     with torch.no_grad():
         mean, deviation = model.posterior(torch.from_numpy(found["images"][:1]) / 255)
         order = deviation[0].argsort(descending=True)[:2]  # the tenth of 20
