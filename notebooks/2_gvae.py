@@ -55,8 +55,8 @@ lesson.figure("2_gvae", "opening")
 #
 # <details><summary>For the lecturer</summary>
 #
-# Clear all outputs before the class, so that predictions are predictions. Section 6 trains for about 20 seconds on two
-# cores: start it, then ask. If time is short, leave out step 3 and the second grid of section 4. Expected answers: the
+# Clear all outputs before the class, so that predictions are predictions. Section 6 trains for half a minute or less:
+# start it, then ask. If time is short, leave out step 3 and the second grid of section 4. Expected answers: the
 # code's weights claim nine levels of grey; no ellipse grows while decoder and head are fixed, and all the narrow axes
 # are those that separate classes; the smallest σ move the face most.
 #
@@ -68,11 +68,11 @@ lesson.figure("2_gvae", "opening")
 profile = "quick"  # "quick" trains the live runs of section 6; "cpu" and "paper" also add missing records (hours)
 dataset = "fashion-mini"  # the 10,000 images of Fashion-MNIST inside the package; or mnist, cifar10, ...
 train_size = 1500  # training images of the live runs
-epochs = 12  # of the live runs
-seeds = 3  # paired runs of each method
+epochs = 25  # of the live runs
+seeds = 3  # paired live runs of each method
 first_seed = 0  # of them
 deviation = 0.27  # s, standard deviation of the decoder, in units of the pixels' range
-class_weight = 7.5  # c, nats a nat; 30 at 784 pixels, and in proportion to the pixels
+class_weight = 30.0  # c, nats a nat
 device = "auto"  # "cpu", "cuda", or whichever there is
 
 # %%
@@ -145,7 +145,7 @@ show(plots.where_it_acts("loss", "generator"), "where")
 # of deviation $s$. Then $x$ is Gaussian with covariance $AA^\top + s^2 I$, and so is $p(z \mid x)$.
 
 # %%
-A = torch.tensor([[1.0, 0.2], [0.3, 0.7], [0.6, -0.6]], dtype=f64)  # the decoder, D x K
+A = torch.tensor([[1.0, 0.7], [0.3, 0.7], [0.6, -0.1]], dtype=f64)  # the decoder, D x K
 s, one = 0.5, torch.eye(2, dtype=f64)
 x = torch.tensor([1.0, -0.5, 0.8], dtype=f64)  # an image
 prior = MultivariateNormal(torch.zeros(2, dtype=f64), one)
@@ -372,8 +372,7 @@ def plane(axes, W=W, b=b, reach=2.4):
     grid = torch.linspace(-reach, reach, 161, dtype=W.dtype)
     winner = (torch.cartesian_prod(grid, grid) @ W.T + b).argmax(1).view(161, 161).T
     for j in range(len(W)):
-        colour = plots.COLOURS[j % 6] if len(W) > 3 else CLASS[j]
-        axes.contourf(grid, grid, (winner == j).double(), levels=(0.5, 1.5), colors=[colour], alpha=0.15)
+        axes.contourf(grid, grid, (winner == j).double(), levels=(0.5, 1.5), colors=[CLASS[j]], alpha=0.15)
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="$z_1$", ylabel="$z_2$")
     axes.grid(visible=False)
 
@@ -468,7 +467,7 @@ def figure_unit():
         base = base + values
     axes.set_xticks(range(12), [f"code {k // 2 + 1}\nz{k % 2 + 1}" for k in order.tolist()], fontsize=7)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    plots.headline(figure, "What has a large σ changes the picture and the logits little")
+    plots.headline(figure, "Every coordinate divides one unit between its variance, the picture and the logits")
     return figure
 
 
@@ -562,15 +561,16 @@ def gvae_loss(encode, decode, head, images, target, s, c, noise):
 
 # %%
 def half(split):
-    """A split at half the resolution: means over 2 x 2 pixels."""
-    return Split.from_float(F.avg_pool2d(split.floats(slice(None)), 2), split.target)
+    """The images of three classes at half the resolution: means over 2 x 2 pixels."""
+    few = torch.isin(split.target, CHOSEN)
+    return Split.from_float(F.avg_pool2d(split.floats(few), 2), torch.searchsorted(CHOSEN, split.target[few]))
 
 
+CHOSEN = torch.tensor([0, 2, 3])  # T-shirt, pullover, dress
 images = Data(
-    f"{full.name}, half size",
-    *(half(part) for part in (full.train, full.test)),
-    half(full.validation),
-    classes=full.classes,
+    f"{full.name}, three classes, half size",
+    *(half(part) for part in (full.train, full.test, full.validation)),
+    classes=tuple(full.classes[label] for label in CHOSEN),
 )
 C = images.num_classes
 
@@ -606,13 +606,13 @@ assert torch.isclose(by_lines, by_package, rtol=1e-6)
 # %% [markdown]
 # ## 6 · Training, and what came out (35–43 min)
 #
-# We train a VAE and a G-VAE with only *two* coordinates on ten classes, so that codes can be drawn. Both start from the
-# same weights and see the same batches. The VAE's classifier learns from codes that it cannot change. While it runs: in
-# section 3 no ellipse grew. Will G-VAE's σ be smaller than the VAE's here?
+# We train a VAE and a G-VAE with only *two* coordinates on T-shirts, pullovers and dresses, so that codes can be drawn.
+# Both start from the same weights and see the same batches. The VAE's classifier learns from codes that it cannot
+# change. **Predict while it runs:** in section 3 no ellipse grew. Will G-VAE's σ be smaller than the VAE's here?
 
 # %%
 METHODS = {"VAE": (VAE, {}), "G-VAE": (GVAE, {"class_weight": class_weight})}
-recipe = Recipe(epochs=epochs, batch_size=64, optimizer="adam", lr=3e-3, schedule="linear", weight_decay=0.0)
+recipe = Recipe(epochs=epochs, batch_size=32, optimizer="adam", lr=3e-3, schedule="linear", weight_decay=0.0)
 by_method, models = {name: [] for name in METHODS}, {}
 for name, (method, settings) in METHODS.items():
     for seed in SEEDS:
@@ -630,8 +630,12 @@ with torch.no_grad():
         coded, unseen = (codes.posterior(model, part) for part in (images.train, images.test))
         probe = 100 * codes.probe_accuracy(coded, unseen, C)
         spread = unseen.mean.square().mean().sqrt()
-        measured.setdefault(name, []).append([probe, unseen.deviation.mean(), spread, unseen.deviation.mean() / spread])
+        sigma = unseen.deviation.mean()
+        measured.setdefault(name, []).append([probe, sigma, spread, sigma / spread])
 measured = {name: np.array(values, dtype=float) for name, values in measured.items()}
+if epochs >= 20:
+    probe, sigma, spread, beside = measured["G-VAE"].mean(0) / measured["VAE"].mean(0)
+    assert min(probe, sigma, spread) > 1 > beside  # what the text below says
 
 # %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
 for column, what in enumerate(("linear probe (%)", "mean σ", "root mean square of μ", "σ over it")):
@@ -650,24 +654,27 @@ def figure_codes():
         with torch.no_grad():
             mean, sigma = model.posterior(some.floats())
         head = model.network.head
-        plane(axes, head.weight.detach(), head.bias.detach(), reach=float(mean.abs().max()) + 0.3)
+        plane(axes, head.weight.detach(), head.bias.detach(), reach=4.0)
         for i in range(len(mean)):
             ring = mean[i, :, None] + sigma[i, :, None] * CIRCLE.float()
-            axes.plot(*ring, color=plots.COLOURS[int(some.target[i]) % 6], linewidth=0.5)
+            axes.plot(*ring, color=CLASS[int(some.target[i])], linewidth=0.7)
         axes.set_title(f"{name}: σ over the spread of codes {measured[name][0, 3]:.3f}")
-    plots.headline(
-        figure,
-        f"The classifier of codes calls {100 * by_method['G-VAE'][0].metrics['test_accuracy']:.0f}% of unseen images right with the class term, {100 * by_method['VAE'][0].metrics['test_accuracy']:.0f}% without",
-    )
+    found = {name: np.mean(values, axis=0) for name, values in measured.items()}
+    wider, apart = (found["G-VAE"] / found["VAE"])[[1, 2]]
+    text = f"With the class term σ is {wider:.2f} times as large, and codes lie {apart:.2f} times as far from 0"
+    plots.headline(figure, text)
     return figure
 
 
 show(figure_codes(), "codes")
 
 # %% [markdown]
-# Ellipses are one σ of 300 unseen images; shaded is the class that each head calls. The picture is seed 0, the numbers
-# are of all seeds. σ *beside the spread of the codes* is the right measure: if all codes move apart by a factor, and the
-# decoder's columns shrink by the same factor, then σ grows by it and no picture changes.
+# Ellipses are one σ of unseen images, the colour is their class; shaded is the class that the head calls. The picture is
+# of one seed, title and numbers are means over all. **σ has grown, although the term "only narrows".** Decoder, head and
+# means train too, and the premise of (8) is gone. The class term pushes the codes of classes apart, away from 0. Then
+# the decoder needs a longer step for the same change: $|A_k|$ falls, and (8) with a smaller $|A_k|$ gives a larger σ.
+# Suppose that all codes move apart by a factor and the columns $A_k$ shrink by it. Then σ grows, and no picture changes.
+# So the right measure is σ *beside the spread of the codes*, and that has narrowed.
 #
 # ### The records
 #
@@ -690,7 +697,9 @@ def check(index):
     assert sides["fashion-mini, 2,000 images"]["consistency"].side == 0
     assert sides["MNIST, 2,000 images"]["over conditional"].side == 0
     assert sides["fashion-mini, 2,000 images"]["over conditional"].side == 0
-    assert sides["MNIST, 2,000 images"]["σ"].side > 0 > sides["CIFAR-10, 3,000 images"]["σ"].side
+    assert [found["σ"].side for found in sides.values()] == [0, 1, 0, 0, -1]
+    for _, by_arm in study.results(index).values():
+        assert all(stats.summary(stats.gains(found, by_arm["none"])).side == 0 for found in by_arm.values())
 
 
 lesson.reading(check, "2_gvae")
@@ -701,28 +710,40 @@ lesson.reading(check, "2_gvae")
 # - **The images keep their class: for digits, against a VAE.** A judge, trained apart on real images, says whether a
 #   decoded image is still of its class. Traversals that stand still keep everything, so we compare *at equal movement* of
 #   the pixels. G-VAE is ahead of the VAE on both sets, significantly on MNIST. It is not significantly different from
-#   the conditional VAE on either. On the other three sets the judge does not recognise even the unmoved image m(μ).
-# - **On MNIST σ *widens*.** So "the class term only narrows" holds under the premise of (8), and not in training. The
-#   class term pushes the codes of classes apart. Then the decoder needs a larger step for the same change: $|A_k|$
-#   falls, and (8) with a smaller $|A_k|$ gives a larger σ. On faces and photographs the narrowing wins.
+#   the conditional VAE on either. On the other three sets the judge recognises the unmoved image m(μ) less than half
+#   as often as a real one.
+# - **On MNIST σ widens**, on CIFAR-10 it narrows, and elsewhere the difference is not significant. "Only narrows" holds
+#   under the premise of (8), and not in training.
 #
-# Is that the reason? G-VAE and VAE on all of MNIST, with $K = 512$ and one seed, have the numbers:
+# And beside the spread of the codes? KL in (2) contains the mean square of μ; with the mean σ in place of each, we solve
+# for it.
 
 
 # %% jupyter={"source_hidden": true}
 def spread(index):
-    """Mean σ, root mean square of μ, and the first over the second, on all of MNIST."""
-    lines = ["| all of MNIST, K = 512 | geometric mean of σ | root mean square of μ | σ over it |", "|---|---|---|---|"]
-    for name in ("VAE", "G-VAE"):
-        run = study.whole(index, "mnist", name)
-        sigma, far = math.exp(run.metrics["log_deviation"]), math.sqrt(run.metrics["code_square"])
-        lines.append(f"| {name} | {sigma:.3f} | {far:.3f} | {sigma / far:.3f} |")
+    """Mean σ, root mean square of μ, and the first over the second: means over seeds, VAE → G-VAE."""
+    lines = ["| VAE → G-VAE | mean σ | root mean square of μ | σ over it |", "|---|---|---|---|"]
+    for title, by_arm in study.compared(index).items():
+        values = [
+            [
+                (sigma := run.metrics["posterior_deviation"], size := study.code_size(run), sigma / size)
+                for run in runs_of
+            ]
+            for runs_of in (by_arm["VAE"], by_arm["G-VAE"])
+        ]
+        ratio = [beside - before for (*_, before), (*_, beside) in zip(*values, strict=True)]
+        assert max(ratio) < 0, "narrower beside the spread, with every seed"
+        means = np.mean(values, axis=1).T
+        lines.append(f"| {title} | " + " | ".join(f"{one:.3f} → {two:.3f}" for one, two in means) + " |")
     return "\n".join(lines)
 
 
 lesson.table("2_gvae", spread)
 
 # %% [markdown]
+# It is narrower on every set and with every seed. The class term moves codes apart *and* narrows posteriors beside that
+# distance, whether σ itself grows or not.
+#
 # ### What is it worth as augmentation?
 #
 # The source never trains a classifier on its images. The records do: from 30% of training on, half of a batch is

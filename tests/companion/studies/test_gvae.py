@@ -228,7 +228,7 @@ def test_titles_of_sheets_are_computed(index, saved):
     assert "differ by 0.000" in gvae.grid_of(index, "grid_means").get_suptitle()
     assert "G-VAE's faces changes by 0.000" in gvae.opening(index).get_suptitle()
     drawn = mosaic(gvae.ways(index))
-    assert drawn.shape == (7, 13)
+    assert drawn.shape == (7, 7)
     assert set(drawn[:, -1]) == {61}
 
 
