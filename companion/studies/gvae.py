@@ -611,7 +611,7 @@ def opening(index: Index) -> Picture:
     for face in OPENING:
         for arm, (_, arrays) in found.items():
             rows.append(
-                np.concatenate([arrays["images"][face, None], arrays["all"][face], arrays["noise"][face, None]])
+                np.concatenate([arrays["images"][face, None], arrays["all"][face, ::2], arrays["noise"][face, None]])
             )
             names.append(arm)
     moved = [far(arrays["all"]) for _, arrays in found.values()]
@@ -637,18 +637,22 @@ def _root(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.sqrt(((one.astype(float) - other) ** 2).mean())) / 255
 
 
+def _face(index: Index) -> tuple[Record, dict[str, np.ndarray]]:
+    """The run whose face is moved along ways and in grids: the arm for that, or before it is saved the usual one."""
+    arm = WIDE if index.of(SHEETS[0], WIDE) else "G-VAE"
+    return _beside(index, "lfw64", arm)
+
+
 def grid_of(index: Index, what: str = "grid") -> Picture:
     """The source's figure 5: one face moved along directions of four classes, or between class means."""
-    _, arrays = _beside(index, "lfw64", WIDE)
-    tiles = arrays[what]
+    tiles = _face(index)[1][what]
     away = _root(tiles[[0, 0, -1, -1], [0, -1, 0, -1]], tiles[[3] * 4, [4] * 4])
-    if what == "grid":
-        count = max(1, round(0.05 * arrays["deviation"].shape[1]))
-        largest = [set(row) for row in np.argsort(-arrays["deviation"], 1)[:, :count].tolist()]
-        message = f"The source's four directions share {len(set.intersection(*largest))} of {count} coordinates"
-    else:
-        message = "Differences of class means: towards a smile to the right, towards men downwards"
-    return titled(plots.sheet(torch.tensor(tiles), size=0.74), f"{message}; the corners differ by {away:.3f}")
+    message = {
+        "grid": "The largest 5% of σ of four classes, one an arm",
+        "grid_means": "Differences of class means: a smile to the right, men downwards",
+    }[what]
+    text = f"{message}; the corners differ from the middle by {away:.3f}"
+    return titled(plots.sheet(torch.tensor(tiles), size=0.74), text)
 
 
 WAYS = (
@@ -664,21 +668,28 @@ WAYS = (
 
 
 def moved_by(index: Index) -> dict[str, float]:
-    """:func:`far` of each row of :func:`ways`."""
-    return {name: far(row) for name, row in zip(WAYS, _beside(index, "lfw64", WIDE)[1]["ways"], strict=True)}
+    """:func:`far` of the first two rows, or all seven, of :func:`ways`, and of unit noise on the codes of ten faces."""
+    arrays = _face(index)[1]
+    result = {WAYS[0]: far(arrays["clipped"]), WAYS[2]: far(arrays["all"])}
+    if "ways" in arrays:
+        result = dict(zip(WAYS, map(far, arrays["ways"]), strict=True))
+    return result | {"unit noise": _root(arrays["noise"], arrays["all"][:, STEPS])}
 
 
 def ways(index: Index) -> Picture:
-    """One face moved in seven ways."""
-    run, arrays = _beside(index, "lfw64", WIDE)
-    moved = moved_by(index)
-    least, most = min(moved, key=moved.__getitem__), max(moved, key=moved.__getitem__)
-    text = f"The face moves least along the {least} ({moved[least]:.3f} of the range), most along {most}"
-    columns = [column.removesuffix("σ") for column in SHEET[::2]]
-    names = [f"{name}: {value:.3f}" for name, value in moved.items()]
-    figure = _drawn([*arrays["ways"][:, ::2]], names, columns, 0.75, text)
-    note = "K = 256, s = 0.2. The unseen face among 500 that is drawn most sharply. Numbers: root mean square change."
-    plots.caption(figure, [run], f"{note} One seed.")
+    """One face moved in seven ways, or, before that run is saved, three along the largest σ and along all of them."""
+    run, arrays = _face(index)
+    moved, columns = moved_by(index), [column.removesuffix("σ") for column in SHEET[::2]]
+    if "ways" in arrays:
+        rows, names = [*arrays["ways"][:, ::2]], list(WAYS)
+    else:
+        faces = OPENING[1:4]
+        rows = [arrays[key][face, ::2] for face in faces for key in ("clipped", "all")]
+        names = [WAYS[0], WAYS[2]] * len(faces)
+    text = f"3σ move a pixel by {moved[WAYS[0]]:.3f} along the {WAYS[0]}, by {moved[WAYS[2]]:.3f} along {WAYS[2]}"
+    figure = _drawn(rows, names, columns, 0.75, text)
+    s = run.config["settings"]["deviation"]
+    plots.caption(figure, [run], f"K = 256, s = {s:g}. Unseen faces. Numbers: root mean square change. One seed.")
     return figure
 
 

@@ -42,6 +42,7 @@ def found():
     for study in (gvae.DIGITS, gvae.FACES, gvae.SHAPES, gvae.PHOTOS, *gvae.SHEETS):
         runs += [record(study, "VAE", 0, 0.3), record(study, "G-VAE", 0, 0.35)]
     runs.append(record(gvae.SHEETS[0], gvae.WIDE, 0))
+    runs[-1].config["settings"] = {"deviation": 0.2}
     study = gvae.CLASSIFIERS[0]
     for arm, accuracy in (("none", 0.5), ("Gaussian noise", 0.4), ("G-VAE", 0.55)):
         runs += [record(study, arm, seed, accuracy) for seed in range(3)]
@@ -218,18 +219,28 @@ def test_titles_of_sheets_are_computed(index, saved):
 
     (wide,) = index.of(gvae.SHEETS[0], gvae.WIDE)
     end("ways", wide)
-    assert gvae.moved_by(index) == dict.fromkeys(gvae.WAYS, pytest.approx(0.2 / 2**0.5))
+    moved = dict.fromkeys(gvae.WAYS, pytest.approx(0.2 / 2**0.5)) | {"unit noise": 0}
+    assert gvae.moved_by(index) == moved
     assert gvae.far(np.array([0.0, 0.0, 51.0])[:, None, None, None]) == pytest.approx(0.2 / 2**0.5)
     (run,) = index.of(gvae.SHEETS[1], "VAE")
     end("clipped", run)
     title = gvae.FIGURES["sheet_mnist_vae"](index).get_suptitle().replace("\n", " ")
     assert title == "VAE on MNIST: ±3σ along the largest 10% of σ change a pixel by 0.141, unit noise by 0.000"
-    assert "share 1 of 2 coordinates" in gvae.grid_of(index).get_suptitle()
+    assert gvae.grid_of(index).get_suptitle().startswith("The largest 5% of σ of four classes")
     assert "differ by 0.000" in gvae.grid_of(index, "grid_means").get_suptitle()
     assert "G-VAE's faces changes by 0.000" in gvae.opening(index).get_suptitle()
     drawn = mosaic(gvae.ways(index))
     assert drawn.shape == (7, 7)
     assert set(drawn[:, -1]) == {61}
+    (usual,) = index.of(gvae.SHEETS[0], "G-VAE")
+    usual.config["settings"] = {"deviation": 0.1}
+    before = Index(records=[run for run in index if run.arm != gvae.WIDE])
+    path = saved / f"{usual.stem}.npz"  # its name has changed with its settings
+    next(saved.glob("GVAE*.npz")).rename(path)
+    arrays = {name: value for name, value in records.unpack(path).items() if name != "ways"}
+    path.write_bytes(records.pack(arrays))
+    assert list(gvae.moved_by(before)) == [gvae.WAYS[0], gvae.WAYS[2], "unit noise"]
+    assert mosaic(gvae.ways(before)).shape == (6, 7)
 
 
 def test_the_authors_plane_stands_beside_a_true_one(index, saved):
