@@ -20,14 +20,15 @@ help:  ## this list
 env:  ## make or update the environment in .venv
 	@$(PYTHON3) tools/environment.py
 
-lab: env  ## open the notebooks in JupyterLab
-	$(RUN) jupyterlab notebooks $(ARGS)
+lab: env  ## open this folder in JupyterLab, at the README with the list of lessons
+	JUPYTER_CONFIG_PATH=tools/lab $(RUN) jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/README.md \
+		$(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 reproduce: env  ## run the notebooks (NOTEBOOK=1_isda, ARGS="-p seeds=5"): executed copies, figures, times in build/reproduce
 	@$(RUN) companion reproduce $(NOTEBOOK) $(ARGS)
 
-test: env  ## lint, types, unit tests, every notebook with reduced parameters, the committed outputs checked
-	@.venv/bin/python tools/test.py $(ARGS)
+test: env  ## lint, types, unit tests, notebooks with reduced parameters, committed outputs (FAST=1: not the notebooks)
+	@.venv/bin/python tools/test.py $(if $(FAST),style format types unit) $(ARGS)
 
 test-gpu: env  ## the tests that need a CUDA device; make test hides it from all others
 	CUDA_VISIBLE_DEVICES=$(or $(CUDA_VISIBLE_DEVICES),0) $(RUN) pytest tests/semaug/test_cuda.py tests/semaug/training/test_capture.py $(ARGS)

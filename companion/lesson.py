@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+import ast
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from companion import leaderboard, notebooks
-from companion.plots import STYLE, Picture, save
+from companion.plots import STYLE, Picture, alternative, save
 from companion.records import Index, committed
 from companion.stats import Summary, summary
 from companion.studies import NothingToDraw, modules
 from semaug.training.record import Record
+
+T = TypeVar("T")
+
+
+def parameters(notebook: str) -> None:
+    """Check the parameters of the session that runs a notebook, however they came there (papermill alone, by hand).
+
+    Raises ValueError for one that papermill put in and the notebook lacks, and for a value that it does not take.
+    """
+    import jupytext
+    from IPython import get_ipython
+
+    session = get_ipython()
+    (source,) = notebooks.discover([notebook])
+    there = notebooks.declared(jupytext.read(source, fmt="py:percent"), source.name)
+    cells = session.user_ns.get("In", [])
+    given = [ast.parse(cell) for cell in cells if cell.startswith("# Parameters\n")]  # papermill's
+    targets = [target for tree in given for node in tree.body for target in getattr(node, "targets", [])]
+    for name in [target.id for target in targets if isinstance(target, ast.Name)]:
+        notebooks.default_of(name, there, notebook)
+    for name, default in there.items():
+        notebooks.parse(name, str(session.user_ns[name]), default)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -53,6 +77,21 @@ def keep(notebook: str, records: Iterable[Record]) -> None:
         record.save(folder)
 
 
+def counted(items: Iterable[T], what: str = "runs") -> Iterator[T]:
+    """Each of the items, while one line says how many are done and about how long the rest takes; then how many."""
+    from IPython.display import Pretty, display
+
+    chosen, start = list(items), time.monotonic()
+    line = display(Pretty(f"1 of {len(chosen)} {what}"), display_id=True)
+    for number, item in enumerate(chosen):
+        if number and line is not None:
+            left = (time.monotonic() - start) / number * (len(chosen) - number)
+            line.update(Pretty(f"{number + 1} of {len(chosen)} {what}, about {left:.0f} s left"))
+        yield item
+    if line is not None:
+        line.update(Pretty(f"{len(chosen)} {what}"))
+
+
 def show(notebook: str, picture: Picture, name: str) -> Picture:
     """Keep a picture among the results of this run of a notebook, and give it to the cell to show."""
     save(picture, notebooks.output(notebook), name)
@@ -73,11 +112,12 @@ def animation(notebook: str, frames: Iterable[Picture], name: str) -> None:
         for number, picture in enumerate(frames):
             if number == 0:
                 writer.setup(picture, path)
+                words = f"Moving picture: {alternative(picture)}"
             writer.fig = picture
             writer.grab_frame()
         writer.finish()
     width, height = writer.frame_size
-    display(Image(path.read_bytes(), width=width, height=height))
+    display(Image(path.read_bytes(), width=width, height=height, alt=words))
 
 
 def reading(say: Callable[[Index], object], notebook: str, what: str = "number") -> None:

@@ -39,6 +39,11 @@ REDUCED: dict[str, Value] = {"profile": "quick", "device": "cpu", "seeds": 1, "e
 notebook's, which no cell may take for granted."""
 
 
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+
+"""What JupyterLab writes into every notebook that it saves."""
+
+
 def root() -> Path:
     """The checkout, where notebooks/ and figures/ are: the companion is never installed elsewhere."""
     return Path(__file__).resolve().parents[1]
@@ -94,8 +99,25 @@ def read(source: Path) -> NotebookNode:
             remedy = f"jupytext --sync {pair} takes its edits over, touch {source.name} drops them"
             raise ValueError(f"{pair}: got other cells than {source.name}, and later ones; {remedy}")
     notebook.metadata.pop("jupytext", None)
-    notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata["kernelspec"] = dict(KERNEL)
     return notebook
+
+
+def paired(notebook: NotebookNode) -> tuple[str, str]:
+    """The texts of a notebook's .py and .ipynb as JupyterLab saves them, so that opening and saving changes neither."""
+    import jupytext
+    import nbformat
+    from jupytext.config import load_jupytext_config
+
+    config = load_jupytext_config(str(root() / "notebooks" / "any.ipynb"))  # notebooks/jupytext.toml
+    filters = ("notebook_metadata_filter", "cell_metadata_filter")
+    notebook.metadata["kernelspec"] = dict(KERNEL)
+    notebook.metadata["jupytext"] = {name: getattr(config, name) for name in filters}
+    for cell in notebook.cells:
+        if cell.metadata.get("jupyter", {}).get("outputs_hidden"):
+            cell.metadata["collapsed"] = True
+    whole = nbformat.writes(notebook) + "\n"
+    return jupytext.writes(nbformat.reads(whole, 4), "py:percent", config=config), whole  # in the order of its keys
 
 
 def parameters(source: Path) -> dict[str, Value]:
@@ -155,18 +177,25 @@ def parse(name: str, text: str, default: Value) -> Value:
         raise ValueError(f"parameter {name}: got {text!r}, takes {kind} (it is {default!r} by default)") from None
     if name == "profile" and text not in PROFILES:
         raise ValueError(f"parameter profile: got {text!r}, takes one of {', '.join(PROFILES)}")
+    if name == "dataset" and text != default:
+        from semaug.data.sources import READERS  # here: it loads torch
+
+        if text not in READERS:
+            raise ValueError(f"parameter dataset: got {text!r}, takes one of {', '.join(READERS)}")
     return text
 
 
 def override(source: Path, texts: Mapping[str, str]) -> dict[str, Value]:
     """Parsed values for parameters of a notebook; ValueError names one that it lacks or of the wrong type."""
-    declared = parameters(source)
-    values = {}
-    for name, text in texts.items():
-        if name not in declared:
-            raise ValueError(f"{source.stem} has no parameter {name!r}; it has {', '.join(declared) or 'none'}")
-        values[name] = parse(name, text, declared[name])
-    return values
+    there = parameters(source)
+    return {name: parse(name, text, default_of(name, there, source.stem)) for name, text in texts.items()}
+
+
+def default_of(name: str, there: Mapping[str, Value], notebook: str) -> Value:
+    """The default of a parameter; ValueError where there is none of this name."""
+    if name not in there:
+        raise ValueError(f"{notebook} has no parameter {name!r}; it has {', '.join(there) or 'none'}")
+    return there[name]
 
 
 def reduced(source: Path) -> dict[str, Value]:
@@ -192,9 +221,9 @@ def job(source: Path, texts: Mapping[str, str], limits: Limits | None = None, co
 
 
 def reproduce(jobs: Sequence[Job], written: Path, at_once: int = 1) -> list[Execution]:
-    """Execution notebooks; executed copies, what they write and a table of what it took go to ``written``.
+    """Execute notebooks; executed copies, what they write and a table of what it took go to ``written``.
 
-    at_once: how many run at the same time; one, where the time it took is to mean something. A failed run leaves
+    at_once: how many run at the same time, each on one thread. A failed run leaves
     ``<notebook>.failed.ipynb`` and the whole copy of an earlier run. After one that was interrupted no other begins.
     """
     done = _one_by_one(jobs, written) if at_once == 1 else _beside_each_other(jobs, written, at_once)
@@ -276,7 +305,9 @@ def table(runs: Sequence[Execution]) -> str:
 
 
 def refresh(sources: Sequence[Path], written: Path, limits: Limits = LIMITS["quick"]) -> list[Execution]:
-    """Execution notebooks with their defaults and replace the .ipynb beside each source, whole or not at all.
+    """Execute notebooks with their defaults and replace the .ipynb beside each source, whole or not at all.
+
+    The source is written anew where its form is not the one that JupyterLab saves.
 
     written: where ``output()`` leads. Cells that are still there keep their ids; times and widget states are left
     out, so that a diff shows what changed.
@@ -294,7 +325,10 @@ def refresh(sources: Sequence[Path], written: Path, limits: Limits = LIMITS["qui
         if result.interrupted:
             break
         if not result.error:
-            write_whole(path, nbformat.writes(bare(notebook)) + "\n")
+            text, whole = paired(bare(notebook))
+            if text != source.read_text("utf-8"):
+                write_whole(source, text)
+            write_whole(path, whole)
     return done
 
 
@@ -330,8 +364,10 @@ def execute(command: str, jobs: Sequence[Job], written: Path | None = None) -> i
     if command == "refresh":
         done = refresh([source for source, *_ in jobs], written, jobs[0][2])
     else:
-        done = reproduce(jobs, written, min(os.cpu_count() or 1, 4) if command == "check" else 1)
+        done = reproduce(jobs, written, min(os.cpu_count() or 1, 4, len(jobs)))
     print("\n" + table(done), end="", flush=True)
+    if command == "reproduce" and any(not one.error for one in done):
+        print(f"\nExecuted copies and their pictures: {written}; make lab opens the lessons to run by hand.")
     if any(one.interrupted for one in done):
         raise KeyboardInterrupt
     return int(any(one.error for one in done))

@@ -587,7 +587,14 @@ def _image(figure: Figure) -> Any:
         sys.modules["matplotlib.pyplot"].close(figure)
     content = png(figure)
     width, height = Image.open(io.BytesIO(content)).size
-    return Shown(content, width=width, height=height)
+    return Shown(content, width=width, height=height, alt=alternative(figure))
+
+
+def alternative(figure: Figure) -> str:
+    """What a screen reader says in place of a figure: its headline, or else the titles (axes) of its panels."""
+    titles = [axes.get_title() or f"{axes.get_ylabel()} over {axes.get_xlabel()}".strip() for axes in figure.axes]
+    text = figure.get_suptitle() or "; ".join(dict.fromkeys(title for title in titles if title != "over"))
+    return " ".join(text.split())
 
 
 def _array(values: Values) -> np.ndarray:

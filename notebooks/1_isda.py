@@ -1,12 +1,7 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
-#     display_name: Python 3
+#     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
 # ---
@@ -437,7 +432,7 @@ print("not yet" if yours is None else "right" if torch.allclose(toy * yours, sam
 # </details>
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 def quadratic_form(W, Sigma, y):
     """q of (6), (N, C)."""
     v = W - W[y][:, None]
@@ -507,14 +502,14 @@ def frames():
         yield figure
 
 
-# %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["nbval-ignore-output"]
 lesson.animation("1_isda", frames(), "copies")
 
 # %% [markdown]
 # The shaded band holds two standard errors of a mean of $M$ copies. One mean may leave it, and may even exceed the
 # bound: only the expectation stays below. The next cell has the numbers.
 
-# %% jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true}
 effect, gap = (limit(toy) - cross_entropy)[i], (bound(toy) - limit(toy))[i]
 print(f"10,000 copies: {losses.mean():.2f} ± {error[-1]:.2f}   limit {limit(toy)[i]:.2f}   bound {bound(toy)[i]:.2f}")
 print(f"effect of the augmentation {effect:.2f}, gap of the bound {gap:.2f}")
@@ -647,7 +642,7 @@ def figure_descent():
     return figure
 
 
-# %% jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true}
 highest = lowest + int(on_bound[lowest:, 1].argmax())
 for name, path, row in (
     ("both, start", on_bound, 0),
@@ -856,7 +851,7 @@ quick = milliseconds(lambda: isda_loss(points, labels, head, None, covariances, 
 plain = milliseconds(lambda: F.cross_entropy(points @ head.T, labels), 21)
 
 
-# %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["nbval-ignore-output"]
 @plots.styled
 def figure_cost():
     figure = plots.Picture(figsize=(7.2, 3.0))
@@ -896,7 +891,7 @@ for run in runs.planned(profile, "1_isda") if profile != "quick" else []:
     runs.complete([run], device)
 lesson.keep("1_isda", [record for records in by_arm.values() for record in records])
 
-# %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["nbval-ignore-output"]
 if epochs >= 5:
     losses = [[record.metrics["train_loss"] for record in records] for records in by_arm.values()]
     assert max(losses[0]) < min(losses[1])  # what the text below says
@@ -1063,7 +1058,7 @@ lesson.table("1_isda", results)
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 faint, mean_v = 0.001, torch.einsum("nj,nja->na", p, W - W[y][:, None])
 predicted = faint / 2 * torch.einsum("na,nab,nb->n", mean_v, Sigma[y], mean_v).mean()
 gap = (bound(faint) - limit(faint)).mean()
@@ -1112,7 +1107,7 @@ assert abs(gap / predicted - 1) < 0.02
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 print("bytes of state:", f"{4 * 1000 * 2048**2 / 1e9:.1f} GB", "  pairs needed:", stats.pairs_needed(0.3, 0.4))
 assert stats.pairs_needed(0.3, 0.4) == 16
 

@@ -1,12 +1,7 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
-#     display_name: Python 3
+#     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
 # ---
@@ -539,7 +534,7 @@ else:
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 bracket = sum((slope * part).sum() for slope, part in zip(slopes, v, strict=True))
 by_formula = -eta * grad(bracket, Sigma3)[0]
 print("(9) and autograd agree to 1e-12:", bool((by_formula - by_autograd).abs().max() < 1e-12))
@@ -856,7 +851,7 @@ lesson.table("1_metasaug", at_the_papers_setting)
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 needed = 0.1 * 0.1 / sizes_of["Σ"][1]
 print(f"α of about 10^{np.log10(needed):.0f}")
 assert needed > 1000

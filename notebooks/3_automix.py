@@ -1,12 +1,7 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
-#     display_name: Python 3
+#     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
 # ---
@@ -2122,7 +2117,7 @@ lesson.ranked("3_automix")
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 lengths, means = {}, {}
 for kind, (a, b) in {"mixed labels": (1.0, 1.0), "plain labels": (2.0, 1.0)}.items():
     lengths[kind], means[kind] = 0.0, 0.0
@@ -2150,7 +2145,7 @@ assert lengths["mixed labels"] < lengths["plain labels"]
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 power = {k: (0.8 ** (k + 1) - 0.1 ** (k + 1)) / (0.7 * (k + 1)) for k in (2, 3, 4)}
 by_hand = 1 - power[2] + power[3] / 2 - power[4] / 16
 tau = 0.1 + 0.7 * torch.rand(200_000, generator=seeded(50), dtype=torch.float64)
@@ -2172,7 +2167,7 @@ assert abs(kept.mean() - by_hand) < 4 * kept.std() / 200_000**0.5 + 2 / 4096
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 torch.manual_seed(1)
 block, partners = automix.MixBlock(6, std=0.5).double(), torch.tensor([1, 0, 3, 2])
 
@@ -2204,7 +2199,7 @@ assert torch.allclose(total, torch.ones_like(total), atol=1e-12)
 #
 # </details>
 
-# %% tags=["solution", "nbval-ignore-output"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution", "nbval-ignore-output"]
 two, label = others[0], 0.3 * named[0, :1] + 0.7 * named[0, 1:]
 for start, strength in itertools.product((0.3, 0.9), (0.0, 0.1)):
     logits = torch.full((1, 1, H, W), math.log(start / (1 - start)), requires_grad=True)
@@ -2232,7 +2227,7 @@ print(f"the label's own entropy: {entropy:.3f} nats")
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 e = automix.EDGE
 by_hand = 2 * (3 * e**2 - 2 * e**3)
 lams = mixup.draw_beta(2.0, (200_000,), seeded(52))

@@ -1,12 +1,7 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
-#     display_name: Python 3
+#     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
 # ---
@@ -1074,7 +1069,7 @@ show(plots.sheet(torch.stack(shown_b), ["image", "with the teacher", "without"])
 # download; ours are features of a small classifier of the same kind of images. It orders runs of one set and can be compared with no
 # number of a paper, nor between sets: of the one person's faces there are 262 test images, and FID depends on how many. The interval of a mean is over *seeds*, first weights and orders of the images: all runs of a size learn from one
 # and the same hundred (or thousand) images, under one judge, and say nothing of another hundred.
-
+#
 #
 # Between features $a$ of 800 test images (or as many as there are) and of as many samples, with their means and covariances, and with the kernel
 # $k(a, b) = (a^\top b / A + 1)^3$ on their $A$ numbers,
@@ -1374,7 +1369,7 @@ for claim, decided in (
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 for r in (0.2, 0.5, 0.8, 1.0):
     T_turn = torch.tensor([[1 - r, r], [r, 1 - r]], dtype=torch.float64)
     smallest = torch.linalg.eigvalsh(T_turn).abs().min()
@@ -1393,7 +1388,7 @@ for r in (0.2, 0.5, 0.8, 1.0):
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 at = x.clone().requires_grad_()
 wide = [draw[:, None, None, None] for draw in (b, s, c)]
 swapped = wide[2] * (at - at.mean((1, 2, 3), keepdim=True)) + at.mean((1, 2, 3), keepdim=True)  # contrast first
@@ -1417,7 +1412,7 @@ assert torch.allclose(gradient_swapped.sum((1, 2, 3)), u.sum((1, 2, 3)))
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 q_test = torch.rand(n, generator=seeded(9), dtype=torch.float64)
 q_test = q_test / q_test.sum()
 known = sum(weight * js(p.roll(k), q_test.roll(k)) for k, weight in {0: 0.4, 1: 0.2, -1: 0.2, 2: 0.1, -2: 0.1}.items())
@@ -1437,7 +1432,7 @@ assert hidden < known
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 probability, images_shown = 0.0, 0
 accepted = torch.cat([torch.ones(9), -torch.ones(1)])  # 90%: above the target
 while float(probability) < 1:

@@ -1,12 +1,7 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
-#     display_name: Python 3
+#     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
 # ---
@@ -1664,7 +1659,7 @@ for name in methods_on_views:
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 turned, label = clouds(0, 180, n=300)
 flat, pairs = turned.flatten(0, 1), sla.joint_labels(label, 4).flatten()
 w6, c6 = linear_fit(flat, pairs, 8, decay=1e-5)
@@ -1685,7 +1680,7 @@ assert given > 0.95
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 plain_loss = build("CrossEntropy", "small", images, 0).double()(*batch, at)[0]
 for kind in ("DataAugmentation", "MultiTask", "SLA"):
     made = build(kind, "small", images, 0, transforms="none").double()
@@ -1709,7 +1704,7 @@ assert made(*batch, at)[0] > sum(heads) > 1.5 * plain_loss
 #
 # </details>
 
-# %% tags=["solution", "nbval-ignore-output"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution", "nbval-ignore-output"]
 stack = torch.stack([asked["SLA", seed] for seed in SEEDS], 1)  # (N, seeds, M, C)
 assert torch.allclose(stack.mean(2).mean(1), stack.flatten(1, 2).mean(1), atol=1e-5)
 mixed = stack.mean(2).softmax(-1).mean(1)
@@ -1737,7 +1732,7 @@ print(
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 some = images.train.floats(slice(0, 400))
 middle = some.shape[3] // 2
 candidates = {"flip": some.flip(3), "swapped halves": some.roll(middle, 3), "inverted": 1 - some}

@@ -1,12 +1,7 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
-#     display_name: Python 3
+#     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
 # ---
@@ -638,7 +633,7 @@ lesson.figure("1_isda", "augmentation")
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 largest = 0.5 * float(by_sample.max())
 needed = [round(float(np.expm1(variance)) / 0.01**2) for variance in (1.0, largest)]
 means = torch.randn(500, needed[0], generator=seeded(12)).exp().mean(1)
@@ -658,7 +653,7 @@ assert abs(means.std() / means.mean() - 0.01) < 0.001
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 mistakes, generator = {}, seeded(13)
 for drift in (0.05, 0.0):
     kinds = {decay: ClassMoments(1, 2, decay=decay).double() for decay in (None, 0.9)}
@@ -683,7 +678,7 @@ assert mistakes[0.0, 0.9] > mistakes[0.0, None]
 #
 # </details>
 
-# %% tags=["solution", "nbval-ignore-output"] jupyter={"source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution", "nbval-ignore-output"]
 W32, S32 = (W + 100).float(), Sigma.float()[y]
 squares = torch.einsum("ja,nab,jb->nj", W32, S32, W32)
 multiplied = squares - 2 * torch.einsum("ja,nab,nb->nj", W32, S32, W32[y]) + squares.gather(1, y[:, None])

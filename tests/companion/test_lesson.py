@@ -1,8 +1,12 @@
 """What the notebooks do alike."""
 
+import contextlib
 from types import SimpleNamespace
 
+import IPython.display
+import nbformat
 import numpy as np
+import papermill
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +18,41 @@ from companion.records import Index
 from companion.stats import summary
 from companion.studies import NothingToDraw
 from semaug.training.record import Record
+
+OWN = notebooks.parameters(notebooks.root() / "notebooks" / "1_isda.py")
+INJECTED = "# Parameters\nseeds = 2\n"
+
+
+@pytest.mark.parametrize(
+    ("cell", "values", "complaint"),
+    [
+        (INJECTED, {"seeds": 2}, None),
+        (INJECTED + "sedes = 3\n", {"sedes": 3}, "1_isda has no parameter 'sedes'; it has profile, dataset"),
+        (INJECTED, {"seeds": [1, 2]}, r"seeds: got '\[1, 2\]', takes a whole number"),
+        (INJECTED, {"seeds": True}, "seeds: got 'True', takes a whole number"),
+        (INJECTED, {"strength": "much"}, "strength: got 'much', takes a finite number"),
+        (INJECTED, {"profile": "fast"}, "profile: got 'fast', takes one of quick, cpu, paper"),
+        (INJECTED, {"dataset": "nosuch"}, "dataset: got 'nosuch', takes one of fashion-mini, shapes"),
+        ("sedes = 3\n", {"sedes": 3}, None),  # a variable of the reader's own
+    ],
+)
+def test_parameters_are_checked_by_the_notebook_itself(monkeypatch, cell, values, complaint):
+    session = SimpleNamespace(user_ns={"In": ["", cell], **OWN, **values})
+    monkeypatch.setattr(IPython, "get_ipython", lambda: session)
+    with pytest.raises(ValueError, match=complaint) if complaint else contextlib.nullcontext():
+        lesson.parameters("1_isda")
+
+
+def test_papermill_alone_gives_the_error_too(tmp_path):
+    cells = [nbformat.v4.new_code_cell("\n".join(f"{name} = {value!r}" for name, value in OWN.items()))]
+    cells[0].metadata["tags"] = ["parameters"]
+    cells.append(nbformat.v4.new_code_cell("from companion import lesson\nlesson.parameters('1_isda')"))
+    kernel = {"kernelspec": notebooks.KERNEL}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "copy.ipynb")
+    with pytest.raises(papermill.PapermillExecutionError, match="1_isda has no parameter 'sedes'"):
+        papermill.execute_notebook(
+            tmp_path / "copy.ipynb", None, {"sedes": 2}, cwd=notebooks.root(), progress_bar=False
+        )
 
 
 def test_draws_and_numbers():
@@ -81,6 +120,31 @@ def test_a_moving_picture_is_an_animated_png(folder, capsys):
     assert "Image object" in capsys.readouterr().out, "outside a notebook its repr is printed"
     with Image.open(folder / "5_sla" / "moves.png") as kept:
         assert (kept.is_animated, kept.n_frames, kept.info["duration"]) == (True, 3, 500)
+
+
+def test_a_line_says_how_far_the_runs_are_and_leaves_a_clean_one(monkeypatch):
+    shown, clock = [], iter([100.0, 104.0, 108.0])
+
+    class Line:
+        def update(self, text):
+            shown.append(text.data)
+
+    def display(text, display_id):
+        shown.append(text.data)
+        return Line()
+
+    monkeypatch.setattr(IPython.display, "display", display)
+    monkeypatch.setattr(lesson.time, "monotonic", lambda: next(clock))
+    assert [shown[-1] for _ in lesson.counted("abc")] == [
+        "1 of 3 runs",
+        "2 of 3 runs, about 8 s left",
+        "3 of 3 runs, about 4 s left",
+    ]
+    assert shown[-1] == "3 runs"
+
+
+def test_runs_are_counted_outside_a_notebook_too(capsys):
+    assert [*lesson.counted(range(3))] == [0, 1, 2]
 
 
 def test_a_figure_or_what_it_needs(folder, study, capsys):

@@ -433,6 +433,7 @@ class TestSlider:
             "    with plt.style.context(plots.STYLE):\n"
             "        figure, axes = plt.subplots()\n"
             "    axes.plot([0, scale, 1])\n"
+            "    axes.set_title('a peak')\n"
             "    return figure",
             "plots.slider(draw, scale=[0, 1, 2])",
             "import os\nos.environ['SEMAUG_STATIC'] = '0'",
@@ -447,10 +448,23 @@ class TestSlider:
         client.execute(env={**os.environ, "PYTHONPATH": ROOT}, cwd=ROOT)
         outputs = [cell.outputs for cell in notebook.cells]
         (own,), (static,), (moved, slider) = outputs[1], outputs[3], outputs[5]
-        for picture in (own, static, moved):
+        for picture, words in ((own, "y over x"), (static, "a peak"), (moved, "a peak")):
             assert picture.output_type == "display_data"
             assert set(picture.data) == {"image/png", "text/plain"}
-            assert set(picture.metadata["image/png"]) == {"width", "height"}
+            assert set(picture.metadata["image/png"]) == {"width", "height", "alt"}
+            assert picture.metadata["image/png"]["alt"] == words
         assert "application/vnd.jupyter.widget-view+json" in slider.data
         assert moved.data["image/png"] != static.data["image/png"]
         assert outputs[2] == outputs[4] == outputs[6] == []  # pyplot shows nothing of its own
+
+
+def test_a_screen_reader_is_told_the_headline_or_else_the_panels():
+    figure = plots.Picture()
+    first, second, third = figure.subplots(1, 3)
+    first.set_title("accuracy\nof two")
+    second.set(xlabel="steps", ylabel="loss")
+    assert plots.alternative(figure) == "accuracy of two; loss over steps"
+    third.set_title("accuracy\nof two")
+    assert plots.alternative(figure) == "accuracy of two; loss over steps", "once"
+    plots.headline(figure, "A message, " * 20)
+    assert plots.alternative(figure) == " ".join(("A message, " * 20).split())

@@ -4,10 +4,12 @@ Each check takes a pair and returns its complaints; the second half breaks a goo
 """
 
 import ast
+import asyncio
 import base64
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -16,6 +18,9 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
+from jupytext.async_contentsmanager import build_async_jupytext_contents_manager_class
 from PIL import Image
 
 from companion import notebooks as rerun
@@ -93,7 +98,7 @@ def quick_by_default(source, notebook):
 
 def no_trace_of_the_machine(source, notebook):
     """No widget state (a page without its scripts shows 'Invalid Notebook'), times of cells or folders of someone."""
-    found = [key for key in ("widgets", "papermill", "jupytext") if key in notebook.metadata]
+    found = [key for key in ("widgets", "papermill") if key in notebook.metadata]
     found += [key for cell in notebook.cells for key in ("papermill", "execution") if key in cell.metadata]
     texts = [cell.source for cell in notebook.cells] + [
         t for c in notebook.cells if is_code(c) for t in text_outputs(c)
@@ -105,6 +110,13 @@ def no_trace_of_the_machine(source, notebook):
 def plain_kernel(source, notebook):
     name = notebook.metadata.get("kernelspec", {}).get("name")
     return [] if name == "python3" else [f"the kernel is {name!r}, not 'python3'"]
+
+
+def solutions_are_closed(source, notebook):
+    """Code and output of a solution are folded until a reader opens them."""
+    solutions = [cell for cell in notebook.cells if is_code(cell) and "solution" in cell.metadata.get("tags", [])]
+    closed = {"source_hidden": True, "outputs_hidden": True}
+    return [f"an open solution: {one.source[:40]!r}" for one in solutions if one.metadata.get("jupyter") != closed]
 
 
 def small(source, notebook):
@@ -167,6 +179,7 @@ CHECKS = [
     quick_by_default,
     no_trace_of_the_machine,
     plain_kernel,
+    solutions_are_closed,
     small,
     cells_are_short,
     prose_before_code,
@@ -195,11 +208,31 @@ def test_notebook(name, check):
     assert check(rerun.read(source), notebook) == []
 
 
+@pytest.mark.parametrize("later", [".py", ".ipynb"])
 @pytest.mark.parametrize("name", SOURCES)
-def test_its_pair_is_jupytexts_as_well(name):
-    """In JupyterLab saving one writes the other, also in the folder of the appendices."""
-    config = jupytext.config.load_jupytext_config(str(SOURCES[name]))
-    assert config.default_formats(str(SOURCES[name])) == "ipynb,py:percent"
+def test_opened_and_saved_in_jupyterlab_a_pair_stays_as_it_is(tmp_path, name, later):
+    """Whichever of the two was written last; through the class by which JupyterLab reads and writes."""
+    shutil.copy(FOLDER / "jupytext.toml", tmp_path)
+    (tmp_path / "appendix").mkdir()
+    source = tmp_path / SOURCES[name].relative_to(FOLDER)
+    pair = [source, source.with_suffix(".ipynb")]
+    for path in pair:
+        shutil.copyfile(SOURCES[name].with_suffix(path.suffix), path)
+        os.utime(path, (2e9, 2e9 + 100 * (path.suffix == later)))
+    before = [path.read_text("utf-8") for path in pair]
+    manager = build_async_jupytext_contents_manager_class(AsyncLargeFileManager)(root_dir=str(tmp_path))
+    for path in pair:
+        opened = asyncio.run(manager.get(str(path.relative_to(tmp_path)), content=True, type="notebook"))
+        opened["content"]["metadata"]["kernelspec"] = dict(rerun.KERNEL)  # as the started kernel says it
+        for cell in opened["content"]["cells"]:
+            if cell["metadata"].get("jupyter", {}).get("outputs_hidden"):
+                cell["metadata"]["collapsed"] = True
+        asyncio.run(manager.save(opened, str(path.relative_to(tmp_path))))
+        assert [path.read_text("utf-8") for path in pair] == before
+
+
+def test_the_kernel_is_called_as_ipykernel_calls_it():
+    assert get_kernel_dict() | rerun.KERNEL == get_kernel_dict() | {"name": "python3"}
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -294,6 +327,7 @@ BREAKS = [
     (lambda source, notebook: last(notebook).metadata.update(execution={}), no_trace_of_the_machine, "execution"),
     (add_output("stream", name="stdout", text="saved to /home/me/x"), no_trace_of_the_machine, "machine: /home/me/x"),
     (lambda source, notebook: notebook.metadata.kernelspec.update(name="mine"), plain_kernel, "the kernel is 'mine'"),
+    (lambda source, notebook: last(notebook).metadata.update(tags=["solution"]), solutions_are_closed, "'x = "),
     (add_output("stream", name="stdout", text="x" * 2**21), small, "2.0 MiB"),
     (set_source(-1, "x = 14\n" * 41), cells_are_short, "a code cell has 41 lines"),
     (set_source(-1, "x = 14\n" * 40), prose_before_code, "words on 62 lines"),
