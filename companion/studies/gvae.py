@@ -686,13 +686,13 @@ def moved_by(index: Index) -> dict[str, float]:
 
 
 def ways(index: Index) -> Picture:
-    """One face moved in seven ways, or, before that run is saved, three along the largest σ and along all of them."""
+    """One face moved in seven ways, or, before that run is saved, two along the largest σ and along all of them."""
     run, arrays = _face(index)
     moved, columns = moved_by(index), [column.removesuffix("σ") for column in SHEET[::2]]
     if "ways" in arrays:
         rows, names = [*arrays["ways"][:, ::2]], list(WAYS)
     else:
-        faces = OPENING[1:4]
+        faces = OPENING[2:4]
         rows = [arrays[key][face, ::2] for face in faces for key in ("clipped", "all")]
         names = [WAYS[0], WAYS[2]] * len(faces)
     text = f"3σ move a pixel by {moved[WAYS[0]]:.3f} along the {WAYS[0]}, by {moved[WAYS[2]]:.3f} along {WAYS[2]}"

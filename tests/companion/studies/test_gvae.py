@@ -240,7 +240,7 @@ def test_titles_of_sheets_are_computed(index, saved):
     arrays = {name: value for name, value in records.unpack(path).items() if name != "ways"}
     path.write_bytes(records.pack(arrays))
     assert list(gvae.moved_by(before)) == [gvae.WAYS[0], gvae.WAYS[2], "unit noise"]
-    assert mosaic(gvae.ways(before)).shape == (6, 7)
+    assert mosaic(gvae.ways(before)).shape == (4, 7)
 
 
 def test_the_authors_plane_stands_beside_a_true_one(index, saved):
