@@ -433,7 +433,7 @@ assert late[1::2].mean() < late[::2].mean()  # the second code of each class lie
 # $$\sigma_k^2 + \frac{\sigma_k^2 |A_k|^2}{s^2} + c\, \sigma_k^2 \sum_j \tilde p_j (w_{jk} - w_{yk})^2 = 1. \tag{10}$$
 #
 # **Each coordinate has one unit to divide**: between its own variance, the change of the picture, and the change of the
-# logits. A coordinate of large σ has little left for the other two.
+# logits. A coordinate whose σ is near 1 has little left for the other two; one with σ = 0.2 has 0.96 left.
 
 # %%
 in_picture = variances[4] * A.square().sum(0) / s**2
@@ -472,8 +472,9 @@ show(figure_unit(), "unit")
 # > 由于直接使用图像方差作为特征变化方向会导致特征变化不明显，所以我们引入一个方差最大裁剪比例 $\lambda_{clip}$ ·
 # > *As using the variances directly gives inconspicuous changes, we keep only the largest fraction λ_clip of them.*
 #
-# By (10) that is the wrong end: a coordinate of large σ is one that the picture hardly needs. Two unseen faces, moved
-# along the largest 5% of σ, which is the source's choice for faces, and along all of them:
+# But fewer coordinates move a picture *less*. If $n$ of $K$ coordinates have equal changes at right angles, they move it
+# $\sqrt{n/K}$ times as far as all, and nothing in (10) lets those of largest σ go further. Two unseen faces, moved along
+# the largest 5% of σ, which is the source's choice for faces, and along all of them:
 
 # %% tags=["nbval-ignore-output"]
 lesson.figure("2_gvae", "ways")
@@ -484,6 +485,9 @@ def say_ways(index):
     """Root mean square change of a pixel by way; asserted is what the text says."""
     moved = study.moved_by(index)
     print(", ".join(f"{name}: {value:.3f}" for name, value in moved.items()))
+    predicted = moved["all σ"] * math.sqrt(13 / 256)  # 5% of K = 256
+    print(f"predicted for the largest 5%: {predicted:.3f}")
+    assert abs(moved["largest 5% of σ"] / predicted - 1) < 0.3
     assert moved["all σ"] > 3 * moved["largest 5% of σ"]
     assert moved["unit noise"] > 1.5 * moved["all σ"]
     assert study.corners(index, "grid_means") > 1.5 * study.corners(index, "grid")
@@ -492,8 +496,8 @@ def say_ways(index):
 lesson.reading(say_ways, "2_gvae")
 
 # %% [markdown]
-# The source's choice hardly moves a face. All σ together move it more than three times as far: pose and light change,
-# and the person stays. Unit noise on the code goes further still, and breaks the face (first picture, last column). A
+# The source's choice hardly moves a face: about as far as $\sqrt{n/K}$ predicts. All σ together move it more than three
+# times as far: pose and light change, and the person stays. Unit noise on the code goes further still, and breaks the face (first picture, last column). A
 # larger $s$ lengthens every move, by (9); the appendix shows that on clothing.
 #
 # The source's figure 5 moves one face in a grid of seven rows and nine columns: to the left and right by the largest 5%
@@ -758,7 +762,7 @@ lesson.figure("2_gvae", "augmented")
 #
 # > **Take away.** G-VAE is a VAE plus a cross-entropy of its codes, taken in expectation. The term makes codes that a
 # > classifier reads better. It moves codes apart, and narrows σ beside that distance. σ is the freedom that picture
-# > *and* class leave to a coordinate, so the directions of largest σ hardly move a picture. That G-VAE's images keep
+# > *and* class leave to a coordinate; to move only the largest σ is to move less. That G-VAE's images keep
 # > their class better we see for digits against a VAE, and nowhere against a decoder that is told the class.
 #
 # ## 7 · One question, and three at home (43–45 min)
