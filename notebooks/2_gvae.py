@@ -398,6 +398,9 @@ def frames():
         yield figure
 
 
+# %% [markdown]
+# The moving picture, and below it its numbers:
+
 # %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["nbval-ignore-output"]
 lesson.animation("2_gvae", frames(), "ellipses")
 
@@ -642,6 +645,9 @@ measured = {name: np.array([measure(models[name, seed]) for seed in SEEDS]) for 
 if epochs >= 20:
     _, sigma, size, beside, column = measured["G-VAE"].mean(0) / measured["VAE"].mean(0)
     assert min(sigma, size) > 1 > max(beside, column)  # what the text below says
+
+# %% [markdown]
+# On unseen images, means over the seeds:
 
 # %% jupyter={"source_hidden": true} tags=["nbval-ignore-output"]
 for column, what in enumerate(("linear probe (%)", "mean σ", "root mean square of μ", "σ over it", "mean |A_k|")):
