@@ -514,8 +514,8 @@ lesson.figure("2_gvae", "grid_means")
 
 # %% [markdown]
 # The change is one that we asked for, but small and blurred. A third way is to move along a covariance of *codes of a
-# class*, as ISDA does with features. On garments its leading eigenvector goes further than all σ and keeps more classes
-# (appendix, three seeds).
+# class*, as ISDA does with features. On garments its leading eigenvector goes further than all σ, and with each of three
+# seeds more images keep their class, though not significantly more (appendix).
 #
 # ## 5 · The method in thirty lines (31–35 min)
 #
@@ -769,8 +769,7 @@ lesson.figure("2_gvae", "augmented")
 #
 # > **Take away.** G-VAE is a VAE plus a cross-entropy of its codes, taken in expectation. The term makes codes that a
 # > classifier reads better. It moves codes apart, and narrows σ beside that distance. σ is the freedom that picture
-# > *and* class leave to a coordinate of one image; to move only the largest σ is to move less, and ISDA's covariance of
-# > a class is the better direction. That G-VAE's images keep
+# > *and* class leave to a coordinate of one image; to move only the largest σ is to move less. That G-VAE's images keep
 # > their class better we see for digits against a VAE, and nowhere against a decoder that is told the class.
 #
 # ## 7 · One question, and three at home (43–45 min)
