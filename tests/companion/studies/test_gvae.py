@@ -17,7 +17,7 @@ from semaug.methods import gvae as gvae_method
 from semaug.training.record import Record
 
 NOISE = [0.0, 0.02, -0.01]
-SHEETS = {name for name in gvae.FIGURES if "traversals" in name or "sheet_" in name} | {"directions"}
+SHEETS = {name for name in gvae.FIGURES if "sheet_" in name} | {"opening", "ways"}
 
 
 def record(study, arm, seed, share=0.5):
@@ -41,6 +41,8 @@ def found():
     runs += [record(gvae.FASHION, f"G-VAE, {what}", seed, 0.6) for what in ("s = 0.1", "c = 1") for seed in range(2)]
     for study in (gvae.DIGITS, gvae.FACES, gvae.SHAPES, gvae.PHOTOS, *gvae.SHEETS):
         runs += [record(study, "VAE", 0, 0.3), record(study, "G-VAE", 0, 0.35)]
+    runs.append(record(gvae.SHEETS[0], gvae.WIDE, 0))
+    runs[-1].config["settings"] = {"deviation": 0.2}
     study = gvae.CLASSIFIERS[0]
     for arm, accuracy in (("none", 0.5), ("Gaussian noise", 0.4), ("G-VAE", 0.55)):
         runs += [record(study, arm, seed, accuracy) for seed in range(3)]
@@ -68,8 +70,11 @@ def saved(tmp_path, monkeypatch, found):
             if run.study == "shapes":
                 arrays |= {"alignment": np.arange(21).reshape(7, 3) / 42, "deviation": np.array([0.2, 0.9, 0.5])}
             if run.study.endswith("-whole"):
-                shapes = {"images": (10,), "noise": (10,), "clipped": (10, 13), "grid": (7, 9), "grid_means": (7, 9)}
+                shapes = {"images": (10,), "noise": (10,), "clipped": (10, 13), "all": (10, 13), "ways": (7, 13)}
+                shapes |= {"grid": (7, 9), "grid_means": (7, 9)}
                 arrays = {name: np.full((*shape, 1, 8, 8), 10, np.uint8) for name, shape in shapes.items()}
+                arrays |= {"plane": np.eye(8, 2), "author": np.eye(8, 2), "labels": np.arange(8) % 4}
+                arrays["deviation"] = np.ones((4, 40)) + np.eye(40)[0] + np.eye(40)[1:5]
             path.with_suffix(".npz").write_bytes(records.pack(arrays))
     return tmp_path / "records" / "2_gvae"
 
@@ -90,7 +95,7 @@ def marks(axes):
 def test_a_comparison_has_the_usual_settings_of_each_set_alone(index):
     blocks = gvae.compared(index)
     assert [title.split(",")[0] for title in blocks] == ["fashion-mini", "MNIST", "LFW faces", "shapes", "CIFAR-10"]
-    study = blocks["fashion-mini, 2000 images"]
+    study = blocks["fashion-mini, 2,000 images"]
     assert {name: [run.seed for run in runs] for name, runs in study.items()} == {
         "VAE": [0, 1, 2],
         "conditional VAE": [0, 1],
@@ -111,30 +116,35 @@ def test_a_sweep_changes_one_thing_and_begins_with_the_usual(index, found):
             gvae.sweeps(Index(records=few))
 
 
-def test_consistency_is_drawn_over_the_distance(index):
-    figure = gvae.consistency(index)
-    axes = panel(figure, "fashion-mini, 2000 images")
-    assert axes.get_title("left").endswith("n = 2 to 3")
-    assert [line.get_label() for line in axes.lines[:3]] == ["VAE", "conditional VAE", "G-VAE"]
-    np.testing.assert_allclose(axes.lines[2].get_xdata(), [0, 0.5, 1, 1.5, 2, 2.5, 3])
-    np.testing.assert_allclose(axes.lines[2].get_ydata()[[0, 6]], 100 * (np.array([0.8, 0.5]) + np.mean(NOISE)))
-    np.testing.assert_allclose(axes.lines[3].get_ydata(), [90, 90])
-    np.testing.assert_allclose(axes.lines[4].get_ydata(), [25, 25])  # chance, of four classes
-    assert figure.axes[-1].get_legend() is not None
-
-
-def test_the_title_names_the_sets_on_which_the_judge_recognises_the_class(index, found):
-    assert gvae.consistency(index).get_suptitle().startswith("Class consistency"), "on all of them"
+def test_results_are_paired_and_only_of_what_the_judge_recognises(index, found):
     for run in found:
         if run.study not in ("fashion-mini", "mnist"):
             run.metrics["consistency_0"] = 0.4  # real images: 0.9
-    title = gvae.consistency(index).get_suptitle()
-    assert title == "Only on fashion-mini and MNIST does the judge recognise what is decoded"
+        run.metrics["posterior_deviation"] = 0.4 if run.arm == "G-VAE" else 0.3
+    probe, consistency, conditional, sigma = gvae.results_of(index).axes
+    sets = ["fashion-mini", "MNIST", "LFW faces", "shapes", "CIFAR-10"]
+    assert labels(probe) == sets
+    assert [bar[0].get_xdata()[0] for bar in probe.containers] == pytest.approx([20, 5, 5, 5, 5])
+    assert len(consistency.containers) == 2
+    assert len(conditional.containers) == 1
+    assert [bar[0].get_xdata()[0] for bar in sigma.containers] == pytest.approx([100 / 3] * 5)
+    assert gvae.results_of(index).get_suptitle() == "G-VAE beside its rivals", "one seed says nothing of every set"
+    apart = gvae.sides(gvae.compared(index)["fashion-mini, 2,000 images"])
+    assert (apart["probe"].side, apart["σ"].side) == (1, 1)
+    assert "consistency" not in gvae.sides(gvae.compared(index)["CIFAR-10, 3,000 images"])
+
+
+def test_augmentation_is_paired_with_its_baseline(index):
+    figure = gvae.augmented(index)
+    expected = {"Gaussian noise": -10, "G-VAE": 5, "G-VAE, difference": 10}
+    assert marks(figure.axes[0]) == pytest.approx(expected)
+    assert figure.axes[0].get_title("left").startswith("fashion-mini, 2,000 images: 50.3%")
+    assert "significantly" not in figure.get_suptitle()
 
 
 def test_movement_stands_beside_consistency(index):
     figure = gvae.movement(index)
-    axes = panel(figure, "fashion-mini, 2000 images")
+    axes = panel(figure, "fashion-mini, 2,000 images")
     ours = [line for line in axes.lines if line.get_color() == gvae.COLOUR["G-VAE"]]
     assert [line.get_linestyle() for line in ours] == ["-", ":", "None", "None"] * 3
     assert ours[0].get_label() == "G-VAE"
@@ -147,36 +157,8 @@ def test_movement_stands_beside_consistency(index):
     assert title.endswith("is above the VAE's on fashion-mini"), "elsewhere there is one seed"
 
 
-def test_probe_and_augmentation_are_paired_with_their_baselines(index):
-    figure = gvae.probe(index)
-    drawn = marks(figure.axes[0])
-    assert drawn["fashion-mini, 2000 images (30.3%): conditional VAE"] == pytest.approx(10)
-    assert drawn["fashion-mini, 2000 images (30.3%): G-VAE"] == pytest.approx(20)
-    assert len(drawn) == 6
-    assert figure.get_suptitle() == "Linear probe of mean codes", "one seed on four sets says nothing of every set"
-    figure = gvae.augmented(index)
-    expected = {"Gaussian noise": -10, "G-VAE": 5, "G-VAE, difference": 10}
-    assert marks(figure.axes[0]) == pytest.approx(expected)
-    assert figure.axes[0].get_title("left").startswith("fashion-mini, 2000 images: 50.3%")
-    assert "significantly" not in figure.get_suptitle()
-
-
-def test_no_interval_is_drawn_below_three_seeds(index):
-    named = gvae.sweep(index).axes[0]
-    widths = [np.ptp(bar[2][0].get_segments()[0][:, 0]) for bar in named.containers]
-    assert [width > 0 for width in widths] == [True, False, False]
-
-
-def test_the_sweep_shows_each_measure(index):
-    axes = gvae.sweep(index).axes
-    assert [panel.get_title("left") for panel in axes] == list(gvae.SWEEP.values())
-    drawn = [bar[0].get_xdata()[0] for bar in axes[0].containers]
-    assert drawn == pytest.approx([50 + 100 * np.mean(NOISE)] + [61] * 2)
-    assert labels(axes[0]) == ["G-VAE (n = 3)", "s = 0.1 (n = 2)", "c = 1 (n = 2)"]
-
-
 def test_traversals_are_compared_where_they_moved_equally_far(index):
-    study = gvae.compared(index)["fashion-mini, 2000 images"]
+    study = gvae.compared(index)["fashion-mini, 2,000 images"]
     assert gvae.reach(study) == pytest.approx(0.9 * 0.15)  # the VAE's move by half of 0.3
     first, second = study["VAE"][0], study["G-VAE"][0]
     # lines in two points: from .8 at no movement to .3 at .15, and to .5 at .25
@@ -203,12 +185,12 @@ def test_the_table_has_no_class_consistency_where_the_judge_recognises_nothing(i
     assert rows["linear probe (points)"] == ["**+20.0 ± 0.0**", "+5.0", "+5.0", "+5.0", "+5.0"]
     assert rows["class consistency at μ (points)"][:4] == ["+0.0 ± 0.0", "+0.0", "+0.0", "+0.0"]
     assert all(cells[4:] in ([], [""]) for name, cells in rows.items() if name.startswith("class consistency"))
-    assert "fashion-mini, 2000 images (n = 2)" in second
+    assert "fashion-mini, 2,000 images (n = 2)" in second
 
 
 def test_the_leaderboard_has_the_classifiers(index):
     ((title, (study, by_arm)),) = gvae.results(index).items()
-    assert (title, study) == ("fashion-mini, 2000 images", gvae.CLASSIFIERS[0])
+    assert (title, study) == ("fashion-mini, 2,000 images", gvae.CLASSIFIERS[0])
     assert list(by_arm) == ["none", "Gaussian noise", "G-VAE", "G-VAE, difference"]
 
 
@@ -228,35 +210,49 @@ def test_separations_are_of_the_record_or_of_what_lies_beside_it(index, found, s
     assert gvae.separations(index)["smile"]["G-VAE"] == {0: 0.7}
 
 
-def test_rows_of_directions_apart(index, saved):
-    moved, between = gvae.rows_apart(index)["G-VAE"]
-    assert moved == pytest.approx(10 / 255 / 2**0.5)  # of two ends one moved by ten levels
-    assert between == 0
-    (run,) = index.of(gvae.FACES, "G-VAE")
-    path = saved / f"{run.stem}.npz"
-    arrays = records.unpack(path)
-    arrays["directions"] = arrays["directions"] + np.array([0, 2, 4, 6], dtype=np.uint8)[:, None, None, None, None]
+def test_titles_of_sheets_are_computed(index, saved):
+    def end(key, run):
+        path = saved / f"{run.stem}.npz"
+        arrays = records.unpack(path)
+        arrays[key][..., -1, :, :, :] = 61  # 51 levels, a fifth of the range, at one of two ends
+        path.write_bytes(records.pack(arrays))
+
+    (wide,) = index.of(gvae.SHEETS[0], gvae.WIDE)
+    end("ways", wide)
+    moved = dict.fromkeys(gvae.WAYS, pytest.approx(0.2 / 2**0.5)) | {"unit noise": 0}
+    assert gvae.moved_by(index) == moved
+    assert gvae.far(np.array([0.0, 0.0, 51.0])[:, None, None, None]) == pytest.approx(0.2 / 2**0.5)
+    (run,) = index.of(gvae.SHEETS[1], "VAE")
+    end("clipped", run)
+    title = gvae.FIGURES["sheet_mnist_vae"](index).get_suptitle().replace("\n", " ")
+    assert title == "VAE on MNIST: ±3σ along the largest 10% of σ change a pixel by 0.141, unit noise by 0.000"
+    assert gvae.grid_of(index).get_suptitle().startswith("The largest 5% of σ of four classes")
+    assert "differ by 0.000" in gvae.grid_of(index, "grid_means").get_suptitle()
+    assert "G-VAE's faces changes by 0.000" in gvae.opening(index).get_suptitle()
+    drawn = mosaic(gvae.ways(index))
+    assert drawn.shape == (7, 7)
+    assert set(drawn[:, -1]) == {61}
+    (usual,) = index.of(gvae.SHEETS[0], "G-VAE")
+    usual.config["settings"] = {"deviation": 0.1}
+    before = Index(records=[run for run in index if run.arm != gvae.WIDE])
+    path = saved / f"{usual.stem}.npz"  # its name has changed with its settings
+    next(saved.glob("GVAE*.npz")).rename(path)
+    arrays = {name: value for name, value in records.unpack(path).items() if name != "ways"}
     path.write_bytes(records.pack(arrays))
-    pairs = [(i - j) ** 2 for i in (0, 2, 4, 6) for j in (0, 2, 4, 6) if i != j]
-    assert gvae.rows_apart(index)["G-VAE"][1] == pytest.approx(np.sqrt(np.mean(pairs)) / 255)
+    assert list(gvae.moved_by(before)) == [gvae.WAYS[0], gvae.WAYS[2], "unit noise"]
+    assert mosaic(gvae.ways(before)).shape == (4, 7)
+
+
+def test_the_authors_plane_stands_beside_a_true_one(index, saved):
+    left, right = gvae.author_plane(index).axes
+    assert len(left.lines) == len(right.lines) == 4
+    assert "by one PCA" in left.figure.get_suptitle()
 
 
 def mosaic(picture):
     """Values of a sheet's tiles by row and column."""
     image = picture.axes[0].images[0].get_array()[..., 0]
     return np.round(255 * image[::9, ::9]).astype(int)
-
-
-def test_traversals_are_those_beside_the_records(index, saved):
-    drawn = gvae.FIGURES["traversals_mnist"](index)
-    expected = [10] * 7 + [20, 10]  # the far end of all coordinates stands before the column of noise
-    np.testing.assert_array_equal(mosaic(drawn), [expected] * 4)
-    assert labels(drawn.axes[0])[1:3] == ["G-VAE: digit 1", "VAE: digit 0"]
-    assert labels(gvae.FIGURES["traversals_faces"](index).axes[0])[0] == "G-VAE: woman, not smiling"
-    np.testing.assert_array_equal(mosaic(gvae.directions(index)), [[10] * 3 + [20]] * 8)
-    rows = gvae.sweep_traversals(index)
-    assert labels(rows.axes[0]) == list(gvae.sweeps(index))
-    np.testing.assert_array_equal(mosaic(rows), [[10] * 5 + [20]] * 3)
 
 
 def test_the_plane_is_coloured_by_attribute(index, saved):
@@ -320,7 +316,10 @@ def test_sheets_hold_what_the_sources_figures_show(classes, rows):
     assert np.bincount(found["target"], minlength=classes).max() <= -(-rows // min(rows, classes))
     assert found["grid"].shape == found["grid_means"].shape == (7, 9, 3, 16, 16)
     for name in ("grid", "grid_means"):  # all of them have the image itself in the middle
-        assert np.array_equal(found[name][3, 4], found["all"][0, 6])
+        assert np.array_equal(found[name][3, 4], found["ways"][0, 6])
+    assert found["ways"].shape == (7, 13, 3, 16, 16)
+    assert found["deviation"].shape == (4, 20)
+    assert (found["sharp"] == splits[1].images.numpy()).reshape(60, -1).all(1).any()
     with torch.no_grad():
         mean, deviation = model.posterior(torch.from_numpy(found["images"][:1]) / 255)
         order = deviation[0].argsort(descending=True)[:2]  # the tenth of 20
