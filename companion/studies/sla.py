@@ -80,12 +80,13 @@ TAIL = (
 
 PLAIN = Recipe(epochs=20, weight_decay=5e-4, evaluate_every=5)
 CROP = replace(PLAIN, augment="crop+flip")
+LONG = replace(CROP, epochs=60, batch_size=64, evaluate_every=12)  # six times the steps of CROP
 FULL = Recipe.preset("sla/resnet", evaluate_every=10, precision="bfloat16")
 
 
 def _study(name: str, title: str, recipe: Recipe, arms: tuple[Arm, ...], seconds: float, **data: Any) -> Study:
     """Five seeds of the small network; ``seconds`` of an epoch of cross-entropy."""
-    data = {"name": name.removesuffix("-tail"), "validation": 0.1, **data}
+    data = {"name": name.removesuffix("-tail").removesuffix("-long"), "validation": 0.1, **data}
     return Study(NOTEBOOK, name, title, data, "small", recipe, arms, 5, seconds * recipe.epochs)
 
 
@@ -95,14 +96,19 @@ def _full(name: str, title: str) -> Study:
     return Study(NOTEBOOK, f"{name}-resnet32", title, {"name": name}, "resnet32", FULL, arms, 3, seconds, "paper")
 
 
+LONGER = (BASELINE, longer(BASELINE, 4), *on_views("SLA", "SLA+SD"))
 FASHION = (*ROTATED, *ALONE, *of_views("rotation2"))
 SHAPES = (*ROTATED, *ALONE, *of_views("rotation2", "color_perm3", "color_perm", "rotation+color_perm3"))
 PHOTOS = (*ROTATED, *of_views("rotation2", "color_perm3", "color_perm"))
 SETS = (
-    _study("fashion-mini", "fashion-mini, 2000 images", PLAIN, FASHION, 0.5, train_size=2000),
-    _study("mnist", "MNIST, 1000 images", PLAIN, (*ROTATED, *ALONE), 0.3, train_size=1000),
-    _study("shapes", "shapes, 1000 images", PLAIN, SHAPES, 0.4, train_size=1000),
-    _study("cifar10", "CIFAR-10, 2000 images", CROP, PHOTOS, 0.8, train_size=2000),
+    _study("fashion-mini", "fashion-mini, 2,000 images", PLAIN, FASHION, 0.5, train_size=2000),
+    _study("mnist", "MNIST, 1,000 images", PLAIN, (*ROTATED, *ALONE), 0.3, train_size=1000),
+    _study("shapes", "shapes, 1,000 images", PLAIN, SHAPES, 0.4, train_size=1000),
+    _study("cifar10", "CIFAR-10, 2,000 images", CROP, PHOTOS, 0.8, train_size=2000),
+    replace(
+        _study("cifar10-long", "CIFAR-10, 2,000 images, six times the steps", LONG, LONGER, 0.9, train_size=2000),
+        seeds=3,
+    ),
     _full("cifar10", "CIFAR-10, ResNet-32"),
     _full("cifar100", "CIFAR-100, ResNet-32"),
 )

@@ -115,12 +115,12 @@ def test_rows_hold_one_set_of_transformations_and_cross_entropy_of_as_many_passe
 def test_the_leaderboard_has_every_set_of_transformations(index):
     results = sla.results(index)
     assert list(results) == [
-        "fashion-mini, 2000 images, rotation",
+        "fashion-mini, 2,000 images, rotation",
         "fashion-mini, ρ = 100, rotation",
-        "fashion-mini, 2000 images, rotation2",
+        "fashion-mini, 2,000 images, rotation2",
     ]
-    study, rows = results["fashion-mini, 2000 images, rotation2"]
-    assert study.title == "fashion-mini, 2000 images, rotation2"
+    study, rows = results["fashion-mini, 2,000 images, rotation2"]
+    assert study.title == "fashion-mini, 2,000 images, rotation2"
     assert {run.arm for run in rows["DA, averaged"]} == {"DA, rotation2"}
     assert study.arm("DA, rotation2").passes == 2
 
@@ -180,7 +180,7 @@ def test_training_shows_the_joint_and_the_class_loss(index):
     assert [line.get_label() for line in of_class.lines] == ["DA (n = 3)", "MT (n = 2)", "SLA+AG (n = 3)"]
     np.testing.assert_allclose(joint.lines[0].get_ydata(), [2.0, 1.0, 0.5, 0.2])
     np.testing.assert_allclose(of_class.lines[0].get_xdata(), [1, 2, 3, 4])
-    assert joint.get_title("left") == "fashion-mini\n2000 images\nn = 2 to 3"
+    assert joint.get_title("left") == "fashion-mini\n2,000 images\nn = 2 to 3"
 
 
 def test_distilled_shows_the_head_and_its_divergence(index):
