@@ -8,11 +8,13 @@ M; one run records both, so a record stands in two rows.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from companion import plots
@@ -20,7 +22,8 @@ from companion.plots import BLUE, GREEN, PURPLE, RED, YELLOW, Picture, band, fin
 from companion.records import ByArm, Index, by_frequency, needed, over_first, runs_of
 from companion.stats import gains, points, summary
 from companion.studies import Arm, Setting, Study
-from semaug.methods.sla import TRANSFORMS
+from semaug.data.sets import Data
+from semaug.methods.sla import TRANSFORMS, DataAugmentation, views
 from semaug.training.recipe import Recipe
 from semaug.training.record import Record
 
@@ -86,7 +89,7 @@ FULL = Recipe.preset("sla/resnet", evaluate_every=10, precision="bfloat16")
 
 def _study(name: str, title: str, recipe: Recipe, arms: tuple[Arm, ...], seconds: float, **data: Any) -> Study:
     """Five seeds of the small network; ``seconds`` of an epoch of cross-entropy."""
-    data = {"name": name.removesuffix("-tail").removesuffix("-long"), "validation": 0.1, **data}
+    data = {"name": re.sub("-(tail|long|digits)$", "", name), "validation": 0.1, **data}
     return Study(NOTEBOOK, name, title, data, "small", recipe, arms, 5, seconds * recipe.epochs)
 
 
@@ -116,7 +119,27 @@ TAILS = (
     _study("fashion-mini-tail", "fashion-mini, ρ = 100", replace(PLAIN, epochs=40), TAIL, 0.5, imbalance=100),
     _study("cifar10-tail", "CIFAR-10, ρ = 100", replace(CROP, epochs=40), TAIL, 0.9, train_size=10000, imbalance=100),
 )
-STUDIES = (*SETS, *TAILS)
+
+
+def _six_and_nine(model: DataAugmentation, dataset: Data) -> dict[str, np.ndarray]:
+    """The first sixes and nines of the test split, in all views, and the class that each view is given."""
+    chosen = torch.cat([(dataset.test.target == digit).nonzero()[:4, 0] for digit in (6, 9)])
+    images = dataset.test.floats(chosen)
+    seen = [transform(images) for transform in TRANSFORMS[model.transforms]]
+    with torch.no_grad():
+        each = [model.class_logits(model.network.features(view), j).softmax(1) for j, view in enumerate(seen)]
+        together = model.aggregated(images).softmax(1)
+    answers = {"target": dataset.test.target[chosen], "each": torch.stack(each, 1), "together": together}
+    tiles = views(dataset.test.images[chosen], model.transforms)
+    return {"views": tiles.numpy(), **{name: value.numpy() for name, value in answers.items()}}
+
+
+DIGITS = replace(
+    _study("mnist-digits", "MNIST, sixes and nines", PLAIN, on_views("DA", "SLA"), 0.3, train_size=1000),
+    seeds=1,
+    pictures=_six_and_nine,
+)
+STUDIES = (*SETS, *TAILS, DIGITS)
 PAPER = ()  # no readable table of the paper was found
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -181,7 +204,7 @@ def results(index: Index) -> dict[str, tuple[Study, ByArm]]:
     """The rows of the leaderboard: every study with every set of transformations, by title."""
     found = {}
     for transforms in TRANSFORMS:
-        for study in STUDIES:
+        for study in (*SETS, *TAILS):
             title = f"{study.title}, {transforms}"
             if by_arm := rows(index, study, transforms):
                 found[title] = replace(study, title=title), by_arm
