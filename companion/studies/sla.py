@@ -89,7 +89,7 @@ FULL = Recipe.preset("sla/resnet", evaluate_every=10, precision="bfloat16")
 
 def _study(name: str, title: str, recipe: Recipe, arms: tuple[Arm, ...], seconds: float, **data: Any) -> Study:
     """Five seeds of the small network; ``seconds`` of an epoch of cross-entropy."""
-    data = {"name": re.sub("-(tail|long|digits)$", "", name), "validation": 0.1, **data}
+    data = {"name": re.sub("-(tail|long|answers)$", "", name), "validation": 0.1, **data}
     return Study(NOTEBOOK, name, title, data, "small", recipe, arms, 5, seconds * recipe.epochs)
 
 
@@ -121,25 +121,35 @@ TAILS = (
 )
 
 
-def _six_and_nine(model: DataAugmentation, dataset: Data) -> dict[str, np.ndarray]:
-    """The first sixes and nines of the test split, in all views, and the class that each view is given."""
-    chosen = torch.cat([(dataset.test.target == digit).nonzero()[:4, 0] for digit in (6, 9)])
-    images = dataset.test.floats(chosen)
-    seen = [transform(images) for transform in TRANSFORMS[model.transforms]]
-    with torch.no_grad():
-        each = [model.class_logits(model.network.features(view), j).softmax(1) for j, view in enumerate(seen)]
-        together = model.aggregated(images).softmax(1)
-    answers = {"target": dataset.test.target[chosen], "each": torch.stack(each, 1), "together": together}
-    tiles = views(dataset.test.images[chosen], model.transforms)
-    return {"views": tiles.numpy(), **{name: value.numpy() for name, value in answers.items()}}
+def _answers(*classes: int) -> Callable[[DataAugmentation, Data], dict[str, np.ndarray]]:
+    """For the first test images of some classes: all views, the class that each is given, and their aggregate."""
+
+    def pictures(model: DataAugmentation, dataset: Data) -> dict[str, np.ndarray]:
+        model.eval()
+        chosen = torch.cat([(dataset.test.target == label).nonzero()[:40, 0] for label in classes])
+        images = dataset.test.floats(chosen)
+        seen = [transform(images) for transform in TRANSFORMS[model.transforms]]
+        with torch.no_grad():
+            each = [model.class_logits(model.network.features(view), j).softmax(1) for j, view in enumerate(seen)]
+            together = model.aggregated(images).softmax(1)
+        answers = {"target": dataset.test.target[chosen], "each": torch.stack(each, 1), "together": together}
+        tiles = views(dataset.test.images[chosen], model.transforms)
+        return {"views": tiles.numpy(), **{name: value.numpy() for name, value in answers.items()}}
+
+    return pictures
 
 
 DIGITS = replace(
-    _study("mnist-digits", "MNIST, sixes and nines", PLAIN, on_views("DA", "SLA"), 0.3, train_size=1000),
+    _study("mnist-answers", "MNIST, sixes and nines", PLAIN, on_views("DA", "SLA"), 0.3, train_size=1000),
     seeds=1,
-    pictures=_six_and_nine,
+    pictures=_answers(6, 9),
 )
-STUDIES = (*SETS, *TAILS, DIGITS)
+SHIRTS = replace(
+    _study("fashion-mini-answers", "fashion-mini, shirts", PLAIN, on_views("SLA"), 0.5, train_size=2000),
+    seeds=1,
+    pictures=_answers(6),
+)
+STUDIES = (*SETS, *TAILS, DIGITS, SHIRTS)
 PAPER = ()  # no readable table of the paper was found
 
 # ---------------------------------------------------------------------------------------------------------------------
