@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.ticker import LogLocator, MaxNLocator
 
 from companion import plots
-from companion.plots import BLUE, GREEN, PURPLE, RED, YELLOW, Picture, band, finish, styled, titled
-from companion.records import ByArm, Index, by_frequency, needed, over_first, runs_of
-from companion.stats import gains, points, summary
+from companion.plots import BLUE, GREEN, GREY, PURPLE, RED, YELLOW, Picture, band, finish, seeds_of, styled, titled
+from companion.records import ByArm, Index, by_frequency, needed, pictures, runs_of
+from companion.stats import gains, summary
 from companion.studies import Arm, Setting, Study
 from semaug.data.sets import Data
 from semaug.methods.sla import TRANSFORMS, DataAugmentation, views
@@ -150,7 +149,13 @@ SHIRTS = replace(
     pictures=_answers(6),
 )
 STUDIES = (*SETS, *TAILS, DIGITS, SHIRTS)
-PAPER = ()  # no readable table of the paper was found
+PAPER = tuple(
+    (f"{name}, ResNet-32, turns, 205 epochs", numbers, "Lee et al., ICML 2020, noted from memory, not checked")
+    for name, numbers in (
+        ("CIFAR-10", "cross-entropy 92.39, DA 90.44, MT 90.79, SLA, single 92.50, SLA+SD 93.26, SLA+AG 94.50"),
+        ("CIFAR-100", "cross-entropy 68.27, DA 65.73, MT 66.10, SLA, single 68.68, SLA+SD 71.85, SLA+AG 74.14"),
+    )
+)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # A record by its inferences
@@ -242,27 +247,121 @@ def many(name: str, title: str = "") -> bool:
     return "+AG" in name or "averaged" in name
 
 
-def _unbroken(title: str) -> str:
-    """A title that can be broken after its set of images only."""
-    name, _, rest = title.partition(", ")
-    return f"{name}, {rest.replace(' ', chr(0xA0))}"
+EQUAL = "cross-entropy, 4x epochs"
+COMPARED = ("DA", "MT", "SLA, single", "SLA+SD", "SLA+AG")
 
 
+def steps(run: Record) -> int:
+    """Steps of training."""
+    recipe = run.config["recipe"]
+    return int(recipe["epochs"] * (sum(run.train_counts) // recipe["batch_size"]))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+@styled
+def digits(index: Index) -> Picture:
+    """A six and a nine in four views with the answers of two networks, and the accuracy on all sixes and nines."""
+    study, networks = SETS[1], {arm.name: index.of(DIGITS, arm) for arm in DIGITS.arms}
+    drawn = {name: pictures(NOTEBOOK, runs[0]) for name, runs in networks.items() if runs}
+    found = index.by_arm(study, ["cross-entropy", "DA", "MT", "SLA"])
+    needed(drawn.get("DA", {}) and drawn.get("SLA", {}) and found, "a network of DA and one of SLA on MNIST")
+    tiles, target = drawn["SLA"]["views"], drawn["SLA"]["target"]
+    rows = [int(np.flatnonzero(target == digit)[0]) for digit in (6, 9)]
+    figure = Picture(figsize=(7.5, 3.4))
+    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    mosaic = 255 - tiles[rows][:, :, 0]
+    mosaic = np.pad(mosaic, ((0, 0), (0, 0), (1, 13), (3, 3)), constant_values=255)
+    left.imshow(mosaic.transpose(0, 2, 1, 3).reshape(2 * 42, 4 * 34), cmap="gray", vmin=0, vmax=255)
+    for row, column in np.ndindex(2, 4):
+        said = (int(drawn[name]["each"][rows[row], column].argmax()) for name in ("DA", "SLA"))
+        left.text(
+            34 * column + 17, 42 * row + 36, "DA: {}   SLA: {}".format(*said), ha="center", va="center", fontsize=8
+        )
+    left.set_xticks([34 * column + 16.5 for column in range(4)], ["0°", "90°", "180°", "270°"])
+    left.tick_params(length=0, labeltop=True, labelbottom=False)
+    left.set_yticks([])
+    left.spines[:].set_visible(False)
+    left.grid(visible=False)
+    means = {}
+    for at, (name, runs) in enumerate(found.items()):
+        score = summary(50 * (run.class_accuracy[6] + run.class_accuracy[9]) for run in runs)
+        label = {"DA": "DA (turns)", "MT": "MT (turns)", "SLA": "SLA+AG (turns)"}.get(name, name)
+        half = score.half_width if score.n > 2 else 0.0
+        right.barh(at, score.mean, 0.6, xerr=half, color=COLOUR[name], capsize=3, ecolor=GREY)
+        right.text(3, at, f"{label}: {score.mean:.0f}%", va="center", color="white", weight="bold", fontsize=8.5)
+        means[name] = score.mean
+    right.set(xlim=(0, 100), ylim=(len(found) - 0.5, -0.5), yticks=[], xlabel="accuracy on sixes and nines (%)")
+    right.grid(visible=False, axis="y")
+    text = f"Turned by 180°, a six is a nine: data augmentation is right {means['DA']:.0f}% of the time"
+    shown = [run for runs in (*found.values(), *networks.values()) for run in runs]
+    words = f"Bars: {seeds_of(found)}, 95% intervals. Under each view: what a network says that view shows."
+    return finish(figure, f"{text}, joint labels {means['SLA']:.0f}%", shown, words)
+
+
+@styled
 def accuracy(index: Index) -> Picture:
-    """Every method by both inferences, and cross-entropy with as many passes: gains over cross-entropy."""
-    columns, shown, ahead = {}, blocks(index), []
-    for title, by_arm in shown.items():
-        reached = summary(map(points, by_arm["cross-entropy"])).mean
-        drawn = {name: runs for name, runs in by_arm.items() if "no KL" not in name}
-        columns[_unbroken(f"{title}: {reached:.1f}%")] = over_first(drawn)
-        at_equal = gains(by_arm.get("SLA+AG", []), by_arm.get("cross-entropy, 4x epochs", []))
-        if at_equal and summary(at_equal).side > 0:
-            ahead.append(title.split(",")[0])
-    text = "Title: accuracy of cross-entropy. Filled: M passes at inference."
-    figure = plots.forest({"": columns}, "gain (points)", runs_of(shown), text, colour, many)
-    plain = "Gains over cross-entropy, by method and inference"
-    few = f"At equal passes in training SLA+AG is ahead of cross-entropy only on {' and '.join(ahead)}"
-    return titled(figure, few if 0 < len(ahead) < len(shown) else plain)
+    """Methods on views against cross-entropy with as many passes in training, a row a study, on one axis."""
+    found = {title: by_arm for title, by_arm in blocks(index, methods=("SLA+AG",)).items() if EQUAL in by_arm}
+    needed(found, f"an objective on views beside {EQUAL}")
+    figure = Picture(figsize=(7.5, 1.6 + 0.72 * len(found)))
+    axes, labels, marks, sides = figure.add_subplot(), [], dict[str, Any](), dict[int, list[str]]()
+    for row, (title, by_arm) in enumerate(found.items()):
+        name, few = title.split(", ")[:2]
+        length = f"{steps(by_arm['SLA+AG'][0]):,} steps"
+        labels.append(f"{name}, {few}\n{length}")
+        for method in (method for method in COMPARED if method in by_arm):
+            values = gains(by_arm[method], by_arm[EQUAL])
+            result, shift = summary(values), 0.15 * (COMPARED.index(method) - 2)
+            half = result.half_width if result.n > 2 else 0.0
+            look: dict[str, Any] = {"fmt": "D" if many(method) else "o", "color": colour(method), "markersize": 5}
+            look["markerfacecolor"] = colour(method) if method != "SLA, single" else "white"
+            marks.setdefault(method, axes.errorbar(result.mean, row + shift, xerr=half, capsize=2, **look))
+            if method == "SLA+AG":
+                sides.setdefault(result.side, []).append(f"{name} ({length})")
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set_yticks(range(len(found)), labels, fontsize=8.5)
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("points over cross-entropy with as many passes in training")
+    for border in range(1, len(found)):
+        axes.axhline(border - 0.5, color=GREY, linewidth=0.5, alpha=0.5)
+    ahead, behind = (_listed(sides.get(side, [])) for side in (1, -1))
+    parts = [f"ahead on {ahead}"] * bool(ahead) + [f"behind on {behind}"] * bool(behind)
+    text = f"At equal passes SLA+AG is {', '.join(parts)}" if parts else "SLA+AG at equal passes, by data set"
+    return finish(figure, text, runs_of(found), "Bars: 95% intervals over paired seeds. Diamond: four passes.", marks)
+
+
+@styled
+def longer_training(index: Index) -> Picture:
+    """Validation accuracy over passes in training on CIFAR-10: in the short study and in the long one."""
+    short, long = (study for study in SETS if study.name in ("cifar10", "cifar10-long"))
+    methods = ("cross-entropy", EQUAL, "SLA+AG", "SLA+SD")
+    found = blocks(index, (short, long), ("SLA+AG", EQUAL))
+    needed(found if len(found) == 2 else {}, "SLA and cross-entropy in the short and in the long study of CIFAR-10")
+    figure, (grid,) = plots.panels(3.5, 1, 2, sharey=True)
+    ahead, lines = [], dict[str, Any]()
+    for axes, by_arm in zip(grid, found.values(), strict=True):
+        epochs = by_arm["cross-entropy"][0].config["recipe"]["epochs"]
+        for name in (name for name in methods if name in by_arm):
+            runs = by_arm[name]
+            values = 100 * np.array([run.curves["validation_accuracy"] for run in runs])
+            passes = (
+                (4 if name != "cross-entropy" else 1) * epochs * np.arange(1, values.shape[1] + 1) / values.shape[1]
+            )
+            band(axes, passes, values, name, color=colour(name), linestyle=":" if name == "cross-entropy" else "-")
+            lines.setdefault("cross-entropy, to the end" if name == EQUAL else name, axes.lines[-1])
+        gain = summary(gains(by_arm["SLA+AG"], by_arm[EQUAL]))
+        ahead.append(gain)
+        axes.set_title(f"SLA: {steps(by_arm['SLA+AG'][0]):,} steps, {seeds_of(by_arm)}", fontsize=9)
+        axes.set_xlabel("passes over the training images")
+    grid[0].set_ylabel("validation accuracy (%)")
+    text = (
+        f"SLA+AG − cross-entropy of equal passes on test images: {ahead[0].text('+.1f')}, then {ahead[1].text('+.1f')}"
+    )
+    return finish(figure, f"{text} points", runs_of(found), "CIFAR-10, 2,000 images. Bands: 95% intervals.", lines)
 
 
 def inference(index: Index) -> Picture:
@@ -270,7 +369,7 @@ def inference(index: Index) -> Picture:
     columns, shown, sides = {}, blocks(index), set()
     for title, by_arm in shown.items():
         panel = {more: gains(by_arm[more], by_arm[one]) for one, more in NAMES.values() if more in by_arm}
-        columns[_unbroken(title)] = panel
+        columns[", ".join(title.split(", ")[:1] + title.split(", ")[2:])] = panel
         for name in {"DA, averaged", "MT, averaged"} & panel.keys() if "SLA+AG" in panel else ():
             differences = [ours - theirs for ours, theirs in zip(panel["SLA+AG"], panel[name], strict=False)]
             sides.add(summary(differences).side)
@@ -278,110 +377,6 @@ def inference(index: Index) -> Picture:
     figure = plots.forest({"": columns}, "gain (points)", runs_of(shown), text, colour, many, shared=True)
     plain = "What M passes gain over one"
     return titled(figure, plain if 1 in sides else f"{plain}: nowhere more by SLA than by DA or MT")
-
-
-def training(index: Index) -> Picture:
-    """Is MT harder to optimise than SLA? The loss of class and transformation on the training images by epoch."""
-    figure = joint_loss(blocks(index, methods=("MT", "SLA+AG")), "Of class and transformation together, (21) and (22).")
-    return titled(figure, "Is MT harder to optimise? The joint loss on the training images")
-
-
-def joint_loss(found: Mapping[str, ByArm], text: str = "") -> Picture:
-    """The loss of class and transformation by epoch, of records by title and method."""
-    return _curves(found, "train_loss", ("MT", "SLA+AG"), "joint loss (nats)", text)
-
-
-def class_loss(index: Index) -> Picture:
-    """The loss of the class, where the transformation is known, on the training images by epoch."""
-    figure = class_loss_of(blocks(index, methods=("MT", "SLA+AG")))
-    return titled(figure, "The class loss on the training images, the transformation known")
-
-
-def class_loss_of(found: Mapping[str, ByArm]) -> Picture:
-    """The loss of the class by epoch, of records by title and method."""
-    return _curves(found, "class_loss", ("DA", "MT", "SLA+AG"), "class loss (nats)", "")
-
-
-def distilled(index: Index) -> Picture:
-    """The distilled head, in one pass, against the aggregate of a network without distillation, over training."""
-    methods, found = ("cross-entropy", "SLA+AG", "SLA+SD", "SLA+SD, no KL"), blocks(index, methods=("SLA+SD",))
-    text = "SLA+AG: M passes, a network without distillation. No KL: the same second head, taught by labels alone."
-    figure = _curves(found, "validation_accuracy", methods, "validation accuracy (%)", text)
-    return titled(figure, "The second head in one pass, beside the aggregate of SLA in M passes")
-
-
-def divergence(index: Index) -> Picture:
-    """The distance of the second head from the network's own aggregate, on the training images by epoch."""
-    found = blocks(index, methods=("SLA+SD",))
-    figure = _curves(found, "distillation", ("SLA+SD", "SLA+SD, no KL"), "divergence (nats)", "")
-    return titled(figure, "Divergence of the second head from the network's own aggregate")
-
-
-@styled
-def _curves(found: Mapping[str, ByArm], curve: str, methods: Sequence[str], label: str, text: str) -> Picture:
-    """A curve by epoch, a panel a study, a line a method."""
-    figure, (grid,) = plots.panels(3.2, 1, len(found))
-    lines: dict[str, Any] = {}
-    for axes, (title, by_arm) in zip(grid, found.items(), strict=True):
-        drawn = {name: by_arm[name] for name in methods if name in by_arm and by_arm[name][0].curves.get(curve)}
-        for name, runs in drawn.items():
-            values = np.array([run.curves[curve] for run in runs])
-            epochs = np.arange(1, values.shape[1] + 1) * runs[0].config["recipe"]["epochs"] / values.shape[1]
-            dashes, scale = "--" if "no KL" in name else "-", 100 if "accuracy" in curve else 1
-            band(axes, epochs, scale * values, name, color=colour(name), linestyle=dashes)
-            lines.setdefault(name, axes.lines[-1])
-        axes.set_title("\n".join([*title.split(", "), plots.seeds_of(drawn)]), fontsize=9)
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        if "accuracy" not in curve:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.minorticks_off()
-    grid[0].set_ylabel(label)
-    figure.legend(lines.values(), list(lines), loc="outside right center", fontsize=8)
-    plots.caption(figure, runs_of(found), f"Bands: 95% intervals of the mean. {text}".strip())
-    return figure
-
-
-@styled
-def cost(index: Index) -> Picture:
-    """Accuracy over passes of training, for every set of transformations; open marks infer in one pass, filled in M."""
-    found = {study.title: [(t, by_arm) for t in TRANSFORMS if (by_arm := rows(index, study, t))] for study in SETS}
-    found = {title: by_views for title, by_views in found.items() if by_views}
-    needed(found, "an objective on views beside cross-entropy")
-    lines = -(-len(found) // 2)
-    figure, panels = plots.panels(0.8 + 2.6 * lines, lines, min(2, len(found)))
-    grid = panels.ravel()
-    for unused in grid[len(found) :]:
-        unused.remove()
-    marks: dict[str, Any] = {}
-    for axes, (title, by_views) in zip(grid, found.items(), strict=False):
-        ticks = {1}
-        for transforms, by_arm in by_views:
-            epochs = by_arm["cross-entropy"][0].config["recipe"]["epochs"]
-            for name, runs in by_arm.items():
-                if "no KL" in name:
-                    continue
-                method, filled, views = _method(name), many(name), 1 if name.startswith("cross") else transforms
-                M = 1 if views == 1 else len(TRANSFORMS[transforms])
-                passes = round(M * runs[0].config["recipe"]["epochs"] / epochs)
-                ticks.add(passes)
-                result = summary(map(points, runs))
-                style = {"color": COLOUR[method], "capsize": 2, "markersize": 5, "fmt": "D" if filled else "o"}
-                half, shift = result.half_width if result.n > 2 else 0.0, 1 + 0.04 * (list(COLOUR).index(method) - 2)
-                bar = axes.errorbar(passes * shift, result.mean, yerr=half, **style)
-                bar[0].set_markerfacecolor(COLOUR[method] if filled else "white")
-                marks.setdefault(method if method == "cross-entropy" else name, bar)
-        axes.set(xscale="log", xlabel="passes in training, over cross-entropy's", title=title)
-        axes.set_xticks(sorted(ticks), [str(tick) for tick in sorted(ticks)])
-        axes.minorticks_off()
-    for axes in grid[: len(found) : 2]:
-        axes.set_ylabel("test accuracy (%)")
-    figure.legend(marks.values(), list(marks), loc="outside right center", fontsize=8)
-    text = "Marks of one number of passes are moved apart. Bars: 95% intervals. Filled: M passes at inference."
-    shown = [run for by_views in found.values() for run in runs_of(dict(by_views))]
-    return finish(figure, "Accuracy over passes in training", shown, text)
 
 
 def transforms(index: Index) -> Picture:
@@ -410,11 +405,10 @@ def imbalance(index: Index) -> Picture:
         known = {name: runs for name, runs in by_arm.items() if all(run.class_accuracy for run in runs)}
         lines[title] = by_frequency(known)
     text = "Over cross-entropy; the test set is balanced."
-    figure = plots.forest(lines, "gain (points)", runs_of(found), text, colour, many)
+    figure = plots.forest(lines, "gain (points)", runs_of(found), text, colour, many, shared=True)
     return titled(figure, "Long tails: gains over cross-entropy, by the frequency of the class")
 
 
 FIGURES: dict[str, Callable[[Index], Picture]] = {
-    **{draw.__name__: draw for draw in (accuracy, inference, training, class_loss, distilled, divergence)},
-    **{draw.__name__: draw for draw in (cost, transforms, imbalance)},
+    **{draw.__name__: draw for draw in (digits, accuracy, longer_training, inference, transforms, imbalance)},
 }
