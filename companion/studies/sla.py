@@ -85,7 +85,7 @@ FEWER = replace(PLAIN, epochs=10, batch_size=32, evaluate_every=5)
 FULL = Recipe.preset("sla/resnet", evaluate_every=10, precision="bfloat16")
 
 
-def _study(name: str, title: str, recipe: Recipe, arms: tuple[Arm, ...], seconds: float, **data: Any) -> Study:
+def _study(name: str, title: str, recipe: Recipe, arms: tuple[Arm, ...], seconds: float, /, **data: Any) -> Study:
     """Five seeds of the small network; ``seconds`` of an epoch of cross-entropy."""
     data = {"name": name.removesuffix("-tail"), "validation": 0.1, **data}
     return Study(NOTEBOOK, name, title, data, "small", recipe, arms, 5, seconds * recipe.epochs)
@@ -123,7 +123,8 @@ CLOTHING = _study("fashion-mini", "fashion-mini, 2,000 images", PLAIN, FASHION, 
 MNIST = _study("mnist", "MNIST, 1,000 images", PLAIN, (*ROTATED, *ALONE), 0.3, train_size=1000)
 CIFAR = _study("cifar10", "CIFAR-10, 2,000 images", CROP, PHOTOS, 0.8, train_size=2000)
 CLOTHING, MNIST = replace(CLOTHING, pictures=_answers(6)), replace(MNIST, pictures=_answers(6, 9))
-FEW = _study("mnist-300", "MNIST, 300 images", FEWER, LONGER, 0.1, name="mnist", train_size=300, test_size=5000)
+OF_FEW = {"name": "mnist", "validation": 0.02, "train_size": 300, "test_size": 5000}
+FEW = _study("mnist-300", "MNIST, 300 images", FEWER, LONGER, 0.1, **OF_FEW)
 MANY_STEPS = replace(
     FEW,
     name="mnist-300-long",
