@@ -92,7 +92,7 @@ lesson.table("5_sla", reported)
 # %% tags=["parameters"]
 profile = "quick"  # "quick" trains the live runs of section 7; "cpu" and "paper" also add missing records (hours)
 dataset = "fashion-mini"  # the 10,000 images of Fashion-MNIST inside the package; or cifar10, mnist, ...
-train_size = 600  # training images of the live runs
+train_size = 500  # training images of the live runs
 transforms = "rotation"  # a set of semaug.methods.sla.TRANSFORMS; those of colours need colour images
 epochs = 5  # of the live runs
 seeds = 3  # paired runs of each method
@@ -150,9 +150,9 @@ def figure_kinds():
     for axes, (name, heads) in zip(figure.subplots(1, 3), KINDS.items(), strict=True):
         axes.set(xlim=(0, 12), ylim=(0, 12), title=name)
         axes.axis("off")
-        plots.draw_box(axes, (6, 1.2), (7, 1.9), "view $t_j(x)$", "#555555", "#F6F6F6")
+        plots.draw_box(axes, (6, 1.2), (7, 1.9), "view $t_j(x)$", "#555555", "white")
         plots.draw_arrow(axes, (6, 2.2), (6, 3.9), "#555555")
-        plots.draw_box(axes, (6, 4.9), (7, 1.9), "features $z_j$", "#555555", "#F6F6F6")
+        plots.draw_box(axes, (6, 4.9), (7, 1.9), "features $z_j$", "#555555", "white")
         for at, (head, label, size, colour) in zip((6,) if len(heads) == 1 else (3, 9), heads, strict=True):
             plots.draw_arrow(axes, (6, 5.9), (at, 8.4), colour)
             axes.text(at + (0.5 if at >= 6 else -0.4), 7.4, head, ha="left" if at >= 6 else "right", color=colour)
@@ -268,12 +268,12 @@ for name, (turned, label) in worlds.items():
 @plots.styled
 def figure_worlds():
     figure = plots.Picture(figsize=(7.5, 5.4))
-    grid = torch.cartesian_prod(*[torch.linspace(-1.6, 1.6, 241, dtype=f64)] * 2)
-    side = torch.linspace(-1.6, 1.6, 241)
+    grid = torch.cartesian_prod(*[torch.linspace(-1.8, 1.8, 241, dtype=f64)] * 2)
+    side = torch.linspace(-1.8, 1.8, 241)
     for axes, ((name, form), (w, b)) in zip(figure.subplots(2, 3).flat, borders.items(), strict=True):
         (turned, label), many = worlds[name], len(w) == 8
         region = (grid @ w.T + b).argmax(1).view(241, 241).T
-        axes.contourf(side, side, region // 4 if many else region, (-0.5, 0.5, 1.5), colors=("#DCE6F0", "#FBDDE2"))
+        axes.contourf(side, side, region // 4 if many else region, (-0.5, 0.5, 1.5), colors=("#B9D2EC", "#F8C9D0"))
         for border in range(len(w)):
             axes.contour(side, side, region == border, (0.5,), colors="black", linewidths=0.7)
         for c, colour in enumerate((plots.BLUE, plots.RED)):
@@ -281,11 +281,11 @@ def figure_worlds():
                 points = turned[label == c, j]
                 axes.plot(*points.T, "o" if c == 0 else "x", color=colour, markersize=3)
                 if many:
-                    place = (1.32 if c == 0 or name == "first world" else 0.7) * points.mean(0)
+                    place = (1.5 if c == 0 or name == "first world" else 0.58) * points.mean(0)
                     axes.text(*place, f"{c}, {90 * j}°", ha="center", va="center", fontsize=7.5, color=colour)
         axes.set(aspect="equal", xticks=[], yticks=[], title=f"{form}: {'yes' if answers[name, form] else 'no'}")
         axes.set_ylabel(name if form == "as they are" else "")
-    plots.headline(figure, "Separable? Turned views never by class here; by joint labels in the first world only")
+    plots.headline(figure, "After turning, lines separate joint labels in the first world, and classes in neither")
     return figure
 
 
@@ -296,7 +296,8 @@ assert list(answers.values()) == [True, False, True, True, False, False]
 show(figure_worlds(), "worlds")
 
 # %% [markdown]
-# In the first world the eight clouds alternate around the circle. No line splits them by class, though a curve would.
+# In the first world the eight clouds alternate around the circle. No line splits them by class, though a curve would:
+# the fitted classifier gives up and calls every place class 0.
 # The joint labels get a sector each. In the second world class 0 turned by 180° *is* class 1, like the six and the
 # nine: no classifier of any kind can separate the views, by class or by joint label.
 #
@@ -332,9 +333,8 @@ for name, (pixels, labels, stride) in trained_on.items():
     shares[name] = 100 * (called == label_test).double().mean().item()
 upright = {}
 for name, split in {dataset: images.train, "shapes": load("shapes", train_size=400).train}.items():
-    seen = F.avg_pool2d(sla.rotations(split.floats(slice(0, 400))).flatten(0, 1), 2).view(
-        -1, 4, 196 * split.images.shape[1]
-    )
+    tiles = F.avg_pool2d(sla.rotations(split.floats(slice(0, 400))).flatten(0, 1), 2)
+    seen = tiles.flatten(1).unflatten(0, (-1, 4))
     upright[name] = separability(seen, seeded(1), target=split.target[:400])
     print(f"turns of {name} are named in {upright[name]:.0%} of cases, by chance in 25%")
 
@@ -463,7 +463,7 @@ def figure_tables():
         axes.set_yticks(range(2), ["six", "nine"])
         axes.set_title(f"{name}: P(six | upright) = {table[0, 0] / table[:, 0].sum():.2f}")
         axes.grid(visible=False)
-    plots.headline(figure, "A view that looks like a six: only a joint label can say “six upright or nine turned”")
+    plots.headline(figure, "Only a joint label can say “an upright six or a turned nine”")
     return figure
 
 
@@ -616,6 +616,9 @@ def frames():
         yield figure
 
 
+# %% [markdown]
+# Watch the bar of *Shirt*.
+
 # %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
 lesson.animation("5_sla", frames(), "shirt")
 
@@ -736,7 +739,7 @@ for one, two in zip(lines, [*package.network.parameters(), *package.joint_head.p
 # %% [markdown]
 # ## 7 · Training, and what came out (34–41 min)
 #
-# We train a small network on 600 images for five epochs: with DA, with SLA, and with cross-entropy for four times the
+# We train a small network on 500 images for five epochs: with DA, with SLA, and with cross-entropy for four times the
 # epochs, so that all three take as many passes. **Predict:** which is best on test images, and which is worst?
 
 # %%
@@ -745,11 +748,11 @@ ARMS = {
     "DA": ("DataAugmentation", {"transforms": transforms}),
     "SLA": ("SLA", {"transforms": transforms}),
 }
-recipe = Recipe(epochs=epochs, batch_size=32, lr=0.05, weight_decay=5e-4, evaluate_every=1)
+recipe = Recipe(epochs=epochs, batch_size=32, lr=0.05, weight_decay=5e-4)
 by_arm = {arm: [] for arm in ARMS}
 for arm, (objective, settings) in ARMS.items():
     times = M if objective == "CrossEntropy" else 1
-    length = replace(recipe, epochs=times * epochs, evaluate_every=times)
+    length = replace(recipe, epochs=times * epochs)
     for seed in SEEDS:
         model = runs.build(objective, "small", images, seed, **settings).to(resolve_device(device))
         by_arm[arm].append(fit(model, images, length, seed=seed, progress=False))
@@ -761,7 +764,7 @@ lesson.keep("5_sla", [record for records in by_arm.values() for record in record
 live = study.by_inference(by_arm)
 plain = live[f"cross-entropy, {M}x epochs"]
 over = {name: stats.gains(rows, plain) for name, rows in live.items() if rows is not plain}
-if (profile, dataset, transforms, epochs, train_size, *SEEDS) == ("quick", "fashion-mini", "rotation", 5, 600, 0, 1, 2):
+if (profile, dataset, transforms, epochs, train_size, *SEEDS) == ("quick", "fashion-mini", "rotation", 5, 500, 0, 1, 2):
     assert max(map(np.mean, over.values())) < 0  # what the text below says
     assert np.mean(over["DA"]) < np.mean(over["SLA, single"]) < np.mean(over["SLA+AG"])
 shown = [record for records in by_arm.values() for record in records]
@@ -781,8 +784,9 @@ show(picture, "live")
 lesson.figure("5_sla", "accuracy")
 
 # %% [markdown]
-# Is it the method or the number of steps? On CIFAR-10 we trained six times as long and followed the accuracy on 5,000
-# validation images. The horizontal axis counts passes, so cross-entropy takes four epochs where SLA takes one.
+# Is it the method or the number of steps? We took 300 digits, few enough to train to the end, and trained once for 90
+# steps and once for six times as many. The horizontal axis counts passes, so cross-entropy takes four epochs where SLA
+# takes one. Flat lines at the right say that more steps would change little.
 
 # %% tags=["nbval-ignore-output"]
 lesson.figure("5_sla", "longer_training")
@@ -826,16 +830,15 @@ def compared(index):
 def check(sides):
     """What the list below says."""
     short = ("fashion-mini, 300 steps", "MNIST, 140 steps", "shapes, 140 steps", "CIFAR-10, 300 steps")
+    few = ("MNIST, 90 steps", "MNIST, 540 steps")
     at_equal, views, means, aggregate, teacher = (sides[pair] for pair in PAIRS)
     assert [at_equal[name] for name in short] == [1, -1, 0, -1]
     assert [views[name] for name in short] == [1, 1, -1, 1]
     assert [means[name] for name in short] == [1, 1, -1, 1]
     assert all(aggregate[name] >= 0 for name in short)
     assert set(teacher.values()) == {0}
-    assert at_equal.get("CIFAR-10, 1,860 steps") == LONG_SIDE
+    assert [at_equal[name] for name in few] == [-1, 1]
 
-
-LONG_SIDE = 1
 
 # %%
 lesson.table("5_sla", compared)
@@ -843,7 +846,9 @@ lesson.table("5_sla", compared)
 # %% [markdown]
 # - **Joint labels against an invariance.** Where turns are seen (clothing, digits, photographs), SLA beats DA from one
 #   view and from four. On shapes, where turns are not seen, it loses. That is the prediction of section 2.
-# - **Against cross-entropy of equal passes.** PLACEHOLDER
+# - **Against cross-entropy of equal passes.** SLA+AG wins on clothing. On 300 digits it loses after 90 steps and wins
+#   after 540: the paper's claim shows at small scale once training is long enough. On 1,000 digits and on CIFAR-10, 140
+#   and 300 steps are too few, and it loses there.
 # - **Distillation.** The student is never significantly below the aggregate of a network without it. But without the
 #   KL it is as good: what helps is a second head for the upright image, and the distillation adds nothing that we see.
 # - **The aggregate.** The averages of DA and MT gain about as much from four views as SLA does (appendix).
@@ -861,8 +866,7 @@ lesson.table("5_sla", compared)
 # | supervised tasks other than few-shot and imbalanced classification | question 2 |
 # | learn to choose helpful tasks | two first answers in the appendix: separability before training, and learned weights of the views |
 #
-# Few-shot learning was not decided here: three trainings on held-out classes differed more among each other than the
-# methods. Long tails are in the appendix.
+# Few-shot learning was not decided here: no study here has enough runs. Long tails are in the appendix.
 #
 # **1. One view.** What are (1), (2), (3) and (9) for the set `none`, the identity alone? Predict before you open it.
 #
