@@ -25,7 +25,8 @@ lesson.figure("5_sla", "digits")
 
 # %% [markdown]
 # **Left: a six and a nine of MNIST in four views, and what two small networks say that each view shows. Right: the
-# accuracy on all sixes and nines, by four ways of training.** All but cross-entropy were trained on the views.
+# accuracy on all sixes and nines, by four ways of training.** All but cross-entropy were trained on the views. The
+# aggregate SLA+AG answers from four views, the others from one.
 #
 # Data augmentation (DA) asks a network to give all views of an image the same class. For a six turned by 180° this is
 # a wrong thing to ask. SLA, *self-supervised label augmentation*, does not ask it. *Six, turned by 180°* becomes a

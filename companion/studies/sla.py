@@ -273,13 +273,12 @@ def digits(index: Index) -> Picture:
     figure = Picture(figsize=(7.5, 3.4))
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
     mosaic = 255 - tiles[rows][:, :, 0]
-    mosaic = np.pad(mosaic, ((0, 0), (0, 0), (1, 13), (3, 3)), constant_values=255)
-    left.imshow(mosaic.transpose(0, 2, 1, 3).reshape(2 * 42, 4 * 34), cmap="gray", vmin=0, vmax=255)
+    mosaic = np.pad(mosaic, ((0, 0), (0, 0), (1, 15), (3, 3)), constant_values=255)
+    left.imshow(mosaic.transpose(0, 2, 1, 3).reshape(2 * 44, 4 * 34), cmap="gray", vmin=0, vmax=255)
     for row, column in np.ndindex(2, 4):
         said = (int(drawn[name]["each"][rows[row], column].argmax()) for name in ("DA", "SLA"))
-        left.text(
-            34 * column + 17, 42 * row + 36, "DA: {}   SLA: {}".format(*said), ha="center", va="center", fontsize=8
-        )
+        words = "DA: {}\nSLA: {}".format(*said)
+        left.text(34 * column + 17, 44 * row + 30, words, ha="center", va="top", fontsize=8)
     left.set_xticks([34 * column + 16.5 for column in range(4)], ["0°", "90°", "180°", "270°"])
     left.tick_params(length=0, labeltop=True, labelbottom=False)
     left.set_yticks([])
@@ -288,14 +287,14 @@ def digits(index: Index) -> Picture:
     means = {}
     for at, (name, runs) in enumerate(found.items()):
         score = summary(50 * (run.class_accuracy[6] + run.class_accuracy[9]) for run in runs)
-        label = {"DA": "DA (turns)", "MT": "MT (turns)", "SLA": "SLA+AG (turns)"}.get(name, name)
+        label = {"SLA": "SLA+AG, four views"}.get(name, name)
         half = score.half_width if score.n > 2 else 0.0
         right.barh(at, score.mean, 0.6, xerr=half, color=COLOUR[name], capsize=3, ecolor=GREY)
         right.text(3, at, f"{label}: {score.mean:.0f}%", va="center", color="white", weight="bold", fontsize=8.5)
         means[name] = score.mean
     right.set(xlim=(0, 100), ylim=(len(found) - 0.5, -0.5), yticks=[], xlabel="accuracy on sixes and nines (%)")
     right.grid(visible=False, axis="y")
-    text = f"Turned by 180°, a six is a nine: data augmentation is right {means['DA']:.0f}% of the time"
+    text = f"A turned six is a nine: data augmentation gets {means['DA']:.0f}% right"
     shown = [run for runs in found.values() for run in runs]
     words = f"Bars: {seeds_of(found)}, 95% intervals. Below each view: the class that two networks (seed 0) give it."
     return finish(figure, f"{text}, joint labels {means['SLA']:.0f}%", shown, words)

@@ -171,10 +171,10 @@ def test_digits_show_the_accuracy_on_sixes_and_nines(monkeypatch):
     monkeypatch.setattr(sla, "pictures", lambda notebook, record: arrays)
     figure = sla.digits(index)
     left, right = figure.axes
-    assert [text.get_text() for text in left.texts] == ["DA: 9   SLA: 9"] * 8
+    assert [text.get_text() for text in left.texts] == ["DA: 9\nSLA: 9"] * 8
     assert [patch.get_width() for patch in right.patches] == pytest.approx([40, 45, 50, 55])
     title = " ".join(figure.get_suptitle().split())
-    assert title.endswith("data augmentation is right 45% of the time, joint labels 55%")
+    assert title.endswith("data augmentation gets 45% right, joint labels 55%")
 
 
 def test_the_answers_beside_a_record_are_of_the_chosen_classes():
