@@ -82,9 +82,9 @@ lesson.table("5_sla", reported)
 # <details><summary>For the lecturer</summary>
 #
 # Clear all outputs before the class, so that predictions are predictions. The live training of section 7 takes about
-# 25 seconds on two cores: start it, then ask. If time is short, leave out the pixels of section 2 and the second
+# 20 seconds on two cores: start it, then ask. If time is short, leave out the pixels of section 2 and the second
 # derivation of section 5. Expected answers: neither world can be separated by class after turning. The aggregate
-# follows the one dissenting view. In the live run cross-entropy of equal passes wins. Discuss question 1 in class.
+# follows the one dissenting view. The title of the live figure says what is best. Discuss question 1 in class.
 #
 # </details>
 #
@@ -93,9 +93,9 @@ lesson.table("5_sla", reported)
 # %% tags=["parameters"]
 profile = "quick"  # "quick" trains the live runs of section 7; "cpu" and "paper" also add missing records (hours)
 dataset = "fashion-mini"  # the 10,000 images of Fashion-MNIST inside the package; or cifar10, mnist, ...
-train_size = 500  # training images of the live runs
+train_size = 400  # training images of the live runs
 transforms = "rotation"  # a set of semaug.methods.sla.TRANSFORMS; those of colours need colour images
-epochs = 5  # of the live runs
+epochs = 4  # of the live runs
 seeds = 3  # paired runs of each method
 first_seed = 0  # of them
 temperature = 1.0  # T of self-distillation
@@ -745,7 +745,7 @@ for one, two in zip(lines, [*package.network.parameters(), *package.joint_head.p
 # %% [markdown]
 # ## 7 · Training, and what came out (34–41 min)
 #
-# We train a small network on 500 images for five epochs: with DA, with SLA, and with cross-entropy for four times the
+# We train a small network on 400 images for four epochs: with DA, with SLA, and with cross-entropy for four times the
 # epochs, so that all three take as many passes. **Predict:** which is best on test images, and which is worst?
 
 # %%
@@ -770,18 +770,20 @@ lesson.keep("5_sla", [record for records in by_arm.values() for record in record
 live = study.by_inference(by_arm)
 plain = live[f"cross-entropy, {M}x epochs"]
 over = {name: stats.gains(rows, plain) for name, rows in live.items() if rows is not plain}
-if (profile, dataset, transforms, epochs, train_size, *SEEDS) == ("quick", "fashion-mini", "rotation", 5, 500, 0, 1, 2):
-    assert max(map(np.mean, over.values())) < 0  # what the text below says
-    assert np.mean(over["DA"]) < np.mean(over["SLA, single"]) < np.mean(over["SLA+AG"])
 shown = [record for records in by_arm.values() for record in records]
 picture = plots.forest({"": {"": over}}, "points over cross-entropy", shown, "", study.colour, study.many)
 level = stats.summary(100 * run.metrics["test_accuracy"] for run in plain)
-plots.headline(picture, f"Five epochs: cross-entropy of equal passes reaches {level.mean:.0f}%, the others less")
+means = {name: np.mean(values) for name, values in over.items()}
+best, worst = max(means, key=means.get), min(means, key=means.get)
+leader = best if means[best] > 0 else "cross-entropy"
+plots.headline(
+    picture, f"Cross-entropy {level.mean:.0f}%; best is {leader}, worst {worst if means[worst] < 0 else 'it'}"
+)
 show(picture, "live")
 
 # %% [markdown]
-# Here cross-entropy wins, as far as DA, SLA and SLA+AG are concerned. So short a training says little: what has more to
-# learn is behind. But the order below it is that of the paper: SLA is ahead of DA, and four views are ahead of one.
+# The title has the answer of these runs. So short a training says little about the methods: what has more to learn is
+# behind. Compare DA with SLA from one view, and one view with four.
 #
 # **The records.** Each row is a data set with a small network of 78,000 weights, and beside it the steps of training.
 # Zero is cross-entropy with four times the epochs. The paper trains for 80,000 steps.
