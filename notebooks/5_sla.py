@@ -797,6 +797,10 @@ lesson.figure("5_sla", "accuracy")
 # takes one. Flat lines at the right say that more steps would change little.
 
 # %% tags=["nbval-ignore-output"]
+rows = study.rows(committed("5_sla"), study.MANY_STEPS)
+gained = stats.gains(rows["SLA+AG"], rows["cross-entropy, 4x epochs"])
+assert len(gained) == 3 and min(gained) > 0  # noqa: PT018
+assert stats.summary(gained).text("+.1f") == "+3.4 ± 3.5"
 lesson.figure("5_sla", "longer_training")
 
 # %% [markdown]
@@ -845,7 +849,7 @@ def check(sides):
     assert [means[name] for name in short] == [1, 1, -1, 1]
     assert all(aggregate[name] >= 0 for name in short)
     assert set(teacher.values()) == {0}
-    assert [at_equal[name] for name in few] == [-1, 1]
+    assert [at_equal[name] for name in few] == [-1, 0]
 
 
 # %%
@@ -854,9 +858,9 @@ lesson.table("5_sla", compared)
 # %% [markdown]
 # - **Joint labels against an invariance.** Where turns are seen (clothing, digits, photographs), SLA beats DA from one
 #   view and from four. On shapes, where turns are not seen, it loses. That is the prediction of section 2.
-# - **Against cross-entropy of equal passes.** SLA+AG wins on clothing. On 300 digits it loses after 90 steps and wins
-#   after 540: the paper's claim shows at small scale once training is long enough. On 1,000 digits and on CIFAR-10, 140
-#   and 300 steps are too few, and it loses there.
+# - **Against cross-entropy of equal passes.** SLA+AG wins on clothing. On 300 digits it is far behind after 90 steps.
+#   After 540 it is ahead in each of three seeds, by 3.4 ± 3.5 points: not yet significant, but the sign has turned. On
+#   1,000 digits and on CIFAR-10, it loses after 140 and 300 steps. The paper's claim needs long training to show.
 # - **Distillation.** The student is never significantly below the aggregate of a network without it. But without the
 #   KL it is as good: what helps is a second head for the upright image, and the distillation adds nothing that we see.
 # - **The aggregate.** The averages of DA and MT gain about as much from four views as SLA does (appendix).
