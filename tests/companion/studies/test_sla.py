@@ -201,7 +201,7 @@ def test_longer_training_shows_a_short_and_a_long_study_over_passes():
     np.testing.assert_allclose(one.lines[0].get_xdata(), [2, 4], err_msg="cross-entropy of 4 epochs")
     np.testing.assert_allclose(one.lines[2].get_xdata(), [8, 16], err_msg="SLA of 4 epochs, four views")
     title = " ".join(figure.get_suptitle().split())
-    assert "\N{MINUS SIGN}5.0 ± 0.0 points, then +10.0 ± 0.0" in title
+    assert "\N{MINUS SIGN}5.0 ± 0.0, with more steps +10.0 ± 0.0" in title
     with pytest.raises(NothingToDraw, match="the short and in the long study"):
         sla.longer_training(Index(records=short))
 
