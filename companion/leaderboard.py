@@ -128,6 +128,9 @@ def papers(notebook: str | None = None) -> str:
 
 MARKS = "oDs^vP*X<>"
 
+MOST = 10
+"""Methods in a picture: those of most data sets, of as many the first."""
+
 
 @styled
 def drawn(notebook: str) -> Picture:
@@ -139,9 +142,11 @@ def drawn(notebook: str) -> Picture:
     for row in rows(notebook):
         if row.gain is not None:
             methods.setdefault(row.method, []).append(row)
-    shown = [row for marks in methods.values() for row in marks]
-    if not shown:
+    if not methods:
         raise NothingToDraw("a baseline and another method under one recipe")
+    total, often = len(methods), sorted(methods, key=lambda method: -len(methods[method]))[:MOST]
+    methods = {method: marks for method, marks in methods.items() if method in often}
+    shown = [row for marks in methods.values() for row in marks]
     sets = dict.fromkeys(row.study.title for row in shown)
     style = {name: (COLOURS[k % len(COLOURS)], MARKS[k % len(MARKS)]) for k, name in enumerate(sets)}
     high = max(4, len(methods))
@@ -164,9 +169,10 @@ def drawn(notebook: str) -> Picture:
     axes.legend(seen.values(), seen, loc="upper center", bbox_to_anchor=below, ncols=3, fontsize=7.5)
     better = sum(row.gain is not None and row.gain.n > 2 and row.gain.side > 0 for row in shown)
     headline(figure, f"{notebook}: {better} of {len(shown)} gains over the baseline are significantly above zero")
-    caption(
-        figure, [record for row in shown for record in row.runs], "Bars: 95% intervals; open: fewer than three seeds."
-    )
+    text = "Bars: 95% intervals; open: fewer than three seeds."
+    if total > len(methods):
+        text += f" The {len(methods)} methods of most data sets; all {total} are in leaderboard.md."
+    caption(figure, [record for row in shown for record in row.runs], text)
     return figure
 
 

@@ -13,14 +13,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import LogLocator, MaxNLocator
+import torch
 
 from companion import plots
-from companion.plots import BLUE, GREEN, PURPLE, RED, YELLOW, Picture, band, finish, styled, titled
-from companion.records import ByArm, Index, by_frequency, needed, over_first, runs_of
-from companion.stats import gains, points, summary
+from companion.plots import BLUE, GREEN, GREY, PURPLE, RED, YELLOW, Picture, band, finish, seeds_of, styled, titled
+from companion.records import ByArm, Index, by_frequency, needed, pictures, runs_of
+from companion.stats import gains, summary
 from companion.studies import Arm, Setting, Study
-from semaug.methods.sla import TRANSFORMS
+from semaug.data.sets import Data
+from semaug.methods.sla import TRANSFORMS, DataAugmentation, views
 from semaug.training.recipe import Recipe
 from semaug.training.record import Record
 
@@ -80,10 +81,11 @@ TAIL = (
 
 PLAIN = Recipe(epochs=20, weight_decay=5e-4, evaluate_every=5)
 CROP = replace(PLAIN, augment="crop+flip")
+FEWER = replace(PLAIN, epochs=10, batch_size=32, evaluate_every=5)
 FULL = Recipe.preset("sla/resnet", evaluate_every=10, precision="bfloat16")
 
 
-def _study(name: str, title: str, recipe: Recipe, arms: tuple[Arm, ...], seconds: float, **data: Any) -> Study:
+def _study(name: str, title: str, recipe: Recipe, arms: tuple[Arm, ...], seconds: float, /, **data: Any) -> Study:
     """Five seeds of the small network; ``seconds`` of an epoch of cross-entropy."""
     data = {"name": name.removesuffix("-tail"), "validation": 0.1, **data}
     return Study(NOTEBOOK, name, title, data, "small", recipe, arms, 5, seconds * recipe.epochs)
@@ -95,14 +97,49 @@ def _full(name: str, title: str) -> Study:
     return Study(NOTEBOOK, f"{name}-resnet32", title, {"name": name}, "resnet32", FULL, arms, 3, seconds, "paper")
 
 
+def _answers(*classes: int) -> Callable[[DataAugmentation, Data], dict[str, np.ndarray]]:
+    """For the first test images of some classes: all views, the class that each is given, and their aggregate."""
+
+    def pictures(model: DataAugmentation, dataset: Data) -> dict[str, np.ndarray]:
+        model.eval()
+        chosen = torch.cat([(dataset.test.target == label).nonzero()[:40, 0] for label in classes])
+        images = dataset.test.floats(chosen)
+        seen = [transform(images) for transform in TRANSFORMS[model.transforms]]
+        with torch.no_grad():
+            each = [model.class_logits(model.network.features(view), j).softmax(1) for j, view in enumerate(seen)]
+            together = model.aggregated(images).softmax(1)
+        answers = {"target": dataset.test.target[chosen], "each": torch.stack(each, 1), "together": together}
+        tiles = views(dataset.test.images[chosen], model.transforms)
+        return {"views": tiles.numpy(), **{name: value.numpy() for name, value in answers.items()}}
+
+    return pictures
+
+
+LONGER = (BASELINE, longer(BASELINE, 4), *on_views("SLA", "SLA+SD"))
 FASHION = (*ROTATED, *ALONE, *of_views("rotation2"))
 SHAPES = (*ROTATED, *ALONE, *of_views("rotation2", "color_perm3", "color_perm", "rotation+color_perm3"))
 PHOTOS = (*ROTATED, *of_views("rotation2", "color_perm3", "color_perm"))
+CLOTHING = _study("fashion-mini", "fashion-mini, 2,000 images", PLAIN, FASHION, 0.5, train_size=2000)
+MNIST = _study("mnist", "MNIST, 1,000 images", PLAIN, (*ROTATED, *ALONE), 0.3, train_size=1000)
+CIFAR = _study("cifar10", "CIFAR-10, 2,000 images", CROP, PHOTOS, 0.8, train_size=2000)
+CLOTHING, MNIST = replace(CLOTHING, pictures=_answers(6)), replace(MNIST, pictures=_answers(6, 9))
+OF_FEW = {"name": "mnist", "validation": 0.02, "train_size": 300, "test_size": 5000}
+FEW = _study("mnist-300", "MNIST, 300 images", FEWER, LONGER, 0.1, **OF_FEW)
+MANY_STEPS = replace(
+    FEW,
+    name="mnist-300-long",
+    title="MNIST, 300 images, six times the steps",
+    recipe=replace(FEWER, epochs=60, evaluate_every=15),
+    seconds=6 * FEW.seconds,
+)
+FEW, MANY_STEPS = replace(FEW, seeds=3), replace(MANY_STEPS, seeds=3)
 SETS = (
-    _study("fashion-mini", "fashion-mini, 2000 images", PLAIN, FASHION, 0.5, train_size=2000),
-    _study("mnist", "MNIST, 1000 images", PLAIN, (*ROTATED, *ALONE), 0.3, train_size=1000),
-    _study("shapes", "shapes, 1000 images", PLAIN, SHAPES, 0.4, train_size=1000),
-    _study("cifar10", "CIFAR-10, 2000 images", CROP, PHOTOS, 0.8, train_size=2000),
+    CLOTHING,
+    MNIST,
+    FEW,
+    MANY_STEPS,
+    _study("shapes", "shapes, 1,000 images", PLAIN, SHAPES, 0.4, train_size=1000),
+    CIFAR,
     _full("cifar10", "CIFAR-10, ResNet-32"),
     _full("cifar100", "CIFAR-100, ResNet-32"),
 )
@@ -110,8 +147,16 @@ TAILS = (
     _study("fashion-mini-tail", "fashion-mini, ρ = 100", replace(PLAIN, epochs=40), TAIL, 0.5, imbalance=100),
     _study("cifar10-tail", "CIFAR-10, ρ = 100", replace(CROP, epochs=40), TAIL, 0.9, train_size=10000, imbalance=100),
 )
+
+
 STUDIES = (*SETS, *TAILS)
-PAPER = ()  # no readable table of the paper was found
+PAPER = tuple(
+    (f"{name}, ResNet-32, turns, 205 epochs", numbers, "Lee et al., ICML 2020, noted from memory, not checked")
+    for name, numbers in (
+        ("CIFAR-10", "cross-entropy 92.39, DA 90.44, MT 90.79, SLA, single 92.50, SLA+SD 93.26, SLA+AG 94.50"),
+        ("CIFAR-100", "cross-entropy 68.27, DA 65.73, MT 66.10, SLA, single 68.68, SLA+SD 71.85, SLA+AG 74.14"),
+    )
+)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # A record by its inferences
@@ -175,7 +220,7 @@ def results(index: Index) -> dict[str, tuple[Study, ByArm]]:
     """The rows of the leaderboard: every study with every set of transformations, by title."""
     found = {}
     for transforms in TRANSFORMS:
-        for study in STUDIES:
+        for study in (*SETS, *TAILS):
             title = f"{study.title}, {transforms}"
             if by_arm := rows(index, study, transforms):
                 found[title] = replace(study, title=title), by_arm
@@ -203,146 +248,134 @@ def many(name: str, title: str = "") -> bool:
     return "+AG" in name or "averaged" in name
 
 
-def _unbroken(title: str) -> str:
-    """A title that can be broken after its set of images only."""
-    name, _, rest = title.partition(", ")
-    return f"{name}, {rest.replace(' ', chr(0xA0))}"
+EQUAL = "cross-entropy, 4x epochs"
+COMPARED = ("DA", "MT", "SLA, single", "SLA+SD", "SLA+AG")
 
 
+def steps(run: Record) -> int:
+    """Steps of training."""
+    recipe = run.config["recipe"]
+    return int(recipe["epochs"] * (sum(run.train_counts) // recipe["batch_size"]))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+@styled
+def digits(index: Index) -> Picture:
+    """A six and a nine in four views with the answers of two networks, and the accuracy on all sixes and nines."""
+    found = index.by_arm(MNIST, ["cross-entropy", "DA", "MT", "SLA"])
+    drawn = {name: pictures(NOTEBOOK, found[name][0]) for name in ("DA", "SLA") if name in found}
+    needed(drawn.get("DA", {}) and drawn.get("SLA", {}), "the answers of a network of DA and of one of SLA on MNIST")
+    tiles, target = drawn["SLA"]["views"], drawn["SLA"]["target"]
+    rows = [int(np.flatnonzero(target == digit)[0]) for digit in (6, 9)]
+    figure = Picture(figsize=(7.5, 3.4))
+    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    mosaic = 255 - tiles[rows][:, :, 0]
+    mosaic = np.pad(mosaic, ((0, 0), (0, 0), (1, 15), (3, 3)), constant_values=255)
+    left.imshow(mosaic.transpose(0, 2, 1, 3).reshape(2 * 44, 4 * 34), cmap="gray", vmin=0, vmax=255)
+    for row, column in np.ndindex(2, 4):
+        said = (int(drawn[name]["each"][rows[row], column].argmax()) for name in ("DA", "SLA"))
+        words = "DA: {}\nSLA: {}".format(*said)
+        left.text(34 * column + 17, 44 * row + 30, words, ha="center", va="top", fontsize=8)
+    left.set_xticks([34 * column + 16.5 for column in range(4)], ["0°", "90°", "180°", "270°"])
+    left.tick_params(length=0, labeltop=True, labelbottom=False)
+    left.set_yticks([])
+    left.spines[:].set_visible(False)
+    left.grid(visible=False)
+    means = {}
+    for at, (name, runs) in enumerate(found.items()):
+        score = summary(50 * (run.class_accuracy[6] + run.class_accuracy[9]) for run in runs)
+        label = {"SLA": "SLA+AG, four views"}.get(name, name)
+        half = score.half_width if score.n > 2 else 0.0
+        right.barh(at, score.mean, 0.6, xerr=half, color=COLOUR[name], capsize=3, ecolor=GREY)
+        right.text(3, at, f"{label}: {score.mean:.0f}%", va="center", color="white", weight="bold", fontsize=8.5)
+        means[name] = score.mean
+    right.set(xlim=(0, 100), ylim=(len(found) - 0.5, -0.5), yticks=[], xlabel="accuracy on sixes and nines (%)")
+    right.grid(visible=False, axis="y")
+    text = f"A turned six is a nine: data augmentation gets {means['DA']:.0f}% right"
+    shown = [run for runs in found.values() for run in runs]
+    words = f"Bars: {seeds_of(found)}, 95% intervals. Below each view: the class that two networks (seed 0) give it."
+    return finish(figure, f"{text}, joint labels {means['SLA']:.0f}%", shown, words)
+
+
+@styled
 def accuracy(index: Index) -> Picture:
-    """Every method by both inferences, and cross-entropy with as many passes: gains over cross-entropy."""
-    columns, shown, ahead = {}, blocks(index), []
-    for title, by_arm in shown.items():
-        reached = summary(map(points, by_arm["cross-entropy"])).mean
-        drawn = {name: runs for name, runs in by_arm.items() if "no KL" not in name}
-        columns[_unbroken(f"{title}: {reached:.1f}%")] = over_first(drawn)
-        at_equal = gains(by_arm.get("SLA+AG", []), by_arm.get("cross-entropy, 4x epochs", []))
-        if at_equal and summary(at_equal).side > 0:
-            ahead.append(title.split(",")[0])
-    text = "Title: accuracy of cross-entropy. Filled: M passes at inference."
-    figure = plots.forest({"": columns}, "gain (points)", runs_of(shown), text, colour, many)
-    plain = "Gains over cross-entropy, by method and inference"
-    few = f"At equal passes in training SLA+AG is ahead of cross-entropy only on {' and '.join(ahead)}"
-    return titled(figure, few if 0 < len(ahead) < len(shown) else plain)
+    """Methods on views against cross-entropy with as many passes in training, a row a study, on one axis."""
+    found = {title: by_arm for title, by_arm in blocks(index, methods=("SLA+AG",)).items() if EQUAL in by_arm}
+    needed(found, f"an objective on views beside {EQUAL}")
+    figure = Picture(figsize=(7.5, 1.6 + 0.72 * len(found)))
+    axes, labels, marks, sides = figure.add_subplot(), [], dict[str, Any](), dict[int, list[str]]()
+    for row, (title, by_arm) in enumerate(found.items()):
+        name, few = title.split(", ")[:2]
+        length = f"{steps(by_arm['SLA+AG'][0]):,} steps"
+        labels.append(f"{name}, {few}\n{length}")
+        for method in (method for method in COMPARED if method in by_arm):
+            values = gains(by_arm[method], by_arm[EQUAL])
+            result, shift = summary(values), 0.15 * (COMPARED.index(method) - 2)
+            half = result.half_width if result.n > 2 else 0.0
+            look: dict[str, Any] = {"fmt": "D" if many(method) else "o", "color": colour(method), "markersize": 5}
+            look["markerfacecolor"] = colour(method) if method != "SLA, single" else "white"
+            marks.setdefault(method, axes.errorbar(result.mean, row + shift, xerr=half, capsize=2, **look)[0])
+            if method == "SLA+AG":
+                sides.setdefault(result.side, []).append(f"{name} ({length})")
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set_yticks(range(len(found)), labels, fontsize=8.5)
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("points over cross-entropy with as many passes in training")
+    for border in range(1, len(found)):
+        axes.axhline(border - 0.5, color=GREY, linewidth=0.5, alpha=0.5)
+    ahead, behind = (_listed(sides.get(side, [])) for side in (1, -1))
+    parts = [f"ahead on {ahead}"] * bool(ahead) + [f"behind on {behind}"] * bool(behind)
+    text = f"At equal passes SLA+AG is {', '.join(parts)}" if parts else "SLA+AG at equal passes, by data set"
+    return finish(
+        figure,
+        text,
+        runs_of(found),
+        "Bars: 95% intervals over paired seeds; no bar: fewer than three. Diamond: four passes.",
+        marks,
+    )
+
+
+@styled
+def longer_training(index: Index) -> Picture:
+    """Validation accuracy over passes in training: in a short study and in one of six times the steps."""
+    found = blocks(index, (FEW, MANY_STEPS), ("SLA+AG", EQUAL))
+    needed(found if len(found) == 2 else {}, "SLA and cross-entropy in the short and in the long study of MNIST")
+    figure, (grid,) = plots.panels(3.4, 1, 2, sharey=True)
+    gained, lines = [], dict[str, Any]()
+    for axes, by_arm in zip(grid, found.values(), strict=True):
+        epochs = by_arm["cross-entropy"][0].config["recipe"]["epochs"]
+        for name in ("cross-entropy", EQUAL, "SLA+AG"):
+            values = 100 * np.array([run.curves["validation_accuracy"] for run in by_arm[name]])
+            passes = (1 if name == "cross-entropy" else 4) * epochs / values.shape[1]
+            style = {"color": colour(name), "linestyle": ":" if name == "cross-entropy" else "-"}
+            band(axes, passes * np.arange(1, values.shape[1] + 1), values, name, marker="o", markersize=3, **style)
+            lines.setdefault(name, axes.lines[-1])
+        gained.append(summary(gains(by_arm["SLA+AG"], by_arm[EQUAL])).text("+.1f"))
+        axes.set_title(f"{steps(by_arm['SLA+AG'][0]):,} steps of SLA, {seeds_of(by_arm)}", fontsize=9)
+        axes.set_xlabel("passes over the training images")
+    grid[0].set_ylabel("validation accuracy (%)")
+    text = f"SLA+AG − cross-entropy of equal passes: {gained[0]}, with more steps {gained[1]}"
+    words = "MNIST, 300 images. In the title: points, on test images. Bands: 95% intervals of the mean."
+    return finish(figure, text, runs_of(found), words, lines)
 
 
 def inference(index: Index) -> Picture:
     """What the views together gain over the image alone, by the same network."""
-    columns, shown, sides = {}, blocks(index), set()
+    columns, shown, sides = {}, blocks(index, methods=("MT",)), set()
     for title, by_arm in shown.items():
         panel = {more: gains(by_arm[more], by_arm[one]) for one, more in NAMES.values() if more in by_arm}
-        columns[_unbroken(title)] = panel
+        columns[title.split(",")[0]] = panel
         for name in {"DA, averaged", "MT, averaged"} & panel.keys() if "SLA+AG" in panel else ():
             differences = [ours - theirs for ours, theirs in zip(panel["SLA+AG"], panel[name], strict=False)]
             sides.add(summary(differences).side)
     text = "M passes − one pass, same network."
     figure = plots.forest({"": columns}, "gain (points)", runs_of(shown), text, colour, many, shared=True)
     plain = "What M passes gain over one"
-    return titled(figure, plain if 1 in sides else f"{plain}: nowhere more by SLA than by DA or MT")
-
-
-def training(index: Index) -> Picture:
-    """Is MT harder to optimise than SLA? The loss of class and transformation on the training images by epoch."""
-    figure = joint_loss(blocks(index, methods=("MT", "SLA+AG")), "Of class and transformation together, (21) and (22).")
-    return titled(figure, "Is MT harder to optimise? The joint loss on the training images")
-
-
-def joint_loss(found: Mapping[str, ByArm], text: str = "") -> Picture:
-    """The loss of class and transformation by epoch, of records by title and method."""
-    return _curves(found, "train_loss", ("MT", "SLA+AG"), "joint loss (nats)", text)
-
-
-def class_loss(index: Index) -> Picture:
-    """The loss of the class, where the transformation is known, on the training images by epoch."""
-    figure = class_loss_of(blocks(index, methods=("MT", "SLA+AG")))
-    return titled(figure, "The class loss on the training images, the transformation known")
-
-
-def class_loss_of(found: Mapping[str, ByArm]) -> Picture:
-    """The loss of the class by epoch, of records by title and method."""
-    return _curves(found, "class_loss", ("DA", "MT", "SLA+AG"), "class loss (nats)", "")
-
-
-def distilled(index: Index) -> Picture:
-    """The distilled head, in one pass, against the aggregate of a network without distillation, over training."""
-    methods, found = ("cross-entropy", "SLA+AG", "SLA+SD", "SLA+SD, no KL"), blocks(index, methods=("SLA+SD",))
-    text = "SLA+AG: M passes, a network without distillation. No KL: the same second head, taught by labels alone."
-    figure = _curves(found, "validation_accuracy", methods, "validation accuracy (%)", text)
-    return titled(figure, "The second head in one pass, beside the aggregate of SLA in M passes")
-
-
-def divergence(index: Index) -> Picture:
-    """The distance of the second head from the network's own aggregate, on the training images by epoch."""
-    found = blocks(index, methods=("SLA+SD",))
-    figure = _curves(found, "distillation", ("SLA+SD", "SLA+SD, no KL"), "divergence (nats)", "")
-    return titled(figure, "Divergence of the second head from the network's own aggregate")
-
-
-@styled
-def _curves(found: Mapping[str, ByArm], curve: str, methods: Sequence[str], label: str, text: str) -> Picture:
-    """A curve by epoch, a panel a study, a line a method."""
-    figure, (grid,) = plots.panels(3.2, 1, len(found))
-    lines: dict[str, Any] = {}
-    for axes, (title, by_arm) in zip(grid, found.items(), strict=True):
-        drawn = {name: by_arm[name] for name in methods if name in by_arm and by_arm[name][0].curves.get(curve)}
-        for name, runs in drawn.items():
-            values = np.array([run.curves[curve] for run in runs])
-            epochs = np.arange(1, values.shape[1] + 1) * runs[0].config["recipe"]["epochs"] / values.shape[1]
-            dashes, scale = "--" if "no KL" in name else "-", 100 if "accuracy" in curve else 1
-            band(axes, epochs, scale * values, name, color=colour(name), linestyle=dashes)
-            lines.setdefault(name, axes.lines[-1])
-        axes.set_title("\n".join([*title.split(", "), plots.seeds_of(drawn)]), fontsize=9)
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        if "accuracy" not in curve:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.minorticks_off()
-    grid[0].set_ylabel(label)
-    figure.legend(lines.values(), list(lines), loc="outside right center", fontsize=8)
-    plots.caption(figure, runs_of(found), f"Bands: 95% intervals of the mean. {text}".strip())
-    return figure
-
-
-@styled
-def cost(index: Index) -> Picture:
-    """Accuracy over passes of training, for every set of transformations; open marks infer in one pass, filled in M."""
-    found = {study.title: [(t, by_arm) for t in TRANSFORMS if (by_arm := rows(index, study, t))] for study in SETS}
-    found = {title: by_views for title, by_views in found.items() if by_views}
-    needed(found, "an objective on views beside cross-entropy")
-    lines = -(-len(found) // 2)
-    figure, panels = plots.panels(0.8 + 2.6 * lines, lines, min(2, len(found)))
-    grid = panels.ravel()
-    for unused in grid[len(found) :]:
-        unused.remove()
-    marks: dict[str, Any] = {}
-    for axes, (title, by_views) in zip(grid, found.items(), strict=False):
-        ticks = {1}
-        for transforms, by_arm in by_views:
-            epochs = by_arm["cross-entropy"][0].config["recipe"]["epochs"]
-            for name, runs in by_arm.items():
-                if "no KL" in name:
-                    continue
-                method, filled, views = _method(name), many(name), 1 if name.startswith("cross") else transforms
-                M = 1 if views == 1 else len(TRANSFORMS[transforms])
-                passes = round(M * runs[0].config["recipe"]["epochs"] / epochs)
-                ticks.add(passes)
-                result = summary(map(points, runs))
-                style = {"color": COLOUR[method], "capsize": 2, "markersize": 5, "fmt": "D" if filled else "o"}
-                half, shift = result.half_width if result.n > 2 else 0.0, 1 + 0.04 * (list(COLOUR).index(method) - 2)
-                bar = axes.errorbar(passes * shift, result.mean, yerr=half, **style)
-                bar[0].set_markerfacecolor(COLOUR[method] if filled else "white")
-                marks.setdefault(method if method == "cross-entropy" else name, bar)
-        axes.set(xscale="log", xlabel="passes in training, over cross-entropy's", title=title)
-        axes.set_xticks(sorted(ticks), [str(tick) for tick in sorted(ticks)])
-        axes.minorticks_off()
-    for axes in grid[: len(found) : 2]:
-        axes.set_ylabel("test accuracy (%)")
-    figure.legend(marks.values(), list(marks), loc="outside right center", fontsize=8)
-    text = "Marks of one number of passes are moved apart. Bars: 95% intervals. Filled: M passes at inference."
-    shown = [run for by_views in found.values() for run in runs_of(dict(by_views))]
-    return finish(figure, "Accuracy over passes in training", shown, text)
+    return titled(figure, plain if 1 in sides else f"{plain}: nowhere significantly more by SLA than by DA or MT")
 
 
 def transforms(index: Index) -> Picture:
@@ -361,7 +394,14 @@ def transforms(index: Index) -> Picture:
     text = "Over cross-entropy. In brackets: M."
     of_panel = (lambda _, title: colour(title)), (lambda _, title: many(title))
     figure = plots.forest({"": columns}, "gain (points)", shown, text, *of_panel, shared=True)
-    return titled(figure, "Gains by set of transformations")
+    plain = "Gains over cross-entropy by set of transformations"
+    sides = {row: summary(columns.get("DA", {}).get(row, [0.0])).mean for row in columns["SLA, single"]}
+    ahead = [row for row, of_da in sides.items() if summary(columns["SLA, single"][row]).mean > of_da]
+    names = list(dict.fromkeys(row.split(":")[0] for row in ahead))
+    behind = list(dict.fromkeys(row.split(":")[0] for row in sides if row not in ahead))
+    if not names or not behind or set(names) & set(behind):
+        return titled(figure, plain)
+    return titled(figure, f"From one view SLA is ahead of DA on {_listed(names)} and behind on {_listed(behind)}")
 
 
 def imbalance(index: Index) -> Picture:
@@ -371,11 +411,15 @@ def imbalance(index: Index) -> Picture:
         known = {name: runs for name, runs in by_arm.items() if all(run.class_accuracy for run in runs)}
         lines[title] = by_frequency(known)
     text = "Over cross-entropy; the test set is balanced."
-    figure = plots.forest(lines, "gain (points)", runs_of(found), text, colour, many)
-    return titled(figure, "Long tails: gains over cross-entropy, by the frequency of the class")
+    figure = plots.forest(lines, "gain (points)", runs_of(found), text, colour, many, shared=True)
+    plain = "Long tails: gains over cross-entropy, by the frequency of the class"
+    everywhere = lines[next(iter(lines))]["all"]
+    if len(lines) > 1 or not {"SLA+AG", "SLA+AG, CE-DRW"} <= everywhere.keys():
+        return titled(figure, plain)
+    alone, weighted = (summary(everywhere[name]).text("+.1f") for name in ("SLA+AG", "SLA+AG, CE-DRW"))
+    return titled(figure, f"A long tail: SLA+AG alone {alone} points, with class weights {weighted}")
 
 
 FIGURES: dict[str, Callable[[Index], Picture]] = {
-    **{draw.__name__: draw for draw in (accuracy, inference, training, class_loss, distilled, divergence)},
-    **{draw.__name__: draw for draw in (cost, transforms, imbalance)},
+    **{draw.__name__: draw for draw in (digits, accuracy, longer_training, inference, transforms, imbalance)},
 }

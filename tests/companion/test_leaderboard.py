@@ -87,6 +87,16 @@ def test_the_figure_shows_every_gain(records):
         leaderboard.drawn("1_isda")
 
 
+def test_the_figure_shows_the_methods_of_most_data_sets(records, monkeypatch):
+    records += [record(arm, 0, 0.6) for arm in ("views", "longer")]
+    monkeypatch.setattr(leaderboard, "MOST", 2)
+    figure = leaderboard.drawn("1_isda")
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["ISDA", "views"]
+    assert "all 3 are in leaderboard.md" in " ".join(figure.get_supxlabel().split())
+    monkeypatch.setattr(leaderboard, "MOST", 3)
+    assert "leaderboard.md" not in leaderboard.drawn("1_isda").get_supxlabel()
+
+
 def test_it_is_written_whole_beside_the_figures(records, tmp_path):
     paths = leaderboard.write(tmp_path)
     assert [path.suffix for path in paths] == [".png", ".svg", ".md"]

@@ -26,15 +26,7 @@ from PIL import Image
 from companion import notebooks as rerun
 
 NAMES = ["1_isda", "1_metasaug", "2_gvae", "3_automix", "4_diffaugment", "5_sla"]
-APPENDICES = ["1_isda_more", "1_metasaug_more", "2_gvae_more"]
-REWRITTEN = {
-    "1_isda",
-    "1_isda_more",
-    "1_metasaug",
-    "1_metasaug_more",
-    "2_gvae",
-    "2_gvae_more",
-}  # held to the budget of a lesson of 45 minutes
+APPENDICES = [f"{name}_more" for name in NAMES]
 FOLDER = rerun.root() / "notebooks"
 SOURCES = {path.stem: path for path in rerun.discover()}
 HOUSE_WORDS = r"\b(told from|rooms?|ledger|class kept|strips?|dearer|verdict|referee|witness|twins?|half mended)\b"
@@ -183,13 +175,15 @@ CHECKS = [
     small,
     cells_are_short,
     prose_before_code,
+    cells_are_very_short,
+    equations_in_order,
+    no_house_words,
 ]
-OF_REWRITTEN = [cells_are_very_short, equations_in_order, no_house_words]
 OF_LESSONS = [within_budget, enough_pictures]
 
 
 def checks(name):
-    return CHECKS + OF_REWRITTEN * (name in REWRITTEN) + OF_LESSONS * (name in REWRITTEN and name in NAMES)
+    return CHECKS + OF_LESSONS * (name in NAMES)
 
 
 def test_discovery_finds_every_notebook_and_its_pair():
@@ -343,7 +337,7 @@ BREAKS = [
 ]
 
 
-EVERY_CHECK = [*CHECKS, *OF_REWRITTEN, *OF_LESSONS]
+EVERY_CHECK = [*CHECKS, *OF_LESSONS]
 
 
 @pytest.mark.parametrize("check", EVERY_CHECK, ids=lambda check: check.__name__)
