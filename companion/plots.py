@@ -73,11 +73,15 @@ def styled(draw: Callable[P, Picture]) -> Callable[P, Picture]:
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file: the same bytes for the same figure (and versions of matplotlib and Pillow).
 
-    A drawing is stored in 64 colours, a third of the size, and looks like the original; images in all of theirs.
+    A drawing is stored in 64 colours, a third of the size, where all that it loses is the smoothing of edges: a patch
+    whose colour would change, as bands that lie over each other do, keeps all of its colours, and so do images.
     """
     stored = Image.open(io.BytesIO(_render(figure, "png", {"Software": None}))).convert("RGB")
     if not any(axes.images for axes in figure.axes):
-        stored = stored.quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few = stored.quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        off = np.abs(np.asarray(few.convert("RGB"), np.int16) - np.asarray(stored, np.int16)).max(2)
+        wrong = (off > 8).mean()
+        stored = few if wrong < 0.01 else stored
     buffer = io.BytesIO()
     stored.save(buffer, "png", optimize=True)
     return buffer.getvalue()

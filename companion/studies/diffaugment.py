@@ -89,6 +89,14 @@ COLOURED = (_players("portraits", 100), _players("CIFAR-10", 1000))
 
 LONGER = (_players("fashion-mini", 100, _BOTH, 5, times=4), _players("portraits", 100, _BOTH, times=4))
 
+_SEEN = (NOWHERE, replace(REALS, seeds=1), replace(DISCRIMINATOR, seeds=1), EVERYWHERE)
+FACES = replace(
+    _players("portraits", 100, _SEEN, times=3),
+    name="portraits-100-middle", title="portraits, 100 images, G three times as wide", network="dcgan-middle",
+    seconds=700, frames=8,
+)  # fmt: skip
+"""Faces to look at: a generator three times as wide, and pictures of every run, at every measurement."""
+
 _BIG = Recipe(batch_size=64, optimizer="adam", lr=2e-4, momentum=0.0, schedule="constant", weight_decay=0.0)
 
 
@@ -150,7 +158,7 @@ CLASSIFIERS, DOMAINS = (
     )
 )
 
-STUDIES = (GREYS[0], GREYS[2], CLASSIFIERS, DOMAINS, *COLOURED, GREYS[1], GREYS[3], *LONGER, *LARGE)
+STUDIES = (GREYS[0], GREYS[2], CLASSIFIERS, DOMAINS, *COLOURED, GREYS[1], GREYS[3], *LONGER, FACES, *LARGE)
 
 PAPER: tuple[tuple[str, str, str], ...] = ()
 """The paper reports FIDs, of other features, and no accuracy."""
@@ -448,6 +456,78 @@ def samples(index: Index, studies: Sequence[Study], message: str, each: int = 4)
     )
 
 
+def kept(index: Index, needs: int = 1) -> dict[str, list[tuple[Record, dict[str, np.ndarray]]]]:
+    """The runs of ``FACES`` that have pictures, by arm; NothingToDraw unless the first and last arm have ``needs``."""
+    found = {
+        name: [(run, arrays) for run in runs if (arrays := pictures(NOTEBOOK, run))]
+        for name, runs in index.by_arm(FACES).items()
+    }
+    if min(len(found.get(name, [])) for name in (BASELINE, DIFFAUGMENT)) < needs:
+        raise NothingToDraw(f"pictures of {needs} runs of {FACES.title}, without T and with DiffAugment")
+    return found
+
+
+def _tiles(arrays: dict[str, np.ndarray], each: int) -> np.ndarray:
+    """Samples of a run above their nearest training images, (2, each, channels, H, W)."""
+    return np.stack([arrays["samples"][:each], arrays["nearest"][:each]])
+
+
+FACES_TEXT = (
+    "Averaged generator, after 5,400 steps; the same codes in every row; below each sample its nearest training image."
+)
+
+
+def faces(index: Index, each: int = 6) -> Picture:
+    """Samples of every seed with the nearest training image below: left without T, right with DiffAugment."""
+    found = kept(index)
+    seeds = min(len(found[name]) for name in (BASELINE, DIFFAUGMENT))
+    halves = [
+        np.concatenate([_tiles(arrays, each) for _, arrays in found[name][:seeds]]) for name in (BASELINE, DIFFAUGMENT)
+    ]
+    white = np.full_like(halves[0][:, :1], 255)
+    mosaic = torch.from_numpy(np.concatenate([halves[0], white, halves[1]], 1))
+    rows = [name for seed in range(seeds) for name in (f"seed {seed}", "nearest")]
+    columns = ["without T", *[""] * each, DIFFAUGMENT, *[""] * (each - 1)]
+    figure = plots.sheet(mosaic, rows, columns, size=0.55)
+    figure.axes[0].tick_params(labelsize=8)
+    figure.set_figheight(figure.get_figheight() + 0.55)
+    shown = [run for name in (BASELINE, DIFFAUGMENT) for run, _ in found[name][:seeds]]
+    near = [[run.metrics["copy_ratio"] for run in shown if run.arm == name] for name in (BASELINE, DIFFAUGMENT)]
+    text = "A hundred faces: without T samples lie nearer to the training images in every seed"
+    plain = "Samples of GANs trained on a hundred faces"
+    return finish(figure, text if max(near[0]) < min(near[1]) else plain, shown, FACES_TEXT)
+
+
+def four_places(index: Index, each: int = 8) -> Picture:
+    """Samples of seed 0 for every place of T, each above its nearest training image."""
+    found = kept(index)
+    firsts = {name: found[name][0] for name in PLACE_NAMES if found.get(name)}
+    mosaic = torch.from_numpy(np.concatenate([_tiles(arrays, each) for _, arrays in firsts.values()]))
+    rows = [row for name in firsts for row in (name, "nearest")]
+    figure = plots.sheet(mosaic, rows, size=0.6)
+    figure.axes[0].tick_params(labelsize=8)
+    figure.set_figheight(figure.get_figheight() + 0.5)
+    grey = {name: run.metrics["leak"] for name, (run, _) in firsts.items()}
+    said = f"T on reals only: {grey.get(REALS.name, 0):.0%} of the samples have a flat grey window; DiffAugment: "
+    most = REALS.name in grey and max(grey, key=lambda name: grey[name]) == REALS.name
+    message = said + f"{grey[DIFFAUGMENT]:.0%}" if most else "The same hundred faces, and T in four places"
+    return finish(figure, message, [run for run, _ in firsts.values()], FACES_TEXT)
+
+
+def between(index: Index) -> Picture:
+    """From one code to another in eight steps, twice: without T and with DiffAugment, of seed 0."""
+    found = kept(index)
+    rows = [(name, found[name][0]) for name in (BASELINE, DIFFAUGMENT)]
+    mosaic = torch.from_numpy(np.concatenate([arrays["between"] for _, (_, arrays) in rows]))
+    labels = [f"{name}, {pair}" for name, _ in rows for pair in ("codes 1, 2", "codes 3, 4")]
+    figure = plots.sheet(mosaic, labels, size=0.6)
+    figure.axes[0].tick_params(labelsize=8)
+    figure.set_figheight(figure.get_figheight() + 0.5)
+    return finish(
+        figure, "From one code to another", [run for _, (run, _) in rows], "Averaged generator, after 5,400 steps."
+    )
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Classifiers
 
@@ -515,5 +595,5 @@ FIGURES: dict[str, Callable[[Index], Picture]] = {
     "samples": partial(EARLY, studies=FEW),
     "samples_colour": partial(EARLY, studies=COLOURED),
     "samples_longer": partial(samples, studies=LONGER[1:], message="Samples after 5,400 steps", each=8),
-    **{draw.__name__: draw for draw in (learned, scale, domains)},
+    **{draw.__name__: draw for draw in (faces, four_places, between, learned, scale, domains)},
 }
