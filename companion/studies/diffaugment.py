@@ -467,6 +467,12 @@ def kept(index: Index, needs: int = 1) -> dict[str, list[tuple[Record, dict[str,
     return found
 
 
+def training_faces(index: Index) -> np.ndarray:
+    """Eight of the hundred faces that the runs of ``FACES`` are trained on, uint8 (8, channels, H, W)."""
+    _, arrays = kept(index)[BASELINE][0]
+    return np.array(arrays["training"])
+
+
 def _tiles(arrays: dict[str, np.ndarray], each: int) -> np.ndarray:
     """Samples of a run above their nearest training images, (2, each, channels, H, W)."""
     return np.stack([arrays["samples"][:each], arrays["nearest"][:each]])
