@@ -71,7 +71,7 @@ NETWORKS: dict[str, Builder] = {
 
 PLAYERS: dict[str, tuple[int, int, bool]] = {
     "dcgan": (8, 24, False),
-    "dcgan-middle": (24, 24, False),
+    "dcgan-middle": (16, 24, False),
     "dcgan-wide": (64, 96, True),
 }
 """Widths of generator and discriminator, and whether the latter's layers are spectrally normalised."""
@@ -214,6 +214,7 @@ class Run:
     ) -> tuple[Record, dict[str, np.ndarray]]:
         """Train two players; FID and KID are of the features of a classifier of the study's judge."""
         assert self.study.judge is not None
+        players.to(memory_format=torch.channels_last)  # a quarter less time on a CPU
         judged = load(**self.study.judge, root=root)
         judge: Any = codes.judge(judged, device)
         quality = gans.Quality(dataset, judge.features, device=device)

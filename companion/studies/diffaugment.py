@@ -92,10 +92,10 @@ LONGER = (_players("fashion-mini", 100, _BOTH, 5, times=4), _players("portraits"
 _SEEN = (NOWHERE, replace(REALS, seeds=1), replace(DISCRIMINATOR, seeds=1), EVERYWHERE)
 FACES = replace(
     _players("portraits", 100, _SEEN, times=3),
-    name="portraits-100-middle", title="portraits, 100 images, G three times as wide", network="dcgan-middle",
-    seconds=700, frames=8,
+    name="portraits-100-middle", title="portraits, 100 images, G twice as wide", network="dcgan-middle",
+    seconds=400, frames=8,
 )  # fmt: skip
-"""Faces to look at: a generator three times as wide, and pictures of every run, at every measurement."""
+"""Faces to look at: a generator twice as wide, and pictures of every run, at every measurement."""
 
 _BIG = Recipe(batch_size=64, optimizer="adam", lr=2e-4, momentum=0.0, schedule="constant", weight_decay=0.0)
 
