@@ -248,7 +248,8 @@ def figure_minimisers():
         axes.plot(range(n), values, "o", color=plots.BLUE, label="minimiser q")
         axes.set(title=title, xlabel="place on the circle")
     panels[0].set_ylabel("probability")
-    labels = dict(zip(("data p", "Tp", "minimiser q"), panels[0].get_legend_handles_labels()[0], strict=True))
+    handles, names = panels[0].get_legend_handles_labels()
+    labels = dict(zip(names, handles, strict=True))
     plots.headline(figure, "T on the reals alone moves the target; T on both sides keeps it, unless T erases", labels)
     return figure
 
@@ -296,7 +297,8 @@ def at_fraction(name, image, f):
 names, fractions = ("brightness", "saturation", "contrast", "translation", "cutout"), (-1.0, -0.5, 0.0, 0.5, 1.0)
 rows = [torch.cat([at_fraction(name, faces[k : k + 1], f) for f in fractions]) for k, name in enumerate(names)]
 sheet = (torch.stack(rows) / 2 + 0.5).clamp(0, 1)
-show(plots.sheet(sheet, names, ["one end", "", "middle", "", "other end"], size=0.7), "operations")
+title = "Every operation from one end of its range to the other"
+show(plots.sheet(sheet, names, ["one end", "", "middle", "", "other end"], title, size=0.7), "operations")
 
 # %% [markdown]
 # Each row runs through the range of one operation; for cutout, the window moves from left to right. The window is set
@@ -311,7 +313,7 @@ def figure_draws(operation="color,translation,cutout", strength=strength, image=
     chosen = {name: min(strength * value, most.get(name, 0.95)) for name, value in ranges.items()}
     seen = DiffAugment(operation, **chosen)(faces[image].expand(7, -1, -1, -1), seeded(0))
     tiles = (torch.cat([faces[image][None], seen]) / 2 + 0.5).clamp(0, 1)
-    return plots.sheet(tiles[None], (), ["image", *[""] * 7])
+    return plots.sheet(tiles[None], (), ["image", "seven draws of T", *[""] * 6])
 
 
 # %% tags=["nbval-ignore-output"]
@@ -362,10 +364,10 @@ def plain_T(x, draws):
     height, width = x.shape[2:]
     b, s, c = (draw[:, None, None, None] for draw in draws[:3])
     x = x + b  # brightness
-    x = s * (x - x.mean(1, keepdim=True)) + x.mean(1, keepdim=True)  # saturation, around the mean of a pixel
-    x = c * (x - x.mean((1, 2, 3), keepdim=True)) + x.mean(
-        (1, 2, 3), keepdim=True
-    )  # contrast, around that of the image
+    m = x.mean(1, keepdim=True)
+    x = s * (x - m) + m  # saturation, around the mean of a pixel
+    M = x.mean((1, 2, 3), keepdim=True)
+    x = c * (x - M) + M  # contrast, around the mean of the image
     seen = []
     for image, dy, dx, cy, cx in zip(x, *draws[3:], strict=True):
         padded = F.pad(image, (width, width, height, height))
@@ -377,6 +379,11 @@ def plain_T(x, draws):
     return torch.stack(seen)
 
 
+# %% [markdown]
+# Then D's view of images, and its loss:
+
+
+# %%
 def sees(D, T, images, draws):
     """D's logits of transformed images; every call draws anew."""
     return D(plain_T(images, T.draw(images, draws)))
@@ -529,12 +536,14 @@ def figure_pair():
         axes.plot(steps, record.curves["auc"], "o-", markersize=3, color=study.COLOURS[name], label=name)
         logits = [pair.logits(part.to(where_run)).cpu() for part in (few.train, few.validation)]
         bins = np.linspace(min(map(torch.min, logits)).item(), max(map(torch.max, logits)).item(), 16)
-        for values, style in zip(logits, ({"alpha": 0.5}, {"histtype": "step", "linewidth": 1.6}), strict=True):
-            panel.hist(values, bins, density=True, color=plots.GREEN, **style)
+        styles = {"the hundred": {"alpha": 0.5}, "held out": {"histtype": "step", "linewidth": 1.6}}
+        for values, (label, style) in zip(logits, styles.items(), strict=True):
+            panel.hist(values, bins, density=True, color=plots.GREEN, label=label, **style)
         panel.set(title=name, xlabel="logit", yticks=[])
     axes.axhline(0.5, color=plots.GREY, linestyle=":")
     axes.set(xlabel="steps", ylabel="train over held out (AUC)", ylim=(0.4, 1))
     axes.legend(loc="upper left")
+    panels[0].legend(loc="upper left", fontsize=8)
     values = [last[where][-1] for where in ("nowhere", "everywhere")]
     plots.headline(figure, f"AUC of one pair: {values[0]:.2f} without T, {values[1]:.2f} with DiffAugment")
     return figure

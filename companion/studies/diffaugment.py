@@ -478,9 +478,9 @@ def _tiles(arrays: dict[str, np.ndarray], each: int) -> np.ndarray:
     return np.stack([arrays["samples"][:each], arrays["nearest"][:each]])
 
 
-FACES_TEXT = (
-    "Averaged generator, after 5,400 steps; the same codes in every row; below each sample its nearest training image."
-)
+def _said(shown: Sequence[Record]) -> str:
+    text = f"Averaged generator, after {steps(shown[0])[-1]:,.0f} steps; the same codes in every row"
+    return f"{text}; below each sample its nearest training image."
 
 
 def faces(index: Index, each: int = 6) -> Picture:
@@ -494,14 +494,14 @@ def faces(index: Index, each: int = 6) -> Picture:
     mosaic = torch.from_numpy(np.concatenate([halves[0], white, halves[1]], 1))
     rows = [name for seed in range(seeds) for name in (f"seed {seed}", "nearest")]
     columns = ["without T", *[""] * each, DIFFAUGMENT, *[""] * (each - 1)]
-    figure = plots.sheet(mosaic, rows, columns, size=0.55)
+    figure = plots.sheet(mosaic, rows, columns, size=0.5)
     figure.axes[0].tick_params(labelsize=8)
     figure.set_figheight(figure.get_figheight() + 0.55)
     shown = [run for name in (BASELINE, DIFFAUGMENT) for run, _ in found[name][:seeds]]
     near = [[run.metrics["copy_ratio"] for run in shown if run.arm == name] for name in (BASELINE, DIFFAUGMENT)]
     text = "A hundred faces: without T samples lie nearer to the training images in every seed"
     plain = "Samples of GANs trained on a hundred faces"
-    return finish(figure, text if max(near[0]) < min(near[1]) else plain, shown, FACES_TEXT)
+    return finish(figure, text if max(near[0]) < min(near[1]) else plain, shown, _said(shown))
 
 
 def four_places(index: Index, each: int = 8) -> Picture:
@@ -517,7 +517,8 @@ def four_places(index: Index, each: int = 8) -> Picture:
     said = f"T on reals only: {grey.get(REALS.name, 0):.0%} of the samples have a flat grey window; DiffAugment: "
     most = REALS.name in grey and max(grey, key=lambda name: grey[name]) == REALS.name
     message = said + f"{grey[DIFFAUGMENT]:.0%}" if most else "The same hundred faces, and T in four places"
-    return finish(figure, message, [run for run, _ in firsts.values()], FACES_TEXT)
+    shown = [run for run, _ in firsts.values()]
+    return finish(figure, message, shown, _said(shown))
 
 
 def between(index: Index) -> Picture:
@@ -529,9 +530,19 @@ def between(index: Index) -> Picture:
     figure = plots.sheet(mosaic, labels, size=0.6)
     figure.axes[0].tick_params(labelsize=8)
     figure.set_figheight(figure.get_figheight() + 0.5)
-    return finish(
-        figure, "From one code to another", [run for _, (run, _) in rows], "Averaged generator, after 5,400 steps."
+    largest = [100 * largest_step(arrays["between"]) for _, (_, arrays) in rows]
+    message = (
+        f"The largest of seven steps is {largest[0]:.0f}% of the way without T, {largest[1]:.0f}% with DiffAugment"
     )
+    shown = [run for _, (run, _) in rows]
+    text = f"From one code to another; averaged generator, after {steps(shown[0])[-1]:,.0f} steps."
+    return finish(figure, message, shown, text)
+
+
+def largest_step(paths: np.ndarray) -> float:
+    """Of images on paths, (paths, images, ...), the largest step as a part of the way, in pixels; mean over paths."""
+    moves = np.sqrt(np.square(np.diff(paths.astype(float), axis=1)).mean((2, 3, 4)))
+    return float((moves.max(1) / moves.sum(1)).mean())
 
 
 # ---------------------------------------------------------------------------------------------------------------------

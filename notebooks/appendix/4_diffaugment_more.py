@@ -98,7 +98,7 @@ assert kinds == {"Conv2d": 53, "BatchNorm2d": 53, "Dropout": 0}
 # source below the table.
 
 # %%
-table = r"""
+first_part = r"""
 | the source says | what is so, and who did it | decides |
 |---|---|---|
 | 不需要对原始样本进行修改 · gradient methods do not modify the samples | $T$ modifies every image; that it is differentiable lets the gradient through | a pixel moves by {moved:.0%} of its range |
@@ -112,7 +112,13 @@ table = r"""
 | MixStyle: 调整多个style block · adjusts style blocks | mixes mean and deviation of each channel between two images (Zhou et al.) | [4]; section 6 |
 | Dreamerv2: 将噪声序列嵌入到原图 · embeds noise in images | an agent of reinforcement learning that learns inside a learned model of its world (Hafner et al.) | [5] |
 | 四种方法都需要对样本进行预处理 · all four preprocess or need extra settings | Manifold mixup and MixStyle act inside the network, on a batch in training | [2, 4] |
-| 白盒增广, 黑盒增广 · white-box and black-box augmentation | in none of these papers. The words belong to attacks on networks (Papernot et al.). The usual question is whether an augmentation looks at the model: TeachAugment does, a crop does not | [6, 7] |
+"""
+
+# %% [markdown]
+# The second part begins with the source's section on data augmentation.
+
+# %%
+second_part = r"""| 白盒增广, 黑盒增广 · white-box and black-box augmentation | in none of these papers. The words belong to attacks on networks (Papernot et al.). The usual question is whether an augmentation looks at the model: TeachAugment does, a crop does not | [6, 7] |
 | ResNet-50…加入了dropout、batch normalization · in its last layers, as white-box augmentation | BatchNorm after every convolution, no dropout; neither is an augmentation | {bn} BatchNorms, {conv} convolutions, {dropout} dropout |
 | 过少…欠拟合, 过多…过拟合 · few data underfit, many overfit | few data overfit | lesson, section 5 |
 | 增广…也是一种博弈游戏 · augmentation is a game | a crop plays against nobody. It becomes a game where it is *learned against* the model: Adversarial AutoAugment (Zhang et al.), TeachAugment (Suzuki). A GAN is a game too, but $T$ is no player in it | [7, 8]; section 5 |
@@ -143,6 +149,7 @@ def claims(index):
     blurred = sum(weight * p.roll(k) for k, weight in {0: 0.4, 1: 0.2, -1: 0.2, 2: 0.1, -2: 0.1}.items())
     parts = {"bn": kinds["BatchNorm2d"], "conv": kinds["Conv2d"], "dropout": kinds["Dropout"], "cut": expected}
     parts |= {"far": float((blurred - p).abs().sum() / 2), "moved": moved, "classifier": cost.text("+.1f")}
+    table = first_part.rstrip() + "\n" + second_part
     return table.format(**parts, parameters=len(list(DiffAugment().parameters())))
 
 
@@ -176,10 +183,9 @@ lesson.table("4_diffaugment", claims)
 # small network. **Predict:** what must $f$ do so that $d$ fails and $h$ does not?
 
 # %%
-y = torch.arange(400) % 2  # class
-domain = torch.arange(400) // 200
+y, domain, shift = torch.arange(400) % 2, torch.arange(400) // 200, torch.tensor([1.5, 2.0])
 points = torch.stack([2.0 * y - 1, 0.0 * y], 1) + 0.3 * torch.randn(400, 2, generator=seeded(0))
-points = points + domain[:, None] * torch.tensor([1.5, 2.0])
+points = points + domain[:, None] * shift
 
 
 def align(alpha, steps=600):
@@ -187,7 +193,7 @@ def align(alpha, steps=600):
     torch.manual_seed(0)
     f, h, d = nn.Linear(2, 2, bias=False), nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2))
     nn.init.eye_(f.weight)
-    search = torch.optim.Adam([*f.parameters(), *h.parameters(), *d.parameters()], 0.01)
+    search = torch.optim.SGD([*f.parameters(), *h.parameters(), *d.parameters()], 0.1)
     for _ in range(steps):
         a = f(points)
         loss = F.cross_entropy(h(a)[domain == 0], y[domain == 0])
@@ -196,24 +202,18 @@ def align(alpha, steps=600):
         loss.backward()
         search.step()
     a = f(points).detach()
-    right = (h(a).argmax(1) == y).double()
-    return (
-        a,
-        f.weight.detach(),
-        [float(right[domain == k].mean()) for k in (0, 1)],
-        float((d(a).argmax(1) == domain).double().mean()),
-    )
+    right, known = ((part(a).argmax(1) == wanted).double() for part, wanted in ((h, y), (d, domain)))
+    return a, f.weight.detach(), [float(right[domain == k].mean()) for k in (0, 1)], float(known.mean())
 
 
 # %%
 aligned = {alpha: align(alpha) for alpha in (0.0, 1.0)}
-for alpha, (_, weight, right, known) in aligned.items():
+for alpha, (a, weight, right, known) in aligned.items():
     print(
-        f"α = {alpha:g}: class right, first domain {right[0]:.0%}, second {right[1]:.0%}; domain right {known:.0%}",
-        end="",
+        f"α = {alpha:g}: class right, first domain {right[0]:.0%}, second {right[1]:.0%}; domain right {known:.0%};",
+        end=" ",
     )
-    shift = weight @ torch.tensor([1.5, 2.0])
-    print(f"; length of the shift {shift.norm():.2f}, spread of the features {aligned[alpha][0].std():.2f}")
+    print(f"length of f(shift) over spread of features {(weight @ shift).norm() / a.std():.2f}")
 
 
 # %% jupyter={"source_hidden": true}
@@ -392,9 +392,8 @@ assert torch.isclose(penalty, slope.square().sum() / 4)
 
 # %%
 torch.manual_seed(0)
-model = learned.FeatureAugmentation(
-    networks.small(images.num_classes, channels), scale=1.0, consistency=0, distance=0, kl=0
-)
+free = {"scale": 1.0, "consistency": 0, "distance": 0, "kl": 0}
+model = learned.FeatureAugmentation(networks.small(images.num_classes, channels), **free)
 for parameter in model.generator.decoder[2].parameters():  # off the identity, where its encoder has no gradient
     parameter.data += 0.05 * torch.randn(parameter.shape, generator=seeded(1))
 model, batch = model.double(), (images.train.floats(slice(0, 64)).double(), images.train.target[:64])
@@ -402,10 +401,12 @@ start, changes = copy.deepcopy(model.state_dict()), {}
 
 
 def augmented_loss():
+    """The loss (5), and its second term."""
     loss, terms = model(*batch, Step(torch.tensor(0.5), 0.1, seeded(2)))
     return loss, terms["augmented_loss"]
 
 
+# %%
 for name, part in (("head", model.network.head), ("G", model.generator)):
     model.load_state_dict(start)
     model.zero_grad()

@@ -154,6 +154,16 @@ class TestFiles:
             assert np.abs(original - stored).max() <= 0.1 * 255
             assert np.abs(original - stored)[0, 0].max() <= 1
 
+    def test_bands_that_lie_over_each_other_keep_their_colours(self):
+        """64 colours would give the crossings of twelve bands the colour of another band."""
+        figure = plots.Picture()
+        axes = figure.add_subplot()
+        for k, colour in enumerate(2 * plots.COLOURS):
+            axes.fill_between([0, 1], [k / 12, 0], [1, k / 12], color=colour, alpha=0.2)
+        stored = np.asarray(Image.open(io.BytesIO(plots.png(figure))).convert("RGB"), float)
+        original = np.asarray(Image.open(io.BytesIO(plots._render(figure, "png", {}))).convert("RGB"), float)
+        assert np.array_equal(stored, original)
+
     def test_images_keep_all_their_colours(self):
         draws = torch.Generator().manual_seed(0)
         colours = {
