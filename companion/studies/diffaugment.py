@@ -483,41 +483,63 @@ def _said(shown: Sequence[Record]) -> str:
     return f"{text}; below each sample its nearest training image."
 
 
+def pairs(index: Index) -> list[tuple[str, list[tuple[Record, dict[str, np.ndarray]]]]]:
+    """Long runs of a hundred faces that have pictures, without T and with DiffAugment, and what they are."""
+    found = []
+    for study, words in ((FACES, "G twice as wide"), (LONGER[1], "")):
+        both = [index.of(study, name) for name in (BASELINE, DIFFAUGMENT)]
+        for plain, ours in ((one, other) for one in both[0] for other in both[1] if one.seed == other.seed):
+            pair = [(run, arrays) for run in (plain, ours) if (arrays := pictures(NOTEBOOK, run))]
+            if len(pair) == 2:
+                known = (f"{steps(plain)[-1]:,.0f} steps", words, f"seed {plain.seed}")
+                found.append((", ".join(word for word in known if word), pair))
+    return needed(found, "pictures of long runs of faces, without T and with DiffAugment")
+
+
 def faces(index: Index, each: int = 6) -> Picture:
-    """Samples of every seed with the nearest training image below: left without T, right with DiffAugment."""
-    found = kept(index)
-    seeds = min(len(found[name]) for name in (BASELINE, DIFFAUGMENT))
-    halves = [
-        np.concatenate([_tiles(arrays, each) for _, arrays in found[name][:seeds]]) for name in (BASELINE, DIFFAUGMENT)
-    ]
+    """Samples with the nearest training image below, of every pair that has pictures: without T, and DiffAugment."""
+    found = pairs(index)
+    halves = [np.concatenate([_tiles(pair[side][1], each) for _, pair in found]) for side in (0, 1)]
     white = np.full_like(halves[0][:, :1], 255)
     mosaic = torch.from_numpy(np.concatenate([halves[0], white, halves[1]], 1))
-    rows = [name for seed in range(seeds) for name in (f"seed {seed}", "nearest")]
+    rows = [name for number in range(len(found)) for name in (f"pair {number + 1}", "nearest")]
     columns = ["without T", *[""] * each, DIFFAUGMENT, *[""] * (each - 1)]
     figure = plots.sheet(mosaic, rows, columns, size=0.5)
     figure.axes[0].tick_params(labelsize=8)
-    figure.set_figheight(figure.get_figheight() + 0.55)
-    shown = [run for name in (BASELINE, DIFFAUGMENT) for run, _ in found[name][:seeds]]
-    near = [[run.metrics["copy_ratio"] for run in shown if run.arm == name] for name in (BASELINE, DIFFAUGMENT)]
-    text = "A hundred faces: without T samples lie nearer to the training images in every seed"
-    plain = "Samples of GANs trained on a hundred faces"
-    return finish(figure, text if max(near[0]) < min(near[1]) else plain, shown, _said(shown))
+    figure.set_figheight(figure.get_figheight() + 0.6)
+    shown = [[pair[side][0] for _, pair in found] for side in (0, 1)]
+    near, fids = ([[run.metrics[key] for run in runs] for runs in shown] for key in ("copy_ratio", "fid"))
+    message = "Samples of GANs trained on a hundred faces"
+    if all(one > other for one, other in zip(*fids, strict=True)):
+        message = "A hundred faces: the images of DiffAugment are more like the person's other photographs"
+    if max(near[0]) < min(near[1]):
+        message = "A hundred faces: without T the samples come near to training images; with DiffAugment they vary"
+    text = "Averaged generator, the same codes in every row; below each sample its nearest training image."
+    which = "; ".join(f"pair {number}: {words}" for number, (words, _) in enumerate(found, 1))
+    return finish(figure, message, [run for runs in shown for run in runs], f"{text} {which[0].upper()}{which[1:]}.")
 
 
 def four_places(index: Index, each: int = 8) -> Picture:
-    """Samples of seed 0 for every place of T, each above its nearest training image."""
-    found = kept(index)
-    firsts = {name: found[name][0] for name in PLACE_NAMES if found.get(name)}
-    mosaic = torch.from_numpy(np.concatenate([_tiles(arrays, each) for _, arrays in firsts.values()]))
-    rows = [row for name in firsts for row in (name, "nearest")]
-    figure = plots.sheet(mosaic, rows, size=0.6)
+    """Samples of seed 0 for every place of T, each above its nearest training image: of ``FACES``, or of short runs."""
+    for study in (FACES, COLOURED[0]):
+        runs = [index.of(study, name)[:1] for name in PLACE_NAMES]
+        firsts = [(run, arrays) for found in runs for run in found if (arrays := pictures(NOTEBOOK, run))]
+        if len(firsts) == len(PLACES):
+            break
+    else:
+        raise NothingToDraw("pictures of faces with T in every place")
+    shown = [run for run, _ in firsts]
+    mosaic = torch.from_numpy(np.concatenate([_tiles(arrays, each) for _, arrays in firsts]))
+    figure = plots.sheet(mosaic, [row for name in PLACE_NAMES for row in (name, "nearest")], size=0.6)
     figure.axes[0].tick_params(labelsize=8)
     figure.set_figheight(figure.get_figheight() + 0.5)
-    grey = {name: run.metrics["leak"] for name, (run, _) in firsts.items()}
-    said = f"T on reals only: {grey.get(REALS.name, 0):.0%} of the samples have a flat grey window; DiffAugment: "
-    most = REALS.name in grey and max(grey, key=lambda name: grey[name]) == REALS.name
-    message = said + f"{grey[DIFFAUGMENT]:.0%}" if most else "The same hundred faces, and T in four places"
-    shown = [run for run, _ in firsts.values()]
+    grey = {run.arm: run.metrics["leak"] for run in shown}
+    message = "The same hundred faces, and T in four places"
+    if all(grey[REALS.name] > share for name, share in grey.items() if name != REALS.name):
+        shares = (
+            f"{grey[REALS.name]:.0%} of the samples have a flat grey window, {grey[DIFFAUGMENT]:.0%} with DiffAugment"
+        )
+        message = f"T on reals only: {shares}"
     return finish(figure, message, shown, _said(shown))
 
 
