@@ -529,9 +529,8 @@ if (profile, dataset, train_size, epochs, *SEEDS) == ("quick", "fashion-mini", 1
 def figure_pair():
     figure = plots.Picture(figsize=(7.5, 3.0))
     axes, *panels = figure.subplots(1, 3, width_ratios=(1.2, 1, 1))
-    for panel, (where, name) in zip(
-        panels, (("nowhere", study.BASELINE), ("everywhere", study.DIFFAUGMENT)), strict=True
-    ):
+    places = ("nowhere", study.BASELINE), ("everywhere", study.DIFFAUGMENT)
+    for panel, (where, name) in zip(panels, places, strict=True):
         pair, record = pairs[where, SEEDS[0]]
         steps = np.array(record.curves["epoch"]) * (len(few.train) // 32)
         axes.plot(steps, record.curves["auc"], "o-", markersize=3, color=study.COLOURS[name], label=name)
@@ -586,14 +585,14 @@ def at_places(index):
     """What GANs of a hundred faces come to after 1,350 steps, by the place of T."""
     heads = ["T", "n", "FID from test images", "from transformed ones", "D's logits: generated", "real, held out"]
     rows = [f"| {' | '.join([*heads, 'grey windows (%)'])} |", "|" + "---|" * 7]
-    for name, runs in index.by_arm(study.COLOURED[0], study.PLACE_NAMES).items():
+    for name, found in index.by_arm(study.COLOURED[0], study.PLACE_NAMES).items():
         keys = {"fid": ".2f", "fid_augmented": ".2f", "logit_fake": "+.1f", "logit_held_out": "+.1f"}
-        cells = [stats.summary(run.metrics[key] for run in runs).text(form) for key, form in keys.items()]
-        cells.append(stats.summary(100 * run.metrics["leak"] for run in runs).text(".0f"))
-        rows.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
-        nearer = [run.metrics["fid_augmented"] < run.metrics["fid"] for run in runs]
+        cells = [stats.summary(run.metrics[key] for run in found).text(form) for key, form in keys.items()]
+        cells.append(stats.summary(100 * run.metrics["leak"] for run in found).text(".0f"))
+        rows.append(f"| {name} | {len(found)} | {' | '.join(cells)} |")
+        nearer = [run.metrics["fid_augmented"] < run.metrics["fid"] for run in found]
         assert all(nearer) if name == "reals only" else not any(nearer)
-        assert all((run.metrics["logit_fake"] > 2) == (name == "discriminator only") for run in runs)
+        assert all((run.metrics["logit_fake"] > 2) == (name == "discriminator only") for run in found)
     return "\n".join(rows)
 
 
@@ -693,7 +692,7 @@ PAPER = {study.BASELINE: "9.59", "reals only": "19.16 to 49.38", "discriminator 
 def by_place(index):
     """The paper's FIDs by the place of T, and ours."""
     found = index.by_arm(study.GREYS[0], list(PAPER))
-    mean = {name: stats.summary(run.metrics["fid"] for run in runs) for name, runs in found.items()}
+    mean = {name: stats.summary(run.metrics["fid"] for run in each) for name, each in found.items()}
     assert mean["reals only"].mean > mean["discriminator only"].mean > mean[study.BASELINE].mean
     rows = ["| where T stands | paper: FID, CIFAR-10 | ours: FID, clothing, 1,350 steps | n |", "|---|---|---|---|"]
     rows += [f"| {name} | {PAPER[name]} | {each.text('.2f')} | {each.n} |" for name, each in mean.items()]

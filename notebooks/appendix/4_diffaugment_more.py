@@ -104,7 +104,7 @@ first_part = r"""
 | 不需要对原始样本进行修改 · gradient methods do not modify the samples | $T$ modifies every image; that it is differentiable lets the gradient through | a pixel moves by {moved:.0%} of its range |
 | 2019年，DeepMind…Differentiable Augmentation（DANN） | DANN is *Domain-Adversarial* Neural Networks, by Ajakan et al. 2014 and Ganin et al. 2016: domain adaptation. No DeepMind method of this name was found | [1]; section 2 |
 | 自监督 · self-supervised | no task and no label is made from the image | $T$ has {parameters} parameters |
-| 性能优于传统的数据增强方法 · better than traditional augmentation (twice) | the paper trains GANs and compares no classifier | ours: {classifier} points |
+| 性能优于传统的数据增强方法 · better than traditional augmentation (twice) | the paper trains GANs and compares no classifier | $T$ before our classifier: {classifier} points |
 | 本文将基于PyTorch框架 · builds a model in PyTorch | no code follows | thirty lines in the lesson |
 | 不同iable augmentation | *differentiable*, half translated | |
 | Manifold mixup: 沿着…某一连通区域混合 · along a connected region | on the straight line between two hidden states, at a random layer, and the labels alike (Verma et al.) | [2]; lesson 3 |
@@ -125,7 +125,7 @@ second_part = r"""| 白盒增广, 黑盒增广 · white-box and black-box augmen
 | 都是通过调整样本特征 · all adjust features | Cutout sets pixels to one level | {cut:.0%} of them |
 | DANN利用一个神经网络…逐步优化样本特征; its four steps | no method named by the source does this; LeMDA (Liu et al.) is near | [9]; section 5 |
 | 在最终测试阶段，输入真实样本及生成样本 · the test mixes real and generated samples | classifiers are tested on real images; of GANs one measures a distance between both, FID | section 7 |
-| DiffAugment…由Google团队2020年提出 · by a Google team, 2020 | 2020, yes: Tsinghua, MIT, Adobe, CMU. A Google team published *Image Augmentations for GAN Training* in the same month | [10, 11] |
+| DiffAugment…由Google团队2020年提出 · by a Google team, 2020 | 2020, yes: Tsinghua, MIT, Adobe, CMU. Zhao et al. of UC Irvine and Google published *Image Augmentations for GAN Training* in the same month | [10, 11] |
 | 使用一个固定的…策略来生成一组“干净”图像 · a fixed policy makes "clean" images | the policy is fixed, its draws are random, anew for every image and step | L(6) |
 | 生成器输出的图像尽可能接近上述"干净"图像 · G imitates them | that is *reals only*: G draws augmented images | L(4): {far:.2f} from the data |
 | 将生成器输出的图像作为输入，生成新的图像…目标导向的调整 · a second stage adjusts the output towards a goal | there is no second stage and no goal | L(6) |
@@ -227,7 +227,7 @@ def figure_domains():
             for c, colour in ((0, plots.BLUE), (1, plots.RED)):
                 part = values[(domain == k) & (y == c)][:60]
                 axes.plot(*part.T, marker, color=colour, markersize=3.5, alpha=0.7, label=f"class {c}, {name}")
-        axes.set(title=title, aspect="equal")
+        axes.set(title=title)
         axes.grid(visible=False)
     labels = dict(zip(*panels[0].get_legend_handles_labels()[::-1], strict=True))
     right = [aligned[alpha][2][1] for alpha in (0.0, 1.0)]
@@ -355,7 +355,9 @@ assert torch.allclose(gradient, three_passes(u, 0 * b, s, c), atol=1e-12)
 assert torch.allclose(gradient.sum((1, 2, 3)), u.sum((1, 2, 3)))
 
 # %% [markdown]
-# `make bench` measures what this saves. **R1**, the penalty $\frac\gamma2 |\nabla_x D(T(x))|^2$ of StyleGAN2, goes through
+# `make bench` measures what this saves.
+#
+# **R1**, the penalty $\frac\gamma2 |\nabla_x D(T(x))|^2$ of StyleGAN2, goes through
 # $T$ too: $x$ is the image *before* $T$. Where cutout has put its grey, D does not depend on $x$, so the slope there is 0.
 
 # %%
@@ -492,7 +494,7 @@ lesson.figure("4_diffaugment", "learned")
 def no_gain(index):
     """One sentence about learned augmentation."""
     by_arm = index.by_arm(study.CLASSIFIERS)
-    gain = {name: stats.summary(stats.gains(runs, by_arm["cross-entropy"])) for name, runs in by_arm.items()}
+    gain = {name: stats.summary(stats.gains(found, by_arm["cross-entropy"])) for name, found in by_arm.items()}
     names = [name for name in gain if name.startswith(("features", "TeachAugment"))]
     assert all(gain[name].side <= 0 for name in names)
     best = max(names, key=lambda name: gain[name].mean)

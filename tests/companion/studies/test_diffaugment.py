@@ -10,7 +10,7 @@ from matplotlib.patches import FancyArrowPatch
 from companion import records
 from companion.records import Index
 from companion.studies import NothingToDraw, diffaugment
-from companion.studies.diffaugment import CLASSIFIERS, COLOURED, DOMAINS, GREYS, LONGER
+from companion.studies.diffaugment import CLASSIFIERS, COLOURED, DOMAINS, FACES, GREYS, LONGER
 from semaug.training import record as rec
 from semaug.training.record import Record
 
@@ -194,6 +194,60 @@ def test_samples_stand_above_their_nearest_images(kept):
     assert samples(COLOURED).axes[0].images[0].get_array().shape == (8 * 17 - 1, 4 * 17 - 1, 3), "portraits lack places"
     with pytest.raises(NothingToDraw):
         samples(GREYS[2:])
+
+
+def with_pictures(run, folder, copies):
+    """A run of faces, with the pictures that lie beside it; what copies repeats what it was shown."""
+    run.metrics["copy_ratio"] = 0.4 if copies else 0.9
+    path = run.save(folder / "records" / "4_diffaugment")
+    grey = np.full((8, 3, 32, 32), 100 if copies else 50, np.uint8)
+    way = np.where(np.arange(8) > 3, 140, 0) if copies else 20 * np.arange(8)
+    arrays = {"samples": grey, "nearest": np.full_like(grey, 100), "frames": np.stack([grey] * 4), "training": grey}
+    arrays["between"] = np.broadcast_to(way[:, None, None, None], (2, 8, 3, 32, 32)).astype(np.uint8)
+    rec.write_whole(path.with_suffix(".npz"), records.pack(arrays))
+    return run
+
+
+@pytest.fixture
+def filmed(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "FIGURES", tmp_path)
+    return [
+        with_pictures(gan(arm, seed, FACES), tmp_path, arm == "no augmentation")
+        for arm in ("no augmentation", "DiffAugment")
+        for seed in (0, 1)
+    ]
+
+
+def test_faces_of_every_pair_that_has_pictures(filmed):
+    figure = drawn("faces", filmed)
+    tiles = figure.axes[0].images[0].get_array()[16::34, 16::34, 0]  # 32 pixels and two between
+    assert tiles.shape == (4, 13), "two pairs, each above its nearest images; six and six columns, and one between"
+    assert (255 * tiles[0]).round().tolist() == pytest.approx([100] * 6 + [255] + [50] * 6, abs=2)
+    assert said(figure).startswith("A hundred faces: without T the samples come near to training images")
+    assert "pair 2: 90 steps, G twice as wide, seed 1" in figure.get_supxlabel().replace("\n", " ")
+    assert len(diffaugment.pairs(Index(records=filmed[:3]))) == 1
+    filmed[0].metrics["copy_ratio"] = 1.0
+    assert said(drawn("faces", filmed)) != said(figure)
+    with pytest.raises(NothingToDraw):
+        drawn("faces", filmed[:2])
+
+
+def test_faces_with_t_in_every_place(filmed, tmp_path):
+    with pytest.raises(NothingToDraw, match="every place"):
+        drawn("four_places", filmed)
+    short = [with_pictures(gan(arm, 0, COLOURED[0]), tmp_path, copies=False) for arm in FID]
+    figure = drawn("four_places", filmed + short)
+    assert figure.axes[0].images[0].get_array().shape[:2] == (8 * 34 - 2, 8 * 34 - 2)
+    assert said(figure) == "The same hundred faces, and T in four places"
+    next(run for run in short if run.arm == "reals only").metrics["leak"] = 0.7
+    assert said(drawn("four_places", filmed + short)).startswith("T on reals only: 70% of the samples")
+
+
+def test_the_way_between_codes(filmed):
+    said_of_both = said(drawn("between", filmed))  # a seventh, but for WebP
+    assert said_of_both.startswith("The largest of seven steps is 100% of the way without T, 1")
+    assert diffaugment.largest_step(np.zeros((1, 3, 1, 2, 2)) + np.array([0, 1, 4])[:, None, None, None]) == 0.75
+    assert diffaugment.training_faces(Index(records=filmed)).shape == (8, 3, 32, 32)
 
 
 def test_augmentations_are_compared_with_none_and_few_scales_are_shown(found):
