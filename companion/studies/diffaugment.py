@@ -27,7 +27,7 @@ from matplotlib.ticker import LogLocator
 from companion import plots, records
 from companion.plots import BLUE, CYAN, GREEN, GREY, PURPLE, RED, YELLOW, Picture, finish, styled, titled
 from companion.records import Blocks, ByArm, Index, gained, metric, needed, over_first, pictures, runs_of
-from companion.stats import gains, points, summary
+from companion.stats import gains, summary
 from companion.studies import Arm, NothingToDraw, Setting, Study
 from semaug.training.recipe import Recipe
 from semaug.training.record import Record
@@ -173,16 +173,6 @@ DIFFAUGMENT = EVERYWHERE.name
 FEW = (GREYS[0], GREYS[2], GREYS[3])
 
 PLACE_NAMES = [arm.name for arm in PLACES]
-
-KINDS: dict[str, dict[str, Any]] = {
-    "training": {"color": GREEN},
-    "held out": {"color": GREEN, "linestyle": "--"},
-    "generated": {"color": GREY},
-}
-"""How lines of images that the discriminator is asked about are drawn: in no colour of a place of T."""
-
-LOGITS = {"training": "logit_train", "held out": "logit_held_out", "generated": "logit_fake"}
-"""Their curves."""
 
 CURVES = {
     "fid": "FID",
@@ -334,66 +324,8 @@ def longer(index: Index) -> Picture:
     return over_steps(index, ("fid", "auc", "copy_ratio"), LONGER, message if ahead else "Four times as many steps")
 
 
-@styled
-def discriminator(index: Index) -> Picture:
-    """Mean logits of training, held-out and generated images over the steps: a row a study, a column a place of T."""
-    names = (BASELINE, DISCRIMINATOR.name, DIFFAUGMENT)
-    blocks = _blocks(index, (GREYS[0], GREYS[2]), names)
-    figure, grid = plots.panels(1.3 + 1.7 * len(blocks), len(blocks), len(names), sharex=True, sharey=True)
-    labels: dict[str, Any] = {}
-    for line, (title, by_arm) in zip(grid, blocks.items(), strict=True):
-        for axes, name in zip(line, names, strict=True):
-            runs = by_arm.get(name, [])
-            for kind, curve in LOGITS.items() if runs else ():
-                _band(axes, runs, curve, kind, labels, **KINDS[kind])
-            axes.set_title(
-                f"{name}, n = {len(runs)}" if title == next(iter(blocks)) else f"n = {len(runs)}", fontsize=8.5
-            )
-        line[0].set_ylabel(title.replace(", ", "\n") + "\nlogit", fontsize=9)
-    for axes in grid[-1]:
-        axes.set_xlabel("steps", fontsize=9)
-
-    def apart(record: Record) -> float:
-        return record.curves["logit_train"][-1] - record.curves["logit_held_out"][-1]
-
-    title, few = next(iter(blocks.items()))
-    most = summary(map(apart, few[BASELINE])).mean / 5
-    less = all(_everywhere({title: few}, name, apart, -1) for name in names[1:])
-    kept = less and all(summary(map(apart, few[name])).mean < most for name in names[1:])
-    message = "T keeps the discriminator from separating 100 training images from held-out ones"
-    plain = "What the discriminator says of training, held-out and generated images"
-    text = "Mean logits, of images as they are. Bands: 95% intervals of the mean."
-    return finish(figure, message if kept else plain, runs_of(blocks), text, labels)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # GANs at their end
-
-ENDS: dict[str, Callable[[Record], float]] = {
-    "log₂ FID": _log_fid,
-    "train over held out (AUC, points)": metric("auc"),
-    "flat grey windows (points)": metric("leak"),
-}
-"""Measures whose differences are drawn; of FID, which ranges over decades, those of its logarithm."""
-
-
-def ends(index: Index, studies: Sequence[Study], measures: Sequence[str]) -> Picture:
-    """Differences from the GAN without T at the end of training, paired by seed: a line of panels a measure."""
-    blocks = _blocks(index, studies)
-    lines = {label: gained(blocks, ENDS[label], reached=False) for label in measures}
-    text = "Baseline: the GAN without T; lower is better."
-    figure = plots.forest(lines, "difference", runs_of(blocks), text, _colour, shared=True)
-    sides: dict[int, list[str]] = {}
-    for title, values in lines["log₂ FID"].items():
-        sides.setdefault(summary(values[DIFFAUGMENT]).side, []).append(title.split(", ")[0])
-    words = {-1: "lower", 0: "not significantly different", 1: "higher"}
-    where = [f"{words[side]} on {', '.join(dict.fromkeys(titles))}" for side, titles in sides.items()]
-    return titled(figure, f"FID with DiffAugment - FID without T: {'; '.join(where)}")
-
-
-def _colour(name: str, title: str) -> str:
-    return COLOURS[name]
-
 
 TABLE = {
     "FID": ("fid", ".2f"),
@@ -428,32 +360,6 @@ def table(index: Index) -> str:
 
 REAL = {"real_fid": ".2f", "real_kid": ".3f"}
 """What other real images have: of FID, only where there are as many of them as test images."""
-
-
-def samples(index: Index, studies: Sequence[Study], message: str, each: int = 4) -> Picture:
-    """Samples of every place of T, and below each its nearest training image: ``each`` columns a study."""
-    columns: list[str] = []
-    lines: dict[str, list[np.ndarray]] = {}
-    shown: list[Record] = []
-    for study in studies:
-        names = [arm.name for arm in study.arms if arm.name in PLACE_NAMES]
-        runs = {name: found[0] for name, found in index.by_arm(study, names).items()}
-        kept = {name: arrays for name, run in runs.items() if (arrays := pictures(NOTEBOOK, run))}
-        if len(kept) < len(names):
-            continue
-        columns += [", ".join(study.title.split(", ")[:2]).removesuffix(" images"), *[""] * (each - 1)]
-        shown += runs.values()
-        for name, arrays in kept.items():
-            lines.setdefault(name, []).append(arrays["samples"][:each])
-            lines.setdefault(f"{name}: nearest", []).append(arrays["nearest"][:each])
-    needed(lines, "pictures of seed 0 of GANs with T in every place")
-    mosaic = torch.from_numpy(np.stack([np.concatenate(row) for row in lines.values()]))
-    figure = plots.sheet(mosaic, ["nearest" if "nearest" in name else name for name in lines], columns)
-    figure.axes[0].tick_params(labelsize=8)
-    figure.set_figheight(min(6.6, figure.get_figheight() + 0.5))
-    return finish(
-        figure, message, shown, "Averaged generator, first codes of seed 0; above: number of training images."
-    )
 
 
 def kept(index: Index, needs: int = 1) -> dict[str, list[tuple[Record, dict[str, np.ndarray]]]]:
@@ -572,10 +478,7 @@ def largest_step(paths: np.ndarray) -> float:
 
 
 def learned(index: Index) -> Picture:
-    """Test accuracy of a classifier under learned, fixed and no augmentation, paired by seed.
-
-    Of the scales of learned features two: all of them have their own figure, ``scale``.
-    """
+    """Test accuracy of a classifier under learned, fixed and no augmentation, paired by seed; of the scales two."""
     names = [arm.name for arm in CLASSIFIERS.arms if arm.settings.get("scale", 0.1) in (0.1, 10.0)]
     blocks = index.blocks([CLASSIFIERS], "cross-entropy and an augmentation", names)
     better = [name for name, values in over_first(blocks[CLASSIFIERS.title]).items() if summary(values).side > 0]
@@ -583,39 +486,14 @@ def learned(index: Index) -> Picture:
     return titled(plots.comparison(blocks, colours=COLOURS), message)
 
 
-@styled
-def scale(index: Index) -> Picture:
-    """The scale of the reversed gradient: how far G moves features from where they were, and the accuracy."""
-    by_arm = index.by_arm(CLASSIFIERS, [arm.name for arm in SCALES])
-    if len(by_arm) < 2:
-        raise NothingToDraw("FeatureAugmentation at two scales, and cross-entropy")
-    by_arm = records.on_common_seeds(by_arm)
-    figure, (panels,) = plots.panels(3.2, 1, 2)
-    at = list(range(len(by_arm)))  # at equal steps, as a logarithm has no 0
-    measured: dict[str, Callable[[Record], float]] = {
-        "|G(z) - z| over |z|": lambda record: max(record.curves["moved"][-1], 1e-12),
-        "test accuracy (%)": points,
-    }
-    for axes, (label, score) in zip(panels, measured.items(), strict=True):
-        values = np.array([[*map(score, runs)] for runs in by_arm.values()]).T
-        plots.band(axes, at, values, label, color=CYAN, marker="o")
-        axes.set_ylabel(label)
-        axes.set_xticks(at, [name.removeprefix("features, scale ") for name in by_arm])
-        axes.set_xlabel("scale of the reversed gradient")
-    panels[0].set_yscale("log")
-    flat = not any(summary(values).side for values in over_first(by_arm).values())
-    message = "The scale moves features by orders of magnitude, and accuracy not significantly"
-    plain = "Features moved, and accuracy, over the scale of the reversed gradient"
-    text = f"{CLASSIFIERS.title}, n = {len(values)}. Scales at equal distances. Bands: 95% intervals of the mean."
-    return finish(figure, message if flat else plain, runs_of({"": by_arm}), text)
-
-
 def domains(index: Index) -> Picture:
     """MixStyle against cross-entropy on the hues that were trained on (validation images) and on the others (test)."""
     (by_arm,) = index.blocks([DOMAINS], "cross-entropy and MixStyle on hues").values()
     columns = gained({"hues trained on": by_arm}, metric("validation_accuracy")) | gained({"other hues": by_arm})
     text = f"{DOMAINS.title}. Baseline: cross-entropy, whose accuracy stands above each panel."
-    figure = plots.forest({"": columns}, "gain (points)", runs_of({"": by_arm}), text, _colour, shared=True)
+    figure = plots.forest(
+        {"": columns}, "gain (points)", runs_of({"": by_arm}), text, lambda name, title: COLOURS[name], shared=True
+    )
     old, new = ([summary(values) for values in column.values()] for column in columns.values())
     gain = all(effect.side > 0 for effect in (*old, *new))
     more = gain and all(one.mean > other.mean for one, other in zip(old, new, strict=True))
@@ -623,16 +501,10 @@ def domains(index: Index) -> Picture:
     return titled(figure, message if more else "MixStyle over cross-entropy", 2.2)
 
 
-EARLY = partial(samples, message="Samples after 1,350 steps")
 FIGURES: dict[str, Callable[[Index], Picture]] = {
-    **{draw.__name__: draw for draw in (distances, discriminator, overfitting, longer)},
+    **{draw.__name__: draw for draw in (faces, four_places, between, longer, overfitting, distances)},
     "distances_paper": partial(
         over_steps, names=("fid",), studies=LARGE, message="The paper's setting: FID over the steps"
     ),
-    "ends": partial(ends, studies=FEW, measures=list(ENDS)[:2]),
-    "ends_colour": partial(ends, studies=COLOURED, measures=list(ENDS)),
-    "samples": partial(EARLY, studies=FEW),
-    "samples_colour": partial(EARLY, studies=COLOURED),
-    "samples_longer": partial(samples, studies=LONGER[1:], message="Samples after 5,400 steps", each=8),
-    **{draw.__name__: draw for draw in (faces, four_places, between, learned, scale, domains)},
+    **{draw.__name__: draw for draw in (learned, domains)},
 }

@@ -1,7 +1,6 @@
 """The figures of GANs and of learned augmentation, on records whose measures are known."""
 
 import copy
-from functools import partial
 
 import numpy as np
 import pytest
@@ -61,22 +60,6 @@ def drawn(name, found):
 
 def said(figure):
     return figure.get_suptitle().replace("\n", " ").strip()
-
-
-@pytest.fixture
-def kept(tmp_path, monkeypatch, found):
-    """Pictures beside the records of seed 0: samples of the value 10 times the place of T, nearest images of 200."""
-    monkeypatch.setattr(records, "FIGURES", tmp_path)
-    for run in found:
-        path = run.save(tmp_path / "records" / "4_diffaugment")
-        if run.seed == 0 and run.arm in FID:
-            grey, channels = 10 * (1 + list(FID).index(run.arm)), 3 if run.study.startswith("cifar10") else 1
-            arrays = {
-                name: np.full((8, channels, 16, 16), value, np.uint8)
-                for name, value in (("samples", grey), ("nearest", 200))
-            }
-            rec.write_whole(path.with_suffix(".npz"), records.pack(arrays))
-    return found
 
 
 def test_the_places_of_t_as_a_picture():
@@ -150,29 +133,6 @@ def test_longer_trainings_stand_apart(found):
         drawn("longer", found)
 
 
-def test_logits_of_training_held_out_and_generated_images(found):
-    figure = drawn("discriminator", found)
-    assert figure.axes[2].get_title(loc="left") == "DiffAugment, n = 3"
-    assert [line.get_ydata()[-1] for line in figure.axes[0].lines] == [1.0, 0.5, -1.0]
-    assert said(figure).startswith("What the discriminator says")
-    for run in (run for run in found if run.arm == "no augmentation"):
-        run.curves["logit_train"] = [9.0 + run.seed] * 3
-    assert said(figure) != said(drawn("discriminator", found))
-
-
-def test_ends_are_paired_with_the_gan_without_transformation(found):
-    figure = drawn("ends", found)
-    panel = figure.axes[0]
-    labels = [text.get_text() for text in panel.get_yticklabels()]
-    others = ["DiffAugment, adaptive", "no augmentation, R1 penalty"]
-    assert labels == ["reals only", "discriminator only", "DiffAugment", *others]
-    dots = [line for line in panel.lines if line.get_linestyle() == "None" and len(line.get_xdata()) == 3]
-    assert dots[2].get_xdata().tolist() == pytest.approx([np.log2((5 + e) / (9 + e)) for e in NOISE])
-    assert said(figure) == "FID with DiffAugment - FID without T: lower on fashion-mini"
-    words = said(drawn("ends_colour", found))
-    assert words.endswith("not significantly different on CIFAR-10"), "one seed decides nothing"
-
-
 def test_the_table_has_every_gan(found):
     text = diffaugment.table(Index(records=found))
     first = text.split("\n\n")[1].splitlines()
@@ -182,18 +142,6 @@ def test_the_table_has_every_gan(found):
     )
     assert first[8].startswith("| other real images | | 0.20 | | 0.004 |")
     assert {line.count("|") for line in first} == {11}
-
-
-def test_samples_stand_above_their_nearest_images(kept):
-    samples = partial(diffaugment.samples, Index(records=kept), message="")
-    mosaic = samples(GREYS[:2]).axes[0].images[0].get_array()
-    tiles = mosaic[8::17, 8::17, 0]  # 16 pixels and one between
-    assert tiles.shape == (8, 8), "four of each of two sizes"
-    assert (255 * tiles[::2, 0]).round().tolist() == pytest.approx([10, 20, 30, 40], abs=2)  # WebP
-    assert (255 * tiles[1::2]).round().ravel().tolist() == pytest.approx([200] * 32, abs=2)
-    assert samples(COLOURED).axes[0].images[0].get_array().shape == (8 * 17 - 1, 4 * 17 - 1, 3), "portraits lack places"
-    with pytest.raises(NothingToDraw):
-        samples(GREYS[2:])
 
 
 def with_pictures(run, folder, copies):
@@ -258,16 +206,6 @@ def test_augmentations_are_compared_with_none_and_few_scales_are_shown(found):
     assert any("+10.00 ± 0.00" in text.get_text() for axes in figure.axes for text in axes.texts), "crop"
     words = "Significantly better than no augmentation: crop, T: translation, cutout"
     assert said(figure).startswith(words)
-
-
-def test_the_scale_of_the_reversed_gradient(found):
-    figure = drawn("scale", found)
-    left, right = figure.axes
-    assert left.lines[0].get_ydata().tolist() == pytest.approx([1e-12, 0.01, 1.0])
-    assert right.lines[0].get_ydata()[-1] == pytest.approx(40 + 100 * sum(NOISE) / 3)
-    assert [text.get_text() for text in left.get_xticklabels()] == ["0", "0.1", "10"]
-    with pytest.raises(NothingToDraw, match="FeatureAugmentation at two scales"):
-        drawn("scale", [run for run in found if run.arm not in ("features, scale 0.1", "features, scale 10")])
 
 
 def test_styles_across_domains(found):
