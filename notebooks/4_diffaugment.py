@@ -24,8 +24,10 @@ from companion import lesson
 lesson.figure("4_diffaugment", "faces")
 
 # %% [markdown]
-# **Two GANs of a hundred photographs of one person, in pairs: the left one was trained as usual, the right one with
-# DiffAugment.** Each row has the samples of one pair, and below them the nearest of the hundred photographs. OPENING
+# **Pairs of GANs, trained on a hundred photographs of one person: left as usual, right with DiffAugment.** Below each
+# generated image is the nearest of the hundred photographs. The left ones repeat a few of them, again and again. The
+# right ones differ from the photographs and from each other. Not every plain GAN ends in copies: section 6 has all
+# seeds.
 #
 # **In one sentence: DiffAugment delays memorising.**
 #
@@ -80,6 +82,7 @@ device = "auto"  # "cpu", "cuda", or whichever there is
 # %%
 import functools
 import math
+import re
 
 import numpy as np
 import torch
@@ -412,7 +415,7 @@ example = players("everywhere", 0, size=32, channels=3)
 for player in (example.generator, example.discriminator):
     weights = sum(parameter.numel() for parameter in player.parameters())
     print(f"{type(player).__name__}, {weights:,} weights")
-    print("  ", "\n   ".join(str(layer).replace(", bias=False", "") for layer in player.layers))
+    print("  ", "\n   ".join(re.sub(r", (eps|bias)=.*", ")", str(layer)) for layer in player.layers))
 
 # %% [markdown]
 # **Fill in (2 min).** Replace `None` by the generator's loss. `sees` and (6) are all you need. The cell compares your
@@ -606,7 +609,7 @@ lesson.table("4_diffaugment", at_places)
 #   2 in every seed. In the picture all codes give the same orange texture.
 # - **No augmentation and DiffAugment** both draw faces. So soon, the plain GAN has the lower FID. Does it stay ahead?
 #
-# The moving picture shows the same codes over the steps, with a wider generator.
+# The moving picture shows the same codes over the steps, of one pair with a wider generator.
 
 # %% jupyter={"source_hidden": true}
 SHOWN = (study.BASELINE, study.DIFFAUGMENT)
@@ -654,9 +657,9 @@ assert all(plain < ours for plain, ours in zip(*ends.values(), strict=True))
 lesson.figure("4_diffaugment", "between")
 
 # %% [markdown]
-# BETWEEN Pictures of a few codes can mislead, so here are numbers over 5,400 steps, of the generator of section 4. The
-# upper row is the FID, the middle row the AUC of section 5. The lower row is the copy ratio: about 1 if nothing is
-# copied, 0 for copies.
+# Pictures of a few codes can mislead, so here are numbers over 5,400 steps, of the generator of section 4. The upper
+# row is the FID, the middle row the AUC of section 5. The lower row is the copy ratio: about 1 if nothing is copied, 0
+# for copies.
 
 # %% tags=["nbval-ignore-output"]
 lesson.figure("4_diffaugment", "longer")
@@ -723,8 +726,8 @@ def by_place(index):
 lesson.table("4_diffaugment", by_place)
 
 # %% [markdown]
-# *D only* is worst in the paper and on our faces, *reals only* on our clothing. The two shortcuts fail everywhere. Where
-# DiffAugment gains, and where it does not, by the authors' README:
+# *D only* is worst in the paper and on our faces, *reals only* on our clothing. The two shortcuts fail everywhere.
+# Where DiffAugment gains, and where it does not, by the authors' README:
 #
 # | data | network | FID without T | with DiffAugment |
 # |---|---|---|---|

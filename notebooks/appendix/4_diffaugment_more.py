@@ -14,8 +14,8 @@
 # %% [markdown]
 # # 4 · DiffAugment, appendix: the source's claims, what T hides, learned augmentation, records
 #
-# This page belongs to the [lesson](../4_diffaugment.ipynb), whose equations it cites as L(1) to L(6). Its sections can be
-# read in any order, after the code of the first two cells:
+# This page belongs to the [lesson](../4_diffaugment.ipynb), whose equations it cites as L(1) to L(6). Its sections can
+# be read in any order, after the code of the first two cells:
 #
 # 1. The claims of the source, one by one
 # 2. DANN, drawn: two domains that align
@@ -249,9 +249,9 @@ show(figure_domains(), "dann")
 #
 # **Images that cutout confuses.** L(4) has $q = p$ as its only minimum if $T$ is invertible as a matrix. Cutout hides a
 # part of *every* image. In the smallest world where that matters, images have two by two pixels of value -1 or 1, and
-# $T$ hides one. Let $p$ be the images with an even number of ones, $q$ those with an odd number. Three pixels of four say
-# nothing about the parity. And what of images that come with a hidden pixel of their own, as a G draws that has learned
-# cutout's grey?
+# $T$ hides one. Let $p$ be the images with an even number of ones, $q$ those with an odd number. Three pixels of four
+# say nothing about the parity. And what of images that come with a hidden pixel of their own, as a G draws that has
+# learned cutout's grey?
 
 # %%
 worlds = torch.cartesian_prod(*[torch.tensor([-1, 1])] * 4)
@@ -279,14 +279,15 @@ assert apart(after_hiding(even), after_hiding(odd)) == 0
 assert apart(after_hiding(even), after_hiding(holed)) == 0.75
 
 # %% [markdown]
-# So the released $T$ can confuse sets of images. But a drawn window is not hidden by it: such images show two windows. ADA
-# lets a part of the images pass untouched, which removes the first problem.
+# So the released $T$ can confuse sets of images. But a drawn window is not hidden by it: such images show two windows.
+# ADA lets a part of the images pass untouched, which removes the first problem.
 #
 # **D only, near its point of rest.** There D is the best one for $Tp$ and $Tq$, $D = \log (Tp / Tq)$, and G follows
 # $\nabla_\theta \sum_x q_\theta(x) D(x)$ with this D held fixed. $q = p$ is a point of rest. Is it stable? Take
-# $q = \mathrm{softmax}(\theta)$ and $p$ uniform on $n$ places, and let $q = p + \varepsilon$ with a small $\varepsilon$ of sum 0. Then
-# $D \approx -n\,T\varepsilon$, and the softmax has the Jacobian $\frac1n (I - \frac1n \mathbf 1 \mathbf 1^\top)$ there. It stands twice in
-# the flow, once for G's gradient in $\theta$ and once from $\theta$ to $q$:
+# $q = \mathrm{softmax}(\theta)$ and $p$ uniform on $n$ places, and let $q = p + \varepsilon$ with a small $\varepsilon$
+# of sum 0. Then $D \approx -n\,T\varepsilon$, and the softmax has the Jacobian
+# $\frac1n (I - \frac1n \mathbf 1 \mathbf 1^\top)$ there. It stands twice in the flow, once for G's gradient in $\theta$
+# and once from $\theta$ to $q$:
 #
 # $$\dot\varepsilon = \tfrac1{n^2} D = -\tfrac1n\, T \varepsilon. \tag{3}$$
 #
@@ -311,8 +312,9 @@ for title, weights in (("lesson", {0: 0.4, 1: 0.2, -1: 0.2, 2: 0.1, -2: 0.1}), (
 # So *D only* can be drawn to $p$ or be driven away from it; (3) holds near a uniform $p$ only. With images it has to be
 # seen, as in the lesson.
 #
-# **The hinge loss.** At every $x$, D is free in $[-1, 1]$ and pays $p(1 - D) + q(1 + D)$. The least is
-# $2 \min(p, q)$, at $D = \pm 1$. In all, D pays $2 - 2\,\mathrm{TV}(p, q)$, with the total variation $\mathrm{TV} = \frac12 \sum |p - q|$.
+# **The hinge loss.** At every $x$, D is free in $[-1, 1]$ and pays $p(1 - D) + q(1 + D)$. The least is $2 \min(p, q)$,
+# at $D = \pm 1$. In all, D pays $2 - 2\,\mathrm{TV}(p, q)$, with the total variation
+# $\mathrm{TV} = \frac12 \sum |p - q|$.
 
 # %%
 p, q = (torch.rand(n, generator=seeded(k), dtype=f64) for k in (1, 2))
@@ -357,8 +359,8 @@ assert torch.allclose(gradient.sum((1, 2, 3)), u.sum((1, 2, 3)))
 # %% [markdown]
 # `make bench` measures what this saves.
 #
-# **R1**, the penalty $\frac\gamma2 |\nabla_x D(T(x))|^2$ of StyleGAN2, goes through
-# $T$ too: $x$ is the image *before* $T$. Where cutout has put its grey, D does not depend on $x$, so the slope there is 0.
+# **R1**, the penalty $\frac\gamma2 |\nabla_x D(T(x))|^2$ of StyleGAN2, goes through $T$ too: $x$ is the image *before*
+# $T$. Where cutout has put its grey, D does not depend on $x$, so the slope there is 0.
 
 # %%
 torch.manual_seed(0)
@@ -378,9 +380,8 @@ assert torch.isclose(penalty, slope.square().sum() / 4)
 # %% [markdown]
 # ## 5 · The source's pipeline, made real
 #
-# > 使用CNN提取特征…施加可微的参数调整策略…generator network…将生成的样本输入CNN模型，通过反向传播更新网络参数 · *Extract features by
-# > a CNN; a "generator network" changes them differentiably; feed the result to the CNN, which learns by
-# > back-propagation.*
+# > 使用CNN提取特征…施加可微的参数调整策略…generator network…将生成的样本输入CNN模型，通过反向传播更新网络参数 · *Extract features by a CNN; a "generator
+# > network" changes them differentiably; feed the result to the CNN, which learns by back-propagation.*
 #
 # LeMDA is near to this. Let $z = f(x)$, without its gradient, be the features of an image. A variational autoencoder
 # $G$ changes them. The head $h$ learns from both; the reversed gradient $R_\alpha$ makes $G$ oppose it:
@@ -388,9 +389,9 @@ assert torch.isclose(penalty, slope.square().sum() / 4)
 # $$L = \mathrm{CE}(h(f(x))) + \mathrm{CE}(h(R_\alpha(G(z)))) + w_1\, \mathrm{KL}(p_G \| p_z) + w_2\, |G(z) - z|^2 +
 #   w_3\, \mathrm{KL}(\mathcal N(\mu, \sigma^2) \| \mathcal N(0, I)). \tag{5}$$
 #
-# $p_z$ and $p_G$ are the head's probabilities of $z$ and of $G(z)$; the $w_1$ term counts where the head is sure of $z$. The last three
-# terms hold $G$ to features of the same class. Check of the reversal, on the second term alone: a step of the head
-# lowers it, and a step of $G$ raises it.
+# $p_z$ and $p_G$ are the head's probabilities of $z$ and of $G(z)$; the $w_1$ term counts where the head is sure of
+# $z$. The last three terms hold $G$ to features of the same class. Check of the reversal, on the second term alone: a
+# step of the head lowers it, and a step of $G$ raises it.
 
 # %%
 torch.manual_seed(0)
@@ -422,7 +423,8 @@ print("change of the head's loss on G(z):", {name: f"{value:+.4f}" for name, val
 assert changes["head"] < 0 < changes["G"]
 
 # %% [markdown]
-# Then all four steps together, for a few seconds: extract, change, feed, back-propagate. How far does $G$ move features?
+# Then all four steps together, for a few seconds: extract, change, feed, back-propagate. How far does $G$ move
+# features?
 
 # %% tags=["nbval-ignore-output"]
 adam = Recipe(epochs=epochs, optimizer="adam", lr=2e-3, weight_decay=0.0)
@@ -442,9 +444,9 @@ print(f"|G(z) - z| / |z| by epoch: {', '.join(f'{value:.3f}' for value in record
 print(f"test accuracy {record.metrics['test_accuracy']:.0%}")
 
 # %% [markdown]
-# **TeachAugment** does the same to pixels. A network $a_\varphi$ turns noise into an affine map and a change of colour. It is
-# trained to fool the student, while a teacher, the student's average over the steps, still has to know the class. With
-# their probabilities $p_y$ and $\bar p_y$ of it,
+# **TeachAugment** does the same to pixels. A network $a_\varphi$ turns noise into an affine map and a change of colour.
+# It is trained to fool the student, while a teacher, the student's average over the steps, still has to know the class.
+# With their probabilities $p_y$ and $\bar p_y$ of it,
 #
 # $$L_\varphi = -\mathrm E \log\bigl(1 - p_y(\tilde x)\bigr) - \mathrm E \log \bar p_y(\tilde x). \tag{6}$$
 #
@@ -480,9 +482,8 @@ print("known after thirty steps:", {words: f"{share:.0%}" for words, share in kn
 show(plots.sheet(torch.stack(shown), ["image", "with the teacher", "without"]), "teacher")
 
 # %% [markdown]
-# Without the teacher, $a_\varphi$ destroys the image. So what matters is what holds the augmentation, more than that
-# it is learned. The package has both forms from their formulas; TeachAugment comes without the paper's colour
-# regulariser.
+# Without the teacher, $a_\varphi$ destroys the image. So what matters is what holds the augmentation, more than that it
+# is learned. The package has both forms from their formulas; TeachAugment comes without the paper's colour regulariser.
 #
 # What does it gain? Two thousand images of clothing, forty epochs, five seeds:
 
@@ -529,8 +530,8 @@ assert torch.allclose(styled.std((2, 3)), deviations, atol=1e-5)  # MixStyle add
 lesson.figure("4_diffaugment", "domains")
 
 # %% [markdown]
-# MixStyle gains on new hues, and more on those it was trained on. So these runs cannot say whether it adapts to domains or only
-# regularises; a second regulariser was not run.
+# MixStyle gains on new hues, and more on those it was trained on. So these runs cannot say whether it adapts to domains
+# or only regularises; a second regulariser was not run.
 #
 # ## 7 · FID, and what else the records say
 #
@@ -539,8 +540,8 @@ lesson.figure("4_diffaugment", "domains")
 # $$\mathrm{FID} = |\mu_r - \mu_g|^2 + \mathrm{tr}\bigl(\Sigma_r + \Sigma_g - 2 (\Sigma_r \Sigma_g)^{1/2}\bigr), \quad
 #   \mathrm{KID} = \mathrm E\, k(r, r') + \mathrm E\, k(g, g') - 2\, \mathrm E\, k(r, g). \tag{7}$$
 #
-# FID is too large for few images, by an amount that depends on their number; KID, with $k(a, b) = (a^\top b / A + 1)^3$,
-# is unbiased.
+# FID is too large for few images, by an amount that depends on their number; KID, with
+# $k(a, b) = (a^\top b / A + 1)^3$, is unbiased.
 
 # %%
 first = torch.randn(120, 5, generator=seeded(1), dtype=f64)
@@ -621,8 +622,8 @@ print("the other order gives the same:", torch.allclose(swapped, one))
 assert torch.allclose(swapped, one)
 
 # %% [markdown]
-# **2. How fast is ADA?** Which share of accepted images is a mean sign of 0.6? How many images does $P$ need from 0
-# to 1?
+# **2. How fast is ADA?** Which share of accepted images is a mean sign of 0.6? How many images does $P$ need from 0 to
+# 1?
 #
 # <details><summary>Solution</summary>
 #
@@ -640,5 +641,5 @@ assert 500_000 <= count < 500_000 + 128
 assert diffaugment.ada_step(0.5, torch.cat([torch.ones(79), -torch.ones(21)]), 128) < 0.5
 
 # %% [markdown]
-# **3. Which claims could you have found out yourself?** Choose three rows of section 1. Write ten lines that decide each,
-# without a second source.
+# **3. Which claims could you have found out yourself?** Choose three rows of section 1. Write ten lines that decide
+# each, without a second source.
