@@ -425,15 +425,12 @@ def faces(index: Index, each: int = 6) -> Picture:
     return finish(figure, message, [run for runs in shown for run in runs], f"{text} {which[0].upper()}{which[1:]}.")
 
 
-def four_places(index: Index, each: int = 8) -> Picture:
-    """Samples of seed 0 for every place of T, each above its nearest training image: of ``FACES``, or of short runs."""
-    for study in (FACES, COLOURED[0]):
-        runs = [index.of(study, name)[:1] for name in PLACE_NAMES]
-        firsts = [(run, arrays) for found in runs for run in found if (arrays := pictures(NOTEBOOK, run))]
-        if len(firsts) == len(PLACES):
-            break
-    else:
-        raise NothingToDraw("pictures of faces with T in every place")
+def four_places(index: Index, study: Study, each: int = 8) -> Picture:
+    """Samples of seed 0 of a study of faces for every place of T, each above its nearest training image."""
+    runs = [index.of(study, name)[:1] for name in PLACE_NAMES]
+    firsts = [(run, arrays) for found in runs for run in found if (arrays := pictures(NOTEBOOK, run))]
+    if len(firsts) < len(PLACES):
+        raise NothingToDraw(f"pictures of {study.title}, with T in every place")
     shown = [run for run, _ in firsts]
     mosaic = torch.from_numpy(np.concatenate([_tiles(arrays, each) for _, arrays in firsts]))
     figure = plots.sheet(mosaic, [row for name in PLACE_NAMES for row in (name, "nearest")], size=0.6)
@@ -502,7 +499,9 @@ def domains(index: Index) -> Picture:
 
 
 FIGURES: dict[str, Callable[[Index], Picture]] = {
-    **{draw.__name__: draw for draw in (faces, four_places, between, longer, overfitting, distances)},
+    **{draw.__name__: draw for draw in (faces, between, longer, overfitting, distances)},
+    "four_places": partial(four_places, study=COLOURED[0]),
+    "four_places_long": partial(four_places, study=FACES),
     "distances_paper": partial(
         over_steps, names=("fid",), studies=LARGE, message="The paper's setting: FID over the steps"
     ),
