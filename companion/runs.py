@@ -348,7 +348,7 @@ def claimed(run: Run) -> Iterator[bool]:
                 yield mine
             finally:
                 if mine:
-                    path.unlink()
+                    path.unlink(missing_ok=True)
 
 
 def complete(runs: Sequence[Run], device: str = "auto", root: str | None = None) -> list[tuple[Run, Record]]:

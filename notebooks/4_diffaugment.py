@@ -573,7 +573,9 @@ show(figure_pair(), "live_pair")
 # and test images: the Fréchet distance of two Gaussians that are fitted to features. The usual features are those of
 # Inception. Ours are of a small classifier trained here, so our FIDs compare our runs, and no others.
 #
-# First the answer to the prediction of section 1: the same hundred faces, the same codes, and $T$ in four places.
+# The samples are of an *averaged* generator: an exponential mean of G's weights over the steps. *Portraits* are
+# photographs of one person (LFW). First the answer to the prediction of section 1: the same hundred portraits, and $T$
+# in four places.
 
 # %% tags=["nbval-ignore-output"]
 lesson.figure("4_diffaugment", "four_places")
@@ -671,14 +673,14 @@ lesson.figure("4_diffaugment", "longer")
 
 # %% jupyter={"source_hidden": true}
 def long_runs(index):
-    """FID and AUC of the long runs, without T and with DiffAugment, and of the short ones of clothing."""
+    """FID and AUC of the long runs, without T and with DiffAugment, and of the short ones."""
     rows = ["| 100 images, steps | n | FID without T | with DiffAugment | log₂ of the ratio | AUC without | with |"]
     rows, sides = [*rows, "|---|---|---|---|---|---|---|"], []
     for part, title, number in (
-        (study.GREYS[0], "clothing", 1350),
-        (study.COLOURED[0], "faces", 1350),
-        (study.LONGER[0], "clothing", 5400),
-        (study.LONGER[1], "faces", 5400),
+        (study.GREYS[0], "fashion-mini", 1350),
+        (study.COLOURED[0], "portraits", 1350),
+        (study.LONGER[0], "fashion-mini", 5400),
+        (study.LONGER[1], "portraits", 5400),
     ):
         plain, ours = (index.of(part, name) for name in SHOWN)
         scores = [stats.summary(run.metrics[key] for run in found) for key in ("fid", "auc") for found in (plain, ours)]
@@ -700,11 +702,11 @@ lesson.table("4_diffaugment", long_runs)
 # %% [markdown]
 # - **DiffAugment delays memorising.** D's AUC is significantly lower in every row. It delays and does not prevent: with
 #   DiffAugment too the AUC rises over the steps.
-# - **Images gain only in long runs.** After 1,350 steps the FIDs of clothing are not significantly different, and on
-#   faces DiffAugment is *worse*. After 5,400 steps it is significantly ahead on both. On faces the plain GAN is best
-#   near 1,200 steps. Its D then knows the hundred by heart, and its images get worse.
-# - **An interval of three seeds is wide.** The faces without $T$ end differently in each seed: one copies, two break
-#   down.
+# - **Images gain only in long runs.** After 1,350 steps the FIDs on fashion-mini are not significantly different, and
+#   on portraits DiffAugment is *worse*. After 5,400 steps it is significantly ahead on both. On portraits the plain GAN
+#   is best near 1,200 steps. Its D then knows the hundred by heart, and its images get worse.
+# - **An interval of three seeds is wide.** The portraits without $T$ end differently in each seed: one copies, two
+#   break down.
 #
 # ## 7 · Limits, the paper's numbers, questions (41–45 min)
 #
@@ -722,7 +724,7 @@ def by_place(index):
     means = [{name: stats.summary(run.metrics["fid"] for run in each) for name, each in part.items()} for part in parts]
     order = [sorted(part, key=lambda name: part[name].mean, reverse=True)[:2] for part in means]
     assert order == [["reals only", "discriminator only"], ["discriminator only", "reals only"]]
-    rows = ["| where T stands | paper: CIFAR-10 | ours: clothing | ours: faces |", "|---|---|---|---|"]
+    rows = ["| where T stands | paper: CIFAR-10 | ours: fashion-mini | ours: portraits |", "|---|---|---|---|"]
     for name, reported in PAPER.items():
         rows.append(f"| {name} | {reported} | {' | '.join(part[name].text('.2f') for part in means)} |")
     return "\n".join(rows)
@@ -732,7 +734,7 @@ def by_place(index):
 lesson.table("4_diffaugment", by_place)
 
 # %% [markdown]
-# *D only* is worst in the paper and on our faces, *reals only* on our clothing. The two shortcuts fail everywhere.
+# *D only* is worst in the paper and on our portraits, *reals only* on fashion-mini. The two shortcuts fail everywhere.
 # Where DiffAugment gains, and where it does not, by the authors' README:
 #
 # | data | network | FID without T | with DiffAugment |

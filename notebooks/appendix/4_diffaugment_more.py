@@ -485,7 +485,7 @@ show(plots.sheet(torch.stack(shown), ["image", "with the teacher", "without"]), 
 # Without the teacher, $a_\varphi$ destroys the image. So what matters is what holds the augmentation, more than that it
 # is learned. The package has both forms from their formulas; TeachAugment comes without the paper's colour regulariser.
 #
-# What does it gain? Two thousand images of clothing, forty epochs, five seeds:
+# What does it gain? Two thousand images of fashion-mini, forty epochs, five seeds:
 
 # %% tags=["nbval-ignore-output"]
 lesson.figure("4_diffaugment", "learned")
@@ -559,15 +559,16 @@ assert math.isclose(package.fid, fid, rel_tol=1e-6)
 assert math.isclose(package.kid, kid, rel_tol=1e-6)
 
 # %% [markdown]
-# **The number of images.** The same players for 1,350 steps, on 100 to 7,200 images of clothing. With a hundred images
-# D memorises without $T$; with a thousand it hardly does. *Reals only* draws flat grey windows, whatever the number.
+# **The number of images.** The same players for 1,350 steps, on 100 to 7,200 images of fashion-mini. With a hundred
+# images D memorises without $T$; with a thousand it hardly does. *Reals only* draws flat grey windows, whatever the
+# number.
 
 # %% tags=["nbval-ignore-output"]
 lesson.figure("4_diffaugment", "overfitting")
 
 # %% [markdown]
-# **Other cures, at a hundred images.** R1 without $T$, and ADA's adaptive rule. Of every $n$ images shown, ADA looks
-# whether D accepts too many of its training images, and moves the probability $P$ of each operation:
+# **Other cures, at a hundred images.** R1 with γ = 1 and without $T$, and ADA's adaptive rule. Of every $n$ images
+# shown, ADA looks whether D accepts too many of its training images, and moves the probability $P$ of each operation:
 #
 # $$P \leftarrow \mathrm{clip}\Bigl(P + \mathrm{sign}\bigl(\mathrm E\,\mathrm{sign}\,D(T(x)) - 0.6\bigr)\,\tfrac nS,\ 0,\ 1\Bigr). \tag{8}$$
 #
