@@ -611,7 +611,13 @@ lesson.table("4_diffaugment", at_places)
 #   2 in every seed. In the picture all codes give the same orange texture.
 # - **No augmentation and DiffAugment** both draw faces. So soon, the plain GAN has the lower FID. Does it stay ahead?
 #
-# The moving picture shows the same codes over the steps, of one pair with a wider generator.
+# In longer runs of a wider generator, *reals only* learns to draw what (4) says: faces, with windows and borders.
+
+# %% tags=["nbval-ignore-output"]
+lesson.figure("4_diffaugment", "places_long")
+
+# %% [markdown]
+# The moving picture shows how two of these came about: the same codes over the steps.
 
 # %% jupyter={"source_hidden": true}
 SHOWN = (study.BASELINE, study.DIFFAUGMENT)

@@ -384,11 +384,6 @@ def _tiles(arrays: dict[str, np.ndarray], each: int) -> np.ndarray:
     return np.stack([arrays["samples"][:each], arrays["nearest"][:each]])
 
 
-def _said(shown: Sequence[Record]) -> str:
-    text = f"Averaged generator, after {steps(shown[0])[-1]:,.0f} steps; the same codes in every row"
-    return f"{text}; below each sample its nearest training image."
-
-
 def pairs(index: Index) -> list[tuple[str, list[tuple[Record, dict[str, np.ndarray]]]]]:
     """Long runs of a hundred faces that have pictures, without T and with DiffAugment, and what they are."""
     found = []
@@ -425,25 +420,43 @@ def faces(index: Index, each: int = 6) -> Picture:
     return finish(figure, message, [run for runs in shown for run in runs], f"{text} {which[0].upper()}{which[1:]}.")
 
 
-def four_places(index: Index, study: Study, each: int = 8) -> Picture:
-    """Samples of seed 0 of a study of faces for every place of T, each above its nearest training image."""
-    runs = [index.of(study, name)[:1] for name in PLACE_NAMES]
-    firsts = [(run, arrays) for found in runs for run in found if (arrays := pictures(NOTEBOOK, run))]
+def four_places(index: Index, each: int = 8) -> Picture:
+    """Samples of seed 0 of short runs for every place of T, each above its nearest training image."""
+    firsts = _of_places(index, COLOURED[0])
     if len(firsts) < len(PLACES):
-        raise NothingToDraw(f"pictures of {study.title}, with T in every place")
+        raise NothingToDraw(f"pictures of {COLOURED[0].title}, with T in every place")
+    mosaic = np.concatenate([_tiles(arrays, each) for _, arrays in firsts])
+    return _places_drawn(firsts, mosaic, [row for name in PLACE_NAMES for row in (name, "nearest")])
+
+
+def places_long(index: Index, each: int = 8) -> Picture:
+    """Samples of seed 0 of ``FACES`` for the places of T that were run, the same codes in every row."""
+    firsts = _of_places(index, FACES)
+    if REALS.name not in [run.arm for run, _ in firsts]:
+        raise NothingToDraw(f"pictures of {FACES.title}, with T on the reals only")
+    mosaic = np.stack([arrays["samples"][:each] for _, arrays in firsts])
+    return _places_drawn(firsts, mosaic, [run.arm for run, _ in firsts])
+
+
+def _of_places(index: Index, study: Study) -> list[tuple[Record, dict[str, np.ndarray]]]:
+    runs = [index.of(study, name)[:1] for name in PLACE_NAMES]
+    return [(run, arrays) for found in runs for run in found if (arrays := pictures(NOTEBOOK, run))]
+
+
+def _places_drawn(
+    firsts: Sequence[tuple[Record, dict[str, np.ndarray]]], mosaic: np.ndarray, rows: Sequence[str]
+) -> Picture:
     shown = [run for run, _ in firsts]
-    mosaic = torch.from_numpy(np.concatenate([_tiles(arrays, each) for _, arrays in firsts]))
-    figure = plots.sheet(mosaic, [row for name in PLACE_NAMES for row in (name, "nearest")], size=0.6)
+    figure = plots.sheet(torch.from_numpy(mosaic), rows, size=0.6)
     figure.axes[0].tick_params(labelsize=8)
-    figure.set_figheight(figure.get_figheight() + 0.5)
+    figure.set_figheight(figure.get_figheight() + 0.6)
     grey = {run.arm: run.metrics["leak"] for run in shown}
-    message = "The same hundred faces, and T in four places"
+    message = "The same hundred faces, and T in other places"
     if all(grey[REALS.name] > share for name, share in grey.items() if name != REALS.name):
-        shares = (
-            f"{grey[REALS.name]:.0%} of the samples have a flat grey window, {grey[DIFFAUGMENT]:.0%} with DiffAugment"
-        )
-        message = f"T on reals only: {shares}"
-    return finish(figure, message, shown, _said(shown))
+        message = f"T on reals only: {grey[REALS.name]:.0%} of the samples have a flat grey window"
+        message += f", {grey[DIFFAUGMENT]:.0%} with DiffAugment" if DIFFAUGMENT in grey else ""
+    text = f"Averaged generator, after {steps(shown[0])[-1]:,.0f} steps; the same codes for every place of T."
+    return finish(figure, message, shown, text)
 
 
 def between(index: Index) -> Picture:
@@ -500,8 +513,7 @@ def domains(index: Index) -> Picture:
 
 FIGURES: dict[str, Callable[[Index], Picture]] = {
     **{draw.__name__: draw for draw in (faces, between, longer, overfitting, distances)},
-    "four_places": partial(four_places, study=COLOURED[0]),
-    "four_places_long": partial(four_places, study=FACES),
+    **{draw.__name__: draw for draw in (four_places, places_long)},
     "distances_paper": partial(
         over_steps, names=("fid",), studies=LARGE, message="The paper's setting: FID over the steps"
     ),

@@ -593,13 +593,6 @@ def cures(index):
 lesson.table("4_diffaugment", cures)
 
 # %% [markdown]
-# **T in four places, for longer.** The lesson shows faces after 1,350 steps. Here are 4,050 steps of a generator twice
-# as wide, one seed of each place:
-
-# %% tags=["nbval-ignore-output"]
-lesson.figure("4_diffaugment", "four_places_long")
-
-# %% [markdown]
 # All GANs at their end:
 
 # %% tags=["nbval-ignore-output"]

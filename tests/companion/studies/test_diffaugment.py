@@ -186,9 +186,19 @@ def test_faces_with_t_in_every_place(filmed, tmp_path):
     short = [with_pictures(gan(arm, 0, COLOURED[0]), tmp_path, copies=False) for arm in FID]
     figure = drawn("four_places", filmed + short)
     assert figure.axes[0].images[0].get_array().shape[:2] == (8 * 34 - 2, 8 * 34 - 2)
-    assert said(figure) == "The same hundred faces, and T in four places"
+    assert said(figure) == "The same hundred faces, and T in other places"
     next(run for run in short if run.arm == "reals only").metrics["leak"] = 0.7
     assert said(drawn("four_places", filmed + short)).startswith("T on reals only: 70% of the samples")
+
+
+def test_faces_of_the_places_that_were_run_for_longer(filmed, tmp_path):
+    with pytest.raises(NothingToDraw, match="reals only"):
+        drawn("places_long", filmed)
+    reals = with_pictures(gan("reals only", 0, FACES), tmp_path, copies=False)
+    reals.metrics["leak"] = 0.6
+    figure = drawn("places_long", [*filmed, reals])
+    assert figure.axes[0].images[0].get_array().shape[:2] == (3 * 34 - 2, 8 * 34 - 2)
+    assert said(figure).startswith("T on reals only: 60% of the samples have a flat grey window, 10% with DiffAugment")
 
 
 def test_the_way_between_codes(filmed):
