@@ -76,6 +76,7 @@ class Study:
         seconds: estimate for one run of the baseline, on one core or one GPU.
         profile: "cpu" or "paper".
         judge: for GANs, arguments of ``semaug.load`` for the set whose classifier measures FID and KID.
+        frames: for GANs, of how many codes the images are kept beside the records, at every measurement.
         measure: what a record says beside accuracy, of a trained objective.
         pictures: arrays to be kept beside the record of seed 0.
         execute: for a study whose arms are not trained by ``semaug.fit``, from a run (``companion.runs.Run``) and the
@@ -93,6 +94,7 @@ class Study:
     seconds: float
     profile: str = "cpu"
     judge: Mapping[str, Any] | None = None
+    frames: int = 0
     measure: Callable[[Any, Data, torch.device], Measured] | None = None
     pictures: Callable[[Any, Data], dict[str, np.ndarray]] | None = None
     execute: Callable[[Any, str | None], tuple[Record, dict[str, np.ndarray]]] | None = None

@@ -27,7 +27,7 @@ from matplotlib.ticker import LogLocator
 from companion import plots, records
 from companion.plots import BLUE, CYAN, GREEN, GREY, PURPLE, RED, YELLOW, Picture, finish, styled, titled
 from companion.records import Blocks, ByArm, Index, gained, metric, needed, over_first, pictures, runs_of
-from companion.stats import gains, points, summary
+from companion.stats import gains, summary
 from companion.studies import Arm, NothingToDraw, Setting, Study
 from semaug.training.recipe import Recipe
 from semaug.training.record import Record
@@ -88,6 +88,14 @@ GREYS = (_players("fashion-mini", 100, _AT_100, 5), *(_players("fashion-mini", n
 COLOURED = (_players("portraits", 100), _players("CIFAR-10", 1000))
 
 LONGER = (_players("fashion-mini", 100, _BOTH, 5, times=4), _players("portraits", 100, _BOTH, times=4))
+
+_SEEN = (NOWHERE, replace(REALS, seeds=1), replace(DISCRIMINATOR, seeds=1), EVERYWHERE)
+FACES = replace(
+    _players("portraits", 100, _SEEN, times=3),
+    name="portraits-100-middle", title="portraits, 100 images, G twice as wide", network="dcgan-middle",
+    seconds=400, frames=8,
+)  # fmt: skip
+"""Faces to look at: a generator twice as wide, and pictures of every run, at every measurement."""
 
 _BIG = Recipe(batch_size=64, optimizer="adam", lr=2e-4, momentum=0.0, schedule="constant", weight_decay=0.0)
 
@@ -150,7 +158,7 @@ CLASSIFIERS, DOMAINS = (
     )
 )
 
-STUDIES = (GREYS[0], GREYS[2], CLASSIFIERS, DOMAINS, *COLOURED, GREYS[1], GREYS[3], *LONGER, *LARGE)
+STUDIES = (GREYS[0], GREYS[2], CLASSIFIERS, DOMAINS, *COLOURED, GREYS[1], GREYS[3], *LONGER, FACES, *LARGE)
 
 PAPER: tuple[tuple[str, str, str], ...] = ()
 """The paper reports FIDs, of other features, and no accuracy."""
@@ -165,16 +173,6 @@ DIFFAUGMENT = EVERYWHERE.name
 FEW = (GREYS[0], GREYS[2], GREYS[3])
 
 PLACE_NAMES = [arm.name for arm in PLACES]
-
-KINDS: dict[str, dict[str, Any]] = {
-    "training": {"color": GREEN},
-    "held out": {"color": GREEN, "linestyle": "--"},
-    "generated": {"color": GREY},
-}
-"""How lines of images that the discriminator is asked about are drawn: in no colour of a place of T."""
-
-LOGITS = {"training": "logit_train", "held out": "logit_held_out", "generated": "logit_fake"}
-"""Their curves."""
 
 CURVES = {
     "fid": "FID",
@@ -326,66 +324,8 @@ def longer(index: Index) -> Picture:
     return over_steps(index, ("fid", "auc", "copy_ratio"), LONGER, message if ahead else "Four times as many steps")
 
 
-@styled
-def discriminator(index: Index) -> Picture:
-    """Mean logits of training, held-out and generated images over the steps: a row a study, a column a place of T."""
-    names = (BASELINE, DISCRIMINATOR.name, DIFFAUGMENT)
-    blocks = _blocks(index, (GREYS[0], GREYS[2]), names)
-    figure, grid = plots.panels(1.3 + 1.7 * len(blocks), len(blocks), len(names), sharex=True, sharey=True)
-    labels: dict[str, Any] = {}
-    for line, (title, by_arm) in zip(grid, blocks.items(), strict=True):
-        for axes, name in zip(line, names, strict=True):
-            runs = by_arm.get(name, [])
-            for kind, curve in LOGITS.items() if runs else ():
-                _band(axes, runs, curve, kind, labels, **KINDS[kind])
-            axes.set_title(
-                f"{name}, n = {len(runs)}" if title == next(iter(blocks)) else f"n = {len(runs)}", fontsize=8.5
-            )
-        line[0].set_ylabel(title.replace(", ", "\n") + "\nlogit", fontsize=9)
-    for axes in grid[-1]:
-        axes.set_xlabel("steps", fontsize=9)
-
-    def apart(record: Record) -> float:
-        return record.curves["logit_train"][-1] - record.curves["logit_held_out"][-1]
-
-    title, few = next(iter(blocks.items()))
-    most = summary(map(apart, few[BASELINE])).mean / 5
-    less = all(_everywhere({title: few}, name, apart, -1) for name in names[1:])
-    kept = less and all(summary(map(apart, few[name])).mean < most for name in names[1:])
-    message = "T keeps the discriminator from separating 100 training images from held-out ones"
-    plain = "What the discriminator says of training, held-out and generated images"
-    text = "Mean logits, of images as they are. Bands: 95% intervals of the mean."
-    return finish(figure, message if kept else plain, runs_of(blocks), text, labels)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # GANs at their end
-
-ENDS: dict[str, Callable[[Record], float]] = {
-    "log₂ FID": _log_fid,
-    "train over held out (AUC, points)": metric("auc"),
-    "flat grey windows (points)": metric("leak"),
-}
-"""Measures whose differences are drawn; of FID, which ranges over decades, those of its logarithm."""
-
-
-def ends(index: Index, studies: Sequence[Study], measures: Sequence[str]) -> Picture:
-    """Differences from the GAN without T at the end of training, paired by seed: a line of panels a measure."""
-    blocks = _blocks(index, studies)
-    lines = {label: gained(blocks, ENDS[label], reached=False) for label in measures}
-    text = "Baseline: the GAN without T; lower is better."
-    figure = plots.forest(lines, "difference", runs_of(blocks), text, _colour, shared=True)
-    sides: dict[int, list[str]] = {}
-    for title, values in lines["log₂ FID"].items():
-        sides.setdefault(summary(values[DIFFAUGMENT]).side, []).append(title.split(", ")[0])
-    words = {-1: "lower", 0: "not significantly different", 1: "higher"}
-    where = [f"{words[side]} on {', '.join(dict.fromkeys(titles))}" for side, titles in sides.items()]
-    return titled(figure, f"FID with DiffAugment - FID without T: {'; '.join(where)}")
-
-
-def _colour(name: str, title: str) -> str:
-    return COLOURS[name]
-
 
 TABLE = {
     "FID": ("fid", ".2f"),
@@ -422,30 +362,125 @@ REAL = {"real_fid": ".2f", "real_kid": ".3f"}
 """What other real images have: of FID, only where there are as many of them as test images."""
 
 
-def samples(index: Index, studies: Sequence[Study], message: str, each: int = 4) -> Picture:
-    """Samples of every place of T, and below each its nearest training image: ``each`` columns a study."""
-    columns: list[str] = []
-    lines: dict[str, list[np.ndarray]] = {}
-    shown: list[Record] = []
-    for study in studies:
-        names = [arm.name for arm in study.arms if arm.name in PLACE_NAMES]
-        runs = {name: found[0] for name, found in index.by_arm(study, names).items()}
-        kept = {name: arrays for name, run in runs.items() if (arrays := pictures(NOTEBOOK, run))}
-        if len(kept) < len(names):
-            continue
-        columns += [", ".join(study.title.split(", ")[:2]).removesuffix(" images"), *[""] * (each - 1)]
-        shown += runs.values()
-        for name, arrays in kept.items():
-            lines.setdefault(name, []).append(arrays["samples"][:each])
-            lines.setdefault(f"{name}: nearest", []).append(arrays["nearest"][:each])
-    needed(lines, "pictures of seed 0 of GANs with T in every place")
-    mosaic = torch.from_numpy(np.stack([np.concatenate(row) for row in lines.values()]))
-    figure = plots.sheet(mosaic, ["nearest" if "nearest" in name else name for name in lines], columns)
+def kept(index: Index, needs: int = 1) -> dict[str, list[tuple[Record, dict[str, np.ndarray]]]]:
+    """The runs of ``FACES`` that have pictures, by arm; NothingToDraw unless the first and last arm have ``needs``."""
+    found = {
+        name: [(run, arrays) for run in runs if (arrays := pictures(NOTEBOOK, run))]
+        for name, runs in index.by_arm(FACES).items()
+    }
+    if min(len(found.get(name, [])) for name in (BASELINE, DIFFAUGMENT)) < needs:
+        raise NothingToDraw(f"pictures of {needs} runs of {FACES.title}, without T and with DiffAugment")
+    return found
+
+
+def training_faces(index: Index) -> np.ndarray:
+    """Eight of the hundred faces that the runs of ``FACES`` are trained on, uint8 (8, channels, H, W)."""
+    _, arrays = kept(index)[BASELINE][0]
+    return np.array(arrays["training"])
+
+
+def _tiles(arrays: dict[str, np.ndarray], each: int) -> np.ndarray:
+    """Samples of a run above their nearest training images, (2, each, channels, H, W)."""
+    return np.stack([arrays["samples"][:each], arrays["nearest"][:each]])
+
+
+def pairs(index: Index) -> list[tuple[str, list[tuple[Record, dict[str, np.ndarray]]]]]:
+    """Long runs of a hundred faces that have pictures, without T and with DiffAugment, and what they are."""
+    found = []
+    for study, words in ((FACES, "G twice as wide"), (LONGER[1], "")):
+        both = [index.of(study, name) for name in (BASELINE, DIFFAUGMENT)]
+        for plain, ours in ((one, other) for one in both[0] for other in both[1] if one.seed == other.seed):
+            pair = [(run, arrays) for run in (plain, ours) if (arrays := pictures(NOTEBOOK, run))]
+            if len(pair) == 2:
+                known = (f"{steps(plain)[-1]:,.0f} steps", words, f"seed {plain.seed}")
+                found.append((", ".join(word for word in known if word), pair))
+    return needed(found, "pictures of long runs of faces, without T and with DiffAugment")
+
+
+def faces(index: Index, each: int = 6) -> Picture:
+    """Samples with the nearest training image below, of every pair that has pictures: without T, and DiffAugment."""
+    found = pairs(index)
+    halves = [np.concatenate([_tiles(pair[side][1], each) for _, pair in found]) for side in (0, 1)]
+    white = np.full_like(halves[0][:, :1], 255)
+    mosaic = torch.from_numpy(np.concatenate([halves[0], white, halves[1]], 1))
+    rows = [name for number in range(len(found)) for name in (f"pair {number + 1}", "nearest")]
+    columns = ["without T", *[""] * each, DIFFAUGMENT, *[""] * (each - 1)]
+    figure = plots.sheet(mosaic, rows, columns, size=0.5)
     figure.axes[0].tick_params(labelsize=8)
-    figure.set_figheight(min(6.6, figure.get_figheight() + 0.5))
-    return finish(
-        figure, message, shown, "Averaged generator, first codes of seed 0; above: number of training images."
+    figure.set_figheight(figure.get_figheight() + 0.6)
+    shown = [[pair[side][0] for _, pair in found] for side in (0, 1)]
+    near, fids = ([[run.metrics[key] for run in runs] for runs in shown] for key in ("copy_ratio", "fid"))
+    message = "Samples of GANs trained on a hundred faces"
+    if all(one > other for one, other in zip(*fids, strict=True)):
+        message = "A hundred faces: the images of DiffAugment are more like the person's other photographs"
+    if max(near[0]) < min(near[1]):
+        message = "A hundred faces: without T the samples come near to training images; with DiffAugment they vary"
+    text = "Averaged generator, the same codes in every row; below each sample its nearest training image."
+    which = "; ".join(f"pair {number}: {words}" for number, (words, _) in enumerate(found, 1))
+    return finish(figure, message, [run for runs in shown for run in runs], f"{text} {which[0].upper()}{which[1:]}.")
+
+
+def four_places(index: Index, each: int = 8) -> Picture:
+    """Samples of seed 0 of short runs for every place of T, each above its nearest training image."""
+    firsts = _of_places(index, COLOURED[0])
+    if len(firsts) < len(PLACES):
+        raise NothingToDraw(f"pictures of {COLOURED[0].title}, with T in every place")
+    mosaic = np.concatenate([_tiles(arrays, each) for _, arrays in firsts])
+    return _places_drawn(firsts, mosaic, [row for name in PLACE_NAMES for row in (name, "nearest")])
+
+
+def places_long(index: Index, each: int = 8) -> Picture:
+    """Samples of seed 0 of ``FACES`` for the places of T that were run, the same codes in every row."""
+    firsts = _of_places(index, FACES)
+    if REALS.name not in [run.arm for run, _ in firsts]:
+        raise NothingToDraw(f"pictures of {FACES.title}, with T on the reals only")
+    mosaic = np.stack([arrays["samples"][:each] for _, arrays in firsts])
+    return _places_drawn(firsts, mosaic, [run.arm for run, _ in firsts])
+
+
+def _of_places(index: Index, study: Study) -> list[tuple[Record, dict[str, np.ndarray]]]:
+    runs = [index.of(study, name)[:1] for name in PLACE_NAMES]
+    return [(run, arrays) for found in runs for run in found if (arrays := pictures(NOTEBOOK, run))]
+
+
+def _places_drawn(
+    firsts: Sequence[tuple[Record, dict[str, np.ndarray]]], mosaic: np.ndarray, rows: Sequence[str]
+) -> Picture:
+    shown = [run for run, _ in firsts]
+    figure = plots.sheet(torch.from_numpy(mosaic), rows, size=0.6)
+    figure.axes[0].tick_params(labelsize=8)
+    figure.set_figheight(figure.get_figheight() + 0.6)
+    grey = {run.arm: run.metrics["leak"] for run in shown}
+    message = "The same hundred faces, and T in other places"
+    if all(grey[REALS.name] > share for name, share in grey.items() if name != REALS.name):
+        message = f"T on reals only: {grey[REALS.name]:.0%} of the samples have a flat grey window"
+        message += f", {grey[DIFFAUGMENT]:.0%} with DiffAugment" if DIFFAUGMENT in grey else ""
+    text = f"Averaged generator, after {steps(shown[0])[-1]:,.0f} steps; the same codes for every place of T."
+    return finish(figure, message, shown, text)
+
+
+def between(index: Index) -> Picture:
+    """From one code to another in eight steps, twice: without T and with DiffAugment, of seed 0."""
+    found = kept(index)
+    rows = [(name, found[name][0]) for name in (BASELINE, DIFFAUGMENT)]
+    mosaic = torch.from_numpy(np.concatenate([arrays["between"] for _, (_, arrays) in rows]))
+    labels = [f"{name}, {pair}" for name, _ in rows for pair in ("codes 1, 2", "codes 3, 4")]
+    figure = plots.sheet(mosaic, labels, size=0.6)
+    figure.axes[0].tick_params(labelsize=8)
+    figure.set_figheight(figure.get_figheight() + 0.5)
+    largest = [100 * largest_step(arrays["between"]) for _, (_, arrays) in rows]
+    message = (
+        f"The largest of seven steps is {largest[0]:.0f}% of the way without T, {largest[1]:.0f}% with DiffAugment"
     )
+    shown = [run for _, (run, _) in rows]
+    text = f"From one code to another; averaged generator, after {steps(shown[0])[-1]:,.0f} steps."
+    return finish(figure, message, shown, text)
+
+
+def largest_step(paths: np.ndarray) -> float:
+    """Of images on paths, (paths, images, ...), the largest step as a part of the way, in pixels; mean over paths."""
+    moves = np.sqrt(np.square(np.diff(paths.astype(float), axis=1)).mean((2, 3, 4)))
+    return float((moves.max(1) / moves.sum(1)).mean())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -453,10 +488,7 @@ def samples(index: Index, studies: Sequence[Study], message: str, each: int = 4)
 
 
 def learned(index: Index) -> Picture:
-    """Test accuracy of a classifier under learned, fixed and no augmentation, paired by seed.
-
-    Of the scales of learned features two: all of them have their own figure, ``scale``.
-    """
+    """Test accuracy of a classifier under learned, fixed and no augmentation, paired by seed; of the scales two."""
     names = [arm.name for arm in CLASSIFIERS.arms if arm.settings.get("scale", 0.1) in (0.1, 10.0)]
     blocks = index.blocks([CLASSIFIERS], "cross-entropy and an augmentation", names)
     better = [name for name, values in over_first(blocks[CLASSIFIERS.title]).items() if summary(values).side > 0]
@@ -464,39 +496,14 @@ def learned(index: Index) -> Picture:
     return titled(plots.comparison(blocks, colours=COLOURS), message)
 
 
-@styled
-def scale(index: Index) -> Picture:
-    """The scale of the reversed gradient: how far G moves features from where they were, and the accuracy."""
-    by_arm = index.by_arm(CLASSIFIERS, [arm.name for arm in SCALES])
-    if len(by_arm) < 2:
-        raise NothingToDraw("FeatureAugmentation at two scales, and cross-entropy")
-    by_arm = records.on_common_seeds(by_arm)
-    figure, (panels,) = plots.panels(3.2, 1, 2)
-    at = list(range(len(by_arm)))  # at equal steps, as a logarithm has no 0
-    measured: dict[str, Callable[[Record], float]] = {
-        "|G(z) - z| over |z|": lambda record: max(record.curves["moved"][-1], 1e-12),
-        "test accuracy (%)": points,
-    }
-    for axes, (label, score) in zip(panels, measured.items(), strict=True):
-        values = np.array([[*map(score, runs)] for runs in by_arm.values()]).T
-        plots.band(axes, at, values, label, color=CYAN, marker="o")
-        axes.set_ylabel(label)
-        axes.set_xticks(at, [name.removeprefix("features, scale ") for name in by_arm])
-        axes.set_xlabel("scale of the reversed gradient")
-    panels[0].set_yscale("log")
-    flat = not any(summary(values).side for values in over_first(by_arm).values())
-    message = "The scale moves features by orders of magnitude, and accuracy not significantly"
-    plain = "Features moved, and accuracy, over the scale of the reversed gradient"
-    text = f"{CLASSIFIERS.title}, n = {len(values)}. Scales at equal distances. Bands: 95% intervals of the mean."
-    return finish(figure, message if flat else plain, runs_of({"": by_arm}), text)
-
-
 def domains(index: Index) -> Picture:
     """MixStyle against cross-entropy on the hues that were trained on (validation images) and on the others (test)."""
     (by_arm,) = index.blocks([DOMAINS], "cross-entropy and MixStyle on hues").values()
     columns = gained({"hues trained on": by_arm}, metric("validation_accuracy")) | gained({"other hues": by_arm})
     text = f"{DOMAINS.title}. Baseline: cross-entropy, whose accuracy stands above each panel."
-    figure = plots.forest({"": columns}, "gain (points)", runs_of({"": by_arm}), text, _colour, shared=True)
+    figure = plots.forest(
+        {"": columns}, "gain (points)", runs_of({"": by_arm}), text, lambda name, title: COLOURS[name], shared=True
+    )
     old, new = ([summary(values) for values in column.values()] for column in columns.values())
     gain = all(effect.side > 0 for effect in (*old, *new))
     more = gain and all(one.mean > other.mean for one, other in zip(old, new, strict=True))
@@ -504,16 +511,11 @@ def domains(index: Index) -> Picture:
     return titled(figure, message if more else "MixStyle over cross-entropy", 2.2)
 
 
-EARLY = partial(samples, message="Samples after 1,350 steps")
 FIGURES: dict[str, Callable[[Index], Picture]] = {
-    **{draw.__name__: draw for draw in (distances, discriminator, overfitting, longer)},
+    **{draw.__name__: draw for draw in (faces, between, longer, overfitting, distances)},
+    **{draw.__name__: draw for draw in (four_places, places_long)},
     "distances_paper": partial(
         over_steps, names=("fid",), studies=LARGE, message="The paper's setting: FID over the steps"
     ),
-    "ends": partial(ends, studies=FEW, measures=list(ENDS)[:2]),
-    "ends_colour": partial(ends, studies=COLOURED, measures=list(ENDS)),
-    "samples": partial(EARLY, studies=FEW),
-    "samples_colour": partial(EARLY, studies=COLOURED),
-    "samples_longer": partial(samples, studies=LONGER[1:], message="Samples after 5,400 steps", each=8),
-    **{draw.__name__: draw for draw in (learned, scale, domains)},
+    **{draw.__name__: draw for draw in (learned, domains)},
 }

@@ -154,6 +154,15 @@ class TestFiles:
             assert np.abs(original - stored).max() <= 0.1 * 255
             assert np.abs(original - stored)[0, 0].max() <= 1
 
+    def test_patches_of_another_colour_are_seen_and_smoothed_edges_are_not(self):
+        """Where 64 colours would change a band, the picture keeps all of its colours."""
+        original = Image.new("RGB", (40, 40), (200, 100, 50))
+        edge, patch = original.copy(), original.copy()
+        edge.paste((0, 0, 0), (0, 20, 40, 25))  # a line five pixels wide
+        patch.paste((180, 100, 50), (10, 10, 20, 20))
+        assert not plots._patches_differ(original, edge)
+        assert plots._patches_differ(original, patch)
+
     def test_images_keep_all_their_colours(self):
         draws = torch.Generator().manual_seed(0)
         colours = {

@@ -110,6 +110,30 @@ def test_the_judge_of_two_players_is_in_the_key_and_the_record():
     assert arrays["samples"].shape == arrays["nearest"].shape == (8, 1, 28, 28)
 
 
+def test_frames_of_two_players_lie_beside_the_record_also_of_a_run_that_was_stopped(monkeypatch):
+    run = Run(replace(PLAYERS, frames=3), PLAYERS.baseline, 1)
+    whole = records.pictures("4_diffaugment", run.execute("cpu"))
+    assert whole["frames"].shape == (3, 3, 1, 28, 28), "at the start and at two measurements"
+    assert whole["between"].shape == (2, 8, 1, 28, 28)
+    assert np.array_equal(whole["frames"][-1], whole["samples"][:3])
+    assert list(runs.state_folder().iterdir()) == []
+
+    def stop(players):
+        raise KeyboardInterrupt
+
+    measured = gans.Quality.__call__
+    calls = []
+    monkeypatch.setattr(
+        gans.Quality, "__call__", lambda *a: stop(a) if calls.append(a) or len(calls) == 2 else measured(*a)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run.execute("cpu")
+    monkeypatch.setattr(gans.Quality, "__call__", measured)
+    again = records.pictures("4_diffaugment", run.execute("cpu"))
+    assert again.keys() == whole.keys()
+    assert all(np.array_equal(again[name], whole[name]) for name in whole)
+
+
 def test_arms_of_players_start_from_the_same_weights():
     dataset = data.load(**PLAYERS.data)
     everywhere = Arm("DiffAugment", "GAN", {"where": "everywhere"})

@@ -1,7 +1,6 @@
 """The figures of GANs and of learned augmentation, on records whose measures are known."""
 
 import copy
-from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from matplotlib.patches import FancyArrowPatch
 from companion import records
 from companion.records import Index
 from companion.studies import NothingToDraw, diffaugment
-from companion.studies.diffaugment import CLASSIFIERS, COLOURED, DOMAINS, GREYS, LONGER
+from companion.studies.diffaugment import CLASSIFIERS, COLOURED, DOMAINS, FACES, GREYS, LONGER
 from semaug.training import record as rec
 from semaug.training.record import Record
 
@@ -61,22 +60,6 @@ def drawn(name, found):
 
 def said(figure):
     return figure.get_suptitle().replace("\n", " ").strip()
-
-
-@pytest.fixture
-def kept(tmp_path, monkeypatch, found):
-    """Pictures beside the records of seed 0: samples of the value 10 times the place of T, nearest images of 200."""
-    monkeypatch.setattr(records, "FIGURES", tmp_path)
-    for run in found:
-        path = run.save(tmp_path / "records" / "4_diffaugment")
-        if run.seed == 0 and run.arm in FID:
-            grey, channels = 10 * (1 + list(FID).index(run.arm)), 3 if run.study.startswith("cifar10") else 1
-            arrays = {
-                name: np.full((8, channels, 16, 16), value, np.uint8)
-                for name, value in (("samples", grey), ("nearest", 200))
-            }
-            rec.write_whole(path.with_suffix(".npz"), records.pack(arrays))
-    return found
 
 
 def test_the_places_of_t_as_a_picture():
@@ -150,29 +133,6 @@ def test_longer_trainings_stand_apart(found):
         drawn("longer", found)
 
 
-def test_logits_of_training_held_out_and_generated_images(found):
-    figure = drawn("discriminator", found)
-    assert figure.axes[2].get_title(loc="left") == "DiffAugment, n = 3"
-    assert [line.get_ydata()[-1] for line in figure.axes[0].lines] == [1.0, 0.5, -1.0]
-    assert said(figure).startswith("What the discriminator says")
-    for run in (run for run in found if run.arm == "no augmentation"):
-        run.curves["logit_train"] = [9.0 + run.seed] * 3
-    assert said(figure) != said(drawn("discriminator", found))
-
-
-def test_ends_are_paired_with_the_gan_without_transformation(found):
-    figure = drawn("ends", found)
-    panel = figure.axes[0]
-    labels = [text.get_text() for text in panel.get_yticklabels()]
-    others = ["DiffAugment, adaptive", "no augmentation, R1 penalty"]
-    assert labels == ["reals only", "discriminator only", "DiffAugment", *others]
-    dots = [line for line in panel.lines if line.get_linestyle() == "None" and len(line.get_xdata()) == 3]
-    assert dots[2].get_xdata().tolist() == pytest.approx([np.log2((5 + e) / (9 + e)) for e in NOISE])
-    assert said(figure) == "FID with DiffAugment - FID without T: lower on fashion-mini"
-    words = said(drawn("ends_colour", found))
-    assert words.endswith("not significantly different on CIFAR-10"), "one seed decides nothing"
-
-
 def test_the_table_has_every_gan(found):
     text = diffaugment.table(Index(records=found))
     first = text.split("\n\n")[1].splitlines()
@@ -184,16 +144,68 @@ def test_the_table_has_every_gan(found):
     assert {line.count("|") for line in first} == {11}
 
 
-def test_samples_stand_above_their_nearest_images(kept):
-    samples = partial(diffaugment.samples, Index(records=kept), message="")
-    mosaic = samples(GREYS[:2]).axes[0].images[0].get_array()
-    tiles = mosaic[8::17, 8::17, 0]  # 16 pixels and one between
-    assert tiles.shape == (8, 8), "four of each of two sizes"
-    assert (255 * tiles[::2, 0]).round().tolist() == pytest.approx([10, 20, 30, 40], abs=2)  # WebP
-    assert (255 * tiles[1::2]).round().ravel().tolist() == pytest.approx([200] * 32, abs=2)
-    assert samples(COLOURED).axes[0].images[0].get_array().shape == (8 * 17 - 1, 4 * 17 - 1, 3), "portraits lack places"
+def with_pictures(run, folder, copies):
+    """A run of faces, with the pictures that lie beside it; what copies repeats what it was shown."""
+    run.metrics["copy_ratio"] = 0.4 if copies else 0.9
+    path = run.save(folder / "records" / "4_diffaugment")
+    grey = np.full((8, 3, 32, 32), 100 if copies else 50, np.uint8)
+    way = np.where(np.arange(8) > 3, 140, 0) if copies else 20 * np.arange(8)
+    arrays = {"samples": grey, "nearest": np.full_like(grey, 100), "frames": np.stack([grey] * 4), "training": grey}
+    arrays["between"] = np.broadcast_to(way[:, None, None, None], (2, 8, 3, 32, 32)).astype(np.uint8)
+    rec.write_whole(path.with_suffix(".npz"), records.pack(arrays))
+    return run
+
+
+@pytest.fixture
+def filmed(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "FIGURES", tmp_path)
+    return [
+        with_pictures(gan(arm, seed, FACES), tmp_path, arm == "no augmentation")
+        for arm in ("no augmentation", "DiffAugment")
+        for seed in (0, 1)
+    ]
+
+
+def test_faces_of_every_pair_that_has_pictures(filmed):
+    figure = drawn("faces", filmed)
+    tiles = figure.axes[0].images[0].get_array()[16::34, 16::34, 0]  # 32 pixels and two between
+    assert tiles.shape == (4, 13), "two pairs, each above its nearest images; six and six columns, and one between"
+    assert (255 * tiles[0]).round().tolist() == pytest.approx([100] * 6 + [255] + [50] * 6, abs=2)
+    assert said(figure).startswith("A hundred faces: without T the samples come near to training images")
+    assert "pair 2: 90 steps, G twice as wide, seed 1" in figure.get_supxlabel().replace("\n", " ")
+    assert len(diffaugment.pairs(Index(records=filmed[:3]))) == 1
+    filmed[0].metrics["copy_ratio"] = 1.0
+    assert said(drawn("faces", filmed)) != said(figure)
     with pytest.raises(NothingToDraw):
-        samples(GREYS[2:])
+        drawn("faces", filmed[:2])
+
+
+def test_faces_with_t_in_every_place(filmed, tmp_path):
+    with pytest.raises(NothingToDraw, match="every place"):
+        drawn("four_places", filmed)
+    short = [with_pictures(gan(arm, 0, COLOURED[0]), tmp_path, copies=False) for arm in FID]
+    figure = drawn("four_places", filmed + short)
+    assert figure.axes[0].images[0].get_array().shape[:2] == (8 * 34 - 2, 8 * 34 - 2)
+    assert said(figure) == "The same hundred faces, and T in other places"
+    next(run for run in short if run.arm == "reals only").metrics["leak"] = 0.7
+    assert said(drawn("four_places", filmed + short)).startswith("T on reals only: 70% of the samples")
+
+
+def test_faces_of_the_places_that_were_run_for_longer(filmed, tmp_path):
+    with pytest.raises(NothingToDraw, match="reals only"):
+        drawn("places_long", filmed)
+    reals = with_pictures(gan("reals only", 0, FACES), tmp_path, copies=False)
+    reals.metrics["leak"] = 0.6
+    figure = drawn("places_long", [*filmed, reals])
+    assert figure.axes[0].images[0].get_array().shape[:2] == (3 * 34 - 2, 8 * 34 - 2)
+    assert said(figure).startswith("T on reals only: 60% of the samples have a flat grey window, 10% with DiffAugment")
+
+
+def test_the_way_between_codes(filmed):
+    said_of_both = said(drawn("between", filmed))  # a seventh, but for WebP
+    assert said_of_both.startswith("The largest of seven steps is 100% of the way without T, 1")
+    assert diffaugment.largest_step(np.zeros((1, 3, 1, 2, 2)) + np.array([0, 1, 4])[:, None, None, None]) == 0.75
+    assert diffaugment.training_faces(Index(records=filmed)).shape == (8, 3, 32, 32)
 
 
 def test_augmentations_are_compared_with_none_and_few_scales_are_shown(found):
@@ -204,16 +216,6 @@ def test_augmentations_are_compared_with_none_and_few_scales_are_shown(found):
     assert any("+10.00 ± 0.00" in text.get_text() for axes in figure.axes for text in axes.texts), "crop"
     words = "Significantly better than no augmentation: crop, T: translation, cutout"
     assert said(figure).startswith(words)
-
-
-def test_the_scale_of_the_reversed_gradient(found):
-    figure = drawn("scale", found)
-    left, right = figure.axes
-    assert left.lines[0].get_ydata().tolist() == pytest.approx([1e-12, 0.01, 1.0])
-    assert right.lines[0].get_ydata()[-1] == pytest.approx(40 + 100 * sum(NOISE) / 3)
-    assert [text.get_text() for text in left.get_xticklabels()] == ["0", "0.1", "10"]
-    with pytest.raises(NothingToDraw, match="FeatureAugmentation at two scales"):
-        drawn("scale", [run for run in found if run.arm not in ("features, scale 0.1", "features, scale 10")])
 
 
 def test_styles_across_domains(found):
