@@ -22,13 +22,25 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from companion import plots
+from companion import masks, plots
 from companion.plots import BLUE, CYAN, GREEN, GREY, PURPLE, RED, YELLOW, Picture, finish, styled, titled
-from companion.records import Blocks, ByArm, Index, gained, markdown, metric, needed, on_common_seeds, runs_of
+from companion.records import (
+    Blocks,
+    ByArm,
+    Index,
+    gained,
+    markdown,
+    metric,
+    needed,
+    on_common_seeds,
+    pictures,
+    runs_of,
+)
 from companion.stats import gains, points, summary
 from companion.studies import Arm, Measured, NothingToDraw, Setting, Study
 from semaug.data.sets import Data
 from semaug.measures.robustness import CORRUPTIONS, measures
+from semaug.methods import mixing
 from semaug.training.recipe import Recipe
 from semaug.training.record import Record
 
@@ -149,7 +161,42 @@ PAPER_SETTING = tuple(
     )
 )
 
-STUDIES = (FASHION, CIFAR, VIT, *PAPER_SETTING)
+# Pictures, of one seed. The pairs are places in the test split of 2,000 photographs.
+PAIRS = ((62, 88), (152, 25), (146, 17), (24, 203), (92, 111))
+LOOKED: dict[str, Setting] = {"momentum": 0.95, "std": 1.0, "block_rate": 0.3, "mask_weight": 2.0, "stage": 2}
+"""For masks of 8 x 8 on photographs of 32 pixels, as the released CIFAR configurations have them. Weights, rate and
+weight of the mask loss were chosen by the masks of short trainings of seed 0: at smaller first weights they lose their
+shape within 300 steps, at a smaller rate they do not follow the ratio."""
+
+PICTURED = Arm("AutoMix", "AutoMix", LOOKED, RED, passes=3)
+PICTURED_ONE = Arm("AutoMix, one network", "AutoMix", {**LOOKED, "pipeline": False}, GREY, passes=2, variant=True)
+_WATCHED = replace(_CROP, epochs=16, batch_size=50, lr=0.05, evaluate_every=0)
+MASKS = Study(
+    NOTEBOOK,
+    "cifar10-masks",
+    "CIFAR-10, 5,000 images, masks of 8 × 8",
+    {"name": "cifar10", "validation": 0.1, "train_size": 5000, "test_size": 2000},
+    "small",
+    _WATCHED,
+    (PICTURED, PICTURED_ONE),
+    seeds=1,
+    seconds=80,
+    execute=partial(masks.watch, pairs=PAIRS),
+)
+LOOKING = Study(
+    NOTEBOOK,
+    "cifar10-pasted",
+    "CIFAR-10 on canvases of 40 × 40, 3,000 images",
+    {"name": "cifar10", "validation": 0.1, "train_size": 3000, "test_size": 1000, "pasted on": 40},
+    "small",
+    replace(_CROP, epochs=10, augment="flip", batch_size=50, lr=0.05, evaluate_every=0),
+    (PLAIN, *(replace(arm, variant=True) for arm in (MIXUP, CUTMIX, PICTURED))),
+    seeds=1,
+    seconds=100,
+    execute=partial(masks.localise, shown=8),
+)
+
+STUDIES = (FASHION, CIFAR, VIT, MASKS, LOOKING, *PAPER_SETTING)
 
 PAPER = tuple(
     (f"{title} epochs; median of the last epochs of one run", numbers, "OpenMixup's benchmark")
@@ -465,6 +512,202 @@ def alpha_and_stage(index: Index) -> Picture:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Pictures of one seed: the zoo in colour, masks over ratio and training, class activation maps
+
+Kept = dict[str, tuple[Record, dict[str, np.ndarray]]]
+"""By arm a run of one seed, and the arrays beside its record."""
+
+FIRST, SECOND = RED, BLUE
+"""Colours of the two images of a pair in the bars of their labels."""
+
+ZOO = ("mixup", "CutMix", "ResizeMix", "SaliencyMix", "PuzzleMix", "AutoMix")
+
+CENTRE = (12, 20)
+"""Row and column of the centre of the boxes in the zoo, the same for all."""
+
+
+def kept(index: Index, study: Study = MASKS) -> Kept:
+    """By arm the run of seed 0 and its arrays; raises NothingToDraw without the study's baseline."""
+    runs = {arm.name: run for arm in study.arms for run in index.of(study, arm)[:1]}
+    found = {name: (run, arrays) for name, run in runs.items() if (arrays := pictures(NOTEBOOK, run))}
+    return found if study.baseline.name in found else needed({}, f"arrays of {study.baseline.name} on {study.title}")
+
+
+def mixture(
+    name: str, arrays: Mapping[str, np.ndarray], pair: int, lam: float
+) -> tuple[Float[torch.Tensor, "channels H W"], float]:
+    """The first image of a pair, mixed by a method of ``ZOO``, in [0, 1], and the ratio in its label.
+
+    PuzzleMix and AutoMix as the run has kept them, lam one of ``masks.PUZZLES``, or of ``masks.LAMS``; others anew.
+    """
+    images, swap = torch.from_numpy(arrays["pairs"][pair]).float() / 255, torch.tensor([1, 0])
+    if name == "PuzzleMix":
+        at = masks.PUZZLES.index(lam)
+        return torch.from_numpy(arrays["puzzles"][pair, at]).float() / 255, float(arrays["puzzle_lams"][pair, at])
+    if name == "AutoMix":
+        cells = torch.from_numpy(arrays["masks"][-1, pair, masks.LAMS.index(lam)]).float() / 255
+        scale = images.shape[-1] // cells.shape[-1]
+        mask = cells.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+        return mask * images[0] + (1 - mask) * images[1], lam
+    soft = torch.eye(2)
+    if name == "mixup":
+        mixed = mixing.mixup(images, soft, lam, swap)
+    elif name == "SaliencyMix":
+        mixed = mixing.saliencymix(images, soft, lam, swap, mixing.fine_grained_saliency(images))
+    else:
+        method = {"CutMix": mixing.cutmix, "ResizeMix": mixing.resizemix}[name]
+        mixed = method(images, soft, lam, swap, *(torch.tensor(place) for place in CENTRE))
+    return mixed.images[0].clamp(0, 1), float(mixed.target[0, 0])
+
+
+def _bared(image: torch.Tensor, ratio: float, scale: int = 3, bar: int = 9) -> np.ndarray:
+    """A tile, enlarged, above a bar of the label: the share of the first image in its colour, then the second's."""
+    from matplotlib.colors import to_rgb
+
+    tile = image.permute(1, 2, 0).numpy().repeat(scale, 0).repeat(scale, 1)
+    under, end = np.ones((bar + 2, tile.shape[1], 3)), round(ratio * tile.shape[1])
+    under[2:, :end], under[2:, end:] = to_rgb(FIRST), to_rgb(SECOND)
+    return np.concatenate([tile, under])
+
+
+@styled
+def zoo(index: Index) -> Picture:
+    """One pair of photographs under six methods and five ratios, with the label of each mixture as a bar."""
+    run, arrays = kept(index)[PICTURED.name]
+    names = ["car" if name == "automobile" else str(name) for name in arrays["names"][0]]
+    made = {name: [mixture(name, arrays, 0, lam) for lam in masks.PUZZLES] for name in ZOO}
+    figure = Picture(figsize=(7.5, 6.3))
+    axes, right = figure.subplots(1, 2, width_ratios=(5.2, 1.5))
+    mosaic = [np.concatenate([np.pad(_bared(*each), ((0, 10), (0, 6), (0, 0)), constant_values=1) for each in row], 1) for row in made.values()]
+    height, width = mosaic[0].shape[0], mosaic[0].shape[1] // len(masks.PUZZLES)
+    axes.imshow(np.concatenate(mosaic))
+    axes.set_xticks([(k + 0.5) * width for k in range(len(masks.PUZZLES))], [f"λ = {lam:g}" for lam in masks.PUZZLES])
+    axes.set_yticks([(k + 0.45) * height for k in range(len(ZOO))], ZOO)
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    originals = [
+        np.pad(_bared(torch.from_numpy(image).float() / 255, share), ((0, 60), (0, 0), (0, 0)), constant_values=1)
+        for image, share in zip(arrays["pairs"][0], (1.0, 0.0), strict=True)
+    ]
+    right.imshow(np.concatenate(originals))
+    for k, (name, what) in enumerate(zip(names, ("the image", "its partner"), strict=True)):
+        right.text(0, originals[0].shape[0] * (k + 1) - 30, f"{what}\n{name}", fontsize=9, va="center")
+    right.set_anchor("N")
+    for panel in (axes, right):
+        panel.spines[:].set_visible(False)
+        panel.grid(visible=False)
+    right.set(xticks=[], yticks=[])
+    ends = [row[len(row) // 2][1] for row in made.values()]
+    message = f"Six ways to mix one pair: at λ = 0.5 the label says {names[0]} to {min(ends):.0%} up to {max(ends):.0%}"
+    text = f"Bars: the label, {names[0]} left, {names[1]} right. {MASKS.title}, one seed, {run.config['recipe']['epochs']}"
+    return finish(figure, message, [run], f"{text} epochs; PuzzleMix by the saliency of the same classifier.")
+
+
+def rise(run: Record, at: int = -1) -> float:
+    """By how much the mean of the masks rises as λ goes from 0 to 1, after an epoch."""
+    return run.curves["mask_mean_1"][at] - run.curves["mask_mean_0"][at]
+
+
+def spread(run: Record, at: int = -1) -> float:
+    """The mean standard deviation of the cells of a mask at λ = 0.5, after an epoch."""
+    return run.curves["mask_spread_0.5"][at]
+
+
+SHOWN_LAMS = (0.0, 0.3, 0.7, 1.0)
+"""Those of the source's figure."""
+
+
+@styled
+def masks_over_epochs(index: Index) -> Picture:
+    """Masks of one pair by epoch, a row a ratio; with the momentum pipeline above, through one network below."""
+    found, pair = kept(index), 0
+    epochs = found[PICTURED.name][1]["masks"].shape[0]
+    marks = sorted({1, 2, 3, max(1, epochs // 3), max(1, 2 * epochs // 3), epochs})
+    figure = Picture(figsize=(7.5, 1.0 + 2.6 * len(found)))
+    for axes, (name, (run, arrays)) in zip(figure.subplots(len(found), 1, squeeze=False)[:, 0], found.items(), strict=True):
+        rows = []
+        for lam in SHOWN_LAMS:
+            at = masks.LAMS.index(lam)
+            tiles = [arrays["masks"][mark - 1, pair, at].repeat(6, 0).repeat(6, 1) / 255 for mark in marks]
+            mixed = [mixture("AutoMix", {**arrays, "masks": arrays["masks"][:mark]}, pair, lam)[0] for mark in marks]
+            gray = [np.repeat(tile[..., None], 3, 2) for tile in tiles]
+            colour = [image.permute(1, 2, 0).numpy().repeat(3, 0).repeat(3, 1)[:96, :96] for image in mixed]
+            gray = [tile.repeat(2, 0).repeat(2, 1) for tile in gray]
+            pieces = [np.pad(np.concatenate(two, 1), ((0, 6), (0, 14), (0, 0)), constant_values=1) for two in zip(gray, colour, strict=True)]
+            rows.append(np.concatenate(pieces, 1))
+        axes.imshow(np.concatenate(rows))
+        width, height = rows[0].shape[1] / len(marks), rows[0].shape[0]
+        axes.set_xticks([(k + 0.5) * width for k in range(len(marks))], [f"epoch {mark}" for mark in marks])
+        axes.set_yticks([(k + 0.5) * height for k in range(len(SHOWN_LAMS))], [f"λ = {lam:g}" for lam in SHOWN_LAMS])
+        axes.tick_params(length=0, labeltop=True, labelbottom=False)
+        axes.set_title("with the pipeline" if name == PICTURED.name else "one network", fontsize=9.5)
+        axes.spines[:].set_visible(False)
+        axes.grid(visible=False)
+    return finish(figure, _message(found), [run for run, _ in found.values()], f"{MASKS.title}, one seed. White: the image, black: its partner; beside it the mixture.")
+
+
+def _message(found: Kept) -> str:
+    """What the masks do with the ratio, in the runs that are there."""
+    rises = {name: rise(run) for name, (run, _) in found.items()}
+    if len(rises) < 2:
+        return "Masks of AutoMix over ratio and training"
+    one, other = (f"{rises[arm.name]:.2f}" for arm in (PICTURED, PICTURED_ONE))
+    return f"From λ = 0 to 1 the mean of a mask rises by {one} with the pipeline, by {other} through one network"
+
+
+@styled
+def masks_follow(index: Index) -> Picture:
+    """Mean of the masks over the ratio, and over training how far they follow it and how much shape they have."""
+    found = kept(index)
+    figure, (panels,) = plots.panels(3.0, 1, 3)
+    for name, (run, _) in found.items():
+        colour = RED if name == PICTURED.name else GREY
+        label = "with the pipeline" if name == PICTURED.name else "one network"
+        means = np.array([run.curves[f"mask_mean_{lam:g}"] for lam in masks.LAMS])
+        panels[0].plot(masks.LAMS, means[:, -1], "o-", color=colour, markersize=3, label=label)
+        epochs = range(1, means.shape[1] + 1)
+        panels[1].plot(epochs, means[-1] - means[0], color=colour)
+        panels[2].plot(epochs, run.curves["mask_spread_0.5"], color=colour)
+    panels[0].plot([0, 1], [0, 1], "--", color="black", linewidth=1, label="the ratio itself")
+    panels[0].set(xlabel="λ", title="mean of the masks, at the end", ylim=(0, 1))
+    panels[1].set(xlabel="epoch", title="rise of the mean, λ from 0 to 1", ylim=(-0.1, 1))
+    panels[2].set(xlabel="epoch", title="spread of a mask, λ = 0.5", ylim=(0, 0.5))
+    panels[0].legend(fontsize=7.5)
+    for panel in panels:
+        panel.title.set_fontsize(9)
+    text = f"{MASKS.title}, one seed; means over {masks.COMPANY} pairs of test images. Spread 0: one gray, as mixup's; 0.5: all or nothing."
+    return finish(figure, _message(found), [run for run, _ in found.values()], text)
+
+
+@styled
+def cams(index: Index) -> Picture:
+    """Class activation maps over photographs on canvases, a row a method, with the true boxes and those of the maps."""
+    from matplotlib.patches import Rectangle
+
+    found = kept(index, LOOKING)
+    shown = min(len(arrays["boxes"]) for _, arrays in found.values())
+    figure, grid = plots.panels(0.9 + 1.02 * len(found), len(found), shown)
+    for line, (name, (run, arrays)) in zip(grid, found.items(), strict=True):
+        for axes, canvas, heat, (true, ours) in zip(line, arrays["canvases"], arrays["maps"], arrays["boxes"], strict=False):
+            axes.imshow(canvas.transpose(1, 2, 0))
+            axes.imshow(heat, cmap="inferno", alpha=0.45)
+            for (top, left, bottom, right), colour, style in ((true, "white", "-"), (ours, CYAN, "--")):
+                box = Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False)
+                box.set(edgecolor=colour, linestyle=style, linewidth=1.6)
+                axes.add_patch(box)
+            axes.set(xticks=[], yticks=[])
+            axes.grid(visible=False)
+        words = f"{name}\n{run.metrics['box']:.0%} found"
+        line[0].set_ylabel(words, fontsize=8.5)
+    runs = [run for run, _ in found.values()]
+    low, high = (end(run.metrics["box"] for run in runs) for end in (min, max))
+    guess = runs[0].metrics["box_guess"]
+    better = "more than" if low > guess else "beside"
+    message = f"Maps of classes find {low:.0%} to {high:.0%} of the boxes, {better} the {guess:.0%} of a fixed box"
+    text = f"{LOOKING.title}, one seed. White: true box; dashed: box of the map. Found: overlap of one half or more."
+    return finish(figure, message, runs, text)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # The table
 
 COLUMNS: dict[str, Callable[[Record], float]] = {
@@ -504,4 +747,5 @@ FIGURES: dict[str, Callable[[Index], Picture]] = {
     "accuracy_paper": partial(accuracy, studies=PAPER_SETTING),
     **{draw.__name__: draw for draw in (equal_passes, networks, reliability, calibration, fgsm, corruption)},
     **{draw.__name__: draw for draw in (ablation, mask_spread, alpha_and_stage)},
+    **{draw.__name__: draw for draw in (zoo, masks_over_epochs, masks_follow, cams)},
 }
