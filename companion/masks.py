@@ -147,7 +147,10 @@ def pasted(split: Split, side: int, seed: int) -> Split:
     count, images = len(split), split.floats()
     sizes = torch.randint(SMALLEST, LARGEST + 1, (count,), generator=generator)
     corners = (torch.rand(count, 2, generator=generator) * (side - sizes[:, None] + 1)).long()
-    others, at = torch.randperm(count, generator=generator), torch.randint(0, images.shape[2] - 7, (2, count), generator=generator)
+    others, at = (
+        torch.randperm(count, generator=generator),
+        torch.randint(0, images.shape[2] - 7, (2, count), generator=generator),
+    )
     canvases, around = torch.empty(count, images.shape[1], side, side, dtype=torch.uint8), []
     for i, (size, (top, left)) in enumerate(zip(sizes.tolist(), corners.tolist(), strict=True)):
         y, x = at[:, i].tolist()
