@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,7 +23,22 @@ import torch
 from jaxtyping import Float
 
 from companion import masks, plots
-from companion.plots import BLUE, CYAN, GREEN, GREY, PURPLE, RED, YELLOW, Picture, finish, styled, titled
+from companion.plots import (
+    BLUE,
+    CYAN,
+    GREEN,
+    GREY,
+    PURPLE,
+    RED,
+    YELLOW,
+    Picture,
+    draw_arrow,
+    draw_box,
+    finish,
+    headline,
+    styled,
+    titled,
+)
 from companion.records import (
     Blocks,
     ByArm,
@@ -361,7 +376,7 @@ def _calibrated(index: Index) -> dict[str, ByArm]:
 
 @styled
 def reliability(index: Index) -> Picture:
-    """Accuracy over confidence by bin, predictions of all seeds together, on the first set that has it; three panels."""
+    """Accuracy over confidence by bin, of all seeds together, on the first set that has it; three panels."""
     title, by_arm = next(iter(_calibrated(index).items()))
     by_arm = {name: by_arm[name] for name in (PLAIN.name, CUTMIX.name, AUTOMIX.name) if name in by_arm}
     figure, (line,) = plots.panels(3.4, 1, len(by_arm), sharex=True, sharey=True)
@@ -537,12 +552,12 @@ def mixture(
 
     PuzzleMix and AutoMix as the run has kept them, lam one of ``masks.PUZZLES``, or of ``masks.LAMS``; others anew.
     """
-    images, swap = torch.from_numpy(arrays["pairs"][pair]).float() / 255, torch.tensor([1, 0])
+    images, swap = torch.tensor(arrays["pairs"][pair]).float() / 255, torch.tensor([1, 0])
     if name == "PuzzleMix":
         at = masks.PUZZLES.index(lam)
-        return torch.from_numpy(arrays["puzzles"][pair, at]).float() / 255, float(arrays["puzzle_lams"][pair, at])
+        return torch.tensor(arrays["puzzles"][pair, at]).float() / 255, float(arrays["puzzle_lams"][pair, at])
     if name == "AutoMix":
-        cells = torch.from_numpy(arrays["masks"][-1, pair, masks.LAMS.index(lam)]).float() / 255
+        cells = torch.tensor(arrays["masks"][-1, pair, masks.LAMS.index(lam)]).float() / 255
         scale = images.shape[-1] // cells.shape[-1]
         mask = cells.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
         return mask * images[0] + (1 - mask) * images[1], lam
@@ -585,7 +600,7 @@ def zoo(index: Index) -> Picture:
     axes.set_yticks([(k + 0.45) * height for k in range(len(ZOO))], ZOO)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     originals = [
-        np.pad(_bared(torch.from_numpy(image).float() / 255, share), ((0, 60), (0, 0), (0, 0)), constant_values=1)
+        np.pad(_bared(torch.tensor(image).float() / 255, share), ((0, 60), (0, 0), (0, 0)), constant_values=1)
         for image, share in zip(arrays["pairs"][0], (1.0, 0.0), strict=True)
     ]
     right.imshow(np.concatenate(originals))
@@ -597,7 +612,7 @@ def zoo(index: Index) -> Picture:
         panel.grid(visible=False)
     right.set(xticks=[], yticks=[])
     ends = [row[len(row) // 2][1] for row in made.values()]
-    message = f"Six ways to mix one pair: at λ = 0.5 the label says {names[0]} to {min(ends):.0%} up to {max(ends):.0%}"
+    message = f"Six ways to mix one pair: at λ = 0.5 the label gives the {names[0]} {min(ends):.0%} to {max(ends):.0%}"
     text = (
         f"Bars: the label, {names[0]} left, {names[1]} right. {MASKS.title}, one seed, {run.config['recipe']['epochs']}"
     )
@@ -720,6 +735,144 @@ def cams(index: Index) -> Picture:
     message = f"Maps of classes find {low:.0%} to {high:.0%} of the boxes, {better} the {guess:.0%} of a fixed box"
     text = f"{LOOKING.title}, one seed. White: true box; dashed: box of the map. Found: overlap of one half or more."
     return finish(figure, message, runs, text)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Diagrams of the lesson
+
+
+@styled
+def loops_diagram() -> Picture:
+    """Offline mixing and the closed loop, side by side."""
+    figure = Picture(figsize=(7.5, 2.7))
+    for axes, closed in zip(figure.subplots(1, 2), (False, True), strict=True):
+        axes.set(xlim=(0, 52), ylim=(0, 27), title="closed loop: AutoMix" if closed else "offline: mixup, CutMix")
+        axes.axis("off")
+        maker = ("Mix Block\n$\\varphi$", RED, "#FDECEE") if closed else ("a fixed\nrule", "#555555", "#F6F6F6")
+        boxes = ((5, "images"), (19, maker[0]), (33, "classifier\n$\\theta$"), (46, "loss"))
+        for x, text in boxes:
+            edge, face = maker[1:] if x == 19 else (BLUE, "#EAF0F7") if x == 33 else ("#555555", "#F6F6F6")
+            draw_box(axes, (x, 15), (8.6 if x in (5, 46) else 10, 6), text, edge, face)
+        for start, end in ((9.3, 14), (24, 28), (38, 41.7)):
+            draw_arrow(axes, (start, 15), (end, 15), "#555555")
+        back = ((33, BLUE, 6.5), (19, RED, 3.5)) if closed else ((33, BLUE, 6.5),)
+        for x, colour, y in back:
+            axes.plot([46, 46, x], [12, y, y], color=colour, linewidth=1.3)
+            draw_arrow(axes, (x, y), (x, 12), colour)
+        axes.text(40, 7.3, "gradient", fontsize=8, ha="center", color=BLUE)
+        if closed:
+            axes.plot([33, 33, 19], [18, 23, 23], color="#555555", linewidth=1.3)
+            draw_arrow(axes, (19, 23), (19, 18), "#555555")
+            axes.text(26, 24, "maps", fontsize=8, ha="center")
+    headline(figure, "In the closed loop the loss also teaches what makes the mixtures")
+    return figure
+
+
+@styled
+def block_diagram() -> Picture:
+    """The Mix Block, from the maps of a pair to the mask."""
+    figure = Picture(figsize=(7.5, 2.9))
+    axes = figure.add_axes((0, 0, 1, 0.86), xlim=(0, 75), ylim=(0, 25))
+    axes.axis("off")
+    figure.set_layout_engine("none")
+    grey, soft, red = "#555555", "#F6F6F6", ("#EE6677", "#FDECEE")
+    for centre, size, text, colours in (
+        ((7, 19), (12, 5), "$z_i$ with λ", (grey, soft)),
+        ((7, 7), (12, 5), "$z_j$ with $1-λ$", (grey, soft)),
+        ((21, 19), (7, 5), "$W_P$", red),
+        ((21, 10), (7, 4), "$W_P$", red),
+        ((21, 4), (7, 4), "$W_Z$", red),
+        ((34, 15), (10, 6), "softmax\n$P$: 64 × 64", (grey, soft)),
+        ((46, 8), (5, 5), "$\\times$", (grey, soft)),
+        ((57, 8), (10, 6), "upsample\n8 → 32", (grey, soft)),
+        ((69.5, 8), (9, 6), "σ: $s_{1-λ}$", (grey, soft)),
+    ):
+        draw_box(axes, centre, size, text, *colours)
+    for start, end in (
+        ((13, 19), (17.5, 19)), ((13, 8), (17.5, 10)), ((13, 6), (17.5, 4)), ((24.5, 19), (29, 16)),
+        ((24.5, 10), (29, 14)), ((24.5, 4), (43.5, 7)), ((39, 15), (43.5, 9.5)), ((48.5, 8), (52, 8)),
+        ((62, 8), (65, 8)),
+    ):  # fmt: skip
+        draw_arrow(axes, start, end, grey)
+    axes.text(25, 22.3, "query", fontsize=8)
+    axes.text(25.5, 10.6, "key", fontsize=8)
+    axes.text(30, 3.2, "value, one number a place", fontsize=8)
+    axes.text(69.5, 13, "$s_λ = 1 - s_{1-λ}$", fontsize=9, ha="center")
+    headline(figure, "The Mix Block: cross-attention from the places of an image to those of its partner")
+    return figure
+
+
+@styled
+def pipeline_diagram() -> Picture:
+    """The momentum pipeline: what is trained, what is frozen, and where gradients go."""
+    figure = Picture(figsize=(7.5, 3.4))
+    axes = figure.add_axes((0, 0, 1, 0.88), xlim=(0, 75), ylim=(0, 30))
+    axes.axis("off")
+    figure.set_layout_engine("none")
+    frozen, red, blue = ("#555555", "#E8E8E8"), ("#EE6677", "#FDECEE"), ("#4477AA", "#EAF0F7")
+    for centre, size, text, colours in (
+        ((4.5, 15), (7, 5), "$x$", ("#555555", "#F6F6F6")),
+        ((15, 15), (8, 6), "copy $k$\nfrozen", frozen),
+        ((25, 15), (6, 5), "maps\n$z$", ("#555555", "#F6F6F6")),
+        ((36, 15), (10, 6), "Mix Block\n$\\varphi$", red),
+        ((48, 23), (9, 5), "mask, $\\tilde{x}'$", ("#555555", "#F6F6F6")),
+        ((48, 7), (9, 5), "mask, $\\tilde{x}$", ("#555555", "#F6F6F6")),
+        ((60, 23), (8, 6), "copy $k$\nfrozen", frozen),
+        ((60, 7), (8, 6), "classifier\n$q$", blue),
+        ((71, 23), (7, 5), "loss", red),
+        ((71, 7), (7, 5), "loss", blue),
+    ):
+        draw_box(axes, centre, size, text, *colours)
+    for start, end in (((8, 15), (11, 15)), ((19, 15), (22, 15)), ((28, 15), (31, 15)), ((41, 17), (43.5, 22)),
+                       ((52.5, 23), (56, 23)), ((64, 23), (67.5, 23)), ((41, 13), (43.5, 8)), ((52.5, 7), (56, 7)),
+                       ((64, 7), (67.5, 7))):  # fmt: skip
+        draw_arrow(axes, start, end, "#555555")
+    axes.plot([71, 71, 36], [25.5, 28.5, 28.5], color=RED, linewidth=1.3)
+    draw_arrow(axes, (36, 28.5), (36, 18), RED)
+    axes.text(52, 29, "gradient, through $k$ to the block", fontsize=8, ha="center", color=RED)
+    axes.plot([71, 71, 60], [4.5, 1.5, 1.5], color=BLUE, linewidth=1.3)
+    draw_arrow(axes, (60, 1.5), (60, 4), BLUE)
+    axes.plot([42.4, 42.4], [8.5, 12], color="black", linewidth=2)
+    axes.text(37, 9, "no gradient", fontsize=8, ha="center")
+    draw_arrow(axes, (60, 10), (60, 20), "#555555", "--")
+    axes.text(60.8, 15, "average\nover steps", fontsize=8, va="center")
+    headline(figure, "Red trains the block, blue the classifier; the gray copy only follows")
+    return figure
+
+
+@styled
+def _frame(figure: Picture, found: Kept, lam: float, pairs: Sequence[int]) -> Picture:
+    """Pairs, masks and mixtures at one ratio, drawn anew into a figure."""
+    figure.clear()
+    axes, rows = figure.add_subplot(), []
+    for pair in pairs:
+        first = next(iter(found.values()))[1]
+        tiles = [_large(torch.tensor(photograph) / 255) for photograph in first["pairs"][pair]]
+        for _, arrays in found.values():
+            cells = torch.tensor(arrays["masks"][-1, pair, masks.LAMS.index(lam)]) / 255
+            tiles += [_large(cells.expand(3, -1, -1)), _large(mixture("AutoMix", arrays, pair, lam)[0])]
+        rows.append(np.concatenate([np.pad(tile, ((0, 6), (0, 6), (0, 0)), constant_values=1) for tile in tiles], 1))
+    axes.imshow(np.concatenate(rows))
+    axes.axis("off")
+    for k, name in enumerate(("image", "partner", "with the pipeline", "", "one network", "")[: 2 + 2 * len(found)]):
+        axes.text(102 * k, -8, name, fontsize=9)
+    axes.set_title(f"λ = {lam:g}\n", fontsize=10)
+    return figure
+
+
+def _large(image: torch.Tensor, side: int = 96) -> np.ndarray:
+    """An image (3, H, W) with pixels enlarged to so many on a side, (side, side, 3)."""
+    scale = side // image.shape[-1]
+    return image.permute(1, 2, 0).numpy().repeat(scale, 0).repeat(scale, 1)
+
+
+def over_lambda(
+    found: Kept, lams: Sequence[float] = (0.5, *masks.LAMS[::2]), pairs: Sequence[int] = (0, 1, 2)
+) -> Iterator[Picture]:
+    """The frames of a moving picture: masks and mixtures over the ratio, after training; the first for print."""
+    figure = Picture(figsize=(7.2, 3.9))
+    for lam in lams:
+        yield _frame(figure, found, lam, pairs)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
