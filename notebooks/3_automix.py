@@ -649,21 +649,27 @@ piped = found["AutoMix"][0]
 assert study.rise(piped, 0) < 0.1 < 0.6 < study.rise(piped)
 assert 0.2 < study.spread(piped) < study.spread(piped, 0)
 other = found["AutoMix, one network"][0]
-assert study.rise(other) > 0.4
-assert study.spread(other) > study.spread(piped)
+assert abs(study.rise(other) - study.rise(piped)) < 0.1
+assert 0.2 < study.spread(other) < study.spread(piped)
+assert max(other.curves["mask_spread_0.5"]) > 0.4
+reached = [100 * run.metrics["test_accuracy"] for run in (piped, other)]
+print(f"accuracy {reached[0]:.0f}% with the pipeline, {reached[1]:.0f}% through one network")
+assert [round(value) for value in reached] == [61, 52]
 
 # %% [markdown]
 # <details><summary>After you ran it</summary>
 #
 # With the pipeline the masks hardly know λ after one epoch. At the end their mean goes from 0.19 at λ = 0 to 0.82 at
 # λ = 1, and the mask loss is almost zero. The spread of a mask, the standard deviation of its cells, falls from 0.33 to
-# 0.26: some shape is left. Through one network the mean follows λ too, and the cells stay nearer to black and white.
+# 0.26: some shape is left. Through one network the masks are nearer to black and white for some epochs, with a spread of
+# 0.45. At the end they follow λ as far, and their spread is 0.23.
 #
 # </details>
 #
-# So the trivial solution, one gray, does not show here without the pipeline, nor with it. The cells pick places; they
-# do not draw the outline of an object. First weights and γ are larger than released, so that a short training gets
-# this far; in runs of the appendix, with other settings, the masks fade to gray *with* the pipeline.
+# So neither run ends in the trivial solution, one gray. The classifier with the pipeline is nine points ahead, 61%
+# against 52%: one seed, and three passes against two. The cells pick places; they do not draw the outline of an object.
+# First weights and γ are larger than released, so that a short training gets this far. In runs of the appendix, with
+# other settings, the masks fade to gray *with* the pipeline.
 #
 # ## 7 · Training, and what came out (38–44 min)
 #

@@ -201,8 +201,8 @@ MASKS = Study(
 LOOKING = Study(
     NOTEBOOK,
     "cifar10-pasted",
-    "CIFAR-10 on canvases of 40 × 40, 2,000 images",
-    {"name": "cifar10", "validation": 0.1, "train_size": 2000, "test_size": 1000, "pasted on": 40},
+    "CIFAR-10 on canvases of 56 × 56, 2,000 images",
+    {"name": "cifar10", "validation": 0.1, "train_size": 2000, "test_size": 1000, "pasted on": 56},
     "small",
     replace(_CROP, epochs=8, augment="flip", batch_size=50, lr=0.05, evaluate_every=0),
     (PLAIN, *(replace(arm, variant=True) for arm in (MIXUP, CUTMIX, PICTURED))),

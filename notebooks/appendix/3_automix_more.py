@@ -555,7 +555,7 @@ assert min(leads.values()) > 0.1
 # | fine-grained and scenes | nothing |
 # | ImageNet | nothing; no run at a setting of these tables |
 # | Transformers | a small one on 2,000 images of clothing, three seeds: section 7 |
-# | weakly supervised localisation | class activation maps on 40 × 40 canvases, one seed: section 9. The source's figure could not be read |
+# | weakly supervised localisation | class activation maps on 56 × 56 canvases, one seed: section 9. The source's figure could not be read |
 # | detection | nothing. The source's figure could not be read |
 #
 # In these columns AutoMix is best in all fifteen rows, by .15 to 1.52 over the next of them. Other methods of the pages,
