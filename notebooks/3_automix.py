@@ -666,7 +666,7 @@ assert [round(value) for value in reached] == [61, 52]
 #
 # </details>
 #
-# So neither run ends in the trivial solution, one gray. The classifier with the pipeline is nine points ahead, 61%
+# So neither run ends in the trivial solution, one gray. The classifier with the pipeline is ahead, 61%
 # against 52%: one seed, and three passes against two. The cells pick places; they do not draw the outline of an object.
 # First weights and γ are larger than released, so that a short training gets this far. In runs of the appendix, with
 # other settings, the masks fade to gray *with* the pipeline.
