@@ -516,14 +516,14 @@ for arm in study.LOOKING.arms:
         leads[arm.name] = run.metrics["box"] - run.metrics["box_guess"]
         print(f"{arm.name}: boxes found {run.metrics['box']:.0%}, peak inside {run.metrics['pointing']:.0%}, ", end="")
         print(f"one fixed box {run.metrics['box_guess']:.0%}, accuracy {run.metrics['test_accuracy']:.0%}")
-assert min(leads.values()) > 0.1
+if not leads:
+    print("planned, and not run yet")
 
 # %% [markdown]
 # A box counts as found where it overlaps the true one by half or more. The threshold of the maps is chosen on validation
-# images, the fixed box on training images. So a label alone teaches where the object is, far better than a guess. One
-# seed does not say which method looks best.
-
-# %% [markdown]
+# images, the fixed box on training images. One seed says nothing about which method looks best; the runs of the other
+# methods are planned.
+#
 # ## 10 · What the authors report, and what ran here
 #
 # Top-1 accuracy in percent, one number a cell and without a spread, from the
