@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,13 +22,40 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from companion import plots
-from companion.plots import BLUE, CYAN, GREEN, GREY, PURPLE, RED, YELLOW, Picture, finish, styled, titled
-from companion.records import Blocks, ByArm, Index, gained, markdown, metric, needed, on_common_seeds, runs_of
+from companion import masks, plots
+from companion.plots import (
+    BLUE,
+    CYAN,
+    GREEN,
+    GREY,
+    PURPLE,
+    RED,
+    YELLOW,
+    Picture,
+    draw_arrow,
+    draw_box,
+    finish,
+    headline,
+    styled,
+    titled,
+)
+from companion.records import (
+    Blocks,
+    ByArm,
+    Index,
+    gained,
+    markdown,
+    metric,
+    needed,
+    on_common_seeds,
+    pictures,
+    runs_of,
+)
 from companion.stats import gains, points, summary
 from companion.studies import Arm, Measured, NothingToDraw, Setting, Study
 from semaug.data.sets import Data
 from semaug.measures.robustness import CORRUPTIONS, measures
+from semaug.methods import mixing
 from semaug.training.recipe import Recipe
 from semaug.training.record import Record
 
@@ -149,7 +176,42 @@ PAPER_SETTING = tuple(
     )
 )
 
-STUDIES = (FASHION, CIFAR, VIT, *PAPER_SETTING)
+# Pictures, of one seed. The pairs are places in the test split of 2,000 photographs.
+PAIRS = ((62, 88), (152, 25), (146, 17), (24, 203), (92, 111))
+LOOKED: dict[str, Setting] = {"momentum": 0.95, "std": 1.0, "block_rate": 0.3, "mask_weight": 2.0, "stage": 2}
+"""For masks of 8 x 8 on photographs of 32 pixels, as the released CIFAR configurations have them. Weights, rate and
+weight of the mask loss were chosen by the masks of short trainings of seed 0: at smaller first weights they lose their
+shape within 300 steps, at a smaller rate they do not follow the ratio."""
+
+PICTURED = Arm("AutoMix", "AutoMix", LOOKED, RED, passes=3)
+PICTURED_ONE = Arm("AutoMix, one network", "AutoMix", {**LOOKED, "pipeline": False}, GREY, passes=2, variant=True)
+_WATCHED = replace(_CROP, epochs=16, batch_size=50, lr=0.05, evaluate_every=0)
+MASKS = Study(
+    NOTEBOOK,
+    "cifar10-masks",
+    "CIFAR-10, 5,000 images, masks of 8 × 8",
+    {"name": "cifar10", "validation": 0.1, "train_size": 5000, "test_size": 2000},
+    "small",
+    _WATCHED,
+    (PICTURED, PICTURED_ONE),
+    seeds=1,
+    seconds=80,
+    execute=partial(masks.watch, pairs=PAIRS),
+)
+LOOKING = Study(
+    NOTEBOOK,
+    "cifar10-pasted",
+    "CIFAR-10 on canvases of 56 × 56, 2,000 images",
+    {"name": "cifar10", "validation": 0.1, "train_size": 2000, "test_size": 1000, "pasted on": 56},
+    "small",
+    replace(_CROP, epochs=8, augment="flip", batch_size=50, lr=0.05, evaluate_every=0),
+    (PLAIN, *(replace(arm, variant=True) for arm in (MIXUP, CUTMIX, PICTURED))),
+    seeds=1,
+    seconds=100,
+    execute=partial(masks.localise, shown=8),
+)
+
+STUDIES = (FASHION, CIFAR, VIT, MASKS, LOOKING, *PAPER_SETTING)
 
 PAPER = tuple(
     (f"{title} epochs; median of the last epochs of one run", numbers, "OpenMixup's benchmark")
@@ -314,33 +376,30 @@ def _calibrated(index: Index) -> dict[str, ByArm]:
 
 @styled
 def reliability(index: Index) -> Picture:
-    """Accuracy over confidence by bin, predictions of all seeds together: a row a data set, a column a method."""
-    blocks, names = _calibrated(index), [PLAIN.name, CUTMIX.name, AUTOMIX.name]
-    blocks = {title: {name: by_arm[name] for name in names if name in by_arm} for title, by_arm in blocks.items()}
-    figure, grid = plots.panels(0.9 + 2.6 * len(blocks), len(blocks), len(names), sharex=True, sharey=True)
-    ticks, lower = ((0, 0.5, 1), ("0", "0.5", "1")), True
-    for line, (title, by_arm) in zip(grid, blocks.items(), strict=True):
-        for unused in line[len(by_arm) :]:
-            unused.remove()
-        base = summary(map(gap, by_arm[BASELINE]))
-        for axes, (name, runs) in zip(line, by_arm.items(), strict=False):
-            share, confidence, right = bins(runs).T
-            axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
-            axes.plot(confidence, right, color=COLOURS[name], linewidth=1)
-            axes.scatter(confidence, right, s=4 + 120 * share, color=COLOURS[name], linewidths=0)
-            error, over = summary(map(metric("ece"), runs)), summary(map(gap, runs))
-            lower &= name == BASELINE or over.mean < base.mean
-            axes.set_title(f"{name}, n = {over.n}\nECE {error.text()}, gap {over.text('+.1f')}", fontsize=8.5)
-            axes.set_aspect("equal")
-            axes.set_xticks(*ticks)
-            axes.set_yticks(*ticks)
-        line[0].set_ylabel(f"{title}\naccuracy", fontsize=9)
-    for axes in grid[-1]:
+    """Accuracy over confidence by bin, of all seeds together, on the first set that has it; three panels."""
+    title, by_arm = next(iter(_calibrated(index).items()))
+    by_arm = {name: by_arm[name] for name in (PLAIN.name, CUTMIX.name, AUTOMIX.name) if name in by_arm}
+    figure, (line,) = plots.panels(3.4, 1, len(by_arm), sharex=True, sharey=True)
+    ticks, gaps = ((0, 0.5, 1), ("0", "0.5", "1")), {name: summary(map(gap, runs)) for name, runs in by_arm.items()}
+    for axes, (name, runs) in zip(line, by_arm.items(), strict=True):
+        share, confidence, right = bins(runs).T
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
+        axes.plot(confidence, right, color=COLOURS[name], linewidth=1)
+        axes.scatter(confidence, right, s=4 + 120 * share, color=COLOURS[name], linewidths=0)
+        error, over = summary(map(metric("ece"), runs)), gaps[name]
+        axes.set_title(f"{name}, n = {over.n}\nECE {error.text()}, gap {over.text('+.1f')}", fontsize=8.5)
+        axes.set_aspect("equal")
+        axes.set_xticks(*ticks)
+        axes.set_yticks(*ticks)
         axes.set_xlabel("confidence", fontsize=9)
-    message = "Mixing labels lowers confidence, whether it was too high or not" if lower else "Accuracy over confidence"
-    text = "Below the line: too sure. Area of a mark: share of the predictions. ECE in percent; gap: mean confidence"
-    text += " - accuracy, in points; both with 95% intervals of the mean."
-    return finish(figure, message, runs_of(blocks), text)
+    line[0].set_ylabel("accuracy", fontsize=9)
+    message, ours = "Accuracy over confidence", gaps.get(AUTOMIX.name)
+    if gaps[BASELINE].side == 1 and ours is not None and ours.side == -1:
+        message = f"{BASELINE.capitalize()} is {gaps[BASELINE].mean:.1f} points too sure,"
+        message += f" AutoMix {-ours.mean:.1f} points less sure than right"
+    text = f"{title}. Below the line: too sure. Area of a mark: share of the predictions. ECE in percent; gap: mean"
+    text += " confidence - accuracy, in points; both with 95% intervals of the mean."
+    return finish(figure, message, runs_of({title: by_arm}), text)
 
 
 def calibration(index: Index) -> Picture:
@@ -465,6 +524,358 @@ def alpha_and_stage(index: Index) -> Picture:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Pictures of one seed: the zoo in colour, masks over ratio and training, class activation maps
+
+Kept = dict[str, tuple[Record, dict[str, np.ndarray]]]
+"""By arm a run of one seed, and the arrays beside its record."""
+
+FIRST, SECOND = RED, BLUE
+"""Colours of the two images of a pair in the bars of their labels."""
+
+ZOO = ("mixup", "CutMix", "ResizeMix", "SaliencyMix", "PuzzleMix", "AutoMix")
+
+CENTRE = (12, 20)
+"""Row and column of the centre of the boxes in the zoo, the same for all."""
+
+
+def kept(index: Index, study: Study = MASKS) -> Kept:
+    """By arm the run of seed 0 and its arrays; raises NothingToDraw without the study's baseline."""
+    runs = {arm.name: run for arm in study.arms for run in index.of(study, arm)[:1]}
+    found = {name: (run, arrays) for name, run in runs.items() if (arrays := pictures(NOTEBOOK, run))}
+    return found if study.baseline.name in found else needed({}, f"arrays of {study.baseline.name} on {study.title}")
+
+
+def mixture(
+    name: str, arrays: Mapping[str, np.ndarray], pair: int, lam: float
+) -> tuple[Float[torch.Tensor, "channels H W"], float]:
+    """The first image of a pair, mixed by a method of ``ZOO``, in [0, 1], and the ratio in its label.
+
+    PuzzleMix and AutoMix as the run has kept them, lam one of ``masks.PUZZLES``, or of ``masks.LAMS``; others anew.
+    """
+    images, swap = torch.tensor(arrays["pairs"][pair]).float() / 255, torch.tensor([1, 0])
+    if name == "PuzzleMix":
+        at = masks.PUZZLES.index(lam)
+        return torch.tensor(arrays["puzzles"][pair, at]).float() / 255, float(arrays["puzzle_lams"][pair, at])
+    if name == "AutoMix":
+        cells = torch.tensor(arrays["masks"][-1, pair, masks.LAMS.index(lam)]).float() / 255
+        scale = images.shape[-1] // cells.shape[-1]
+        mask = cells.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+        return mask * images[0] + (1 - mask) * images[1], lam
+    soft = torch.eye(2)
+    if name == "mixup":
+        mixed = mixing.mixup(images, soft, lam, swap)
+    elif name == "SaliencyMix":
+        mixed = mixing.saliencymix(images, soft, lam, swap, mixing.fine_grained_saliency(images))
+    else:
+        method = {"CutMix": mixing.cutmix, "ResizeMix": mixing.resizemix}[name]
+        mixed = method(images, soft, lam, swap, *(torch.tensor(place) for place in CENTRE))
+    return mixed.images[0].clamp(0, 1), float(mixed.target[0, 0])
+
+
+def _bared(image: torch.Tensor, ratio: float, scale: int = 3, bar: int = 9) -> np.ndarray:
+    """A tile, enlarged, above a bar of the label: the share of the first image in its colour, then the second's."""
+    from matplotlib.colors import to_rgb
+
+    tile = image.permute(1, 2, 0).numpy().repeat(scale, 0).repeat(scale, 1)
+    under, end = np.ones((bar + 2, tile.shape[1], 3)), round(ratio * tile.shape[1])
+    under[2:, :end], under[2:, end:] = to_rgb(FIRST), to_rgb(SECOND)
+    return np.concatenate([tile, under])
+
+
+@styled
+def zoo(index: Index) -> Picture:
+    """One pair of photographs under six methods and five ratios, with the label of each mixture as a bar."""
+    run, arrays = kept(index)[PICTURED.name]
+    names = ["car" if name == "automobile" else str(name) for name in arrays["names"][0]]
+    made = {name: [mixture(name, arrays, 0, lam) for lam in masks.PUZZLES] for name in ZOO}
+    figure = Picture(figsize=(7.5, 6.3))
+    axes, right = figure.subplots(1, 2, width_ratios=(5.2, 1.5))
+    mosaic = [
+        np.concatenate([np.pad(_bared(*each), ((0, 10), (0, 6), (0, 0)), constant_values=1) for each in row], 1)
+        for row in made.values()
+    ]
+    height, width = mosaic[0].shape[0], mosaic[0].shape[1] // len(masks.PUZZLES)
+    axes.imshow(np.concatenate(mosaic))
+    axes.set_xticks([(k + 0.5) * width for k in range(len(masks.PUZZLES))], [f"λ = {lam:g}" for lam in masks.PUZZLES])
+    axes.set_yticks([(k + 0.45) * height for k in range(len(ZOO))], ZOO)
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    originals = [
+        np.pad(_bared(torch.tensor(image).float() / 255, share), ((0, 60), (0, 0), (0, 0)), constant_values=1)
+        for image, share in zip(arrays["pairs"][0], (1.0, 0.0), strict=True)
+    ]
+    right.imshow(np.concatenate(originals))
+    for k, (name, what) in enumerate(zip(names, ("the image", "its partner"), strict=True)):
+        right.text(0, originals[0].shape[0] * (k + 1) - 30, f"{what}\n{name}", fontsize=9, va="center")
+    right.set_anchor("N")
+    for panel in (axes, right):
+        panel.spines[:].set_visible(False)
+        panel.grid(visible=False)
+    right.set(xticks=[], yticks=[])
+    ends = [row[len(row) // 2][1] for row in made.values()]
+    message = f"Six ways to mix one pair: at λ = 0.5 the label gives the {names[0]} {min(ends):.0%} to {max(ends):.0%}"
+    text = (
+        f"Bars: the label, {names[0]} left, {names[1]} right. {MASKS.title}, one seed, {run.config['recipe']['epochs']}"
+    )
+    return finish(figure, message, [run], f"{text} epochs; PuzzleMix by the saliency of the same classifier.")
+
+
+def rise(run: Record, at: int = -1) -> float:
+    """By how much the mean of the masks rises as λ goes from 0 to 1, after an epoch."""
+    return run.curves["mask_mean_1"][at] - run.curves["mask_mean_0"][at]
+
+
+def spread(run: Record, at: int = -1) -> float:
+    """The mean standard deviation of the cells of a mask at λ = 0.5, after an epoch."""
+    return run.curves["mask_spread_0.5"][at]
+
+
+SHOWN_LAMS = (0.0, 0.3, 0.7, 1.0)
+"""Those of the source's figure."""
+
+
+@styled
+def masks_over_epochs(index: Index) -> Picture:
+    """Masks of one pair by epoch, a row a ratio; with the momentum pipeline above, through one network below."""
+    found, pair = kept(index), 0
+    epochs = found[PICTURED.name][1]["masks"].shape[0]
+    marks = sorted({1, 2, 3, max(1, epochs // 3), max(1, 2 * epochs // 3), epochs})
+    figure = Picture(figsize=(7.5, 1.0 + 2.6 * len(found)))
+    for axes, (name, (_, arrays)) in zip(
+        figure.subplots(len(found), 1, squeeze=False)[:, 0], found.items(), strict=True
+    ):
+        rows = []
+        for lam in SHOWN_LAMS:
+            at = masks.LAMS.index(lam)
+            tiles = [arrays["masks"][mark - 1, pair, at].repeat(6, 0).repeat(6, 1) / 255 for mark in marks]
+            mixed = [mixture("AutoMix", {**arrays, "masks": arrays["masks"][:mark]}, pair, lam)[0] for mark in marks]
+            gray = [np.repeat(tile[..., None], 3, 2) for tile in tiles]
+            colour = [image.permute(1, 2, 0).numpy().repeat(3, 0).repeat(3, 1)[:96, :96] for image in mixed]
+            gray = [tile.repeat(2, 0).repeat(2, 1) for tile in gray]
+            pieces = [
+                np.pad(np.concatenate(two, 1), ((0, 6), (0, 14), (0, 0)), constant_values=1)
+                for two in zip(gray, colour, strict=True)
+            ]
+            rows.append(np.concatenate(pieces, 1))
+        axes.imshow(np.concatenate(rows))
+        width, height = rows[0].shape[1] / len(marks), rows[0].shape[0]
+        axes.set_xticks([(k + 0.5) * width for k in range(len(marks))], [f"epoch {mark}" for mark in marks])
+        axes.set_yticks([(k + 0.5) * height for k in range(len(SHOWN_LAMS))], [f"λ = {lam:g}" for lam in SHOWN_LAMS])
+        axes.tick_params(length=0, labeltop=True, labelbottom=False)
+        axes.set_title("with the pipeline" if name == PICTURED.name else "one network", fontsize=9.5)
+        axes.spines[:].set_visible(False)
+        axes.grid(visible=False)
+    return finish(
+        figure,
+        _message(found),
+        [run for run, _ in found.values()],
+        f"{MASKS.title}, one seed. White: the image, black: its partner; beside it the mixture.",
+    )
+
+
+def _message(found: Kept) -> str:
+    """What the masks do with the ratio, in the runs that are there."""
+    rises = {name: rise(run) for name, (run, _) in found.items()}
+    if len(rises) < 2:
+        return "Masks of AutoMix over ratio and training"
+    one, other = (f"{rises[arm.name]:.2f}" for arm in (PICTURED, PICTURED_ONE))
+    return f"From λ = 0 to 1 the mean of a mask rises by {one} with the pipeline, by {other} through one network"
+
+
+@styled
+def masks_follow(index: Index) -> Picture:
+    """Mean of the masks over the ratio, and over training how far they follow it and how much shape they have."""
+    found = kept(index)
+    figure, (panels,) = plots.panels(3.0, 1, 3)
+    for name, (run, _) in found.items():
+        colour = RED if name == PICTURED.name else GREY
+        label = "with the pipeline" if name == PICTURED.name else "one network"
+        means = np.array([run.curves[f"mask_mean_{lam:g}"] for lam in masks.LAMS])
+        panels[0].plot(masks.LAMS, means[:, -1], "o-", color=colour, markersize=3, label=label)
+        epochs = range(1, means.shape[1] + 1)
+        panels[1].plot(epochs, means[-1] - means[0], color=colour)
+        panels[2].plot(epochs, run.curves["mask_spread_0.5"], color=colour)
+    panels[0].plot([0, 1], [0, 1], "--", color="black", linewidth=1, label="the ratio itself")
+    panels[0].set(xlabel="λ", title="mean of the masks, at the end", ylim=(0, 1))
+    panels[1].set(xlabel="epoch", title="rise of the mean, λ from 0 to 1", ylim=(-0.1, 1))
+    panels[2].set(xlabel="epoch", title="spread of a mask, λ = 0.5", ylim=(0, 0.5))
+    panels[0].legend(fontsize=7.5)
+    for panel in panels:
+        panel.title.set_fontsize(9)
+    text = f"{MASKS.title}, one seed; means over {masks.COMPANY} pairs of test images."
+    text += " Spread 0: one gray, as mixup's; 0.5: all or nothing."
+    return finish(figure, _message(found), [run for run, _ in found.values()], text)
+
+
+@styled
+def cams(index: Index) -> Picture:
+    """Class activation maps over photographs on canvases, a row a method, with the true boxes and those of the maps."""
+    from matplotlib.patches import Rectangle
+
+    found = kept(index, LOOKING)
+    shown = min(len(arrays["boxes"]) for _, arrays in found.values())
+    figure, grid = plots.panels(0.9 + 1.02 * len(found), len(found), shown)
+    for line, (name, (run, arrays)) in zip(grid, found.items(), strict=True):
+        for axes, canvas, heat, (true, ours) in zip(
+            line, arrays["canvases"], arrays["maps"], arrays["boxes"], strict=False
+        ):
+            axes.imshow(canvas.transpose(1, 2, 0))
+            axes.imshow(heat, cmap="inferno", alpha=0.45)
+            for (top, left, bottom, right), colour, style in ((true, "white", "-"), (ours, CYAN, "--")):
+                box = Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False)
+                box.set(edgecolor=colour, linestyle=style, linewidth=1.6)
+                axes.add_patch(box)
+            axes.set(xticks=[], yticks=[])
+            axes.grid(visible=False)
+        words = f"{name}\n{run.metrics['box']:.0%} found"
+        line[0].set_ylabel(words, fontsize=8.5)
+    runs = [run for run, _ in found.values()]
+    low, high = (end(run.metrics["box"] for run in runs) for end in (min, max))
+    guess = runs[0].metrics["box_guess"]
+    better = "more than" if low > guess else "beside"
+    message = f"Maps of classes find {low:.0%} to {high:.0%} of the boxes, {better} the {guess:.0%} of a fixed box"
+    text = f"{LOOKING.title}, one seed. White: true box; dashed: box of the map. Found: overlap of one half or more."
+    return finish(figure, message, runs, text)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Diagrams of the lesson
+
+
+@styled
+def loops_diagram() -> Picture:
+    """Offline mixing and the closed loop, side by side."""
+    figure = Picture(figsize=(7.5, 2.7))
+    for axes, closed in zip(figure.subplots(1, 2), (False, True), strict=True):
+        axes.set(xlim=(0, 52), ylim=(0, 27), title="closed loop: AutoMix" if closed else "offline: mixup, CutMix")
+        axes.axis("off")
+        maker = ("Mix Block\n$\\varphi$", RED, "#FDECEE") if closed else ("a fixed\nrule", "#555555", "#F6F6F6")
+        boxes = ((5, "images"), (19, maker[0]), (33, "classifier\n$\\theta$"), (46, "loss"))
+        for x, text in boxes:
+            edge, face = maker[1:] if x == 19 else (BLUE, "#EAF0F7") if x == 33 else ("#555555", "#F6F6F6")
+            draw_box(axes, (x, 15), (8.6 if x in (5, 46) else 10, 6), text, edge, face)
+        for start, end in ((9.3, 14), (24, 28), (38, 41.7)):
+            draw_arrow(axes, (start, 15), (end, 15), "#555555")
+        back = ((33, BLUE, 6.5), (19, RED, 3.5)) if closed else ((33, BLUE, 6.5),)
+        for x, colour, y in back:
+            axes.plot([46, 46, x], [12, y, y], color=colour, linewidth=1.3)
+            draw_arrow(axes, (x, y), (x, 12), colour)
+        axes.text(40, 7.3, "gradient", fontsize=8, ha="center", color=BLUE)
+        if closed:
+            axes.plot([33, 33, 19], [18, 23, 23], color="#555555", linewidth=1.3)
+            draw_arrow(axes, (19, 23), (19, 18), "#555555")
+            axes.text(26, 24, "maps", fontsize=8, ha="center")
+    headline(figure, "In the closed loop the loss also teaches what makes the mixtures")
+    return figure
+
+
+@styled
+def block_diagram() -> Picture:
+    """The Mix Block, from the maps of a pair to the mask."""
+    figure = Picture(figsize=(7.5, 2.9))
+    axes = figure.add_axes((0, 0, 1, 0.86), xlim=(0, 75), ylim=(0, 25))
+    axes.axis("off")
+    figure.set_layout_engine("none")
+    grey, soft, red = "#555555", "#F6F6F6", ("#EE6677", "#FDECEE")
+    for centre, size, text, colours in (
+        ((7, 19), (12, 5), "$z_i$ with λ", (grey, soft)),
+        ((7, 7), (12, 5), "$z_j$ with $1-λ$", (grey, soft)),
+        ((21, 19), (7, 5), "$W_P$", red),
+        ((21, 10), (7, 4), "$W_P$", red),
+        ((21, 4), (7, 4), "$W_Z$", red),
+        ((34, 15), (10, 6), "softmax\n$P$: 64 × 64", (grey, soft)),
+        ((46, 8), (5, 5), "$\\times$", (grey, soft)),
+        ((57, 8), (10, 6), "upsample\n8 → 32", (grey, soft)),
+        ((69.5, 8), (9, 6), "σ: $s_{1-λ}$", (grey, soft)),
+    ):
+        draw_box(axes, centre, size, text, *colours)
+    for start, end in (
+        ((13, 19), (17.5, 19)), ((13, 8), (17.5, 10)), ((13, 6), (17.5, 4)), ((24.5, 19), (29, 16)),
+        ((24.5, 10), (29, 14)), ((24.5, 4), (43.5, 7)), ((39, 15), (43.5, 9.5)), ((48.5, 8), (52, 8)),
+        ((62, 8), (65, 8)),
+    ):  # fmt: skip
+        draw_arrow(axes, start, end, grey)
+    axes.text(25, 22.3, "query", fontsize=8)
+    axes.text(25.5, 10.6, "key", fontsize=8)
+    axes.text(30, 3.2, "value, one number a place", fontsize=8)
+    axes.text(69.5, 13, "$s_λ = 1 - s_{1-λ}$", fontsize=9, ha="center")
+    headline(figure, "The Mix Block: cross-attention from the places of an image to those of its partner")
+    return figure
+
+
+@styled
+def pipeline_diagram() -> Picture:
+    """The momentum pipeline: what is trained, what is frozen, and where gradients go."""
+    figure = Picture(figsize=(7.5, 3.4))
+    axes = figure.add_axes((0, 0, 1, 0.88), xlim=(0, 75), ylim=(0, 30))
+    axes.axis("off")
+    figure.set_layout_engine("none")
+    frozen, red, blue = ("#555555", "#E8E8E8"), ("#EE6677", "#FDECEE"), ("#4477AA", "#EAF0F7")
+    for centre, size, text, colours in (
+        ((4.5, 15), (7, 5), "$x$", ("#555555", "#F6F6F6")),
+        ((15, 15), (8, 6), "copy $k$\nfrozen", frozen),
+        ((25, 15), (6, 5), "maps\n$z$", ("#555555", "#F6F6F6")),
+        ((36, 15), (10, 6), "Mix Block\n$\\varphi$", red),
+        ((48, 23), (9, 5), "mask, $\\tilde{x}'$", ("#555555", "#F6F6F6")),
+        ((48, 7), (9, 5), "mask, $\\tilde{x}$", ("#555555", "#F6F6F6")),
+        ((60, 23), (8, 6), "copy $k$\nfrozen", frozen),
+        ((60, 7), (8, 6), "classifier\n$q$", blue),
+        ((71, 23), (7, 5), "loss", red),
+        ((71, 7), (7, 5), "loss", blue),
+    ):
+        draw_box(axes, centre, size, text, *colours)
+    for start, end in (((8, 15), (11, 15)), ((19, 15), (22, 15)), ((28, 15), (31, 15)), ((41, 17), (43.5, 22)),
+                       ((52.5, 23), (56, 23)), ((64, 23), (67.5, 23)), ((41, 13), (43.5, 8)), ((52.5, 7), (56, 7)),
+                       ((64, 7), (67.5, 7))):  # fmt: skip
+        draw_arrow(axes, start, end, "#555555")
+    axes.plot([71, 71, 36], [25.5, 28.5, 28.5], color=RED, linewidth=1.3)
+    draw_arrow(axes, (36, 28.5), (36, 18), RED)
+    axes.text(52, 29, "gradient, through $k$ to the block", fontsize=8, ha="center", color=RED)
+    axes.plot([71, 71, 60], [4.5, 1.5, 1.5], color=BLUE, linewidth=1.3)
+    draw_arrow(axes, (60, 1.5), (60, 4), BLUE)
+    axes.plot([42.4, 42.4], [8.5, 12], color="black", linewidth=2)
+    axes.text(37, 9, "no gradient", fontsize=8, ha="center")
+    draw_arrow(axes, (60, 10), (60, 20), "#555555", "--")
+    axes.text(60.8, 15, "average\nover steps", fontsize=8, va="center")
+    headline(figure, "Red trains the block, blue the classifier; the gray copy only follows")
+    return figure
+
+
+@styled
+def _frame(figure: Picture, found: Kept, lam: float, pairs: Sequence[int]) -> Picture:
+    """Pairs, masks and mixtures at one ratio, drawn anew into a figure."""
+    figure.clear()
+    axes, rows = figure.add_subplot(), []
+    for pair in pairs:
+        first = next(iter(found.values()))[1]
+        tiles = [_large(torch.tensor(photograph) / 255) for photograph in first["pairs"][pair]]
+        for _, arrays in found.values():
+            cells = torch.tensor(arrays["masks"][-1, pair, masks.LAMS.index(lam)]) / 255
+            tiles += [_large(cells.expand(3, -1, -1)), _large(mixture("AutoMix", arrays, pair, lam)[0])]
+        rows.append(np.concatenate([np.pad(tile, ((0, 6), (0, 6), (0, 0)), constant_values=1) for tile in tiles], 1))
+    axes.imshow(np.concatenate(rows))
+    axes.axis("off")
+    for k, name in enumerate(("image", "partner", "with the pipeline", "", "one network", "")[: 2 + 2 * len(found)]):
+        axes.text(102 * k, -8, name, fontsize=9)
+    axes.set_title(f"λ = {lam:g}\n", fontsize=10)
+    return figure
+
+
+def _large(image: torch.Tensor, side: int = 96) -> np.ndarray:
+    """An image (3, H, W) with pixels enlarged to so many on a side, (side, side, 3)."""
+    scale = side // image.shape[-1]
+    return image.permute(1, 2, 0).numpy().repeat(scale, 0).repeat(scale, 1)
+
+
+def over_lambda(
+    found: Kept, lams: Sequence[float] = (0.5, *masks.LAMS[::2]), pairs: Sequence[int] = (0, 1, 2)
+) -> Iterator[Picture]:
+    """The frames of a moving picture: masks and mixtures over the ratio, after training; the first for print."""
+    figure = Picture(figsize=(7.2, 3.9))
+    for lam in lams:
+        yield _frame(figure, found, lam, pairs)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # The table
 
 COLUMNS: dict[str, Callable[[Record], float]] = {
@@ -504,4 +915,5 @@ FIGURES: dict[str, Callable[[Index], Picture]] = {
     "accuracy_paper": partial(accuracy, studies=PAPER_SETTING),
     **{draw.__name__: draw for draw in (equal_passes, networks, reliability, calibration, fgsm, corruption)},
     **{draw.__name__: draw for draw in (ablation, mask_spread, alpha_and_stage)},
+    **{draw.__name__: draw for draw in (zoo, masks_over_epochs, masks_follow, cams)},
 }

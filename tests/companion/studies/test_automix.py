@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
+from companion import masks
 from companion.records import Index
 from companion.studies import NothingToDraw, automix
 from companion.studies.automix import CIFAR, FASHION, VIT
@@ -322,3 +323,79 @@ def test_what_is_missing_is_said(found, name):
     for few in ([], [run for run in found if run.arm == "cross-entropy"], without(found, "cross-entropy")):
         with pytest.raises(NothingToDraw):
             drawn(name, few)
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Runs of one seed whose masks follow the ratio, or only half, and arrays beside them."""
+    generator, runs, beside = np.random.default_rng(0), [], {}
+    for arm, share in ((automix.PICTURED, 1.0), (automix.PICTURED_ONE, 0.5)):
+        curves = {}
+        for lam in masks.LAMS:
+            curves[f"mask_mean_{lam:g}"] = [0.5, 0.5 + share * (lam - 0.5)]
+            curves[f"mask_spread_{lam:g}"] = [0.3, 0.2 * share]
+        recipe = {"epochs": 2}
+        config = {"objective": "AutoMix", "recipe": recipe, "arm": arm.name}
+        where = {"profile": "cpu", "study": automix.MASKS.name, "arm": arm.name, "environment": {"device": "a CPU"}}
+        runs.append(Record(config, 0, {}, curves, **where))
+        beside[arm.name] = {
+            "masks": np.tile((255 * np.array(masks.LAMS)).astype(np.uint8)[None, None, :, None, None], (2, 3, 1, 8, 8)),
+            "pairs": generator.integers(0, 256, (3, 2, 3, 32, 32)).astype(np.uint8),
+            "puzzles": generator.integers(0, 256, (3, 5, 3, 32, 32)).astype(np.uint8),
+            "puzzle_lams": np.tile([0.0, 0.25, 0.5, 0.75, 1.0], (3, 1)),
+            "names": np.array([["dog", "automobile"]] * 3),
+        }
+    monkeypatch.setattr(automix, "pictures", lambda notebook, run: beside[run.arm])
+    return runs, beside[automix.PICTURED.name]
+
+
+def test_the_zoo_mixes_one_pair_by_every_method(watched):
+    runs, arrays = watched
+    image, partner = arrays["pairs"][0] / 255
+    for lam in masks.PUZZLES:
+        for name in ("mixup", "AutoMix"):  # whose masks are flat here
+            mixed, ratio = automix.mixture(name, arrays, 0, lam)
+            assert ratio == pytest.approx(lam)
+            np.testing.assert_allclose(mixed, lam * image + (1 - lam) * partner, atol=1 / 255)
+    mixed, ratio = automix.mixture("CutMix", arrays, 0, 0.5)
+    own = np.isclose(mixed, image, atol=1e-6).all(0)
+    assert ratio == pytest.approx(own.mean(), abs=0.01)
+    assert automix.mixture("PuzzleMix", arrays, 0, 0.3)[1] == 0.25
+    figure = drawn("zoo", runs)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(automix.ZOO)
+    assert figure.get_suptitle().startswith("Six ways to mix one pair: at λ = 0.5 the label gives the dog 50% to ")
+
+
+def test_figures_of_masks_say_how_far_they_follow_the_ratio(watched):
+    runs, _ = watched
+    message = "From λ = 0 to 1 the mean of a mask rises by 1.00 with the pipeline, by 0.50 through one network"
+    for name in ("masks_follow", "masks_over_epochs"):
+        assert drawn(name, runs).get_suptitle().replace("\n", " ") == message
+        assert drawn(name, runs[:1]).get_suptitle() == "Masks of AutoMix over ratio and training"
+    one, other = (line.get_ydata() for line in drawn("masks_follow", runs).axes[1].lines)
+    np.testing.assert_allclose(one, [0, 1], atol=1e-9)
+    np.testing.assert_allclose(other, [0, 0.5], atol=1e-9)
+    frames = [figure.axes[0].get_title("left") for figure in automix.over_lambda(automix.kept(Index(records=runs)))]
+    assert frames == [f"λ = {lam}\n" for lam in ("0.5", "0", "0.2", "0.4", "0.6", "0.8", "1")]
+
+
+def test_class_activation_maps_are_drawn_with_both_boxes(monkeypatch):
+    runs, shape = [], (2, 40, 40)
+    arrays = {"canvases": np.zeros((2, 3, 40, 40), np.uint8), "maps": np.zeros(shape, np.uint8)}
+    arrays["boxes"] = np.array([[[0, 0, 20, 20], [5, 5, 25, 30]]] * 2)
+    monkeypatch.setattr(automix, "pictures", lambda notebook, run: arrays)
+    for arm, box in zip(automix.LOOKING.arms[:2], (0.6, 0.7), strict=True):
+        where = {"profile": "cpu", "study": automix.LOOKING.name, "arm": arm.name, "environment": {"device": "a CPU"}}
+        runs.append(Record({"objective": arm.objective}, 0, {"box": box, "box_guess": 0.2}, {}, **where))
+    figure = drawn("cams", runs)
+    assert figure.get_suptitle().replace("\n", " ") == (
+        "Maps of classes find 60% to 70% of the boxes, more than the 20% of a fixed box"
+    )
+    true, ours = figure.axes[0].patches
+    assert true.get_bbox().bounds == (-0.5, -0.5, 20, 20)
+    assert ours.get_bbox().bounds == (4.5, 4.5, 25, 20)
+
+
+@pytest.mark.parametrize("name", ["loops", "block", "pipeline"])
+def test_diagrams_can_be_drawn(name):
+    assert getattr(automix, f"{name}_diagram")().get_suptitle()
