@@ -113,8 +113,7 @@ def distillation_loss(
         raise ValueError(f"logits: got shape {shape}; takes (N, C) with N > 0")
     check_finite("logits", logits)
     check_finite("aggregated", aggregated)
-    student, teacher = ((at_least_float32(each) / temperature).log_softmax(1) for each in (logits, aggregated.detach()))
-    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    return _distillation(logits, aggregated, temperature)
 
 
 class DataAugmentation(Objective):
@@ -290,7 +289,7 @@ class SLA(DataAugmentation):
                 total = total + of_class
                 if j == 0:
                     single = self.network.head(z)
-                    distillation = distillation_loss(single, total / self.M, self.temperature)
+                    distillation = _distillation(single, total / self.M, self.temperature)
                     terms["distillation"] = distillation.detach()
                     part = part + loss(single, target) + self.distillation * distillation
             yield part
@@ -360,6 +359,12 @@ class LongTailedSLA(long_tail._ClassBalanced, SLA):
             return (share * losses).sum()
 
         return loss
+
+
+def _distillation(logits: Tensor, aggregated: Tensor, temperature: float) -> Tensor:
+    """distillation_loss of arguments known to fit: no value is read, for which a GPU would have to wait."""
+    student, teacher = ((at_least_float32(each) / temperature).log_softmax(1) for each in (logits, aggregated.detach()))
+    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
