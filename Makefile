@@ -5,7 +5,8 @@
 #   PYTHON=python3.12 make env                         an environment with another Python
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab reproduce test test-gpu notebooks figures runs run sweep bench lint site slides clean
+.PHONY: help env lab reproduce test test-deep mutants test-gpu notebooks figures runs run sweep bench lint site slides \
+	clean
 
 # The environment's modules are compiled at their first import; where this is set they would be at every import.
 unexport PYTHONDONTWRITEBYTECODE
@@ -29,6 +30,12 @@ reproduce: env  ## run the notebooks (NOTEBOOK=1_isda, ARGS="-p seeds=5"): execu
 
 test: env  ## lint, types, unit tests, notebooks with reduced parameters, committed outputs (FAST=1: not the notebooks)
 	@.venv/bin/python tools/test.py $(if $(FAST),style format types unit) $(ARGS)
+
+test-deep: env  ## the property tests with 400 examples each in place of 10: 20,000 and more in all
+	HYPOTHESIS_PROFILE=deep $(RUN) pytest tests/semaug/properties --timeout 3600 $(ARGS)
+
+mutants: env  ## small changes of the methods, each of which has to fail a test (ARGS="isda --count 30 --seed 1")
+	.venv/bin/python tests/mutants.py $(ARGS)
 
 test-gpu: env  ## the tests that need a CUDA device; make test hides it from all others
 	CUDA_VISIBLE_DEVICES=$(or $(CUDA_VISIBLE_DEVICES),0) $(RUN) pytest tests/semaug/test_cuda.py tests/semaug/training/test_capture.py $(ARGS)

@@ -26,6 +26,7 @@ from jaxtyping import Float, UInt8
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 from torch import Tensor
@@ -131,7 +132,7 @@ def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
 # Lines and bands
 
 
-def band(axes: Axes, x: Values, values: Values, label: str, **style: Any) -> None:
+def band(axes: Axes, x: Values, values: Values, label: str, **style: Any) -> Line2D:
     """One line into axes: the mean of the rows of ``values`` (n, len(x)) with its 95% interval, n in the legend.
 
     One row or two, or a plain sequence as long as x, is a line without band: at n = 2 the interval is thirteen times as
@@ -147,6 +148,12 @@ def band(axes: Axes, x: Values, values: Values, label: str, **style: Any) -> Non
     if len(rows) > 2:
         half = np.array([point.half_width for point in points])
         axes.fill_between(x, mean - half, mean + half, color=line.get_color(), alpha=0.2, linewidth=0)
+    return line
+
+
+def _legend(axes: Axes, drawn: Sequence[Line2D]) -> None:
+    """The lines by their labels, also one that begins with an underscore, which matplotlib leaves out by itself."""
+    axes.legend(drawn, [str(line.get_label()) for line in drawn])
 
 
 @styled
@@ -154,9 +161,7 @@ def lines(x: Values, groups: Mapping[str, Values], xlabel: str, ylabel: str, tit
     """Lines with 95% bands, one for each entry of ``groups``; see :func:`band` for the shapes."""
     figure = Picture()
     axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel, title=title)
-    for label, values in groups.items():
-        band(axes, x, values, label)
-    axes.legend()
+    _legend(axes, [band(axes, x, values, label) for label, values in groups.items()])
     return figure
 
 
@@ -173,7 +178,7 @@ def curves(groups: Mapping[str, Sequence[Record]], *names: str, colours: Mapping
     figure = Picture(figsize=(7.5, 3.2))
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
-        axis = _axis(name)
+        axis, drawn = _axis(name), list[Line2D]()
         for group, found in groups.items():
             lengths = {len(record.curves.get(name, [])) for record in found}
             if len(lengths) != 1 or 0 in lengths:
@@ -183,9 +188,10 @@ def curves(groups: Mapping[str, Sequence[Record]], *names: str, colours: Mapping
             epochs = found[0].config.get("recipe", {}).get("epochs", length)  # a value may stand for several epochs
             x = np.arange(1, length + 1) * (epochs / length)
             values = axis.scale * np.array([record.curves[name] for record in found])
-            band(axes, x, values, group, color=(colours or {}).get(group))
+            drawn.append(band(axes, x, values, group, color=(colours or {}).get(group)))
         axes.set(xlabel="epoch", ylabel=str(axis))
-    panels[0].legend()
+        if axes is panels[0]:
+            _legend(axes, drawn)
     caption(figure, [record for group in groups.values() for record in group], "Bands: 95% intervals of the mean.")
     return figure
 

@@ -331,10 +331,14 @@ def state_folder() -> Path:
 def claimed(run: Run) -> Iterator[bool]:
     """True for the one process that may execute this run now; the claim ends with the process, however it ends.
 
-    Its file goes with the claim: who opened it before, and locks what is no longer there, has not got the run.
+    Its file goes with the claim: who opened it before, and locks what is no longer there, has not got the run. Where
+    the system has no such locks, as Windows, every process gets it: run one at a time there.
     """
-    import fcntl  # here: what reads the planned runs works without it, as on Windows
-
+    try:
+        import fcntl
+    except ImportError:
+        yield True
+        return
     state_folder().mkdir(parents=True, exist_ok=True)
     path = state_folder() / f"{run.key}.lock"
     with open(path, "w") as file:
@@ -419,7 +423,13 @@ def run_for(
 
 @contextmanager
 def _time_up(seconds: float) -> Iterator[None]:
-    """What stands inside ends after so many seconds, also where an estimate was wrong: a run's checkpoint is there."""
+    """What stands inside ends after so many seconds, also where an estimate was wrong: a run's checkpoint is there.
+
+    Where the system has no such signal, as Windows, the estimates alone decide.
+    """
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
 
     class TimeUp(BaseException):
         pass

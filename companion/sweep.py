@@ -231,8 +231,11 @@ def prepared(path: Path, on: str = "local", options: Sequence[str] = ()) -> Call
 
 def _start(jobs: Sequence[Job], minutes: float | None, command: list[str]) -> int:
     """Print the plan, then let Snakemake run it in the place of this process."""
-    import fcntl
-
+    try:
+        import fcntl
+    except ImportError:
+        print("error: sweeps need the file locks of Linux or macOS", file=sys.stderr)
+        return 2
     print(costs(jobs, minutes), flush=True)
     if all(job.target.exists() for job in jobs):  # where nothing is to be done, Snakemake calls no hook
         report(jobs)

@@ -31,7 +31,8 @@ sys.modules[checker.__name__] = checker
 jaxtyping.install_import_hook(["semaug", "companion"], typechecker="semaug_checker.check")
 
 settings.register_profile("semaug", derandomize=True, deadline=None, database=None, print_blob=False)
-settings.load_profile("semaug")
+settings.register_profile("deep", settings.get_profile("semaug"), max_examples=4000)  # make test-deep
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "semaug"))
 torch.set_num_threads(1)
 
 

@@ -131,7 +131,8 @@ def _roots(covariance: Covariance, present: Tensor) -> list[Tensor]:
     if covariance.ndim == 2:
         return [_scale(chosen[0])]
     values, vectors = torch.linalg.eigh(chosen[0].double())  # eigh, not Cholesky: a class of few samples has low rank
-    return [vectors * _scale(values, values.abs().amax(1, keepdim=True))[:, None]]
+    rounding = max(1.0, 4e4 * torch.finfo(chosen[0].dtype).eps)  # half precision leaves more than float32
+    return [vectors * _scale(values, rounding * values.abs().amax(1, keepdim=True))[:, None]]
 
 
 def _scale(variance: Tensor, largest: Tensor | float = 1.0) -> Tensor:
@@ -242,9 +243,12 @@ def kl_standard_normal(mean: Float[Tensor, "N K"], log_variance: Float[Tensor, "
         The divergence of each sample in nats, (N,).
 
     Raises:
-        ValueError: where the two differ in shape.
+        ValueError: where the two differ in shape, for values that are not finite, and where the divergence overflows.
     """
     if mean.ndim != 2 or mean.shape != log_variance.shape:
         got = f"{tuple(mean.shape)} and {tuple(log_variance.shape)}"
         raise ValueError(f"mean and log_variance: got shapes {got}; takes (N, K) for both")
-    return 0.5 * (log_variance.expm1() - log_variance + mean.square()).sum(1)  # expm1: exact near the prior
+    check_finite("mean", mean)
+    check_finite("log_variance", log_variance)
+    divergence = 0.5 * (log_variance.expm1() - log_variance + mean.square()).sum(1)  # expm1: exact near the prior
+    return check_result(divergence, "mean, log_variance")

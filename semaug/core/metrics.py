@@ -63,10 +63,10 @@ def predictions(predict: Predict, split: Labelled, batch_size: int = 500) -> Flo
             if batches[-1].ndim != 2 or len(batches[-1]) != len(images):
                 got, takes = tuple(batches[-1].shape), f"logits (N, C) for {len(images)} images"
                 raise ValueError(f"predict: got a result of shape {got}; takes {takes}")
-    return _check_logits(torch.cat(batches), "predict")
+    return check_logits(torch.cat(batches), "predict")
 
 
-def _check_logits(logits: Tensor, name: str) -> Tensor:
+def check_logits(logits: Tensor, name: str) -> Tensor:
     """The logits; NotFiniteError where one is NaN, since argmax would call that class the largest."""
     if bad := int(logits.isnan().any(1).sum()):
         raise NotFiniteError(f"{name}: got logits that are NaN for {bad} of {len(logits)} images; takes numbers")
@@ -94,7 +94,7 @@ def confusion(logits: Float[Tensor, "N C"], target: Int64[Tensor, " N"]) -> Int6
         raise ValueError(f"logits and target: got shapes {got}; takes (N, C) and (N,)")
     require(target.dtype == torch.int64, "target", target.dtype, "int64 class numbers", TypeError)
     check_classes(target, classes := logits.shape[1])
-    pairs = target * classes + _check_logits(logits, "logits").argmax(1)
+    pairs = target * classes + check_logits(logits, "logits").argmax(1)
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 

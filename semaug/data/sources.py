@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import glob
 import hashlib
 import lzma
 import os
@@ -402,6 +403,8 @@ def _kept(file: Path, paths: Sequence[Path], size: int) -> Tensor:
     images = _decode(paths, size)
     part = file.with_suffix(f".{os.getpid()}.part")
     with contextlib.suppress(OSError):  # a full disk, a folder one may not write to: decode every time
+        for old in file.parent.glob(f"{glob.escape(file.stem)}.*.part"):  # of a process killed while it wrote
+            old.unlink(missing_ok=True)
         try:
             with open(part, "wb") as whole:
                 np.save(whole, images.numpy())

@@ -5,6 +5,9 @@ Of $N$ predictions, those whose confidence is in one of $B$ bins give
 $$\text{ECE} = \sum_b \frac{n_b}{N} \, |\text{accuracy}_b - \text{confidence}_b|, \qquad
   \text{MCE} = \max_b |\text{accuracy}_b - \text{confidence}_b|.$$
 
+A temperature $T$, chosen on validation images, makes confidences $\mathrm{softmax}(z / T)$ of logits $z$ that deserve
+them more; the predictions stay. :func:`temperature` minimises the negative log-likelihood.
+
 C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural networks", ICML 2017, arXiv:1706.04599.
 """
 
@@ -13,10 +16,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from semaug._checks import check_count, check_within, require
+from semaug._checks import check_count, check_features, check_within, require
 
 
 class Calibration(NamedTuple):
@@ -61,3 +64,27 @@ def calibration(confidence: Float[Tensor, " N"], correct: Bool[Tensor, " N"], bi
     gap = (hits - total).abs() / count
     table = torch.stack([edges[:-1][there], edges[1:][there], count, hits / count, total / count], 1)
     return Calibration(float((gap * count).sum() / len(confidence)), float(gap.max()), table)
+
+
+def temperature(logits: Float[Tensor, "N C"], target: Int64[Tensor, " N"]) -> float:
+    r"""The temperature $T$ in [0.01, 100] at which the cross-entropy of logits / T is least.
+
+    The cross-entropy is convex in $1 / T$, with the slope $\mathbb E[\sum_j p_j z_j - z_y]$: halving finds its zero.
+
+    Args:
+        logits: of images that the network was not trained on, (N, C), finite; divide those of the test images by T.
+        target: their classes, (N,) int64.
+
+    Raises:
+        ValueError, TypeError: for arguments that are not so.
+    """
+    if logits.ndim != 2:
+        raise ValueError(f"logits: got shape {tuple(logits.shape)}; takes (N, C)")
+    check_features(logits, target, logits.shape[1], logits.shape[1], "logits")
+    z = logits.detach().double()
+    own, (low, high) = z.gather(1, target[:, None]).mean(), (0.01, 100.0)
+    for _ in range(60):  # the larger 1 / T, the larger the slope; in 1 / T
+        middle = (low * high) ** 0.5
+        above = bool(((middle * z).softmax(1) * z).sum(1).mean() > own)
+        low, high = (low, middle) if above else (middle, high)
+    return 1 / high

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semaug import networks
-from semaug._checks import check_finite
-from semaug.core.metrics import Predict, predictions
+from semaug._checks import check_finite, require
+from semaug.core.metrics import Predict, check_logits, predictions
 from semaug.data import shapes
 from semaug.data.sets import Data
 from semaug.data.split import Split
@@ -153,9 +153,14 @@ def separation(points: Float[Tensor, "N d"], labels: Int64[Tensor, " N"]) -> flo
 
     1 for classes that lie apart, 1 / (number of classes) for ones that cannot be distinguished. Classes of one point,
     which have no mean without it, are left out.
+
+    Raises:
+        ValueError: for points that are not finite, and where no class has two.
     """
+    check_finite("points", points)
     counts = labels.bincount()
     several = counts[labels] > 1
+    require(bool(several.any()), "labels", counts.tolist(), "two points of one class at least")
     points, labels = points[several].double(), labels[several]
     counts = counts.clamp_min(1)
     sums = points.new_zeros(len(counts), points.shape[1]).index_add_(0, labels, points)
@@ -204,16 +209,18 @@ def judge(data: Data, device: torch.device | str = "cpu", steps: int = 400) -> n
 def consistency(predict: Predict, traversals: Traversals, target: Int64[Tensor, " N"]) -> Float[Tensor, " columns"]:
     """Share of each column's images whose predicted class is that of the image they started from.
 
-    The mean over the classes that are there, whatever their numbers of images.
+    The mean over the classes that are there, whatever their numbers of images. Raises ValueError for NaN logits.
     """
     with torch.no_grad():
-        predicted = torch.stack([predict(column).argmax(1) for column in traversals.unbind(1)], 1)
+        columns = (check_logits(predict(column), "predict") for column in traversals.unbind(1))
+        predicted = torch.stack([logits.argmax(1) for logits in columns], 1)
     right = (predicted == target[:, None]).double()
     return torch.stack([right[target == label].mean(0) for label in target.unique()]).mean(0)
 
 
 def movement(traversals: Traversals) -> Float[Tensor, " columns"]:
-    """Root mean square difference of each column's pixels from the middle one's."""
+    """Root mean square difference of each column's pixels from the middle one's; ValueError for NaN."""
+    check_finite("traversals", traversals)
     middle = traversals[:, traversals.shape[1] // 2]
     return torch.stack([(column - middle).double().square().mean().sqrt() for column in traversals.unbind(1)])
 

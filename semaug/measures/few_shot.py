@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from semaug._checks import check_choice, check_count, check_finite, check_number, require
+from semaug._checks import check_choice, check_count, check_features, check_finite, check_number, require
 from semaug.core.tensors import at_least_float32
 
 
@@ -28,8 +28,9 @@ def prototype_classifier(
         Weight (C, A) and bias (C,).
 
     Raises:
-        ValueError: for a class without features.
+        ValueError: for a class without features, features that are not finite, and classes outside [0, C).
     """
+    check_features(features, target, classes, features.shape[-1])
     features, counts = at_least_float32(features), torch.bincount(target, minlength=classes)
     require(bool((counts > 0).all()), "target", counts.tolist(), f"some features of each of {classes} classes")
     mean = torch.zeros(classes, features.shape[1], dtype=features.dtype, device=features.device)
@@ -54,7 +55,11 @@ def linear_classifier(
 
     Returns:
         Weight (C, A) and bias (C,).
+
+    Raises:
+        ValueError: for features that are not finite, no features, classes outside [0, C), and a ridge below 0.
     """
+    check_features(features, target, classes, features.shape[-1])
     features = at_least_float32(features)
     mean, truth = features.mean(0), F.one_hot(target, classes).to(features.dtype)
     x, y = features - mean, truth - truth.mean(0)

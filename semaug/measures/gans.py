@@ -31,7 +31,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semaug._checks import check_count, require
+from semaug._checks import check_count, check_finite, require
 from semaug.core.metrics import evaluating
 from semaug.data.sets import Data
 from semaug.data.split import Split
@@ -141,11 +141,13 @@ def nearest(images: Float[Tensor, "N ..."], train: Float[Tensor, "M ..."], count
         count: how many of each, 1 to M.
 
     Raises:
-        ValueError: for shapes that differ beyond their first axis, and another count.
+        ValueError: for shapes that differ beyond their first axis, another count, and values that are not finite.
     """
     if images.shape[1:] != train.shape[1:]:
         raise ValueError(f"images: got shape {tuple(images.shape)}; takes (N, ...) with train's {tuple(train.shape)}")
     require(1 <= count <= len(train), "count", count, f"1 to {len(train)}, the training images")
+    check_finite("images", images)
+    check_finite("train", train)
     flat = train.flatten(1)
     parts = [torch.cdist(part.flatten(1), flat).topk(count, largest=False) for part in images.split(256)]
     return Nearest(torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts]))
@@ -163,8 +165,9 @@ def flattest_window(images: Images, size: tuple[int, int], level: float = 0.5) -
         level: in the unit of the images.
 
     Raises:
-        ValueError: for a window that does not fit into the image.
+        ValueError: for a window that does not fit into the image, and images that are not finite.
     """
+    check_finite("images", images)
     sides = tuple(images.shape[2:])
     fits = all(1 <= length <= side for length, side in zip(size, sides, strict=True))
     require(fits, "size", size, f"1 to {sides}, the sides of the images")

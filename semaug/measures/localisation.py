@@ -87,7 +87,7 @@ def boxes(maps: Float[Tensor, "N H W"], threshold: float = 0.2) -> Int64[Tensor,
         sizes = ndimage.sum_labels(mask, pieces, range(1, pieces.max() + 1))
         rows, columns = ndimage.find_objects(pieces)[int(sizes.argmax())]
         ends.append([rows.start, columns.start, rows.stop, columns.stop])
-    return torch.tensor(ends, device=maps.device)
+    return torch.tensor(ends, dtype=torch.int64, device=maps.device).reshape(-1, 4)
 
 
 def localisation(network: nn.Module, split: Split, threshold: float = 0.2, batch_size: int = 500) -> Localisation:

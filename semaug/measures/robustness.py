@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semaug._checks import check_choice, check_count, check_number, check_within, require
-from semaug.core.metrics import Predict, accuracy, evaluating, predictions
+from semaug.core.metrics import Predict, accuracy, check_logits, evaluating, predictions
 from semaug.data.split import Split
 from semaug.measures.calibration import calibration
 
@@ -61,7 +61,7 @@ def fgsm(
     Raises:
         TypeError: for images that are no floats.
         ValueError: for an epsilon that is negative or not finite, a clip that is not low < high, images outside of
-            clip, classes outside [0, C), and shares that are negative or do not add up to 1.
+            clip, classes outside [0, C), shares that are negative or do not add up to 1, and logits that are NaN.
     """
     return pgd(predict, images, target, epsilon, 1, epsilon, clip=clip)
 
@@ -98,7 +98,7 @@ def pgd(
     with evaluating(predict), torch.enable_grad():
         for _ in range(check_count("steps", steps)):
             attacked = attacked.detach().requires_grad_()
-            logits = predict(attacked)
+            logits = check_logits(predict(attacked), "predict")
             (slope,) = torch.autograd.grad(logits, attacked, _loss_slope(logits.detach(), target))
             attacked = (attacked + step_size * slope.sign()).clamp(least, most)
     return attacked.detach()
@@ -126,13 +126,13 @@ def attacked_accuracy(
     """Accuracy on a split whose images go through ``attack(images, target)`` first, a batch at a time.
 
     Raises:
-        ValueError: for an empty split.
+        ValueError: for an empty split, and logits that are NaN.
     """
     right = 0
     for batch in split.batches(batch_size):
         images = attack(batch.floats(), batch.target)
         with torch.no_grad(), evaluating(predict):
-            right += int((predict(images).argmax(1) == batch.target).sum())
+            right += int((check_logits(predict(images), "predict").argmax(1) == batch.target).sum())
     return right / len(split)
 
 

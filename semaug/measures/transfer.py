@@ -31,7 +31,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from semaug._checks import check_count, check_number, require
+from semaug._checks import check_count, check_finite, check_number, require
 from semaug.core.metrics import evaluating
 from semaug.data import shapes
 from semaug.data.sets import Data
@@ -217,7 +217,12 @@ def surest(
 
     Returns:
         Rows of the boxes in falling order of the scores, without those that overlap a kept one of their class by more.
+
+    Raises:
+        ValueError: for boxes or scores that are not finite.
     """
+    check_finite("boxes", boxes)
+    check_finite("scores", scores)
     from torchvision.ops import box_iou
 
     order = scores.argsort(descending=True, stable=True)

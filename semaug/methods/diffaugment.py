@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from semaug._checks import (
     NotFiniteError,
     check_count,
+    check_finite,
     check_floats,
     check_images,
     check_number,
@@ -102,9 +103,10 @@ def translation(images: Images, dy: Int64[Tensor, " N"], dx: Int64[Tensor, " N"]
     Raises:
         TypeError: for images that are no floats.
         ValueError: for images that are not (N, channels, H, W), shifts that are not int64 (N,), and one by the whole
-            side or more, which leaves nothing (where values may be looked at).
+            side or more, which leaves nothing, or values that are not finite (where values may be looked at).
     """
     _check(images, dy=dy, dx=dx)
+    check_finite("images", images)
     for name, shift, side in (("dy", dy, images.shape[2]), ("dx", dx, images.shape[3])):
         if len(shift) and not tracing(images):
             require((largest := int(shift.abs().max())) < side, name, largest, f"pixels below the side, {side}")

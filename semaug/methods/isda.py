@@ -348,11 +348,13 @@ def control_covariance(
         (C, A, A), or (C, A) where the result is diagonal.
 
     Raises:
-        ValueError: for another kind, a covariance that is not (C, A, A), or "shared" and "random" without theirs.
+        ValueError: for another kind, a covariance that is not (C, A, A), "shared" and "random" without theirs, and
+            values that are not finite.
     """
     check_choice("kind", kind, CONTROLS)
     if covariance.ndim != 3 or covariance.shape[1] != covariance.shape[2]:
         raise ValueError(f"covariance: got shape {tuple(covariance.shape)}; takes (C, A, A)")
+    check_finite("covariance", covariance)
     variance = covariance.diagonal(dim1=1, dim2=2)
     if kind == "diagonal":
         return variance.clone()
@@ -360,7 +362,9 @@ def control_covariance(
         return variance.mean(1, keepdim=True).expand_as(variance).clone()
     if kind == "random":
         rotation = check_shape("rotation", rotation, covariance.shape[1:], " for 'random'")
+        check_finite("rotation", rotation)
         return rotation @ covariance @ rotation.T
     count = check_shape("count", count, covariance.shape[:1], " for 'shared'")
+    check_finite("count", count)
     shared = torch.einsum("c,cab->ab", (count / count.sum().clamp_min(1)).to(covariance.dtype), covariance)
     return variance.sum(1)[:, None, None] / shared.trace().clamp_min(1e-30) * shared

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from semaug._checks import check_count, check_number, require
+from semaug._checks import check_count, check_finite, check_number, require
 from semaug.core.gaussian import kl_standard_normal
 from semaug.core.metrics import evaluating
 from semaug.core.tensors import at_least_float32
@@ -322,8 +322,12 @@ def nonsaturating(logits: Float[Tensor, "N C"], target: Int64[Tensor, " N"]) -> 
     r"""$-\log(1 - p_y + 10^{-12})$, mean: the student's part of (3), with a slope also where $p_y$ is near 1.
 
     Args:
-        logits: (N, C).
+        logits: (N, C), finite.
         target: class numbers, (N,) int64.
+
+    Raises:
+        ValueError: for logits that are not finite.
     """
+    check_finite("logits", logits)
     others = logits.scatter(1, target[:, None], -math.inf).logsumexp(1) - logits.logsumexp(1)  # log(1 - p_y)
     return -torch.logaddexp(others, torch.full_like(others, math.log(1e-12))).mean()

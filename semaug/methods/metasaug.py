@@ -44,7 +44,7 @@ from torch.autograd import grad
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from semaug._checks import check_choice, check_count, check_features, check_flag, check_number, require
+from semaug._checks import check_choice, check_count, check_features, check_finite, check_flag, check_number, require
 from semaug.methods._metasaug_forward import derivative
 from semaug.methods.isda import ISDA, unchecked_logits
 from semaug.methods.long_tail import _ClassBalanced, check_counts, ldam_logits, shares
@@ -136,7 +136,12 @@ def meta_gradient(
 
 
 def nearest_psd(covariance: ClassCovariance) -> ClassCovariance:
-    """The nearest positive semi-definite covariances in Frobenius norm: negative eigenvalues become 0."""
+    """The nearest positive semi-definite covariances in Frobenius norm: negative eigenvalues become 0.
+
+    Raises:
+        ValueError: for values that are not finite.
+    """
+    check_finite("covariance", covariance)
     if covariance.ndim == 2:
         return covariance.clamp_min(0)
     values, vectors = torch.linalg.eigh(covariance)

@@ -31,7 +31,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from semaug._checks import Centre, Ratio, check_classes, check_draws, check_floats, check_shape
+from semaug._checks import Centre, Ratio, check_classes, check_draws, check_finite, check_floats, check_shape
 from semaug.core.pixels import Images, _inside
 from semaug.core.tensors import at_least_float32
 
@@ -133,9 +133,10 @@ def saliencymix(
     """The box of :func:`cutmix` around the most salient pixel of each partner; its arguments and errors.
 
     Args:
-        saliency: of every image, as :func:`fine_grained_saliency` has it, or any other.
+        saliency: of every image, finite, as :func:`fine_grained_saliency` has it, or any other.
     """
     check_shape("saliency", saliency, (len(images), *images.shape[2:]), " = (N, H, W)")
+    check_finite("saliency", saliency)
     check_draws(images, lam, permutation)
     peak = saliency.flatten(1).argmax(1).index_select(0, permutation)
     width = images.shape[3]
@@ -153,6 +154,8 @@ def mixstyle(
     lam = check_draws(features, lam, permutation, "features")
     if features.shape[2] * features.shape[3] < 2:
         raise ValueError(f"features: got maps of {features.shape[2]} x {features.shape[3]}; takes two pixels at least")
+    if len(features) == 0:
+        return features.clone()
     maps = at_least_float32(features)
     mean = maps.mean((2, 3), keepdim=True).detach()
     std = (maps.var((2, 3), keepdim=True) + 1e-6).sqrt().detach()

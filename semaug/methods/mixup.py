@@ -245,20 +245,23 @@ class MixStyle(Objective):
 
 
 class Cutout(Objective):
-    """Cutout: a black window in every image, at a centre of its own; labels stay.
+    """Cutout: black windows in every image, at centres of its own; labels stay.
 
-    The same as ``augment="cutout16"`` of a recipe, as an objective of its own, so that it stands beside the others.
+    One window is the same as ``augment="cutout16"`` of a recipe, as an objective of its own, so that it stands beside
+    the others.
 
     Args:
         network: images to logits.
-        size: pixels a side of the window. The paper takes 16 for CIFAR-10 and 8 for CIFAR-100.
+        size: pixels a side of a window. The paper takes 16 for CIFAR-10 and 8 for CIFAR-100.
+        holes: windows in an image, which may overlap; the released code's ``n_holes``, 1 in the paper.
     """
 
     static = True
 
-    def __init__(self, network: nn.Module, size: int = 16) -> None:
-        self.size = check_count("size", size, low=0)
+    def __init__(self, network: nn.Module, size: int = 16, holes: int = 1) -> None:
+        self.size, self.holes = check_count("size", size, low=0), check_count("holes", holes)
         super().__init__(network, size=self.size)
+        self.settings |= {} if self.holes == 1 else {"holes": self.holes}
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of the images with their windows; takes int64 or soft targets."""
@@ -267,9 +270,11 @@ class Cutout(Objective):
     def cut(self, images: Tensor, step: Step) -> Tensor:
         """The images with windows drawn from ``step.generator``, by :func:`pixels.cutout`."""
         N, _, H, W = images.shape
-        cy = step.share(N, lambda n: draw_integers(H, (n,), step))
-        cx = step.share(N, lambda n: draw_integers(W, (n,), step))
-        return cutout(images, cy, cx, self.size)
+        for _ in range(self.holes):
+            cy = step.share(N, lambda n: draw_integers(H, (n,), step))
+            cx = step.share(N, lambda n: draw_integers(W, (n,), step))
+            images = cutout(images, cy, cx, self.size)
+        return images
 
 
 def _check_last(network: nn.Module, last: int, low: int) -> int:

@@ -35,7 +35,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semaug._checks import check_choice, check_classes, check_flag, check_number, check_shape, require
+from semaug._checks import check_choice, check_classes, check_finite, check_flag, check_number, check_shape, require
 from semaug.core.metrics import accuracy
 from semaug.core.tensors import at_least_float32
 from semaug.data.sets import Data
@@ -66,7 +66,7 @@ def sla_loss(joint_logits: Float[Tensor, "N M CM"], target: Int64[Tensor, " N"])
     """The loss (22) in nats, mean over images and views.
 
     Args:
-        joint_logits: (N, M, C M), N > 0; of view j the logits of all pairs of a class and a transformation.
+        joint_logits: (N, M, C M), N > 0, finite; of view j the logits of all pairs of a class and a transformation.
         target: (N,) int64 in [0, C).
 
     Raises:
@@ -77,6 +77,7 @@ def sla_loss(joint_logits: Float[Tensor, "N M CM"], target: Int64[Tensor, " N"])
     require(N > 0, "target", (N,), "the classes of N > 0 images")
     check_shape("target", target, (N,), ", a class for each of N > 0 images")
     check_classes(target, width // M)
+    check_finite("joint_logits", joint_logits)
     return _cross_entropy(joint_logits.flatten(0, 1), labels.flatten())
 
 
@@ -98,8 +99,8 @@ def distillation_loss(
     $T^2$ keeps the size of the gradient by ``logits`` about the same for every temperature.
 
     Args:
-        logits: of the single classifier, (N, C), N > 0.
-        aggregated: $s$ of (23), (N, C); no gradient reaches it.
+        logits: of the single classifier, (N, C), N > 0, finite.
+        aggregated: $s$ of (23), (N, C), finite; no gradient reaches it.
         temperature: $T$, above 0.
 
     Raises:
@@ -110,8 +111,9 @@ def distillation_loss(
         raise ValueError(f"aggregated: got shape {tuple(aggregated.shape)}; takes that of logits, {shape}")
     if len(shape) != 2 or 0 in shape:
         raise ValueError(f"logits: got shape {shape}; takes (N, C) with N > 0")
-    student, teacher = ((at_least_float32(each) / temperature).log_softmax(1) for each in (logits, aggregated.detach()))
-    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    check_finite("logits", logits)
+    check_finite("aggregated", aggregated)
+    return _distillation(logits, aggregated, temperature)
 
 
 class DataAugmentation(Objective):
@@ -287,7 +289,7 @@ class SLA(DataAugmentation):
                 total = total + of_class
                 if j == 0:
                     single = self.network.head(z)
-                    distillation = distillation_loss(single, total / self.M, self.temperature)
+                    distillation = _distillation(single, total / self.M, self.temperature)
                     terms["distillation"] = distillation.detach()
                     part = part + loss(single, target) + self.distillation * distillation
             yield part
@@ -357,6 +359,12 @@ class LongTailedSLA(long_tail._ClassBalanced, SLA):
             return (share * losses).sum()
 
         return loss
+
+
+def _distillation(logits: Tensor, aggregated: Tensor, temperature: float) -> Tensor:
+    """distillation_loss of arguments known to fit: no value is read, for which a GPU would have to wait."""
+    student, teacher = ((at_least_float32(each) / temperature).log_softmax(1) for each in (logits, aggregated.detach()))
+    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from semaug.training.common import global_generators
-from semaug.training.record import Record, write_whole
+from semaug.training.record import Record, parts_of, write_whole
 
 
 @runtime_checkable
@@ -113,7 +113,7 @@ class Checkpoint:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self.path.parent):
             pass
-        for part in self.path.parent.glob(f".{self.path.name}.*.part"):  # of a process killed while it wrote
+        for part in parts_of(self.path):  # of a process killed while it wrote
             part.unlink(missing_ok=True)
         if not self.path.exists():
             return 0

@@ -28,6 +28,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from semaug._checks import all_finite
 from semaug.core.metrics import accuracy, class_accuracy, confusion, predictions
 from semaug.data.sets import Data
 from semaug.training.capture import Captured, capturable
@@ -84,8 +85,8 @@ def fit(
 
     Raises:
         ValueError: for an objective and data that do not fit together.
-        FloatingPointError: when the loss, or a logit, stops being a number; the last good checkpoint stays. Where
-            ``objective.metrics`` fails, the record says so in its environment.
+        FloatingPointError: when the loss, a weight or a logit stops being a number; the last good checkpoint stays.
+            Where ``objective.metrics`` fails, the record says so in its environment.
         OSError: when a checkpoint cannot be written; the last good one stays.
     """
     device = trainable(objective)
@@ -312,9 +313,12 @@ class _Loop:
             dist.all_reduce(means)
         logged = dict(zip(sums, means.tolist(), strict=True))  # the one wait for the device in an epoch
         rate = self.peaks[0] * self.recipe.lr_at(((number + 1) * self.steps - 0.5) / self.total)
+        where = f"in epoch {number + 1} (lr {rate:.3g}); a lower Recipe.lr or a Recipe.warmup usually mends this"
         if not math.isfinite(logged["train_loss"]):
-            where = f"in epoch {number + 1} (lr {rate:.3g}); a lower Recipe.lr or a Recipe.warmup usually mends this"
             raise FloatingPointError(f"the loss became {logged['train_loss']} {where}")
+        for name, parameter in self.objective.named_parameters():  # the last step's loss does not show what it did
+            if not all_finite(parameter):
+                raise FloatingPointError(f"{name} became NaN or infinite {where}")
         return {**logged, "lr": rate}
 
     def advance(self, number: int) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ and its hash, seed, device, versions, commit.
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 import json
 import logging
@@ -38,12 +39,16 @@ def write_whole(path: str | Path, content: bytes | str) -> Path:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
 
     The content goes to a temporary file in the same folder, is flushed to the disk and renamed over ``path``.
-    On any error (a full disk, a read-only folder) the temporary file is removed and the old file stays.
+    On any error (a full disk, a read-only folder) the temporary file is removed and the old file stays. What a process
+    left that was killed while it wrote this file is removed too.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    for part in parts_of(path):
+        if not _running(part.name.removeprefix(f".{path.name}.").split("-")[0]):
+            part.unlink(missing_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}-", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -57,6 +62,24 @@ def write_whole(path: str | Path, content: bytes | str) -> Path:
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def parts_of(path: Path) -> list[Path]:
+    """The temporary files of :func:`write_whole` for this path."""
+    return [*path.parent.glob(f".{glob.escape(path.name)}.*.part")]
+
+
+def _running(process: str) -> bool:
+    """Whether a process of this number is there, as far as can be asked: on Windows the question would end it."""
+    if not process.isdigit() or os.name == "nt":
+        return process.isdigit()
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # another user's; no number of a process
+        pass
+    return True
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

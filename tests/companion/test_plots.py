@@ -467,6 +467,12 @@ class TestSlider:
         assert outputs[2] == outputs[4] == outputs[6] == []  # pyplot shows nothing of its own
 
 
+def test_a_method_whose_name_begins_with_an_underscore_is_in_the_legend():
+    figure = plots.lines([1, 2], {"_mine": [0.0, 1.0], "other": [1.0, 2.0]}, "x", "y")
+    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert texts == ["_mine", "other"]
+
+
 def test_a_screen_reader_is_told_the_headline_or_else_the_panels():
     figure = plots.Picture()
     first, second, third = figure.subplots(1, 3)

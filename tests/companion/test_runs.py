@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 from dataclasses import replace
 
@@ -404,3 +405,10 @@ def test_a_run_without_accuracy_is_listed_by_its_fid(plan, monkeypatch, capsys):
     monkeypatch.setattr(runs, "complete", lambda some, device, root: [(one, record) for one in some])
     assert train() == 0
     assert f"7 s  12.3456  {run.name}" in capsys.readouterr().out
+
+
+def test_where_the_system_has_no_locks_and_no_alarm_runs_are_executed_without(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.delattr(runs.signal, "SIGALRM")
+    with runs._time_up(1e-3), runs.claimed(RUN) as mine:
+        assert mine

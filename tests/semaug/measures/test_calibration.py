@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from semaug.measures.calibration import calibration
+from semaug.measures.calibration import calibration, temperature
 
 # ten predictions of which two stand on an edge of five bins (golden values)
 CONFIDENCE = torch.tensor([0.95, 0.9, 0.85, 0.55, 0.6, 0.3, 0.35, 1.0, 0.5, 0.2], dtype=torch.float64)
@@ -69,3 +70,40 @@ def test_what_softmax_leaves_above_one_is_one(dtype):
     most = torch.tensor([1 + 2 * torch.finfo(dtype).eps, 0.25], dtype=dtype)
     right = torch.tensor([True, False])
     assert calibration(most, right).table.tolist() == calibration(most.clamp(max=1), right).table.tolist()
+
+
+def test_temperature_is_where_scipy_finds_the_least_cross_entropy():
+    from scipy.optimize import minimize_scalar
+
+    torch.manual_seed(0)
+    for scale in (0.2, 1.0, 7.0):
+        logits = torch.randn(400, 5)
+        target = torch.distributions.Categorical(logits=logits).sample()  # sure as it should be at T = scale
+        logits = scale * logits
+
+        def loss(log_t, logits=logits, target=target):
+            return float(torch.nn.functional.cross_entropy(logits.double() / np.exp(log_t), target))
+
+        best = np.exp(minimize_scalar(loss, bounds=(-4.6, 4.6), method="bounded", options={"xatol": 1e-9}).x)
+        assert temperature(logits, target) == pytest.approx(best, rel=1e-4)
+        assert best == pytest.approx(scale, rel=0.3)
+
+
+def test_temperature_at_its_ends_and_of_bad_logits():
+    right, wrong = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 3.0]])
+    assert temperature(right, torch.tensor([0])) == pytest.approx(0.01)
+    assert temperature(wrong, torch.tensor([0])) == pytest.approx(100)
+    assert np.isfinite(temperature(1e30 * right, torch.tensor([0])))
+
+
+@pytest.mark.parametrize(
+    ("logits", "message"),
+    [
+        (torch.zeros(3), r"logits: got shape \(3,\); takes \(N, C\)"),
+        (torch.zeros(0, 2), r"logits: got shape \(0, 2\)"),
+        (torch.full((1, 2), torch.nan), "logits: got values that are not finite"),
+    ],
+)
+def test_temperature_refuses(unchecked, logits, message):
+    with pytest.raises(ValueError, match=message):
+        temperature(logits, torch.zeros(len(logits), dtype=torch.int64))

@@ -212,6 +212,19 @@ def test_cutout_is_a_window_an_image():
     assert torch.equal(network.seen[network.seen > 0], images[network.seen > 0])
 
 
+def test_cutout_of_several_holes_cuts_more_and_says_so():
+    images, target = torch.rand(50, 1, 12, 12) + 0.1, torch.zeros(50, dtype=torch.int64)
+    network = Recorder()
+    several = Cutout(network, 4, holes=3)
+    several(images, target, step())
+    black = (network.seen == 0).sum((1, 2, 3))
+    assert 16 < black.max() <= 48
+    assert several.settings == {"size": 4, "holes": 3}
+    assert Cutout(network, 4).settings == {"size": 4}, "as records have it"
+    with pytest.raises(ValueError, match="holes: got 0; takes a whole number from 1"):
+        Cutout(network, 4, holes=0)
+
+
 # --- training ------------------------------------------------------------------------------------------------------
 
 

@@ -472,9 +472,44 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
     assert all(torch.isfinite(value).all() for value in content["objective"].values())
 
 
+@pytest.mark.parametrize("what", ["loss", "gradient", "weight"])
+@pytest.mark.parametrize("at", range(9))
+def test_a_nan_at_any_step_leaves_the_last_good_checkpoint(what, at, tmp_path):
+    """Three epochs of three steps. A gradient or a weight that becomes NaN in the last step shows in no loss."""
+
+    class Breaks(objective.CrossEntropy):
+        taken = 0
+
+        def now(self):
+            return self.taken == at
+
+        def forward(self, images, target, step):
+            loss, terms = super().forward(images, target, step)
+            if self.now() and what == "gradient":
+                zero = 0 * next(self.parameters()).sum()
+                loss = loss + zero.sqrt()  # 0, whose slope is infinite, times 0
+            return (loss * math.nan if self.now() and what == "loss" else loss), terms
+
+        def after_step(self, step):
+            if self.now() and what == "weight":
+                next(self.parameters()).fill_(math.inf)
+            self.taken += 1
+
+    data = throwaway.data()
+    recipe = replace(RECIPE, epochs=3, batch_size=len(data.train) // 3, evaluate_every=0)
+    path = tmp_path / "run.pt"
+    with pytest.raises(FloatingPointError, match=f"became .* in epoch {at // 3 + 1} .*a lower Recipe.lr"):
+        training.fit(Breaks(throwaway.build("CrossEntropy").network), data, recipe, resume=path, progress=False)
+    assert path.exists() == (at >= 3)
+    if at >= 3:
+        content = training.Checkpoint.read(path)
+        assert content["epochs_done"] == at // 3
+        assert all(torch.isfinite(value).all() for value in content["objective"].values())
+
+
 def test_weights_that_overflow_are_a_floating_point_error():
     recipe = replace(RECIPE, epochs=1, batch_size=64, lr=1e30, optimizer="sgd", evaluate_every=0)
-    with pytest.raises(FloatingPointError, match="predict: got logits that are NaN"):
+    with pytest.raises(FloatingPointError, match=r"became (NaN or infinite|nan) in epoch 1|predict: got logits"):
         training.fit(throwaway.build("CrossEntropy"), throwaway.data(), recipe, progress=False)
 
 
