@@ -71,6 +71,8 @@ class_weight = 30.0  # c, nats a nat
 device = "auto"  # "cpu", "cuda", or whichever there is
 
 # %%
+lesson.parameters("2_gvae")
+
 import functools
 import math
 
@@ -615,15 +617,15 @@ assert torch.isclose(by_lines, by_package, rtol=1e-6)
 # Both start from the same weights and see the same batches. The VAE's classifier learns from codes that it cannot
 # change. **Predict while it runs:** in section 3 no ellipse grew. Will G-VAE's σ be smaller than the VAE's here?
 
-# %%
+# %% tags=["nbval-ignore-output"]
 METHODS = {"VAE": (VAE, {}), "G-VAE": (GVAE, {"class_weight": class_weight})}
 recipe = Recipe(epochs=epochs, batch_size=32, optimizer="adam", lr=3e-3, schedule="linear", weight_decay=0.0)
 by_method, models = {name: [] for name in METHODS}, {}
-for name, (method, settings) in METHODS.items():
-    for seed in SEEDS:
-        model = built(method, seed, **settings)
-        by_method[name].append(fit(model, images, recipe, seed=seed, progress=False))
-        models[name, seed] = model.cpu().eval()
+for name, seed in lesson.counted([(name, seed) for name in METHODS for seed in SEEDS]):
+    method, settings = METHODS[name]
+    model = built(method, seed, **settings)
+    by_method[name].append(fit(model, images, recipe, seed=seed, progress=False))
+    models[name, seed] = model.cpu().eval()
 for run in runs.planned(profile, "2_gvae") if profile != "quick" else []:
     runs.complete([run], device)
 lesson.keep("2_gvae", [record for records in by_method.values() for record in records])

@@ -80,6 +80,8 @@ strength = 1.0  # of the operations that section 3 draws; 1: as released
 device = "auto"  # "cpu", "cuda", or whichever there is
 
 # %%
+lesson.parameters("4_diffaugment")
+
 import functools
 import math
 import re
@@ -514,10 +516,9 @@ recipe = Recipe(
 )  # fmt: skip
 where_run = resolve_device(device)
 pairs = {}
-for seed in SEEDS:
-    for where in ("nowhere", "everywhere"):
-        pair = players(where, seed, few.image_shape[1], few.image_shape[0]).to(where_run)
-        pairs[where, seed] = pair, gan.fit_gan(pair, few, recipe, seed=seed, progress=False)
+for seed, where in lesson.counted([(seed, where) for seed in SEEDS for where in ("nowhere", "everywhere")]):
+    pair = players(where, seed, few.image_shape[1], few.image_shape[0]).to(where_run)
+    pairs[where, seed] = pair, gan.fit_gan(pair, few, recipe, seed=seed, progress=False)
 for run in runs.planned(profile, "4_diffaugment") if profile != "quick" else []:
     runs.complete([run], device)
 lesson.keep("4_diffaugment", [record for _, record in pairs.values()])

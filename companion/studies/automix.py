@@ -289,7 +289,7 @@ def networks(index: Index) -> Picture:
     return figure
 
 
-PAIRS = {
+COMPARED = {
     f"{arm.name}: 3× - 1×" if one is longer else f"{one.name} - {longer.name}": (one, arm if one is longer else longer)
     for arm, longer in zip((PLAIN, MIXUP), LONGER, strict=True)
     for one in (longer, PUZZLEMIX, SHORT)
@@ -310,7 +310,7 @@ def equal_passes(index: Index) -> Picture:
     needed(found, "cross-entropy for three times the epochs, beside PuzzleMix or AutoMix")
     figure, grid = plots.panels(0.8 + 2.9 * len(found), len(found), 2, width_ratios=(1, 1.35))
     for (left, right), (study, by_arm) in zip(grid, found, strict=True):
-        pairs = {row: pair for row, pair in PAIRS.items() if all(arm.name in by_arm for arm in pair)}
+        pairs = {row: pair for row, pair in COMPARED.items() if all(arm.name in by_arm for arm in pair)}
         values = {row: gains(by_arm[one.name], by_arm[other.name]) for row, (one, other) in pairs.items()}
         plots.differences(left, values, {row: (one.color, one not in LONGER) for row, (one, _) in pairs.items()})
         left.set_yticks(
@@ -567,7 +567,7 @@ def mixture(
     elif name == "SaliencyMix":
         mixed = mixing.saliencymix(images, soft, lam, swap, mixing.fine_grained_saliency(images))
     else:
-        method = {"CutMix": mixing.cutmix, "ResizeMix": mixing.resizemix}[name]
+        method: Any = {"CutMix": mixing.cutmix, "ResizeMix": mixing.resizemix}[name]
         mixed = method(images, soft, lam, swap, *(torch.tensor(place) for place in CENTRE))
     return mixed.images[0].clamp(0, 1), float(mixed.target[0, 0])
 

@@ -200,7 +200,7 @@ def _sharpest(model: Any, some: Split) -> int:
         ]
     )
     error = (drawn - true).square().flatten(1).mean(1) / true.flatten(1).var(1)
-    steep = sum(drawn.diff(dim=dim).abs().flatten(1).mean(1) for dim in (2, 3))
+    steep = torch.stack([drawn.diff(dim=dim).abs().flatten(1).mean(1) for dim in (2, 3)]).sum(0)
     return int(steep.where(error <= error.median(), 0).argmax())
 
 
@@ -262,14 +262,15 @@ def _sheets(name: str, title: str, network: str, c: float, seconds: float, clip:
     """
     sharp: dict[str, Setting] = {"deviation": 0.1}
     vae = Arm("VAE", "VAE", sharp, "black")
-    arms = vae, replace(vae, name="G-VAE", objective="GVAE", settings={**sharp, "class_weight": c}, color=RED)
+    gvae = replace(vae, name="G-VAE", objective="GVAE", settings={**sharp, "class_weight": c}, color=RED)
+    arms: tuple[Arm, ...] = (vae, gvae)
     if name == "lfw64-whole":
         wide = {"deviation": 0.2, "class_weight": c}
         arms = *arms, Arm("G-VAE, s = 0.2", "GVAE", wide, CYAN, recipe={"epochs": 4}, variant=True)
     recipe = Recipe(batch_size=64, optimizer="adam", lr=1e-3, schedule="linear", weight_decay=0.0, **changes)
-    measured = (None, _measure_known, partial(sheets, clip=clip))
+    known: dict[str, Any] = {"measure": _measure_known, "pictures": partial(sheets, clip=clip)}
     data = {"name": name.removesuffix("-whole")}
-    return Study(NOTEBOOK, name, title, data, f"autoencoder{network}", recipe, arms, 1, seconds, "cpu", *measured)
+    return Study(NOTEBOOK, name, title, data, f"autoencoder{network}", recipe, arms, 1, seconds, "cpu", **known)
 
 
 SHEETS = (

@@ -34,6 +34,10 @@ class_weight = 7.5  # c, nats a nat
 device = "auto"  # "cpu", "cuda", or whichever there is
 
 # %%
+from companion import lesson
+
+lesson.parameters("2_gvae_more")
+
 import functools
 import math
 
@@ -43,7 +47,7 @@ from IPython.display import Markdown
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
-from companion import lesson, plots, runs, stats
+from companion import plots, runs, stats
 from companion.lesson import seeded
 from companion.records import pictures
 from companion.studies import gvae as study
