@@ -95,7 +95,7 @@ profile = "quick"  # "quick" trains the live runs of section 7; "cpu" and "paper
 dataset = "fashion-mini"  # the 10,000 images of Fashion-MNIST inside the package; or cifar10, mnist, ...
 train_size = 400  # training images of the live runs
 transforms = "rotation"  # a set of semaug.methods.sla.TRANSFORMS; those of colours need colour images
-epochs = 4  # of the live runs
+epochs = 2  # of the live runs
 seeds = 3  # paired runs of each method
 first_seed = 0  # of them
 temperature = 1.0  # T of self-distillation
@@ -745,7 +745,7 @@ for one, two in zip(lines, [*package.network.parameters(), *package.joint_head.p
 # %% [markdown]
 # ## 7 · Training, and what came out (34–41 min)
 #
-# We train a small network on 400 images for four epochs: with DA, with SLA, and with cross-entropy for four times the
+# We train a small network on 400 images for two epochs: with DA, with SLA, and with cross-entropy for four times the
 # epochs, so that all three take as many passes. **Predict:** which is best on test images, and which is worst?
 
 # %%
