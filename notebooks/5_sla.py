@@ -102,6 +102,8 @@ temperature = 1.0  # T of self-distillation
 device = "auto"  # "cpu", "cuda", or whichever there is
 
 # %%
+lesson.parameters("5_sla")
+
 import copy
 import functools
 import math
@@ -748,7 +750,7 @@ for one, two in zip(lines, [*package.network.parameters(), *package.joint_head.p
 # We train a small network on 400 images for two epochs: with DA, with SLA, and with cross-entropy for four times the
 # epochs, so that all three take as many passes. **Predict:** which is best on test images, and which is worst?
 
-# %%
+# %% tags=["nbval-ignore-output"]
 ARMS = {
     f"cross-entropy, {M}x epochs": ("CrossEntropy", {}),
     "DA": ("DataAugmentation", {"transforms": transforms}),
@@ -756,12 +758,11 @@ ARMS = {
 }
 recipe = Recipe(epochs=epochs, batch_size=32, lr=0.05, weight_decay=5e-4)
 by_arm = {arm: [] for arm in ARMS}
-for arm, (objective, settings) in ARMS.items():
-    times = M if objective == "CrossEntropy" else 1
-    length = replace(recipe, epochs=times * epochs)
-    for seed in SEEDS:
-        model = runs.build(objective, "small", images, seed, **settings).to(resolve_device(device))
-        by_arm[arm].append(fit(model, images, length, seed=seed, progress=False))
+for arm, seed in lesson.counted([(arm, seed) for arm in ARMS for seed in SEEDS]):
+    objective, settings = ARMS[arm]
+    length = replace(recipe, epochs=(M if objective == "CrossEntropy" else 1) * epochs)
+    model = runs.build(objective, "small", images, seed, **settings).to(resolve_device(device))
+    by_arm[arm].append(fit(model, images, length, seed=seed, progress=False))
 for run in runs.planned(profile, "5_sla") if profile != "quick" else []:
     runs.complete([run], device)
 lesson.keep("5_sla", [record for records in by_arm.values() for record in records])

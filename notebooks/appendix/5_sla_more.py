@@ -39,13 +39,17 @@ first_seed = 0  # of them
 device = "auto"  # "cpu", "cuda", or whichever there is
 
 # %%
+from companion import lesson
+
+lesson.parameters("5_sla_more")
+
 import functools
 from itertools import product
 
 import torch
 from torch.nn import functional as F
 
-from companion import lesson, plots, runs, stats
+from companion import plots, runs, stats
 from companion.lesson import rounded, seeded
 from companion.records import committed
 from companion.studies import sla as study
