@@ -317,16 +317,19 @@ def refresh(sources: Sequence[Path], written: Path, limits: Limits = LIMITS["qui
 
     done = []
     for source in sources:
-        path, notebook = source.with_suffix(".ipynb"), read(source)
+        path, before, notebook = source.with_suffix(".ipynb"), source.read_bytes(), read(source)
         if path.exists():
             notebook = combine_inputs_with_outputs(notebook, nbformat.read(path, as_version=4), fmt="ipynb")
         result, notebook = run(source.stem, notebook, {}, written, source.parent, limits)
+        if not result.error and source.read_bytes() != before:
+            result.error = f"{source.name} was changed while it ran: run it again"
+            print(f"FAILED {source.stem}: {result.error}", flush=True)
         done.append(result)
         if result.interrupted:
             break
         if not result.error:
             text, whole = paired(bare(notebook))
-            if text != source.read_text("utf-8"):
+            if text.encode() != before:
                 write_whole(source, text)
             write_whole(path, whole)
     return done

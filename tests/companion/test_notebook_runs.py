@@ -373,6 +373,16 @@ def test_refresh_keeps_ids_and_leaves_out_what_changes(tmp_path, monkeypatch):
     assert (tmp_path / "1_a.ipynb").read_bytes() == whole
 
 
+def test_an_edit_during_a_refresh_is_not_lost(tmp_path, capsys):
+    cell = f"file = Path({str(tmp_path / '1_a.py')!r})\nfile.write_text(file.read_text() + 'edited = 1')\n"
+    cell = "from pathlib import Path\n" + cell
+    source = write(tmp_path, "1_a", cell)
+    (done,) = rerun.refresh([source], tmp_path / "out")
+    assert done.error == "1_a.py was changed while it ran: run it again"
+    assert source.read_text().endswith("edited = 1")
+    assert not (tmp_path / "1_a.ipynb").exists()
+
+
 def test_what_a_slow_machine_printed_in_pieces_is_one_output():
     new = nbformat.v4.new_output
     pieces = [new("stream", name="stdout", text=text) for text in ("a\n", "b\n")]
