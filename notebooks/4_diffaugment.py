@@ -1,12 +1,7 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
-#     display_name: Python 3
+#     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
 # ---
@@ -242,7 +237,7 @@ assert distance(on_both, p) < 1e-3 < 0.2 < distance(*erased)
 assert torch.linalg.eigvalsh(T).min() > 0.05  # T is invertible
 
 
-# %% jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true}
 @plots.styled
 def figure_minimisers():
     figure = plots.Picture(figsize=(7.5, 2.9))
@@ -446,7 +441,7 @@ print("not yet" if yours is None else "right" if torch.isclose(yours, wanted, at
 # </details>
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution"]
 def generator_loss(D, T, fake, draws):
     """L_G of (6)."""
     return -sees(D, T, fake, draws).mean()
@@ -509,7 +504,7 @@ for number in range(3):
 # **Predict, then run.** After 300 steps each image was shown about a hundred times. What is the AUC without $T$, and
 # with it?
 
-# %% tags=["nbval-ignore-output"] jupyter={"outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true} tags=["nbval-ignore-output"]
 recipe = Recipe(
     epochs=epochs, batch_size=32, optimizer="adam", lr=1e-3, momentum=0.5, schedule="constant", weight_decay=0.0,
     evaluate_every=max(1, epochs // 8),
@@ -528,7 +523,7 @@ if (profile, dataset, train_size, epochs, *SEEDS) == ("quick", "fashion-mini", 1
     assert min(last["nowhere"]) > 0.6 > max(last["everywhere"])
 
 
-# %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["nbval-ignore-output"]
 @plots.styled
 def figure_pair():
     figure = plots.Picture(figsize=(7.5, 3.0))
@@ -635,7 +630,7 @@ def frames():
         yield figure
 
 
-# %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["nbval-ignore-output"]
 lesson.animation("4_diffaugment", frames(), "frames")
 
 # %% [markdown]
@@ -781,7 +776,7 @@ lesson.table("4_diffaugment", by_place)
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution"]
 for r in (0.2, 0.5, 1.0):
     turn = torch.tensor([[1 - r, r], [r, 1 - r]], dtype=f64)
     print(f"r = {r}: eigenvalues {rounded(torch.linalg.eigvalsh(turn))}")
@@ -798,7 +793,7 @@ for r in (0.2, 0.5, 1.0):
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution"]
 weights = {0: 0.4, 1: 0.2, -1: 0.2, 2: 0.1, -2: 0.1}
 known = sum(weight * js(p.roll(k), q.roll(k)) for k, weight in weights.items())
 print(f"JS of p and q {js(p, q):.3f}; draw known to D {known:.3f}, draw hidden from D {js(T @ p, T @ q):.3f}")

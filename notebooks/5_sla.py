@@ -1,12 +1,7 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
-#     display_name: Python 3
+#     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
 # ---
@@ -39,7 +34,7 @@ lesson.figure("5_sla", "digits")
 # The paper reports these test accuracies, in percent. We could not open its tables where this was written: the
 # numbers are **from memory and not verified**, so look them up before you cite them.
 
-# %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["nbval-ignore-output"]
 import re
 
 from companion.studies import sla as study
@@ -292,7 +287,7 @@ def figure_worlds():
     return figure
 
 
-# %% jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true}
 for (name, form), answer in answers.items():
     print(f"{name:12s} {form:20s} separable by lines: {answer}")
 assert list(answers.values()) == [True, False, True, True, False, False]
@@ -573,7 +568,7 @@ def figure_veto():
     return figure
 
 
-# %% jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true}
 turning = 1 / (1 + 9**3)  # the four logits add up to 0: 3 log 9 and -3 log 9
 votes = torch.tensor([0.9, 0.9, 0.9, turning], dtype=f64)
 print(f"turning point {turning:.5f}, there the aggregate is {votes.logit().mean().sigmoid():.3f}")
@@ -622,7 +617,7 @@ def frames():
 # %% [markdown]
 # Watch the bar of *Shirt*.
 
-# %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["nbval-ignore-output"]
 lesson.animation("5_sla", frames(), "shirt")
 
 # %%
@@ -767,7 +762,7 @@ for run in runs.planned(profile, "5_sla") if profile != "quick" else []:
     runs.complete([run], device)
 lesson.keep("5_sla", [record for records in by_arm.values() for record in records])
 
-# %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["nbval-ignore-output"]
 live = study.by_inference(by_arm)
 plain = live[f"cross-entropy, {M}x epochs"]
 over = {name: stats.gains(rows, plain) for name, rows in live.items() if rows is not plain}
@@ -890,7 +885,7 @@ lesson.table("5_sla", compared)
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution"]
 at = Step(torch.tensor(0.5), 0.1, torch.Generator())
 plain_loss = runs.build("CrossEntropy", "small", images, 0).double()(x, y, at)[0]
 for objective in ("DataAugmentation", "MultiTask", "SLA"):
@@ -926,7 +921,7 @@ assert distilled(x, y, at)[0] > heads
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution"]
 some, of = images.train.floats(slice(0, 500)), images.train.target[:500]
 shoes = torch.tensor([name in ("Sandal", "Sneaker", "Ankle boot") for name in images.classes])[of]
 seen = {}

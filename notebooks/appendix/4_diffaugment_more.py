@@ -1,12 +1,7 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
-#     display_name: Python 3
+#     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
 # ---
@@ -466,7 +461,7 @@ losses = [
 print(f"(6) is least at p = {torch.sigmoid(margins[int(torch.stack(losses).argmin())]):.2f}")
 assert margins[int(torch.stack(losses).argmin())].abs() < 1e-9
 
-# %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["nbval-ignore-output"]
 pictures, target = images.train.floats(slice(0, 64)), images.train.target[:64]
 shown, known = [pictures[:8]], {}
 for words in ("with the teacher", "without"):
@@ -619,7 +614,7 @@ lesson.ranked("4_diffaugment")
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution"]
 x, (b, s, c) = at.detach(), (draw[:, None, None, None] for draw in (b, s, c))
 swapped = c * (x - x.mean((1, 2, 3), keepdim=True)) + x.mean((1, 2, 3), keepdim=True)
 swapped = s * (swapped - swapped.mean(1, keepdim=True)) + swapped.mean(1, keepdim=True) + b
@@ -636,7 +631,7 @@ assert torch.allclose(swapped, one)
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution"]
 probability, count = torch.tensor(0.0), 0
 while float(probability) < 1:
     probability = diffaugment.ada_step(probability, torch.cat([torch.ones(9), -torch.ones(1)]), images=128)

@@ -1,12 +1,7 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
-#     display_name: Python 3
+#     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
 # ---
@@ -406,7 +401,7 @@ measured = separabilities(committed("5_sla"))
 print("fashion-mini and shapes are measured:", {"fashion-mini", "shapes"} <= {title for title, _ in measured})
 
 
-# %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["nbval-ignore-output"]
 @plots.styled
 def figure_separability():
     figure = plots.Picture(figsize=(7.5, 3.6))
@@ -532,7 +527,7 @@ for name, weights in learned.items():
     print(f"{name:7s} weights {rounded(torch.stack(weights).mean(0))}, gain in accuracy {change}")
 
 
-# %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["nbval-ignore-output"]
 @plots.styled
 def figure_weights():
     figure = plots.Picture(figsize=(7.2, 2.8))
