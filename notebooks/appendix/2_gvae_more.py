@@ -206,6 +206,7 @@ full = load(dataset, validation=0.1, train_size=train_size, test_size=1000)
 splits = {name: half(getattr(full, name)) for name in ("train", "test", "validation")}
 images = Data(f"{full.name}, half size", **splits, classes=full.classes)
 C, K = images.num_classes, 16
+assert images.image_shape[1] * 2 == full.image_shape[1]
 
 
 class SameNoise(GVAE):  # as coded: the key is the same at every step
@@ -234,7 +235,7 @@ for frozen in (True, False):
         adam.zero_grad()
         model(batch, target, Step(torch.tensor(0.5), 1e-3, seeded(number)))[0].backward()
         adam.step()
-    moved = float((model.network.head.weight - before).abs().max())
+    moved = float((model.network.head.weight.detach() - before).abs().max())
     print(f"{'as coded' if frozen else 'mended  '}: three steps of Adam move w by {moved:.3f}")
     assert (moved == 0) == frozen
 for method in (SameNoise, GVAE):
@@ -400,12 +401,14 @@ lesson.reading(say_separations, "2_gvae")
 
 # %%
 models = {("conditional VAE", seed): trained(gvae.ConditionalVAE, seed=seed) for seed in SEEDS}
+assert len(models) == seeds
 
 # %% [markdown]
 # The same seeds of G-VAE, and the judge:
 
 # %%
 models |= {("G-VAE", seed): trained(GVAE, seed=seed) for seed in SEEDS}
+assert len(models) == 2 * seeds
 for run in runs.planned(profile, "2_gvae") if profile != "quick" else []:
     runs.complete([run], device)
 lesson.keep("2_gvae_more", [record for _, record in models.values()])
@@ -496,6 +499,7 @@ clipped = {
     rule: np.array([[at_three(models["G-VAE", seed][0], rule, count) for count in COUNTS] for seed in THREE])
     for rule in ("largest", "random", "smallest", "ISDA")
 }
+assert clipped["ISDA"].shape == (len(THREE), len(COUNTS), 2)
 halfway = 0.5 * min(clipped[rule][:, -1, 1].min() for rule in ("largest", "random", "smallest"))
 read = {
     rule: np.array([np.interp(halfway, *curve.T[::-1], left=np.nan) for curve in values])
@@ -553,7 +557,7 @@ show(figure_clip(), "clip")
 # only what is large.
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 def sweep(index):
     """A row a setting."""
     lines = ["| setting | n | movement at 3σ | mean σ | class consistency at 3σ | linear probe | squared error |"]
@@ -592,7 +596,7 @@ lesson.figure("2_gvae", "movement")
 # chance where nothing is, so look for what repeats over the sets. *More* is no *better* for movement and error. Where
 # the judge calls less than half as many m(μ) rightly as real images, no class consistency is given.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 lesson.table("2_gvae")
 
 # %% [markdown]
@@ -621,7 +625,7 @@ lesson.figure("2_gvae", "sheet_lfw64_gvae")
 # %% [markdown]
 # **Classifiers on augmented images**, with their cost:
 
-# %% tags=["nbval-ignore-output"]
+# %%
 lesson.ranked("2_gvae")
 
 # %% [markdown]
