@@ -76,16 +76,20 @@ class Draw:
         """The arguments, one of their floats changed where this example is of that kind, and the kind ("": sound)."""
         kind = self.one_of(("", "", "", *kinds))
         floats = [
-            name
+            (name, place)
             for name, value in arguments.items()
-            if isinstance(value, Tensor) and value.is_floating_point() and value.numel() and name in (names or [name])
+            for place, part in enumerate(value if isinstance(value, tuple) else (value,))
+            if isinstance(part, Tensor) and part.is_floating_point() and part.numel() and name in (names or [name])
         ]
         if not kind or not floats:
             return dict(arguments), ""
-        name = self.one_of(floats)
-        value = arguments[name].clone()
+        name, part = self.one_of(floats)
+        whole = arguments[name]
+        value = (whole[part] if isinstance(whole, tuple) else whole).clone()
         place = tuple(self.data.draw(st.integers(0, side - 1)) for side in value.shape)
         value[place] = torch.finfo(value.dtype).max / 2 if kind == "huge" else float(kind)
+        if isinstance(whole, tuple):  # Factored
+            value = type(whole)(*whole[:part], value, *whole[part + 1 :])
         return {**arguments, name: value}, kind
 
 
