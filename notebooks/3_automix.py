@@ -77,6 +77,8 @@ alpha = 2.0  # AutoMix draws its ratios from Beta(alpha, alpha)
 device = "auto"  # "cpu", "cuda", or whichever there is
 
 # %%
+lesson.parameters("3_automix")
+
 import copy
 import functools
 import itertools
@@ -677,15 +679,15 @@ assert [round(value) for value in reached] == [61, 52]
 # mixtures of the block. So its fair rivals train three times as long. We do that live, on a few hundred images. Which
 # of the three do you expect ahead after 18 passes?
 
-# %%
+# %% tags=["nbval-ignore-output"]
 ARMS = {"cross-entropy": ("CrossEntropy", {}, 1), "mixup": ("Mixup", {}, 1), "AutoMix": ("AutoMix", short, 3)}
 recipe = Recipe(epochs=epochs, batch_size=50, lr=0.05, weight_decay=5e-4, evaluate_every=1)
 by_arm = {arm: [] for arm in ARMS}
-for arm, (objective, settings, passes) in ARMS.items():
-    for seed in SEEDS:
-        model = runs.build(objective, "small", images, seed, **settings).to(resolve_device(device))
-        length = replace(recipe, epochs=3 * epochs // passes)
-        by_arm[arm].append(fit(model, images, length, seed=seed, progress=False))
+for arm, seed in lesson.counted([(arm, seed) for arm in ARMS for seed in SEEDS]):
+    objective, settings, passes = ARMS[arm]
+    model = runs.build(objective, "small", images, seed, **settings).to(resolve_device(device))
+    length = replace(recipe, epochs=3 * epochs // passes)
+    by_arm[arm].append(fit(model, images, length, seed=seed, progress=False))
 for run in runs.planned(profile, "3_automix") if profile != "quick" else []:
     runs.complete([run], device)
 lesson.keep("3_automix", [record for records in by_arm.values() for record in records])

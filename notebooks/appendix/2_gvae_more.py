@@ -34,10 +34,6 @@ class_weight = 7.5  # c, nats a nat
 device = "auto"  # "cpu", "cuda", or whichever there is
 
 # %%
-from companion import lesson
-
-lesson.parameters("2_gvae_more")
-
 import functools
 import math
 
@@ -47,7 +43,7 @@ from IPython.display import Markdown
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
-from companion import plots, runs, stats
+from companion import lesson, plots, runs, stats
 from companion.lesson import seeded
 from companion.records import pictures
 from companion.studies import gvae as study
@@ -58,6 +54,7 @@ from semaug.data import shapes
 from semaug.measures import codes
 from semaug.methods import gvae
 
+lesson.parameters("2_gvae_more")
 show = functools.partial(lesson.show, "2_gvae_more")
 SEEDS = range(first_seed, first_seed + seeds)
 f64 = torch.float64

@@ -62,6 +62,7 @@ from semaug.measures import robustness
 from semaug.methods import automix, mixing, mixup, puzzlemix
 
 figure = functools.partial(lesson.figure, "3_automix")  # drawn from the committed records
+lesson.parameters("3_automix_more")
 SEEDS = range(first_seed, first_seed + seeds)
 f64, index = torch.float64, committed("3_automix")
 

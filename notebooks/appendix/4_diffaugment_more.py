@@ -34,10 +34,6 @@ scale = 0.1  # of the reversed gradient in section 5
 device = "auto"  # "cpu", "cuda", or whichever there is
 
 # %%
-from companion import lesson
-
-lesson.parameters("4_diffaugment_more")
-
 import copy
 import functools
 import itertools
@@ -49,13 +45,14 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet50
 
-from companion import plots, runs, stats
+from companion import lesson, plots, runs, stats
 from companion.lesson import rounded, seeded
 from companion.studies import diffaugment as study
 from semaug import DiffAugment, Recipe, Step, fit, load, networks, resolve_device
 from semaug.measures import gans
 from semaug.methods import diffaugment, gan, learned, mixing
 
+lesson.parameters("4_diffaugment_more")
 show = functools.partial(lesson.show, "4_diffaugment_more")
 SEEDS = range(first_seed, first_seed + seeds)
 f64 = torch.float64

@@ -34,17 +34,13 @@ first_seed = 0  # of them
 device = "auto"  # "cpu", "cuda", or whichever there is
 
 # %%
-from companion import lesson
-
-lesson.parameters("5_sla_more")
-
 import functools
 from itertools import product
 
 import torch
 from torch.nn import functional as F
 
-from companion import plots, runs, stats
+from companion import lesson, plots, runs, stats
 from companion.lesson import rounded, seeded
 from companion.records import committed
 from companion.studies import sla as study
@@ -53,6 +49,7 @@ from semaug.measures.few_shot import linear_classifier
 from semaug.measures.separability import separability
 from semaug.methods import sla
 
+lesson.parameters("5_sla_more")
 show = functools.partial(lesson.show, "5_sla_more")
 SEEDS = range(first_seed, first_seed + seeds)
 f64 = torch.float64
