@@ -1,12 +1,7 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
-#     display_name: Python 3
+#     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
 # ---
@@ -244,7 +239,7 @@ show(figure_pairs(), "pairs")
 # $$\mathrm E[\lambda' \mid \lambda] = 1 - \Bigl(u - \frac{u^2}4\Bigr)^2, \qquad
 #   \mathrm E\, \lambda' = 1 - \frac12 + \frac15 - \frac1{48} = \frac{163}{240}. \tag{6}$$
 
-# %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["nbval-ignore-output"]
 lam, places = torch.rand(200_000, generator=seeded(6), dtype=f64), seeded(7)
 cy, cx = (torch.randint(4096, lam.shape, generator=places) for _ in range(2))
 top, bottom, left, right = mixing.cut_box(lam, cy, cx, 4096, 4096)
@@ -585,7 +580,7 @@ for one, two in zip(mine, parts, strict=True):
 # **Predict, then run.** Four terms, five sets of parameters: the stages of $q$, its two heads, the copy $k$, the block.
 # Which term moves which set? And what reaches the block if $k$ is frozen by `torch.no_grad()` instead?
 
-# %% jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true}
 groups = {"stages of q": q.stages, "head, mixtures": q.head, "head, images": one_hot, "copy k": k, "Mix Block": block}
 terms, uneven = ("CE(q(x))", "MCE(q(x̃))", "MCE(k(x̃′))", "mask loss"), (torch.tensor(0.85), torch.tensor(0.4))
 moved = {}
@@ -629,19 +624,19 @@ assert not constant.requires_grad
 # %%
 found = study.kept(committed("3_automix"))
 
-# %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["nbval-ignore-output"]
 lesson.animation("3_automix", study.over_lambda(found), "over_lambda")
 
 # %% [markdown]
 # The first of these pairs at six times of training. Each mask stands beside its mixture.
 
-# %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["nbval-ignore-output"]
 lesson.figure("3_automix", "masks_over_epochs")
 
 # %% [markdown]
 # In numbers, over 500 pairs:
 
-# %% jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true}
 for name, (run, _) in found.items():
     ends = ", ".join(f"λ = {lam}: {run.curves[f'mask_mean_{lam}'][-1]:.2f}" for lam in ("0", "0.5", "1"))
     print(
@@ -693,7 +688,7 @@ for run in runs.planned(profile, "3_automix") if profile != "quick" else []:
 lesson.keep("3_automix", [record for records in by_arm.values() for record in records])
 
 
-# %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["nbval-ignore-output"]
 @plots.styled
 def figure_live():
     figure = plots.Picture(figsize=(7.2, 3.0))
@@ -817,7 +812,7 @@ for part in study.SETS:
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution"]
 variances, means = {}, {}
 for name, b in (("mixed labels", 1.0), ("plain labels", 2.0)):
     nodes, shares = (torch.from_numpy(part) for part in roots_jacobi(40, 0, b - 1))
@@ -854,7 +849,7 @@ assert variances["mixed labels"] < variances["plain labels"]
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution"]
 swap = torch.tensor([1, 0, 3, 2])
 with torch.no_grad():
     one, two = textbook(z, 0.3, swap, (32, 32)), textbook(z, 0.7, swap, (32, 32))

@@ -1,12 +1,7 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
-#     display_name: Python 3
+#     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
 # ---
@@ -599,7 +594,7 @@ lesson.ranked("3_automix")
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution"]
 power = {k: (0.8 ** (k + 1) - 0.1 ** (k + 1)) / (0.7 * (k + 1)) for k in (2, 3, 4)}
 by_hand = 1 - power[2] + power[3] / 2 - power[4] / 16
 tau = 0.1 + 0.7 * torch.rand(200_000, generator=seeded(50), dtype=f64)
@@ -619,7 +614,7 @@ assert abs(kept.mean() - by_hand) < 4 * kept.std() / 200_000**0.5 + 2 / 4096
 #
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution"]
 e, lams = automix.EDGE, mixup.draw_beta(2.0, (200_000,), seeded(52))
 by_hand, drawn_share = 2 * (3 * e**2 - 2 * e**3), ((lams <= e) | (lams >= 1 - e)).double().mean()
 print(f"by the density {by_hand:.4f}, drawn {drawn_share:.4f}")
@@ -636,7 +631,7 @@ assert abs(drawn_share - by_hand) < 4 * (by_hand / 200_000) ** 0.5
 #
 # </details>
 
-# %% tags=["solution", "nbval-ignore-output"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution", "nbval-ignore-output"]
 places = [int((images.test.target == c).nonzero()[0]) for c in (9 % C, 0)]
 two, label = images.test.floats(places), 0.3 * torch.eye(C)[[9 % C]] + 0.7 * torch.eye(C)[[0]]
 ends = {}
