@@ -327,7 +327,7 @@ def longer(index: Index) -> Picture:
 # ---------------------------------------------------------------------------------------------------------------------
 # GANs at their end
 
-TABLE = {
+COLUMNS = {
     "FID": ("fid", ".2f"),
     "FID from T(real)": ("fid_augmented", ".2f"),
     "KID": ("kid", ".3f"),
@@ -337,7 +337,9 @@ TABLE = {
     "copy ratio": ("copy_ratio", ".2f"),
     "grey windows (%)": ("leak", ".0f"),
 }
-"""The columns: metric and its form; whole numbers are percents."""
+"""The columns of the table: metric and its form; whole numbers are percents."""
+
+TABLE = "GANs at their end, mean ± 95% interval over seeds"
 
 
 def table(index: Index) -> str:
@@ -347,11 +349,11 @@ def table(index: Index) -> str:
         first, rows = by_arm[BASELINE][0], []
         for name, runs in by_arm.items():
             cells = [
-                summary(map(metric(key, 100 if form == ".0f" else 1), runs)).text(form) for key, form in TABLE.values()
+                summary(map(metric(key, 100 if form == ".0f" else 1), runs)).text(form) for key, form in COLUMNS.values()
             ]
             rows.append([name, str(len(runs)), *cells])
         where = f"profile {first.profile}, {first.environment.get('device', 'unknown device')}"
-        parts.append(f"**{title}**; {where}\n\n{records.markdown(['T', 'n', *TABLE], rows)}")
+        parts.append(f"**{title}**; {where}\n\n{records.markdown(['T', 'n', *COLUMNS], rows)}")
         real = [f"{first.metrics[of]:{form}}" if of in first.metrics else "" for of, form in REAL.items()]
         if any(real):
             parts[-1] += f"\n| other real images | | {real[0]} | | {real[1]} {'| ' * 5}|"
