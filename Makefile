@@ -5,8 +5,7 @@
 #   PYTHON=python3.12 make env                         an environment with another Python
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab reproduce test test-deep mutants test-gpu notebooks figures runs run sweep bench lint site slides \
-	clean
+.PHONY: help env lab reproduce test test-deep mutants test-gpu notebooks figures runs run sweep bench site slides lint clean
 
 # The environment's modules are compiled at their first import; where this is set they would be at every import.
 unexport PYTHONDONTWRITEBYTECODE

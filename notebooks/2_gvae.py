@@ -19,7 +19,7 @@ from companion import lesson
 lesson.figure("2_gvae", "opening")
 
 # %% [markdown]
-# **Five unseen faces, each decoded by G-VAE and by a VAE while its code moves.** An encoder gives every image a Gaussian
+# **Four unseen faces, each decoded by G-VAE and by a VAE while its code moves.** An encoder gives every image a Gaussian
 # of codes with a mean μ and a standard deviation σ for each coordinate. A decoder makes an image of a code. Here all 256
 # coordinates move together, from −3σ to +3σ. In the last column the code is moved by unit Gaussian noise instead.
 #

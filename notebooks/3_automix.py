@@ -812,7 +812,7 @@ for part in study.SETS:
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 variances, means = {}, {}
 for name, b in (("mixed labels", 1.0), ("plain labels", 2.0)):
     nodes, shares = (torch.from_numpy(part) for part in roots_jacobi(40, 0, b - 1))
@@ -849,7 +849,7 @@ assert variances["mixed labels"] < variances["plain labels"]
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 swap = torch.tensor([1, 0, 3, 2])
 with torch.no_grad():
     one, two = textbook(z, 0.3, swap, (32, 32)), textbook(z, 0.7, swap, (32, 32))

@@ -237,6 +237,9 @@ assert distance(on_both, p) < 1e-3 < 0.2 < distance(*erased)
 assert torch.linalg.eigvalsh(T).min() > 0.05  # T is invertible
 
 
+# %% [markdown]
+# The three minimisers in one picture, beside the data and the data under T:
+
 # %% jupyter={"outputs_hidden": true, "source_hidden": true}
 @plots.styled
 def figure_minimisers():
@@ -441,7 +444,7 @@ print("not yet" if yours is None else "right" if torch.isclose(yours, wanted, at
 # </details>
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 def generator_loss(D, T, fake, draws):
     """L_G of (6)."""
     return -sees(D, T, fake, draws).mean()
@@ -776,7 +779,7 @@ lesson.table("4_diffaugment", by_place)
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 for r in (0.2, 0.5, 1.0):
     turn = torch.tensor([[1 - r, r], [r, 1 - r]], dtype=f64)
     print(f"r = {r}: eigenvalues {rounded(torch.linalg.eigvalsh(turn))}")
@@ -793,7 +796,7 @@ for r in (0.2, 0.5, 1.0):
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 weights = {0: 0.4, 1: 0.2, -1: 0.2, 2: 0.1, -2: 0.1}
 known = sum(weight * js(p.roll(k), q.roll(k)) for k, weight in weights.items())
 print(f"JS of p and q {js(p, q):.3f}; draw known to D {known:.3f}, draw hidden from D {js(T @ p, T @ q):.3f}")

@@ -885,7 +885,7 @@ lesson.table("5_sla", compared)
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 at = Step(torch.tensor(0.5), 0.1, torch.Generator())
 plain_loss = runs.build("CrossEntropy", "small", images, 0).double()(x, y, at)[0]
 for objective in ("DataAugmentation", "MultiTask", "SLA"):
@@ -921,7 +921,7 @@ assert distilled(x, y, at)[0] > heads
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 some, of = images.train.floats(slice(0, 500)), images.train.target[:500]
 shoes = torch.tensor([name in ("Sandal", "Sneaker", "Ankle boot") for name in images.classes])[of]
 seen = {}

@@ -638,7 +638,7 @@ def masks_over_epochs(index: Index) -> Picture:
     """Masks of one pair by epoch, a row a ratio; with the momentum pipeline above, through one network below."""
     found, pair = kept(index), 0
     epochs = found[PICTURED.name][1]["masks"].shape[0]
-    marks = sorted({1, 2, 3, max(1, epochs // 3), max(1, 2 * epochs // 3), epochs})
+    marks = sorted({*range(1, min(3, epochs) + 1), max(1, epochs // 3), max(1, 2 * epochs // 3), epochs})
     figure = Picture(figsize=(7.5, 1.0 + 2.6 * len(found)))
     for axes, (name, (_, arrays)) in zip(
         figure.subplots(len(found), 1, squeeze=False)[:, 0], found.items(), strict=True

@@ -349,7 +349,8 @@ def table(index: Index) -> str:
         first, rows = by_arm[BASELINE][0], []
         for name, runs in by_arm.items():
             cells = [
-                summary(map(metric(key, 100 if form == ".0f" else 1), runs)).text(form) for key, form in COLUMNS.values()
+                summary(map(metric(key, 100 if form == ".0f" else 1), runs)).text(form)
+                for key, form in COLUMNS.values()
             ]
             rows.append([name, str(len(runs)), *cells])
         where = f"profile {first.profile}, {first.environment.get('device', 'unknown device')}"

@@ -605,12 +605,12 @@ def _drawn(rows: Sequence[np.ndarray], names: Sequence[str], columns: Sequence[s
     return titled(figure, text)
 
 
-OPENING = (2, 4, 5, 7, 8)
+OPENING = (2, 4, 5, 7)
 """Rows of the sheets of faces that the first picture of the notebook shows."""
 
 
 def opening(index: Index) -> Picture:
-    """Five faces along all coordinates, of G-VAE and VAE one below the other, and with noise on their codes."""
+    """Four faces along all coordinates, of G-VAE and VAE one below the other, and with noise on their codes."""
     found = {arm: _beside(index, "lfw64", arm) for arm in ("G-VAE", "VAE")}
     rows, names = [], []
     for face in OPENING:

@@ -594,7 +594,7 @@ lesson.ranked("3_automix")
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 power = {k: (0.8 ** (k + 1) - 0.1 ** (k + 1)) / (0.7 * (k + 1)) for k in (2, 3, 4)}
 by_hand = 1 - power[2] + power[3] / 2 - power[4] / 16
 tau = 0.1 + 0.7 * torch.rand(200_000, generator=seeded(50), dtype=f64)
@@ -614,7 +614,7 @@ assert abs(kept.mean() - by_hand) < 4 * kept.std() / 200_000**0.5 + 2 / 4096
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 e, lams = automix.EDGE, mixup.draw_beta(2.0, (200_000,), seeded(52))
 by_hand, drawn_share = 2 * (3 * e**2 - 2 * e**3), ((lams <= e) | (lams >= 1 - e)).double().mean()
 print(f"by the density {by_hand:.4f}, drawn {drawn_share:.4f}")
@@ -631,7 +631,7 @@ assert abs(drawn_share - by_hand) < 4 * (by_hand / 200_000) ** 0.5
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution", "nbval-ignore-output"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution", "nbval-ignore-output"]
 places = [int((images.test.target == c).nonzero()[0]) for c in (9 % C, 0)]
 two, label = images.test.floats(places), 0.3 * torch.eye(C)[[9 % C]] + 0.7 * torch.eye(C)[[0]]
 ends = {}

@@ -212,6 +212,9 @@ for alpha, (a, weight, right, known) in aligned.items():
     print(f"length of f(shift) over spread of features {(weight @ shift).norm() / a.std():.2f}")
 
 
+# %% [markdown]
+# The same as a picture: the two domains as they are, and in the features learned without and with reversal.
+
 # %% jupyter={"source_hidden": true}
 @plots.styled
 def figure_domains():
@@ -611,7 +614,7 @@ lesson.ranked("4_diffaugment")
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 x, (b, s, c) = at.detach(), (draw[:, None, None, None] for draw in (b, s, c))
 swapped = c * (x - x.mean((1, 2, 3), keepdim=True)) + x.mean((1, 2, 3), keepdim=True)
 swapped = s * (swapped - swapped.mean(1, keepdim=True)) + swapped.mean(1, keepdim=True) + b
@@ -628,7 +631,7 @@ assert torch.allclose(swapped, one)
 #
 # </details>
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
 probability, count = torch.tensor(0.0), 0
 while float(probability) < 1:
     probability = diffaugment.ada_step(probability, torch.cat([torch.ones(9), -torch.ones(1)]), images=128)

@@ -506,7 +506,7 @@ def answers_of(model, split):
 # %% [markdown]
 # Now the weights, and the accuracy on test images against the scaled mean.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 learned, gained = {}, {}
 held_target, test_target = images.validation.target, images.test.target
 for (name, _), (model, _) in trained.items():

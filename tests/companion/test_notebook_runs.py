@@ -255,7 +255,7 @@ def test_paths_do_not_depend_on_the_working_folder(tmp_path, monkeypatch):
 # Runs (each starts a kernel, about a second)
 
 
-def test_a_failing_notebook_is_named_and_the_others_still_run(tmp_path, capsys):
+def test_a_failing_notebook_is_named_and_the_others_still_run(tmp_path, capfd):
     write(tmp_path, "1_fails", "before = 1\n", "# a comment\n\nvalue = 1 / 0\n", "after = 1\n")
     write(tmp_path, "2_dies", "import os\nos._exit(9)\n")
     write(tmp_path, "3_works", PICTURE, "print(seeds, lr, fast, tag)\n")
@@ -263,7 +263,7 @@ def test_a_failing_notebook_is_named_and_the_others_still_run(tmp_path, capsys):
     arguments = ["-p", "seeds=5", "-p", "tag=007", "--folder", str(tmp_path), "--output", str(out)]
     assert command_line(["reproduce", *arguments]) == 1
 
-    printed = capsys.readouterr().out
+    printed = capfd.readouterr().out
     assert re.search(
         r"FAILED 1_fails  \S+ s  cell 6 of 8 \(`# a comment`\): ZeroDivisionError: division by zero", printed
     )
@@ -373,7 +373,7 @@ def test_refresh_keeps_ids_and_leaves_out_what_changes(tmp_path, monkeypatch):
     assert (tmp_path / "1_a.ipynb").read_bytes() == whole
 
 
-def test_an_edit_during_a_refresh_is_not_lost(tmp_path, capsys):
+def test_an_edit_during_a_refresh_is_not_lost(tmp_path):
     cell = f"file = Path({str(tmp_path / '1_a.py')!r})\nfile.write_text(file.read_text() + 'edited = 1')\n"
     cell = "from pathlib import Path\n" + cell
     source = write(tmp_path, "1_a", cell)

@@ -116,7 +116,7 @@ def test_frames_of_two_players_lie_beside_the_record_also_of_a_run_that_was_stop
     whole = records.pictures("4_diffaugment", run.execute("cpu"))
     assert whole["frames"].shape == (3, 3, 1, 28, 28), "at the start and at two measurements"
     assert whole["between"].shape == (2, 8, 1, 28, 28)
-    assert np.array_equal(whole["frames"][-1], whole["samples"][:3])
+    np.testing.assert_allclose(whole["frames"][-1] / 255, whole["samples"][:3] / 255, atol=0.08)  # stored with loss
     assert list(runs.state_folder().iterdir()) == []
 
     def stop(players):
