@@ -240,6 +240,7 @@ assert torch.linalg.eigvalsh(T).min() > 0.05  # T is invertible
 # %% [markdown]
 # The three minimisers in one picture, beside the data and the data under T:
 
+
 # %% jupyter={"outputs_hidden": true, "source_hidden": true}
 @plots.styled
 def figure_minimisers():

@@ -215,6 +215,7 @@ for alpha, (a, weight, right, known) in aligned.items():
 # %% [markdown]
 # The same as a picture: the two domains as they are, and in the features learned without and with reversal.
 
+
 # %% jupyter={"source_hidden": true}
 @plots.styled
 def figure_domains():
