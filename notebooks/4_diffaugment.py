@@ -702,6 +702,9 @@ def long_runs(index):
     return "\n".join(rows)
 
 
+# %% [markdown]
+# The same runs at their end, in numbers:
+
 # %%
 lesson.table("4_diffaugment", long_runs)
 
