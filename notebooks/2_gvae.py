@@ -772,7 +772,7 @@ lesson.figure("2_gvae", "augmented")
 # > **Take away.** G-VAE is a VAE plus a cross-entropy of its codes, taken in expectation. The term makes codes that a
 # > classifier reads better. It moves codes apart, and narrows σ beside that distance. σ is the freedom that picture
 # > *and* class leave to a coordinate of one image; to move only the largest σ is to move less. That G-VAE's images keep
-# > their class better we see for digits against a VAE, and nowhere against a decoder that is told the class.
+# > their class better we see for digits against a VAE, and nowhere against a decoder that is given the class.
 #
 # ## 7 · One question, and three at home (43–45 min)
 #

@@ -29,7 +29,7 @@ NAMES = ["1_isda", "1_metasaug", "2_gvae", "3_automix", "4_diffaugment", "5_sla"
 APPENDICES = [f"{name}_more" for name in NAMES]
 FOLDER = rerun.root() / "notebooks"
 SOURCES = {path.stem: path for path in rerun.discover()}
-HOUSE_WORDS = r"\b(told from|rooms?|ledger|class kept|strips?|dearer|verdict|referee|witness|twins?|half mended)\b"
+HOUSE_WORDS = r"\b(told|roo[m]s?|ledger|class kept|strips?|dearer|verdict|referee|witness|twins?|half mended)\b"
 SANITIZE = Path(__file__).parents[1] / "sanitize.cfg"
 MARKERS = ("NBVAL_IGNORE_OUTPUT", "NBVAL_SKIP", "PYTEST_VALIDATE_IGNORE_OUTPUT")
 
@@ -328,7 +328,7 @@ BREAKS = [
     (add_cells("a = 1", "b = 1"), prose_before_code, "three code cells in a row"),
     (set_source(-1, "x = 14\n" * 26), cells_are_very_short, "a code cell has 26 lines"),
     (set_source(0, r"$$a \tag{1}$$ $$b \tag{3}$$"), equations_in_order, "numbered [1, 3]"),
-    (set_source(0, "There is room for one."), no_house_words, "room"),
+    (set_source(0, "There is a ledger for one."), no_house_words, "ledger"),
     (set_source(0, "word " * 4400), within_budget, "4550 words"),
     (add_cells(*("x = 1",) * 30), within_budget, "46 code cells"),
     (set_outputs(*[shown(moves=True)] * 9), enough_pictures, "9 pictures"),
