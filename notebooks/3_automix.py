@@ -467,7 +467,7 @@ assert torch.allclose(by_lines, by_package, rtol=0, atol=1e-12)
 #
 # The source does not say how γ falls. In the released code it falls by a cosine for ImageNet, fine-grained sets and
 # Transformers. For the ResNets on CIFAR-100 and Tiny-ImageNet it stays at 0.1; there the λ channel of (8) is switched
-# off too. A block that is not told λ makes the same mask at every ratio. In the package γ falls linearly. A block that
+# off too. A block without λ makes the same mask at every ratio. In the package γ falls linearly. A block that
 # knows nothing has the mask ½; with λ from Beta(2, 2) we predict its mean loss by an integral.
 
 # %%
