@@ -21,7 +21,8 @@ from companion.plots import COLOURS, GREY, Picture, caption, headline, save, sty
 from companion.records import committed
 from companion.stats import Summary, gains, points, summary
 from companion.studies import NothingToDraw, Study, modules
-from semaug.training.record import Record, write_whole
+from semaug.core.files import write_whole
+from semaug.training.record import Record
 
 
 class Row(NamedTuple):

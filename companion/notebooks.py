@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from companion.kernels import Execution, Limits, Value, run
-from semaug.core.files import listed
-from semaug.training.record import PROFILES, environment, write_whole
+from semaug.core.files import listed, write_whole
+from semaug.training.record import PROFILES, environment
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

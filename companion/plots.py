@@ -32,7 +32,8 @@ from PIL import Image
 from torch import Tensor
 
 from companion.stats import Summary, summary
-from semaug.training.record import Record, write_whole
+from semaug.core.files import write_whole
+from semaug.training.record import Record
 
 STYLE = Path(__file__).with_name("semaug.mplstyle")
 
@@ -436,6 +437,16 @@ PLACES = {
 """The five places of supervised training that the papers change, in the order of their numbers."""
 
 
+def canvas(height: float, units: float, label: str = "", top: float = 1.0) -> tuple[Picture, Axes]:
+    """An empty page for a diagram, 75 by ``units`` large, up to a part ``top`` of the figure; label: of the figure."""
+    figure = Picture(figsize=(7.5, height))
+    figure.set_label(label)
+    figure.set_layout_engine("none")  # not by Picture(layout="none"): savefig would put the style's layout back
+    axes = figure.add_axes((0, 0, 1, top), xlim=(0, 75), ylim=(0, units))
+    axes.axis("off")
+    return figure, axes
+
+
 def draw_box(
     axes: Axes, centre: tuple[float, float], size: tuple[float, float], text: str, edge: str, face: str
 ) -> None:
@@ -462,11 +473,7 @@ def where_it_acts(*places: str) -> Picture:
     """
     if unknown := [place for place in places if place not in PLACES]:
         raise ValueError(f"places: got {', '.join(map(repr, unknown))}; takes some of {', '.join(PLACES)}")
-    figure = Picture(figsize=(7.5, 3.0))
-    figure.set_label(f"Diagram of supervised training; the method acts on: {', '.join(places)}")
-    figure.set_layout_engine("none")  # not by Picture(layout="none"): savefig would put the style's layout back
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 75), ylim=(0, 30))
-    axes.axis("off")
+    figure, axes = canvas(3.0, 30, f"Diagram of supervised training; the method acts on: {', '.join(places)}")
 
     def colours(place: str) -> tuple[str, str]:
         return (RED, "#FDECEE") if place in places else ("#555555", "#F6F6F6")

@@ -26,6 +26,7 @@ from companion.records import FIGURES, committed, pack, problems
 from companion.studies import Arm, Study, studies
 from semaug import networks
 from semaug._checks import check_choice
+from semaug.core.files import write_whole
 from semaug.data.sets import Data, load
 from semaug.measures import codes, gans
 from semaug.methods import gan, gvae, objectives
@@ -33,7 +34,7 @@ from semaug.training.checkpoint import Checkpoint
 from semaug.training.loop import fit, fit_together, resolve_device
 from semaug.training.objective import Objective, Setting
 from semaug.training.recipe import Recipe
-from semaug.training.record import Record, config_hash, write_whole
+from semaug.training.record import Record, config_hash
 
 Builder = Callable[[Data], nn.Module]
 

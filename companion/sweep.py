@@ -39,7 +39,8 @@ from typing import Any
 from companion import notebooks
 from companion.kernels import Limits, Value
 from companion.stats import gains, summary
-from semaug.training.record import Record, config_hash, write_whole
+from semaug.core.files import write_whole
+from semaug.training.record import Record, config_hash
 
 WORKFLOW = Path(__file__).parent / "workflow"
 KEYS = ("notebook", "grid", "minutes", "limit", "folder")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from companion.notebooks import discover, root
-from semaug.training.record import write_whole
+from semaug.core.files import write_whole
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

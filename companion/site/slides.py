@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from companion import site
 from companion.notebooks import root
-from semaug.training.record import write_whole
+from semaug.core.files import write_whole
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

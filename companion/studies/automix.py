@@ -771,10 +771,7 @@ def loops_diagram() -> Picture:
 @styled
 def block_diagram() -> Picture:
     """The Mix Block, from the maps of a pair to the mask."""
-    figure = Picture(figsize=(7.5, 2.9))
-    axes = figure.add_axes((0, 0, 1, 0.86), xlim=(0, 75), ylim=(0, 25))
-    axes.axis("off")
-    figure.set_layout_engine("none")
+    figure, axes = plots.canvas(2.9, 25, top=0.86)
     grey, soft, red = "#555555", "#F6F6F6", ("#EE6677", "#FDECEE")
     for centre, size, text, colours in (
         ((7, 19), (12, 5), "$z_i$ with λ", (grey, soft)),
@@ -805,10 +802,7 @@ def block_diagram() -> Picture:
 @styled
 def pipeline_diagram() -> Picture:
     """The momentum pipeline: what is trained, what is frozen, and where gradients go."""
-    figure = Picture(figsize=(7.5, 3.4))
-    axes = figure.add_axes((0, 0, 1, 0.88), xlim=(0, 75), ylim=(0, 30))
-    axes.axis("off")
-    figure.set_layout_engine("none")
+    figure, axes = plots.canvas(3.4, 30, top=0.88)
     frozen, red, blue = ("#555555", "#E8E8E8"), ("#EE6677", "#FDECEE"), ("#4477AA", "#EAF0F7")
     for centre, size, text, colours in (
         ((4.5, 15), (7, 5), "$x$", ("#555555", "#F6F6F6")),

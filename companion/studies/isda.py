@@ -24,7 +24,6 @@ from companion.plots import (
     Picture,
     band,
     comparison,
-    curves,
     finish,
     headline,
     panels,
@@ -32,7 +31,7 @@ from companion.plots import (
     titled,
 )
 from companion.records import ByArm, Index, markdown, needed, on_common_seeds, over_first, pictures, runs_of
-from companion.stats import Summary, gains, points, summary
+from companion.stats import Summary, gains, summary
 from companion.studies import Arm, NothingToDraw, Setting, Study
 from semaug.training.recipe import Recipe
 from semaug.training.record import Record
@@ -199,31 +198,6 @@ def _sides(by_arm: ByArm) -> set[int]:
 # Figures
 
 
-def accuracy(index: Index) -> Picture:
-    """Test accuracy of cross-entropy and ISDA on their common seeds, a block a data set."""
-    found = {study.title: chosen(index, study) for study in (SMALL, COLOUR, WHOLE, *PAPER_SETTING)}
-    blocks = {title: on_common_seeds(by_arm) for title, by_arm in found.items() if len(by_arm) > 1}
-    needed(blocks, "cross-entropy and ISDA on one data set")
-    figure = comparison(blocks, note="Of several strengths, the best on validation data.", colours=COLOURS)
-    message = "ISDA is significantly better than cross-entropy on none of these data sets"
-    gained = any(1 in _sides(by_arm) for by_arm in blocks.values())
-    return titled(figure, "ISDA beside cross-entropy" if gained else message)
-
-
-def training(index: Index) -> Picture:
-    """Training loss and held-out accuracy by epoch on CIFAR-10."""
-    found = on_common_seeds(chosen(index, COLOUR))
-    if len(found) < 2:
-        raise NothingToDraw(f"cross-entropy and ISDA on {COLOUR.title}")
-    figure = curves(found, "train_loss", "validation_accuracy", colours=COLOURS)
-    figure.axes[0].set_yscale("log")
-    figure.axes[0].yaxis.set_major_formatter("{x:g}")
-    figure.axes[0].yaxis.set_minor_formatter("{x:g}")
-    least = min(summary(record.metrics["train_loss"] for record in runs).mean for runs in found.values())
-    fits = "training by epoch" if least < 0.1 else "the small network never fits its training images"
-    return titled(figure, f"{COLOUR.title}: {fits}")
-
-
 @styled
 def strength(index: Index) -> Picture:
     """Gain over cross-entropy seed by seed, over the strength; a panel a data set, a line a form of covariance."""
@@ -245,32 +219,6 @@ def strength(index: Index) -> Picture:
     message = "On CIFAR-10 the cost of ISDA grows with its strength" if falls else "ISDA over its strength"
     drawn = runs_of({study.name: index.by_arm(study) for study, _ in found})
     return finish(figure, message, drawn, "Bands: 95% intervals of the mean difference.")
-
-
-@styled
-def size(index: Index) -> Picture:
-    """Accuracy, and gain over cross-entropy seed by seed, over the number of training images of fashion-mini."""
-    names = [arm.name for arm in FORMS]
-    found = {f"{images} {name}": index.of(study, name) for images, study in SIZES.items() for name in names}
-    if not all(found.values()):
-        raise NothingToDraw(f"{'; '.join(names)}: each on {', '.join(map(str, SIZES))} images of fashion-mini")
-    found = on_common_seeds(found)
-    scores = {name: np.array([[*map(points, found[f"{n} {name}"])] for n in SIZES]).T for name in names}
-    gained = {name: scores[name] - scores[names[0]] for name in names[1:]}
-    figure, (grid,) = panels(3.9, 1, 2)
-    labels = "test accuracy (%)", f"gain over {names[0]} (points)"
-    for axes, label, drawn in zip(grid, labels, (scores, gained), strict=True):
-        for name, values in drawn.items():
-            band(axes, list(SIZES), values, name, color=COLOURS[name], marker="o")
-        axes.set(xlabel="training images", xscale="log", ylabel=label)
-        axes.set_xticks(list(SIZES), [f"{images:,}" for images in SIZES])
-        axes.minorticks_off()
-    grid[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.18))
-    grid[1].axhline(0, color=GREY, linewidth=1)
-    better = any(summary(column).side > 0 for values in gained.values() for column in values.T)
-    message = "ISDA is significantly better at none of three sizes of fashion-mini"
-    plain, text = "ISDA over the number of training images", "Bands: 95% intervals of the mean (difference)."
-    return finish(figure, plain if better else message, runs_of({"": found}), text)
 
 
 def augmentation(index: Index) -> Picture:
@@ -331,7 +279,7 @@ def deviation(record: Record, kind: str) -> float:
 
 
 @styled
-def _strips(tiles: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str], text: str, gap: int = 0) -> Picture:
+def _blocks_of(tiles: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str], text: str, gap: int = 0) -> Picture:
     """Rows of photographs under a few titles: for each a strip (columns, 3, H, W), with a gap after so many columns."""
     columns = len(titles) * (len(next(iter(tiles.values()))[0]) + 0.6)
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, hspace=0.02, wspace=0.08)
@@ -366,7 +314,7 @@ def directions(index: Index, other: str = "random") -> Picture:
         "class, second": "its second direction",
     }
     text = "Left of each gap the three photographs of smallest coordinate, right of it the three of largest."
-    figure = _strips(strips, ("leading direction of the class covariance", words[other]), text, gap=3)
+    figure = _blocks_of(strips, ("leading direction of the class covariance", words[other]), text, gap=3)
     wide, random = (deviation(record, kind) for kind in ("class", "random"))
     messages = {
         "random": f"Along its leading direction a class varies {wide / random:.1f} times as much as along a random one",
@@ -394,7 +342,7 @@ def neighbours(index: Index) -> Picture:
         "deviations of the class to either side, as far in all columns. In %: test features so moved whose nearest "
         f"photograph is of their class; unmoved {share_kept(record, 'unmoved'):.0f}%."
     )
-    figure = _strips(rows, titles, "\n".join(textwrap.wrap(text, 118)))
+    figure = _blocks_of(rows, titles, "\n".join(textwrap.wrap(text, 118)))
     stays = share_kept(record, "unmoved") - 3 < shares[0] and shares[0] > max(shares[1:])
     message = "Moved along its class's direction, a feature keeps its class almost as often as unmoved"
     return titled(figure, message if stays else "Photographs nearest to moved features")
@@ -457,7 +405,5 @@ FIGURES: dict[str, Callable[[Index], Picture]] = {
     "directions_between": partial(directions, other="between"),
     "neighbours": neighbours,
     "frozen": frozen,
-    "accuracy": accuracy,
-    "curves": training,
-    **{draw.__name__: draw for draw in (strength, size, augmentation, controls)},
+    **{draw.__name__: draw for draw in (strength, augmentation, controls)},
 }

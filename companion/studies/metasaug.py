@@ -23,6 +23,7 @@ from companion.plots import (
     RED,
     YELLOW,
     Picture,
+    canvas,
     caption,
     draw_arrow,
     draw_box,
@@ -174,12 +175,6 @@ PAPER = tuple(
 scores = group_scores
 Lines = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 """Gains by line of panels, panel and arm."""
-
-
-def group_gains(runs: Sequence[Record], baseline: Sequence[Record]) -> dict[str, list[float]]:
-    """Gains over a baseline in points, seed by seed, by the groups of :func:`scores` that hold a class."""
-    found = by_frequency({"baseline": baseline, "runs": runs})
-    return {group: values["runs"] for group, values in found.items()}
 
 
 def _forest(lines: Lines, runs: Iterable[Record], xlabel: str, text: str = "") -> Picture:
@@ -385,11 +380,8 @@ def bars(index: Index) -> Picture:
 @styled
 def two_loops() -> Picture:
     """One step of MetaSAug: the moments, the inner loop to Σ′, the real step that uses it, and back to the moments."""
-    figure = Picture(figsize=(7.5, 3.7))
-    figure.set_label("Diagram: a tried step and its meta loss correct Σ; the real step uses Σ′ and forgets it")
-    figure.set_layout_engine("none")
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 75), ylim=(0, 37))
-    axes.axis("off")
+    label = "Diagram: a tried step and its meta loss correct Σ; the real step uses Σ′ and forgets it"
+    figure, axes = canvas(3.7, 37, label)
     axes.text(18.5, 35.5, "1  try a step, look at the meta loss, correct Σ", color=RED, weight="bold", va="center")
     axes.text(43.5, 2.2, "2  take the step with Σ′", color=BLUE, weight="bold", va="center")
     axes.text(1, 2.2, "3  forget Σ′: back to the moments", color="#555555", weight="bold", va="center")

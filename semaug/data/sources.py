@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import glob
 import hashlib
 import lzma
 import os
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from semaug.core.files import below, listed
+from semaug.core.files import below, listed, write_whole
 from semaug.data import shapes
 from semaug.data.split import Split
 
@@ -401,16 +400,8 @@ def _kept(file: Path, paths: Sequence[Path], size: int) -> Tensor:
         if images.shape == (len(paths), 3, size, size):
             return images
     images = _decode(paths, size)
-    part = file.with_suffix(f".{os.getpid()}.part")
     with contextlib.suppress(OSError):  # a full disk, a folder one may not write to: decode every time
-        for old in file.parent.glob(f"{glob.escape(file.stem)}.*.part"):  # of a process killed while it wrote
-            old.unlink(missing_ok=True)
-        try:
-            with open(part, "wb") as whole:
-                np.save(whole, images.numpy())
-            os.replace(part, file)
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(file, lambda whole: np.save(whole, images.numpy()))
     return images
 
 

@@ -13,8 +13,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from semaug.core.files import parts_of, write_whole
 from semaug.training.common import global_generators
-from semaug.training.record import Record, parts_of, write_whole
+from semaug.training.record import Record
 
 
 @runtime_checkable

@@ -28,7 +28,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from semaug._checks import all_finite
 from semaug.core.metrics import accuracy, class_accuracy, confusion, predictions
 from semaug.data.sets import Data
 from semaug.training.capture import Captured, capturable
@@ -311,14 +310,15 @@ class _Loop:
         means = torch.stack([value.double() for value in sums.values()]) / (self.steps * self.world)
         if self.world > 1:
             dist.all_reduce(means)
-        logged = dict(zip(sums, means.tolist(), strict=True))  # the one wait for the device in an epoch
+        logged = dict(zip(sums, means.tolist(), strict=True))  # one of two waits for the device in an epoch
         rate = self.peaks[0] * self.recipe.lr_at(((number + 1) * self.steps - 0.5) / self.total)
         where = f"in epoch {number + 1} (lr {rate:.3g}); a lower Recipe.lr or a Recipe.warmup usually mends this"
         if not math.isfinite(logged["train_loss"]):
             raise FloatingPointError(f"the loss became {logged['train_loss']} {where}")
-        for name, parameter in self.objective.named_parameters():  # the last step's loss does not show what it did
-            if not all_finite(parameter):
-                raise FloatingPointError(f"{name} became NaN or infinite {where}")
+        weights = dict(self.objective.named_parameters())  # the last step's loss does not show what it did
+        sound = torch.stack([weight.detach().isfinite().all() for weight in weights.values()]).tolist()
+        if not all(sound):
+            raise FloatingPointError(f"{[*weights][sound.index(False)]} became NaN or infinite {where}")
         return {**logged, "lr": rate}
 
     def advance(self, number: int) -> dict[str, Tensor]:

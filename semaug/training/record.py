@@ -7,7 +7,6 @@ and its hash, seed, device, versions, commit.
 from __future__ import annotations
 
 import dataclasses
-import glob
 import hashlib
 import json
 import logging
@@ -15,13 +14,14 @@ import math
 import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from semaug.core.files import write_whole
 
 PROFILES = ("quick", "cpu", "paper")
 
@@ -33,53 +33,6 @@ _KINDS: dict[str, tuple[type, ...]] = {
 }
 
 """What a file may hold where numbers are not checked one by one."""
-
-
-def write_whole(path: str | Path, content: bytes | str) -> Path:
-    """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
-
-    The content goes to a temporary file in the same folder, is flushed to the disk and renamed over ``path``.
-    On any error (a full disk, a read-only folder) the temporary file is removed and the old file stays. What a process
-    left that was killed while it wrote this file is removed too.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
-    for part in parts_of(path):
-        if not _running(part.name.removeprefix(f".{path.name}.").split("-")[0]):
-            part.unlink(missing_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}-", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
-
-
-def parts_of(path: Path) -> list[Path]:
-    """The temporary files of :func:`write_whole` for this path."""
-    return [*path.parent.glob(f".{glob.escape(path.name)}.*.part")]
-
-
-def _running(process: str) -> bool:
-    """Whether a process of this number is there, as far as can be asked: on Windows the question would end it."""
-    if not process.isdigit() or os.name == "nt":
-        return process.isdigit()
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):  # another user's; no number of a process
-        pass
-    return True
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

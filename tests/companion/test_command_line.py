@@ -61,11 +61,11 @@ def test_an_interruption_ends_with_one_line(monkeypatch, capsys):
 
 
 def test_one_figure_is_drawn_alone_and_always_the_same(tmp_path, capsys):
-    assert command_line.main(["figures", "1_isda", "size", "--folder", str(tmp_path)]) == 0
+    assert command_line.main(["figures", "1_isda", "strength", "--folder", str(tmp_path)]) == 0
     (path,) = tmp_path.rglob("*.png")
-    assert path.name == "size.png"
-    assert path.read_bytes() == (FIGURES / "1_isda" / "size.png").read_bytes()
-    assert "drew     1_isda/size from" in capsys.readouterr().out
+    assert path.name == "strength.png"
+    assert path.read_bytes() == (FIGURES / "1_isda" / "strength.png").read_bytes()
+    assert "drew     1_isda/strength from" in capsys.readouterr().out
 
 
 def test_every_figure_that_has_records_is_committed():
@@ -82,11 +82,11 @@ def test_a_figure_that_fails_leaves_the_others(tmp_path, monkeypatch, capsys):
         raise KeyError("test_accuracy")
 
     figures = modules()["1_isda"].FIGURES
-    monkeypatch.setattr(modules()["1_isda"], "FIGURES", {"broken": fails, "size": figures["size"]})
+    monkeypatch.setattr(modules()["1_isda"], "FIGURES", {"broken": fails, "strength": figures["strength"]})
     assert command_line.main(["figures", "1_isda", "--folder", str(tmp_path)]) == 1
     output = capsys.readouterr().out
     assert "FAILED   1_isda/broken: KeyError: 'test_accuracy'" in output
-    assert "drew     1_isda/size from" in output
+    assert "drew     1_isda/strength from" in output
 
 
 def test_what_has_no_records_is_skipped_and_said(tmp_path, monkeypatch, capsys):
@@ -97,6 +97,6 @@ def test_what_has_no_records_is_skipped_and_said(tmp_path, monkeypatch, capsys):
     (folder / "half.json").write_text("{")
     assert command_line.main(["figures", "1_isda", "--folder", str(tmp_path)]) == 1
     output = capsys.readouterr()
-    assert "skipped  1_isda/size: needs " in output.out
+    assert "skipped  1_isda/strength: needs " in output.out
     assert "half.json: not a whole record" in output.err
     committed.cache_clear()

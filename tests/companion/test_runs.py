@@ -17,10 +17,11 @@ from companion.records import Index, committed
 from companion.runs import Run
 from companion.studies import Arm, Study
 from semaug import data
+from semaug.core.files import write_whole
 from semaug.measures import gans, robustness
 from semaug.training import loop
 from semaug.training.recipe import Recipe
-from semaug.training.record import Record, write_whole
+from semaug.training.record import Record
 
 ISDA = Arm("ISDA", "ISDA", {"strength": 0.5, "covariance": "diagonal"}, "#4477AA")
 PLAIN = Arm("cross-entropy", "CrossEntropy")

@@ -10,7 +10,7 @@ from companion import records
 from companion.records import Index
 from companion.studies import NothingToDraw, diffaugment
 from companion.studies.diffaugment import CLASSIFIERS, COLOURED, DOMAINS, FACES, GREYS, LONGER
-from semaug.training import record as rec
+from semaug.core.files import write_whole
 from semaug.training.record import Record
 
 NOISE = [0.0, 0.02, -0.01]
@@ -152,7 +152,7 @@ def with_pictures(run, folder, copies):
     way = np.where(np.arange(8) > 3, 140, 0) if copies else 20 * np.arange(8)
     arrays = {"samples": grey, "nearest": np.full_like(grey, 100), "frames": np.stack([grey] * 4), "training": grey}
     arrays["between"] = np.broadcast_to(way[:, None, None, None], (2, 8, 3, 32, 32)).astype(np.uint8)
-    rec.write_whole(path.with_suffix(".npz"), records.pack(arrays))
+    write_whole(path.with_suffix(".npz"), records.pack(arrays))
     return run
 
 

@@ -73,45 +73,6 @@ def test_gains_over_the_strength_are_paired():
     np.testing.assert_allclose(axes[0].lines[0].get_ydata(), [0, 2, 1], atol=1e-9)
 
 
-def test_accuracy_is_of_common_seeds_with_cross_entropy_first():
-    index = Index(records=[*runs(isda.SMALL, {FULL: 2, PLAIN: 0}), *runs(isda.SMALL, {DIAGONAL: -1}, range(1, 4))])
-    figure = isda.accuracy(index)
-    left, right = figure.axes
-    assert rows(left) == [f"{name} (n = 2)" for name in (PLAIN, FULL, DIAGONAL)]
-    assert differences(right) == ["+2.00", f"{MINUS}1.00"]
-    left, right = isda.accuracy(Index(records=runs(isda.WHOLE, {PLAIN: 0, FULL: -0.5}))).axes
-    assert differences(right) == [f"{MINUS}0.50"]
-
-
-@pytest.mark.parametrize(("gain", "said"), [(1.0, "ISDA beside cross-entropy"), (-1.0, "significantly better")])
-def test_a_title_follows_the_records(gain, said):
-    found = runs(isda.SMALL, {PLAIN: 0, FULL: gain})
-    for run in found:
-        run.metrics["test_accuracy"] += 0.0001 * (run.seed == 1)
-    assert said in title(isda.accuracy(Index(records=found)))
-
-
-def test_training_is_on_a_log_axis():
-    figure = isda.training(Index(records=runs(isda.COLOUR, {PLAIN: 0, FULL: 1})))
-    left, right = figure.axes
-    assert (left.get_yscale(), right.get_yscale()) == ("log", "linear")
-    np.testing.assert_allclose(right.lines[0].get_ydata(), [50, 81])
-    assert title(figure) == "CIFAR-10, 10,000 images: the small network never fits its training images"
-
-
-def test_accuracy_over_the_size_of_the_training_set():
-    found = [
-        run for n, study in isda.SIZES.items() for run in runs(study, {PLAIN: n / 1e3, FULL: n / 1e3 + 1, DIAGONAL: 0})
-    ]
-    found = [run for run in found if (run.study, run.arm, run.seed) != ("fashion-mini-500", FULL, 2)]
-    left, right = isda.size(Index(records=found)).axes
-    assert [line.get_label() for line in left.lines] == [f"{name} (n = 2)" for name in (PLAIN, FULL, DIAGONAL)]
-    np.testing.assert_allclose(left.lines[0].get_xdata(), [500, 2000, 7200])
-    np.testing.assert_allclose(left.lines[0].get_ydata(), [81, 82.5, 87.7])
-    np.testing.assert_allclose(right.lines[0].get_ydata(), [1, 1, 1])
-    np.testing.assert_allclose(right.lines[1].get_ydata(), [-0.5, -2, -7.2])
-
-
 def test_isda_beside_augmentations_of_pixels():
     plain, cutout, *_ = isda.PIXELS
     found = [*runs(plain, {PLAIN: 0, FULL: 2}), *runs(cutout, {PLAIN: -5, FULL: -3})]

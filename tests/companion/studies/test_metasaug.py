@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from companion.records import Index, committed
+from companion.records import Index, by_frequency, committed
 from companion.runs import Run
 from companion.studies import NothingToDraw, metasaug
 from companion.studies.metasaug import SMALL, STEEP
@@ -55,7 +55,8 @@ def title(figure):
 
 def test_gains_are_paired_and_by_group(found):
     index = Index(records=found)
-    gained = metasaug.group_gains(index.of(SMALL, "ISDA"), index.of(SMALL, "cross-entropy"))
+    two = {"first": index.of(SMALL, "cross-entropy"), "second": index.of(SMALL, "ISDA")}
+    gained = {group: values["second"] for group, values in by_frequency(two).items()}
     expected = {"all": -2 / 3, "many": 2.0, "medium": 0.0, "few": -4.0}
     assert gained.keys() == expected.keys()
     for group, values in gained.items():
@@ -63,7 +64,7 @@ def test_gains_are_paired_and_by_group(found):
     frequent = [record("cross-entropy", 0), record("ISDA", 0, 1, 1, 1)]
     for run in frequent:
         run.train_counts = [200] * 6
-    assert list(metasaug.group_gains(*([run] for run in frequent))) == ["all", "many"]
+    assert list(by_frequency({run.arm: [run] for run in frequent})) == ["all", "many"]
     assert math.isnan(metasaug.scores(frequent[0])["few"])
 
 

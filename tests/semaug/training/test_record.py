@@ -2,11 +2,8 @@
 
 import json
 import math
-import os
 import re
 import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -124,42 +121,6 @@ def test_edited_configuration_is_noticed(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="its configuration hashes to"):
         rec.Record.read(path)
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = rec.write_whole(tmp_path / "a.json", "old")
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
-    with pytest.raises(OSError, match="Read-only"):
-        rec.write_whole(path, "new")
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-
-
-def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path):
-    """Of this file alone, and not what a process writes that is still there."""
-    killed = """
-import os, signal, sys
-from semaug.training import record
-os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-record.write_whole(sys.argv[1], "half")
-"""
-    path = tmp_path / "run[1].json"
-    for name in (path, tmp_path / "run1.json"):
-        subprocess.run([sys.executable, "-c", killed, str(name)], check=False, cwd=Path(__file__).parents[3])
-    assert len(rec.parts_of(path)) == 1
-    another = tmp_path / f".run[1].json.{os.getppid()}-abc.part"
-    another.write_text("being written")
-    rec.write_whole(path, "whole")
-    left = sorted(each.name for each in tmp_path.iterdir())
-    assert len(left) == 3
-    assert {another.name, path.name} < set(left)
-    assert [each for each in left if each.startswith(".run1.json.")]
-
-
-def test_written_files_are_as_readable_as_others(tmp_path):
-    plain = tmp_path / "plain"
-    plain.write_text("")
-    assert rec.write_whole(tmp_path / "whole", b"").stat().st_mode == plain.stat().st_mode
 
 
 @pytest.fixture
