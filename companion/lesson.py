@@ -51,6 +51,21 @@ def rounded(values: Tensor, digits: int = 2) -> list[Any] | float:
     return result
 
 
+def least(loss: Callable[..., Tensor], *shapes: tuple[int, ...] | int, steps: int = 300) -> list[Tensor]:
+    """Parameters of these shapes, float64, that minimise ``loss(*parameters)``, by L-BFGS from zero."""
+    parameters = [torch.zeros(shape, dtype=torch.float64).requires_grad_() for shape in shapes]
+    search = torch.optim.LBFGS(parameters, max_iter=steps, line_search_fn="strong_wolfe", tolerance_change=0)
+
+    def closure() -> Tensor:
+        search.zero_grad()
+        value = loss(*parameters)
+        value.backward()
+        return value
+
+    search.step(closure)
+    return [parameter.detach() for parameter in parameters]
+
+
 def effect(differences: Iterable[float] | Summary, words: tuple[str, str] = ("better", "worse")) -> str:
     """Paired differences in words: their mean, half of its 95% interval, and the side of zero on which that lies.
 

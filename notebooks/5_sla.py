@@ -88,9 +88,9 @@ lesson.table("5_sla", reported)
 # %% tags=["parameters"]
 profile = "quick"  # "quick" trains the live runs of section 7; "cpu" and "paper" also add missing records (hours)
 dataset = "fashion-mini"  # the 10,000 images of Fashion-MNIST inside the package; or cifar10, mnist, ...
-train_size = 400  # training images of the live runs
+train_size = 500  # training images of the live runs
 transforms = "rotation"  # a set of semaug.methods.sla.TRANSFORMS; those of colours need colour images
-epochs = 2  # of the live runs
+epochs = 5  # of the live runs
 seeds = 3  # paired runs of each method
 first_seed = 0  # of them
 temperature = 1.0  # T of self-distillation
@@ -110,7 +110,7 @@ from scipy.optimize import linprog
 from torch.nn import functional as F
 
 from companion import plots, runs, stats
-from companion.lesson import rounded, seeded
+from companion.lesson import least, rounded, seeded
 from companion.records import committed, pictures
 from semaug import Recipe, Step, fit, load, resolve_device
 from semaug.measures.few_shot import linear_classifier
@@ -228,20 +228,6 @@ def clouds(*angles, n=12):
     quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=f64)
     turned = [points @ torch.matrix_power(quarter, j).T for j in range(4)]
     return torch.stack(turned, 1), torch.arange(len(angles)).repeat_interleave(n)
-
-
-def least(loss, *shapes, steps=300):
-    """Parameters of these shapes that minimise loss(*parameters), by L-BFGS from zero."""
-    parameters = [torch.zeros(shape, dtype=f64).requires_grad_() for shape in shapes]
-    search = torch.optim.LBFGS(parameters, max_iter=steps, line_search_fn="strong_wolfe", tolerance_change=0)
-
-    def closure():
-        search.zero_grad()
-        (value := loss(*parameters)).backward()
-        return value
-
-    search.step(closure)
-    return [parameter.detach() for parameter in parameters]
 
 
 # %%

@@ -41,7 +41,7 @@ import torch
 from torch.nn import functional as F
 
 from companion import lesson, plots, runs, stats
-from companion.lesson import rounded, seeded
+from companion.lesson import least, rounded, seeded
 from companion.records import committed
 from companion.studies import sla as study
 from semaug import Recipe, Step, fit, load, networks, resolve_device
@@ -203,20 +203,6 @@ problems = {
     "MT": (lambda u, v: ce(Z @ u.T, target) + ce(Z @ v.T, turns), (C, A + 1), (4, A + 1)),
     "SLA": (lambda w: ce(Z @ w.T, target * 4 + turns), (4 * C, A + 1)),
 }
-
-
-def least(loss, *shapes, steps=300):
-    """Parameters of these shapes that minimise loss(*parameters), by L-BFGS from zero."""
-    parameters = [torch.zeros(shape, dtype=f64).requires_grad_() for shape in shapes]
-    search = torch.optim.LBFGS(parameters, max_iter=steps, line_search_fn="strong_wolfe", tolerance_change=0)
-
-    def closure():
-        search.zero_grad()
-        (value := loss(*parameters)).backward()
-        return value
-
-    search.step(closure)
-    return [parameter.detach() for parameter in parameters]
 
 
 # %%

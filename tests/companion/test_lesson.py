@@ -175,3 +175,12 @@ def test_an_effect_is_judged_by_students_interval():
     assert lesson.effect(-values, ("above", "below")).endswith(", below (n = 4)")
     assert lesson.effect([1.0, -2.0, 2.0]).endswith("not significantly different (n = 3)")
     assert lesson.effect([1.0, 2.0]) == "+1.5 (n = 2: nothing can be said)"
+
+
+def test_the_least_of_a_quadratic_is_where_its_gradient_is_zero():
+    generator = lesson.seeded(0)
+    half = torch.randn(4, 4, dtype=torch.float64, generator=generator)
+    matrix, vector = half @ half.T + torch.eye(4), torch.randn(4, dtype=torch.float64, generator=generator)
+    x, free = lesson.least(lambda x, y: x @ matrix @ x / 2 - vector @ x + (y - 3).square().sum(), 4, (2, 3))
+    assert torch.allclose(x, torch.linalg.solve(matrix, vector), atol=1e-8)
+    assert torch.allclose(free, torch.full((2, 3), 3.0, dtype=torch.float64), atol=1e-8)
