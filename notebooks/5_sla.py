@@ -728,7 +728,7 @@ for one, two in zip(lines, [*package.network.parameters(), *package.joint_head.p
 # %% [markdown]
 # ## 7 · Training, and what came out (34–41 min)
 #
-# We train a small network on 400 images for two epochs: with DA, with SLA, and with cross-entropy for four times the
+# We train a small network on 500 images for five epochs: with DA, with SLA, and with cross-entropy for four times the
 # epochs, so that all three take as many passes. **Predict:** which is best on test images, and which is worst?
 
 # %% tags=["nbval-ignore-output"]
