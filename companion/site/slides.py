@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from html import escape
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from companion import site
@@ -117,8 +118,7 @@ def blocks(notebook: NotebookNode) -> Iterator[Block]:
         if "skip-slide" in tags or "solution" in tags:
             continue
         if cell.cell_type == "markdown":
-            found = parts(cell.source)
-            for part, after in zip(found, [*found[1:], ""], strict=True):
+            for part, after in pairwise([*parts(cell.source), ""]):
                 if match := re.match(r"(#+) (.+)", part):
                     heading, level = re.sub(r" \([\d.–-]+ min\)", "", match[2]), len(match[1])
                     begins = begins or level == 2

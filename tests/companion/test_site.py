@@ -97,6 +97,7 @@ def test_a_section_is_a_column_of_slides_with_its_pictures_and_equations():
         cells=[
             new.new_markdown_cell("# Title\n\n**Bold claim.** And why.\n\n<details>no\n\n- no\n\n</details>"),
             new.new_code_cell("folded()", outputs=[picture]),
+            new.new_markdown_cell("<details><summary>No</summary>\n\nno\n\n</details>"),
             new.new_markdown_cell(
                 "## 1 · Where (3–7 min)\n\nProse stays away. An equation:\n\n$$x = y \\tag{1}$$\n\n> quote"
             ),
