@@ -29,6 +29,7 @@ from companion.plots import BLUE, CYAN, GREEN, GREY, PURPLE, RED, YELLOW, Pictur
 from companion.records import Blocks, ByArm, Index, gained, metric, needed, over_first, pictures, runs_of
 from companion.stats import gains, summary
 from companion.studies import Arm, NothingToDraw, Setting, Study
+from semaug.methods.diffaugment import DiffAugment
 from semaug.training.recipe import Recipe
 from semaug.training.record import Record
 
@@ -174,10 +175,19 @@ FEW = (GREYS[0], GREYS[2], GREYS[3])
 
 PLACE_NAMES = [arm.name for arm in PLACES]
 
+SHORT = {BASELINE: "plain GAN", DISCRIMINATOR.name: "D only"}
+"""Names in text and figures, where they are not those of the arms, under which the records lie."""
+
+
+def short(arm: str) -> str:
+    """The name of an arm in text and figures."""
+    return SHORT.get(arm, arm)
+
+
 CURVES = {
     "fid": "FID",
-    "auc": "train over\nheld out (AUC)",
-    "copy_ratio": "distance to train\nover test images",
+    "auc": "AUC on\nplain images",
+    "copy_ratio": "copy ratio",
     "leak": "with a flat\ngrey window",
 }
 
@@ -215,15 +225,16 @@ def steps(record: Record) -> Float[np.ndarray, " measured"]:
 def places() -> Picture:
     """Where T stands, a panel each: what D sees when it learns, and what it is asked when G learns.
 
-    Red: the way of G's gradient.
+    The panels have numbers, in the order of ``PLACES``: readers say first what each place leads to. Green: the path of
+    G's gradient.
     """
     figure = Picture(figsize=(7.5, 2.5))
     figure.set_layout_engine("none")
     grid = figure.subplots(1, len(PLACES), gridspec_kw={"left": 0.005, "right": 0.995, "bottom": 0.0, "top": 0.9})
-    for axes, arm in zip(grid, PLACES, strict=True):
+    for number, (axes, arm) in enumerate(zip(grid, PLACES, strict=True), 1):
         axes.set(xlim=(0, 18.5), ylim=(0, 22))
         axes.axis("off")
-        axes.set_title(arm.name, color=arm.color, weight="bold")
+        axes.set_title(f"place {number}", color=arm.color, weight="bold")
         ways = {
             "D learns, real images": (17.0, "$x$", arm is not NOWHERE),
             "and generated ones": (10.5, "$G(z)$", arm in (DISCRIMINATOR, EVERYWHERE)),
@@ -236,8 +247,8 @@ def places() -> Picture:
             ends = [(4.6, 7.4), (10.2, 13.4)] if transformed else [(4.6, 13.4)]
             for one, other in ends:
                 plots.draw_arrow(axes, (one, height), (other, height), "#555555")
-                if back:  # the way of its gradient
-                    plots.draw_arrow(axes, (other, height - 1.2), (one, height - 1.2), RED, "--")
+                if back:  # the path of its gradient
+                    plots.draw_arrow(axes, (other, height - 1.2), (one, height - 1.2), GREEN, "--")
             if transformed:
                 plots.draw_box(axes, (8.8, height), (2.8, 3.0), "$T$", arm.color, "white")
             plots.draw_box(axes, (15.2, height), (3.4, 3.0), "$D$", "#555555", "#F6F6F6")
@@ -261,7 +272,7 @@ def over_steps(index: Index, names: Sequence[str], studies: Sequence[Study], mes
         line[0].set_ylabel(CURVES[name], fontsize=9)
         for axes, by_arm in zip(line, blocks.values(), strict=True):
             for label, runs in by_arm.items():
-                _band(axes, runs, name, label, labels, color=COLOURS[label])
+                _band(axes, runs, name, short(label), labels, color=COLOURS[label])
             if name in CHANCE:
                 axes.axhline(CHANCE[name], color=GREY, linewidth=1, linestyle=":")
                 axes.set_ylim(*BOUNDS[name])
@@ -290,7 +301,7 @@ def _real(shown: Sequence[Record]) -> str:
     if not values:
         return ""
     where = " where there are as many of them as test images" if len(values) < len(shown) else ""
-    return f"Other real images{where}: FID {summary(values).mean:.2g}."
+    return f"FID of real images from other real images{where}: {summary(values).mean:.2g}."
 
 
 def _everywhere(blocks: Blocks, name: str, score: Callable[[Record], float], side: int) -> bool:
@@ -311,17 +322,41 @@ def overfitting(index: Index) -> Picture:
     blocks = _blocks(index, FEW)
     few = {title: by_arm for title, by_arm in blocks.items() if title == GREYS[0].title}
     less = all(_everywhere(few, arm.name, metric("auc"), -1) for arm in PLACES[1:])
-    message = "Any T keeps D from remembering few images; T on reals only leaks into samples"
+    message = "With any T, D remembers few images less, asked about plain ones; T on reals only leaks into samples"
     shown = less and _everywhere(blocks, REALS.name, metric("leak"), 1)
     return over_steps(index, ("auc", "leak"), FEW, message if shown else "Memory and leak over the steps")
 
 
+@styled
 def longer(index: Index) -> Picture:
-    """FID, memory and copies of GANs that were trained four times as long."""
-    blocks = _blocks(index, LONGER)
-    ahead = all(_everywhere(blocks, DIFFAUGMENT, score, -1) for score in (_log_fid, metric("auc")))
-    message = "In long runs DiffAugment delays memorising and reaches a lower FID"
-    return over_steps(index, ("fid", "auc", "copy_ratio"), LONGER, message if ahead else "Four times as many steps")
+    """FID, memory and copies of portraits, trained four times as long: a thin line a seed, a thick one their mean."""
+    (found,) = _blocks(index, LONGER[1:]).values()
+    by_arm = records.on_common_seeds(found)
+    shown = {name: by_arm[name] for name in (BASELINE, DIFFAUGMENT)}
+    figure, (panels,) = plots.panels(3.1, 1, 3)
+    means, labels = {}, dict[str, Any]()
+    for axes, name in zip(panels, ("fid", "auc", "copy_ratio"), strict=True):
+        for arm, runs in shown.items():
+            values, x = np.array([run.curves[name] for run in runs]), steps(runs[0])
+            axes.plot(x, values.T, color=COLOURS[arm], linewidth=0.8, alpha=0.5)
+            (line,) = axes.plot(x, values.mean(0), color=COLOURS[arm], linewidth=2.6)
+            means[arm, name] = values.mean(0)
+            labels.setdefault(short(arm), line)
+        if name in CHANCE:
+            axes.axhline(CHANCE[name], color=GREY, linewidth=1, linestyle=":")
+        axes.set_title(CURVES[name].replace("\n", " "))
+        axes.set(xlabel="steps", ylim=BOUNDS.get(name))
+    panels[0].set_yscale("log")
+    panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panels[0].yaxis.set_major_formatter("{x:g}")
+    panels[0].yaxis.set_minor_formatter("")
+    plain, ours = means[BASELINE, "fid"], means[DIFFAUGMENT, "fid"]
+    best, message = int(plain.argmin()), "Portraits: four times as many steps"
+    if all(run.curves["fid"][-1] > run.curves["fid"][best] for run in shown[BASELINE]) and ours[-1] < plain[best]:
+        message = f"Portraits: the plain GAN is best after {steps(shown[BASELINE][0])[best]:,.0f} steps, with a mean "
+        message += f"FID of {plain[best]:.2f}; it ends at {plain[-1]:.2f}, DiffAugment at {ours[-1]:.2f}"
+    text = f"Thin: {len(shown[BASELINE])} seeds each; thick: their mean. Dotted: nothing remembered, nothing copied."
+    return finish(figure, message, runs_of({"": shown}), text, labels)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -352,7 +387,7 @@ def table(index: Index) -> str:
                 summary(map(metric(key, 100 if form == ".0f" else 1), runs)).text(form)
                 for key, form in COLUMNS.values()
             ]
-            rows.append([name, str(len(runs)), *cells])
+            rows.append([short(name), str(len(runs)), *cells])
         where = f"profile {first.profile}, {first.environment.get('device', 'unknown device')}"
         parts.append(f"**{title}**; {where}\n\n{records.markdown(['T', 'n', *COLUMNS], rows)}")
         real = [f"{first.metrics[of]:{form}}" if of in first.metrics else "" for of, form in REAL.items()]
@@ -387,58 +422,57 @@ def _tiles(arrays: dict[str, np.ndarray], each: int) -> np.ndarray:
     return np.stack([arrays["samples"][:each], arrays["nearest"][:each]])
 
 
-def pairs(index: Index) -> list[tuple[str, list[tuple[Record, dict[str, np.ndarray]]]]]:
-    """Long runs of a hundred faces that have pictures, without T and with DiffAugment, and what they are."""
-    found = []
-    for study, words in ((FACES, "G twice as wide"), (LONGER[1], "")):
-        both = [index.of(study, name) for name in (BASELINE, DIFFAUGMENT)]
-        for plain, ours in ((one, other) for one in both[0] for other in both[1] if one.seed == other.seed):
-            pair = [(run, arrays) for run in (plain, ours) if (arrays := pictures(NOTEBOOK, run))]
-            if len(pair) == 2:
-                known = (f"{steps(plain)[-1]:,.0f} steps", words, f"seed {plain.seed}")
-                found.append((", ".join(word for word in known if word), pair))
-    return needed(found, "pictures of long runs of faces, without T and with DiffAugment")
-
-
 def faces(index: Index, each: int = 6) -> Picture:
-    """Samples with the nearest training image below, of every pair that has pictures: without T, and DiffAugment."""
-    found = pairs(index)
-    halves = [np.concatenate([_tiles(pair[side][1], each) for _, pair in found]) for side in (0, 1)]
-    white = np.full_like(halves[0][:, :1], 255)
-    mosaic = torch.from_numpy(np.concatenate([halves[0], white, halves[1]], 1))
-    rows = [name for number in range(len(found)) for name in (f"pair {number + 1}", "nearest")]
-    columns = ["without T", *[""] * each, DIFFAUGMENT, *[""] * (each - 1)]
-    figure = plots.sheet(mosaic, rows, columns, size=0.5)
-    figure.axes[0].tick_params(labelsize=8)
-    figure.set_figheight(figure.get_figheight() + 0.6)
-    shown = [[pair[side][0] for _, pair in found] for side in (0, 1)]
-    near, fids = ([[run.metrics[key] for run in runs] for runs in shown] for key in ("copy_ratio", "fid"))
+    """Samples of seed 0 of the long runs of faces, each above its nearest training image: plain GAN and DiffAugment."""
+    runs = {name: index.of(LONGER[1], name) for name in (BASELINE, DIFFAUGMENT)}
+    found = {name: pictures(NOTEBOOK, of[0]) for name, of in runs.items() if of}
+    if len(found) < 2 or not all(found.values()):
+        raise NothingToDraw(f"pictures of {LONGER[1].title}, without T and with DiffAugment")
+    mosaic = torch.from_numpy(np.concatenate([_tiles(arrays, each) for arrays in found.values()]))
+    figure = plots.sheet(mosaic, [row for name in found for row in (short(name), "nearest photo")], size=0.85)
+    figure.set_figheight(figure.get_figheight() + 0.8)
+    firsts = [of[0] for of in runs.values()]
+    fids = [summary(run.metrics["fid"] for run in of).mean for of in runs.values()]
     message = "Samples of GANs trained on a hundred faces"
-    if all(one > other for one, other in zip(*fids, strict=True)):
-        message = "A hundred faces: the images of DiffAugment are more like the person's other photographs"
-    if max(near[0]) < min(near[1]):
-        message = "A hundred faces: without T the samples come near to training images; with DiffAugment they vary"
-    text = "Averaged generator, the same codes in every row; below each sample its nearest training image."
-    which = "; ".join(f"pair {number}: {words}" for number, (words, _) in enumerate(found, 1))
-    return finish(figure, message, [run for runs in shown for run in runs], f"{text} {which[0].upper()}{which[1:]}.")
+    if firsts[0].metrics["copy_ratio"] < 0.5 < 0.9 < firsts[1].metrics["copy_ratio"] and fids[1] < fids[0]:
+        message = "A hundred photographs: near copies without augmentation, other faces with DiffAugment."
+        message += f" Mean FID of {len(runs[BASELINE])} seeds: {fids[0]:.2f} → {fids[1]:.2f}"
+    text = f"Averaged generator after {steps(firsts[0])[-1]:,.0f} steps, seed 0; both rows have the same codes."
+    return finish(figure, message, firsts, text)
 
 
 def four_places(index: Index, each: int = 8) -> Picture:
-    """Samples of seed 0 of short runs for every place of T, each above its nearest training image."""
+    """Samples of seed 0 of short runs for every place of T; of those that draw faces also the nearest photographs."""
     firsts = _of_places(index, COLOURED[0])
     if len(firsts) < len(PLACES):
         raise NothingToDraw(f"pictures of {COLOURED[0].title}, with T in every place")
-    mosaic = np.concatenate([_tiles(arrays, each) for _, arrays in firsts])
-    return _places_drawn(firsts, mosaic, [row for name in PLACE_NAMES for row in (name, "nearest")])
+    rows, labels = [], []
+    for number, (run, arrays) in enumerate(firsts, 1):
+        more = run.arm in (BASELINE, DIFFAUGMENT)
+        rows.append(_tiles(arrays, each)[: 1 + more])
+        labels += [f"{number}: {short(run.arm)}", *["nearest photo"] * more]
+    runs = [run for run, _ in firsts]
+    grey = {run.arm: run.metrics["leak"] for run in runs}
+    message = "The same hundred faces, and T in other places"
+    if all(grey[REALS.name] > share for name, share in grey.items() if name != REALS.name):
+        message = f"Reals only draws grey windows, in {grey[REALS.name]:.0%} of its samples; DiffAugment in "
+        message += f"{grey[DIFFAUGMENT]:.0%}"
+    return _places_drawn(runs, np.concatenate(rows), labels, message)
 
 
 def places_long(index: Index, each: int = 8) -> Picture:
-    """Samples of seed 0 of ``FACES`` for the places of T that were run, the same codes in every row."""
-    firsts = _of_places(index, FACES)
-    if REALS.name not in [run.arm for run, _ in firsts]:
-        raise NothingToDraw(f"pictures of {FACES.title}, with T on the reals only")
-    mosaic = np.stack([arrays["samples"][:each] for _, arrays in firsts])
-    return _places_drawn(firsts, mosaic, [run.arm for run, _ in firsts])
+    """Samples of seed 0 of ``FACES``, of reals only and of DiffAugment, and between them photographs under T."""
+    found = {run.arm: (run, arrays) for run, arrays in _of_places(index, FACES)}
+    if not {REALS.name, DIFFAUGMENT} <= found.keys():
+        raise NothingToDraw(f"pictures of {FACES.title}, with T on the reals only and everywhere")
+    (reals, drawn), (ours, others) = found[REALS.name], found[DIFFAUGMENT]
+    photographs = torch.tensor(drawn["training"][:each]) / 127.5 - 1
+    under = (DiffAugment()(photographs, torch.Generator().manual_seed(0)) / 2 + 0.5).clamp(0, 1)
+    mosaic = np.stack([drawn["samples"][:each], (255 * under).round().byte().numpy(), others["samples"][:each]])
+    message = "The same hundred faces, and T in other places"
+    if reals.metrics["leak"] > reals.metrics["leak_augmented"] / 2 > ours.metrics["leak"]:
+        message = "Reals only learns to draw transformed images: fragments of faces with windows and borders"
+    return _places_drawn([reals, ours], mosaic, [short(reals.arm), "photos under T", short(ours.arm)], message)
 
 
 def _of_places(index: Index, study: Study) -> list[tuple[Record, dict[str, np.ndarray]]]:
@@ -446,19 +480,11 @@ def _of_places(index: Index, study: Study) -> list[tuple[Record, dict[str, np.nd
     return [(run, arrays) for found in runs for run in found if (arrays := pictures(NOTEBOOK, run))]
 
 
-def _places_drawn(
-    firsts: Sequence[tuple[Record, dict[str, np.ndarray]]], mosaic: np.ndarray, rows: Sequence[str]
-) -> Picture:
-    shown = [run for run, _ in firsts]
-    figure = plots.sheet(torch.from_numpy(mosaic), rows, size=0.6)
-    figure.axes[0].tick_params(labelsize=8)
+def _places_drawn(shown: Sequence[Record], mosaic: np.ndarray, rows: Sequence[str], message: str) -> Picture:
+    figure = plots.sheet(torch.from_numpy(mosaic), rows, size=0.65)
+    figure.axes[0].tick_params(labelsize=9)
     figure.set_figheight(figure.get_figheight() + 0.6)
-    grey = {run.arm: run.metrics["leak"] for run in shown}
-    message = "The same hundred faces, and T in other places"
-    if all(grey[REALS.name] > share for name, share in grey.items() if name != REALS.name):
-        message = f"T on reals only: {grey[REALS.name]:.0%} of the samples have a flat grey window"
-        message += f", {grey[DIFFAUGMENT]:.0%} with DiffAugment" if DIFFAUGMENT in grey else ""
-    text = f"Averaged generator, after {steps(shown[0])[-1]:,.0f} steps; the same codes for every place of T."
+    text = f"Averaged generator, seed 0, after {steps(shown[0])[-1]:,.0f} steps; all samples of a column have one code."
     return finish(figure, message, shown, text)
 
 
@@ -467,7 +493,7 @@ def between(index: Index) -> Picture:
     found = kept(index)
     rows = [(name, found[name][0]) for name in (BASELINE, DIFFAUGMENT)]
     mosaic = torch.from_numpy(np.concatenate([arrays["between"] for _, (_, arrays) in rows]))
-    labels = [f"{name}, {pair}" for name, _ in rows for pair in ("codes 1, 2", "codes 3, 4")]
+    labels = [f"{short(name)}, {pair}" for name, _ in rows for pair in ("codes 1, 2", "codes 3, 4")]
     figure = plots.sheet(mosaic, labels, size=0.6)
     figure.axes[0].tick_params(labelsize=8)
     figure.set_figheight(figure.get_figheight() + 0.5)

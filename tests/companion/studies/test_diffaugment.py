@@ -63,10 +63,10 @@ def said(figure):
 
 
 def test_the_places_of_t_as_a_picture():
-    """T stands before D as often as the place says, and the way of the gradient has as many arrows as the images."""
-    for axes, arm in zip(diffaugment.places().axes, diffaugment.PLACES, strict=True):
+    """T stands before D as often as the place says, and the path of the gradient has as many arrows as the images."""
+    for number, (axes, arm) in enumerate(zip(diffaugment.places().axes, diffaugment.PLACES, strict=True), 1):
         words = [text.get_text() for text in axes.texts]
-        assert axes.get_title("left") == arm.name
+        assert axes.get_title("left") == f"place {number}", "the name would say what it leads to"
         where = arm.settings["where"]
         often = {"nowhere": 0, "reals": 1, "discriminator": 2, "everywhere": 3}[where]
         assert (words.count("$T$"), words.count("$D$"), words.count("$G(z)$")) == (often, 3, 2)
@@ -89,11 +89,12 @@ def test_curves_are_over_the_steps(found):
     assert line.get_ydata()[-1] == pytest.approx(5 + sum(NOISE) / 3)
     assert len([line for line in first.lines if "(n =" in str(line.get_label())]) == 4, "places of T alone"
     assert [axes.get_title("left").split("\n")[1] for axes in (first, second)] == ["100 images", "200 images"]
-    assert "Other real images: FID 0.2." in figure.get_supxlabel().replace("\n", " ")
+    assert any(str(line.get_label()).startswith("plain GAN (n =") for line in first.lines)
+    assert "FID of real images from other real images: 0.2." in figure.get_supxlabel().replace("\n", " ")
     some = copy.deepcopy(found)
     del some[0].metrics["real_fid"]
     text = drawn("distances", some).get_supxlabel().replace("\n", " ")
-    assert "Other real images where there are as many of them as test images: FID 0.2." in text
+    assert "other real images where there are as many of them as test images: 0.2." in text
 
 
 def test_a_headline_follows_the_records(found):
@@ -116,18 +117,27 @@ def test_memory_and_leak_have_their_bounds_and_aims(found):
         run.metrics["auc"] = (0.9 if run.arm == "no augmentation" else 0.5) + NOISE[run.seed] * (run.arm in FID)
         run.metrics["leak"] = 0.6 if run.arm == "reals only" else 0.01
         run.metrics["auc"] += 0.001 * run.seed * (run.arm == "no augmentation")
-    assert said(drawn("overfitting", found)).startswith("Any T keeps D from remembering few images")
+    assert said(drawn("overfitting", found)).startswith("With any T, D remembers few images less, asked about plain")
 
 
 def test_longer_trainings_stand_apart(found):
     long = [
-        gan(arm, seed, LONGER[0], fid)
+        gan(arm, seed, LONGER[1], fid)
         for arm, fid in (("no augmentation", 4.0), ("DiffAugment", 2.0))
         for seed in (0, 1, 2)
     ]
     figure = drawn("longer", found + long)
-    assert len(figure.axes) == 3
-    assert said(figure) == "Four times as many steps", "memory is the same here"
+    assert [len(axes.lines) for axes in figure.axes] == [8, 9, 9], "three seeds and a mean, twice; a dotted line"
+    assert figure.axes[0].lines[3].get_ydata()[-1] == pytest.approx(4 + sum(NOISE) / 3)
+    assert said(figure) == "Portraits: four times as many steps", "the plain GAN is best at its end"
+    for run in long[:3]:
+        run.curves["fid"] = [3.0, 2.5, 4.0]
+    words = (
+        "Portraits: the plain GAN is best after 60 steps, with a mean FID of 2.50; it ends at 4.00, DiffAugment at 2.00"
+    )
+    assert said(drawn("longer", found + long)) == words
+    long[0].curves["fid"] = [3.0, 2.5, 2.4]
+    assert said(drawn("longer", found + long)) == "Portraits: four times as many steps", "one seed gets no worse"
     assert len(drawn("distances", found + long).axes) == 2
     with pytest.raises(NothingToDraw):
         drawn("longer", found)
@@ -166,18 +176,26 @@ def filmed(tmp_path, monkeypatch):
     ]
 
 
-def test_faces_of_every_pair_that_has_pictures(filmed):
-    figure = drawn("faces", filmed)
+def test_faces_of_one_pair(filmed, tmp_path):
+    with pytest.raises(NothingToDraw, match="with DiffAugment"):
+        drawn("faces", filmed)
+    long = [
+        with_pictures(gan(arm, seed, LONGER[1]), tmp_path, arm == "no augmentation")
+        for arm in ("no augmentation", "DiffAugment")
+        for seed in (0, 1)
+    ]
+    with pytest.raises(NothingToDraw, match="with DiffAugment"):
+        drawn("faces", filmed + long[:2])
+    for run in long[::2]:
+        run.metrics["copy_ratio"] = 0.4 if run.arm == "no augmentation" else 0.95
+    figure = drawn("faces", filmed + long)
     tiles = figure.axes[0].images[0].get_array()[16::34, 16::34, 0]  # 32 pixels and two between
-    assert tiles.shape == (4, 13), "two pairs, each above its nearest images; six and six columns, and one between"
-    assert (255 * tiles[0]).round().tolist() == pytest.approx([100] * 6 + [255] + [50] * 6, abs=2)
-    assert said(figure).startswith("A hundred faces: without T the samples come near to training images")
-    assert "pair 2: 90 steps, G twice as wide, seed 1" in figure.get_supxlabel().replace("\n", " ")
-    assert len(diffaugment.pairs(Index(records=filmed[:3]))) == 1
-    filmed[0].metrics["copy_ratio"] = 1.0
-    assert said(drawn("faces", filmed)) != said(figure)
-    with pytest.raises(NothingToDraw):
-        drawn("faces", filmed[:2])
+    assert tiles.shape == (4, 6), "two runs, each above its nearest images"
+    assert (255 * tiles[:, 0]).round().tolist() == pytest.approx([100, 100, 50, 100], abs=2)
+    assert said(figure).startswith("A hundred photographs: near copies without augmentation")
+    assert said(figure).endswith("Mean FID of 2 seeds: 9.01 → 5.01")
+    long[0].metrics["copy_ratio"] = 0.6
+    assert said(drawn("faces", filmed + long)) == "Samples of GANs trained on a hundred faces"
 
 
 def test_faces_with_t_in_every_place(filmed, tmp_path):
@@ -185,20 +203,27 @@ def test_faces_with_t_in_every_place(filmed, tmp_path):
         drawn("four_places", filmed)
     short = [with_pictures(gan(arm, 0, COLOURED[0]), tmp_path, copies=False) for arm in FID]
     figure = drawn("four_places", filmed + short)
-    assert figure.axes[0].images[0].get_array().shape[:2] == (8 * 34 - 2, 8 * 34 - 2)
+    assert figure.axes[0].images[0].get_array().shape[:2] == (6 * 34 - 2, 8 * 34 - 2), "two with their nearest"
+    names = ["1: plain GAN", "nearest photo", "2: reals only", "3: D only", "4: DiffAugment", "nearest photo"]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == names
     assert said(figure) == "The same hundred faces, and T in other places"
     next(run for run in short if run.arm == "reals only").metrics["leak"] = 0.7
-    assert said(drawn("four_places", filmed + short)).startswith("T on reals only: 70% of the samples")
+    words = "Reals only draws grey windows, in 70% of its samples; DiffAugment in 10%"
+    assert said(drawn("four_places", filmed + short)) == words
 
 
-def test_faces_of_the_places_that_were_run_for_longer(filmed, tmp_path):
+def test_faces_of_reals_only_beside_photographs_under_t(filmed, tmp_path):
     with pytest.raises(NothingToDraw, match="reals only"):
         drawn("places_long", filmed)
     reals = with_pictures(gan("reals only", 0, FACES), tmp_path, copies=False)
-    reals.metrics["leak"] = 0.6
     figure = drawn("places_long", [*filmed, reals])
-    assert figure.axes[0].images[0].get_array().shape[:2] == (3 * 34 - 2, 8 * 34 - 2)
-    assert said(figure).startswith("T on reals only: 60% of the samples have a flat grey window, 10% with DiffAugment")
+    tiles = (255 * figure.axes[0].images[0].get_array()).round()
+    assert tiles.shape[:2] == (3 * 34 - 2, 8 * 34 - 2)
+    under = tiles[34:66, :32]
+    assert len({tuple(pixel) for pixel in under.reshape(-1, 3).tolist()}) > 1, "a grey image and its window"
+    assert said(figure) == "The same hundred faces, and T in other places"
+    reals.metrics["leak"] = 0.6
+    assert said(drawn("places_long", [*filmed, reals])).startswith("Reals only learns to draw transformed images")
 
 
 def test_the_way_between_codes(filmed):
