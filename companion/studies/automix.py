@@ -289,51 +289,40 @@ def networks(index: Index) -> Picture:
     return figure
 
 
+MINUS = "\N{MINUS SIGN}"
+LONG_PLAIN, LONG_MIXUP = LONGER
 COMPARED = {
-    f"{arm.name}: 3× - 1×" if one is longer else f"{one.name} - {longer.name}": (one, arm if one is longer else longer)
-    for arm, longer in zip((PLAIN, MIXUP), LONGER, strict=True)
-    for one in (longer, PUZZLEMIX, SHORT)
+    f"cross-entropy:\n3\u00d7 epochs {MINUS} 1\u00d7": (LONG_PLAIN, PLAIN),
+    f"AutoMix {MINUS} cross-entropy\nof 3\u00d7 epochs": (SHORT, LONG_PLAIN),
+    f"mixup:\n3\u00d7 epochs {MINUS} 1\u00d7": (LONG_MIXUP, MIXUP),
+    f"AutoMix {MINUS} mixup\nof equal epochs": (SHORT, MIXUP),
+    f"AutoMix {MINUS} mixup\nof 3\u00d7 epochs": (SHORT, LONG_MIXUP),
 }
-"""What is compared at equal passes, and what three times the epochs gain."""
+"""What three times the epochs gain, and AutoMix minus its rivals of as many passes, or of as many epochs."""
 
 
 @styled
 def equal_passes(index: Index) -> Picture:
-    """What three times the epochs gain, what PuzzleMix and AutoMix gain over them, and accuracy over passes.
+    """AutoMix against rivals of as many passes, on the set where these ran.
 
     Passes, not seconds: runs that share their cores with others take as long as those let them.
     """
-    arms = (PLAIN, LONGER[0], MIXUP, LONGER[1], PUZZLEMIX, SHORT)
-    found = [(study, index.by_arm(study, [arm.name for arm in arms])) for study in SETS]
-    both = [{arm.name for arm in some} for some in (LONGER, (PUZZLEMIX, SHORT))]
-    found = [(study, by_arm) for study, by_arm in found if all(by_arm.keys() & names for names in both)]
-    needed(found, "cross-entropy for three times the epochs, beside PuzzleMix or AutoMix")
-    figure, grid = plots.panels(0.8 + 2.9 * len(found), len(found), 2, width_ratios=(1, 1.35))
-    for (left, right), (study, by_arm) in zip(grid, found, strict=True):
-        pairs = {row: pair for row, pair in COMPARED.items() if all(arm.name in by_arm for arm in pair)}
-        values = {row: gains(by_arm[one.name], by_arm[other.name]) for row, (one, other) in pairs.items()}
-        plots.differences(left, values, {row: (one.color, one not in LONGER) for row, (one, _) in pairs.items()})
-        left.set_yticks(
-            range(len(pairs)), [textwrap.fill(row, 25, break_on_hyphens=False) for row in pairs], fontsize=8
-        )
-        left.set_title(f"{study.title}\n{plots.counts(values)}", fontsize=8.5)
-        left.set_xlabel("difference (points)", fontsize=9)
-        for arm in (study.arm(name) for name in by_arm):
-            table = 100 * np.array([run.curves["validation_accuracy"] for run in by_arm[arm.name]])
-            passes = arm.passes * study.recipe_of(arm).epochs * np.arange(1, table.shape[1] + 1) / table.shape[1]
-            right.plot(passes, table.mean(0), "--" if arm in LONGER else "-", color=arm.color, label=arm.name)
-        right.set_xlabel("passes over the training images", fontsize=9)
-        right.set_ylabel("validation accuracy (%)", fontsize=9)
-        right.legend(fontsize=7.5, loc="lower right")
-        last = f"{SHORT.name} - {LONGER[1].name}"
-        if study is FASHION and last in values:
-            effect = summary(values[last])
-            titled(figure, f"At equal passes AutoMix - mixup is {effect.text('+.1f')} points (n = {effect.n})")
-    text = "Left: dots are seeds, bars 95% intervals of the mean difference. Right: means over seeds, during training;"
-    plots.caption(
-        figure, runs_of({study.title: by_arm for study, by_arm in found}), f"{text} dashed: three times the epochs."
-    )
-    return figure
+    by_arm = index.by_arm(FASHION, [arm.name for arm in (PLAIN, MIXUP, *LONGER, SHORT)])
+    pairs = {row: pair for row, pair in COMPARED.items() if all(arm.name in by_arm for arm in pair)}
+    fair = [one for one, other in pairs.values() if one is SHORT and other in LONGER]
+    needed(fair, "AutoMix, and cross-entropy or mixup for three times the epochs")
+    values = {row: gains(by_arm[one.name], by_arm[other.name]) for row, (one, other) in pairs.items()}
+    figure, ((axes,),) = plots.panels(0.9 + 0.46 * len(pairs), 1, 1)
+    plots.differences(axes, values, {row: (one.color, one not in LONGER) for row, (one, _) in pairs.items()})
+    axes.set_yticks(range(len(pairs)), list(pairs), fontsize=9)
+    axes.set_xlabel("difference (points)", fontsize=9)
+    message = "AutoMix against longer training"
+    same, long = (summary(values[row]) if row in values else None for row in [*COMPARED][-2:])
+    if same and long:
+        message = f"AutoMix {MINUS} mixup: {long.text('+.1f')} points at equal passes"
+        message += f", {same.text('+.1f')} at equal epochs"
+    text = f"{FASHION.title}, {plots.counts(values)}. Dots: seeds. Bars: 95% intervals of the mean difference."
+    return finish(figure, message, runs_of({"": by_arm}), text)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -572,51 +561,60 @@ def mixture(
     return mixed.images[0].clamp(0, 1), float(mixed.target[0, 0])
 
 
-def _bared(image: torch.Tensor, ratio: float, scale: int = 3, bar: int = 9) -> np.ndarray:
+BAR = 15
+"""Rows of pixels of the bar below a tile of 96."""
+
+
+def _bared(image: torch.Tensor, ratio: float) -> np.ndarray:
     """A tile, enlarged, above a bar of the label: the share of the first image in its colour, then the second's."""
     from matplotlib.colors import to_rgb
 
-    tile = image.permute(1, 2, 0).numpy().repeat(scale, 0).repeat(scale, 1)
-    under, end = np.ones((bar + 2, tile.shape[1], 3)), round(ratio * tile.shape[1])
+    tile = _large(image)
+    under, end = np.ones((BAR + 2, tile.shape[1], 3)), round(ratio * tile.shape[1])
     under[2:, :end], under[2:, end:] = to_rgb(FIRST), to_rgb(SECOND)
-    return np.concatenate([tile, under])
+    return np.pad(np.concatenate([tile, under]), ((0, 9), (0, 8), (0, 0)), constant_values=1)
+
+
+ZOO_LAMS = (0.3, 0.5, 0.7)
 
 
 @styled
 def zoo(index: Index) -> Picture:
-    """One pair of photographs under six methods and five ratios, with the label of each mixture as a bar."""
+    """One pair of photographs under six methods, a column a method and a row a ratio, each label as a bar."""
+    from matplotlib.patches import Rectangle
+
     run, arrays = kept(index)[PICTURED.name]
     names = ["car" if name == "automobile" else str(name) for name in arrays["names"][0]]
-    made = {name: [mixture(name, arrays, 0, lam) for lam in masks.PUZZLES] for name in ZOO}
-    figure = Picture(figsize=(7.5, 6.3))
-    axes, right = figure.subplots(1, 2, width_ratios=(5.2, 1.5))
-    mosaic = [
-        np.concatenate([np.pad(_bared(*each), ((0, 10), (0, 6), (0, 0)), constant_values=1) for each in row], 1)
-        for row in made.values()
-    ]
-    height, width = mosaic[0].shape[0], mosaic[0].shape[1] // len(masks.PUZZLES)
-    axes.imshow(np.concatenate(mosaic))
-    axes.set_xticks([(k + 0.5) * width for k in range(len(masks.PUZZLES))], [f"λ = {lam:g}" for lam in masks.PUZZLES])
-    axes.set_yticks([(k + 0.45) * height for k in range(len(ZOO))], ZOO)
+    made = {name: [mixture(name, arrays, 0, lam) for lam in ZOO_LAMS] for name in ZOO}
+    figure = Picture(figsize=(7.5, 4.4))
+    axes = figure.add_subplot()
+    photographs = (torch.tensor(image).float() / 255 for image in arrays["pairs"][0])
+    image, partner = (_bared(photograph, share) for photograph, share in zip(photographs, (1.0, 0.0), strict=True))
+    blank = np.ones_like(image)
+    gap = np.ones((len(blank), 64, 3))
+    columns = [[image, blank, partner], [gap] * 3, *([_bared(*each) for each in row] for row in made.values())]
+    height, width = blank.shape[:2]
+    axes.imshow(np.concatenate([np.concatenate(column) for column in columns], 1))
+    lefts = [width + 64 + k * width for k in range(len(ZOO))]
+    for left, mixtures in zip(lefts, made.values(), strict=True):
+        for row, (_, ratio) in enumerate(mixtures):
+            where = (left + 4, row * height + 98 + BAR / 2)
+            axes.text(*where, f"{ratio:.0%}", color="white", fontsize=7.5, va="center")
+    for row, lam in enumerate(ZOO_LAMS):
+        axes.text(width + 54, row * height + 48, f"λ = {lam:g}", fontsize=9, ha="right", va="center")
+    for row, (name, what) in enumerate(zip(names, ("the image", "its partner"), strict=True)):
+        axes.text(48, (1.02, 1.98)[row] * height, f"{what}: {name}", fontsize=8, ha="center", va=("top", "bottom")[row])
+    frame = Rectangle((lefts[-1] - 5, -5), width, 3 * height, fill=False, edgecolor=RED, linewidth=2, clip_on=False)
+    axes.add_patch(frame)
+    axes.set_xticks([left + 48 for left in lefts], ZOO)
+    axes.set_yticks([])
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
-    originals = [
-        np.pad(_bared(torch.tensor(image).float() / 255, share), ((0, 60), (0, 0), (0, 0)), constant_values=1)
-        for image, share in zip(arrays["pairs"][0], (1.0, 0.0), strict=True)
-    ]
-    right.imshow(np.concatenate(originals))
-    for k, (name, what) in enumerate(zip(names, ("the image", "its partner"), strict=True)):
-        right.text(0, originals[0].shape[0] * (k + 1) - 30, f"{what}\n{name}", fontsize=9, va="center")
-    right.set_anchor("N")
-    for panel in (axes, right):
-        panel.spines[:].set_visible(False)
-        panel.grid(visible=False)
-    right.set(xticks=[], yticks=[])
-    ends = [row[len(row) // 2][1] for row in made.values()]
+    axes.spines[:].set_visible(False)
+    axes.grid(visible=False)
+    ends = [row[1][1] for row in made.values()]
     message = f"Six ways to mix one pair: at λ = 0.5 the label gives the {names[0]} {min(ends):.0%} to {max(ends):.0%}"
-    text = (
-        f"Bars: the label, {names[0]} left, {names[1]} right. {MASKS.title}, one seed, {run.config['recipe']['epochs']}"
-    )
-    return finish(figure, message, [run], f"{text} epochs; PuzzleMix by the saliency of the same classifier.")
+    text = f"Bars: the label, the {names[0]}'s share in figures. Masks after {run.config['recipe']['epochs']} epochs on"
+    return finish(figure, message, [run], f"{text} {MASKS.title}; one seed. PuzzleMix by the same classifier.")
 
 
 def rise(run: Record, at: int = -1) -> float:
@@ -629,47 +627,46 @@ def spread(run: Record, at: int = -1) -> float:
     return run.curves["mask_spread_0.5"][at]
 
 
-SHOWN_LAMS = (0.0, 0.3, 0.7, 1.0)
-"""Those of the source's figure."""
+SHOWN_LAMS = (0.0, 0.5, 1.0)
 
 
 @styled
 def masks_over_epochs(index: Index) -> Picture:
-    """Masks of one pair by epoch, a row a ratio; with the momentum pipeline above, through one network below."""
+    """Masks of one pair by epoch, a row a ratio; with the momentum pipeline, and beside it through one network."""
     found, pair = kept(index), 0
     epochs = found[PICTURED.name][1]["masks"].shape[0]
-    marks = sorted({*range(1, min(3, epochs) + 1), max(1, epochs // 3), max(1, 2 * epochs // 3), epochs})
-    figure = Picture(figsize=(7.5, 1.0 + 2.6 * len(found)))
-    for axes, (name, (_, arrays)) in zip(
-        figure.subplots(len(found), 1, squeeze=False)[:, 0], found.items(), strict=True
-    ):
+    marks = sorted({1, max(1, epochs // 3), epochs})
+    figure = Picture(figsize=(7.5, 2.9))
+    grid = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
+    for axes, (name, (_, arrays)) in zip(grid, found.items(), strict=True):
         rows = []
         for lam in SHOWN_LAMS:
-            at = masks.LAMS.index(lam)
-            tiles = [arrays["masks"][mark - 1, pair, at].repeat(6, 0).repeat(6, 1) / 255 for mark in marks]
-            mixed = [mixture("AutoMix", {**arrays, "masks": arrays["masks"][:mark]}, pair, lam)[0] for mark in marks]
-            gray = [np.repeat(tile[..., None], 3, 2) for tile in tiles]
-            colour = [image.permute(1, 2, 0).numpy().repeat(3, 0).repeat(3, 1)[:96, :96] for image in mixed]
-            gray = [tile.repeat(2, 0).repeat(2, 1) for tile in gray]
-            pieces = [
-                np.pad(np.concatenate(two, 1), ((0, 6), (0, 14), (0, 0)), constant_values=1)
-                for two in zip(gray, colour, strict=True)
-            ]
-            rows.append(np.concatenate(pieces, 1))
+            tiles = []
+            for mark in marks:
+                until = {**arrays, "masks": arrays["masks"][:mark]}
+                tiles += [_mask_tile(until, pair, lam), _large(mixture("AutoMix", until, pair, lam)[0])]
+            rows.append(np.concatenate([_framed(tile, 14 * (k % 2)) for k, tile in enumerate(tiles)], 1))
         axes.imshow(np.concatenate(rows))
         width, height = rows[0].shape[1] / len(marks), rows[0].shape[0]
-        axes.set_xticks([(k + 0.5) * width for k in range(len(marks))], [f"epoch {mark}" for mark in marks])
+        axes.set_xticks([(k + 0.46) * width for k in range(len(marks))], [f"epoch {mark}" for mark in marks])
         axes.set_yticks([(k + 0.5) * height for k in range(len(SHOWN_LAMS))], [f"λ = {lam:g}" for lam in SHOWN_LAMS])
         axes.tick_params(length=0, labeltop=True, labelbottom=False)
         axes.set_title("with the pipeline" if name == PICTURED.name else "one network", fontsize=9.5)
         axes.spines[:].set_visible(False)
         axes.grid(visible=False)
-    return finish(
-        figure,
-        _message(found),
-        [run for run, _ in found.values()],
-        f"{MASKS.title}, one seed. White: the image, black: its partner; beside it the mixture.",
-    )
+    text = f"{MASKS.title}, one seed. White: the image, black: its partner; beside each mask its mixture."
+    return finish(figure, _message(found), [run for run, _ in found.values()], text)
+
+
+def _mask_tile(arrays: Mapping[str, np.ndarray], pair: int, lam: float) -> np.ndarray:
+    """The last mask of a pair as a gray tile."""
+    cells = torch.tensor(arrays["masks"][-1, pair, masks.LAMS.index(lam)]) / 255
+    return _large(cells.expand(3, -1, -1))
+
+
+def _framed(tile: np.ndarray, right: int = 6) -> np.ndarray:
+    """A tile with white below it and to its right."""
+    return np.pad(tile, ((0, 6), (0, right), (0, 0)), constant_values=1)
 
 
 def _message(found: Kept) -> str:
@@ -748,10 +745,10 @@ def loops_diagram() -> Picture:
     for axes, closed in zip(figure.subplots(1, 2), (False, True), strict=True):
         axes.set(xlim=(0, 52), ylim=(0, 27), title="closed loop: AutoMix" if closed else "offline: mixup, CutMix")
         axes.axis("off")
-        maker = ("Mix Block\n$\\varphi$", RED, "#FDECEE") if closed else ("a fixed\nrule", "#555555", "#F6F6F6")
+        maker = ("Mix Block\n$\\varphi$", RED, "#FDECEE") if closed else ("a fixed\nrule", "#555555", "white")
         boxes = ((5, "images"), (19, maker[0]), (33, "classifier\n$\\theta$"), (46, "loss"))
         for x, text in boxes:
-            edge, face = maker[1:] if x == 19 else (BLUE, "#EAF0F7") if x == 33 else ("#555555", "#F6F6F6")
+            edge, face = maker[1:] if x == 19 else (BLUE, "#EAF0F7") if x == 33 else ("#555555", "white")
             draw_box(axes, (x, 15), (8.6 if x in (5, 46) else 10, 6), text, edge, face)
         for start, end in ((9.3, 14), (24, 28), (38, 41.7)):
             draw_arrow(axes, (start, 15), (end, 15), "#555555")
@@ -761,6 +758,7 @@ def loops_diagram() -> Picture:
             draw_arrow(axes, (x, y), (x, 12), colour)
         axes.text(40, 7.3, "gradient", fontsize=8, ha="center", color=BLUE)
         if closed:
+            axes.text(32, 0.8, "gradient, to the block", fontsize=8, ha="center", color=RED)
             axes.plot([33, 33, 19], [18, 23, 23], color="#555555", linewidth=1.3)
             draw_arrow(axes, (19, 23), (19, 18), "#555555")
             axes.text(26, 24, "maps", fontsize=8, ha="center")
@@ -792,7 +790,7 @@ def block_diagram() -> Picture:
     ):  # fmt: skip
         draw_arrow(axes, start, end, grey)
     axes.text(25, 22.3, "query", fontsize=8)
-    axes.text(25.5, 10.6, "key", fontsize=8)
+    axes.text(27.4, 10.2, "key", fontsize=8)
     axes.text(30, 3.2, "value, one number a place", fontsize=8)
     axes.text(69.5, 13, "$s_λ = 1 - s_{1-λ}$", fontsize=9, ha="center")
     headline(figure, "The Mix Block: cross-attention from the places of an image to those of its partner")
@@ -801,56 +799,76 @@ def block_diagram() -> Picture:
 
 @styled
 def pipeline_diagram() -> Picture:
-    """The momentum pipeline: what is trained, what is frozen, and where gradients go."""
-    figure, axes = plots.canvas(3.4, 30, top=0.88)
-    frozen, red, blue = ("#555555", "#E8E8E8"), ("#EE6677", "#FDECEE"), ("#4477AA", "#EAF0F7")
+    """The momentum pipeline: its four losses, what each trains, and where gradients go."""
+    figure, axes = plots.canvas(3.8, 36, top=0.9)
+    grey, plain = "#555555", ("#555555", "white")
+    frozen, red, blue = (grey, "#E8E8E8"), (RED, "#FDECEE"), (BLUE, "#EAF0F7")
     for centre, size, text, colours in (
-        ((4.5, 15), (7, 5), "$x$", ("#555555", "#F6F6F6")),
-        ((15, 15), (8, 6), "copy $k$\nfrozen", frozen),
-        ((25, 15), (6, 5), "maps\n$z$", ("#555555", "#F6F6F6")),
-        ((36, 15), (10, 6), "Mix Block\n$\\varphi$", red),
-        ((48, 23), (9, 5), "mask, $\\tilde{x}'$", ("#555555", "#F6F6F6")),
-        ((48, 7), (9, 5), "mask, $\\tilde{x}$", ("#555555", "#F6F6F6")),
-        ((60, 23), (8, 6), "copy $k$\nfrozen", frozen),
-        ((60, 7), (8, 6), "classifier\n$q$", blue),
-        ((71, 23), (7, 5), "loss", red),
-        ((71, 7), (7, 5), "loss", blue),
+        ((4.5, 19), (7, 5), "$x$, $y$", plain),
+        ((15, 19), (8, 6), "copy $k$", frozen),
+        ((25, 19), (6, 5), "maps\n$z$", plain),
+        ((35.5, 19), (9, 6), "Mix Block\n$\\varphi$", red),
+        ((46, 29), (7, 5), "$\\tilde{x}'$", plain),
+        ((46, 13), (7, 5), "$\\tilde{x}$", plain),
+        ((56.5, 29), (7, 6), "copy $k$", frozen),
+        ((56.5, 10), (8, 12), "classifier\n$q$", blue),
+        ((27, 29), (10, 4.6), "mask loss", red),
+        ((69, 29), (11, 5.6), "MCE of $\\tilde{x}'$", red),
+        ((69, 13), (11, 4.6), "MCE of $\\tilde{x}$", blue),
+        ((69, 6), (11, 4.6), "CE of $x$", blue),
     ):
         draw_box(axes, centre, size, text, *colours)
-    for start, end in (((8, 15), (11, 15)), ((19, 15), (22, 15)), ((28, 15), (31, 15)), ((41, 17), (43.5, 22)),
-                       ((52.5, 23), (56, 23)), ((64, 23), (67.5, 23)), ((41, 13), (43.5, 8)), ((52.5, 7), (56, 7)),
-                       ((64, 7), (67.5, 7))):  # fmt: skip
-        draw_arrow(axes, start, end, "#555555")
-    axes.plot([71, 71, 36], [25.5, 28.5, 28.5], color=RED, linewidth=1.3)
-    draw_arrow(axes, (36, 28.5), (36, 18), RED)
-    axes.text(52, 29, "gradient, through $k$ to the block", fontsize=8, ha="center", color=RED)
-    axes.plot([71, 71, 60], [4.5, 1.5, 1.5], color=BLUE, linewidth=1.3)
-    draw_arrow(axes, (60, 1.5), (60, 4), BLUE)
-    axes.plot([42.4, 42.4], [8.5, 12], color="black", linewidth=2)
-    axes.text(37, 9, "no gradient", fontsize=8, ha="center")
-    draw_arrow(axes, (60, 10), (60, 20), "#555555", "--")
-    axes.text(60.8, 15, "average\nover steps", fontsize=8, va="center")
-    headline(figure, "Red trains the block, blue the classifier; the gray copy only follows")
+    for start, end in (
+        ((8, 19), (11, 19)), ((19, 19), (22, 19)), ((28, 19), (31, 19)), ((38.5, 22), (42.5, 27.5)),
+        ((38, 16), (42.5, 13)), ((49.5, 28), (53, 28)), ((60, 28), (63.5, 28)), ((49.5, 13), (52.5, 13)),
+        ((60.5, 14), (63.5, 14)), ((60.5, 7), (63.5, 7)), ((32.5, 22), (28, 26.7)),
+    ):  # fmt: skip
+        draw_arrow(axes, start, end, grey)
+    axes.plot([4.5, 4.5], [16.5, 6], color=grey, linewidth=1.3)
+    draw_arrow(axes, (4.5, 6), (52.5, 6), grey)
+    axes.text(20, 7, "the images themselves", fontsize=8)
+    back = ((63.5, 60, 30.5, 30.5), (53, 49.5, 30.5, 30.5), (42.5, 36, 30.5, 22), (30.5, 34.5, 26.7, 22))
+    for right, left, high, low in back:
+        draw_arrow(axes, (right, high), (left, low), RED)
+    axes.text(56.5, 33.3, "gradient through $k$, none on its weights", fontsize=8, ha="center", color=RED)
+    for y in (12, 5):
+        draw_arrow(axes, (63.5, y), (60.5, y), BLUE)
+    axes.plot([40.2, 40.2], [12.6, 16.6], color="black", linewidth=2)
+    axes.text(39.5, 11, "no gradient", fontsize=8, ha="right")
+    draw_arrow(axes, (56.5, 16), (56.5, 26), grey, "--")
+    axes.text(57.4, 20.5, "average\nover steps", fontsize=8, va="center")
+    headline(figure, "Red losses train the block, blue ones the classifier; no loss moves the gray copy")
     return figure
 
 
 @styled
-def _frame(figure: Picture, found: Kept, lam: float, pairs: Sequence[int]) -> Picture:
-    """Pairs, masks and mixtures at one ratio, drawn anew into a figure."""
+def _frame(
+    figure: Picture, found: Kept, shown: Sequence[tuple[str, float]], pairs: Sequence[int], title: str
+) -> Picture:
+    """Pairs, and for each arm and ratio of ``shown`` mask and mixture, drawn anew into a figure."""
     figure.clear()
-    axes, rows = figure.add_subplot(), []
-    for pair in pairs:
-        first = next(iter(found.values()))[1]
+    axes, rows, first = figure.add_axes((0.01, 0, 0.98, 0.87)), [], found[PICTURED.name][1]
+    step = 96 + 6
+    for row, pair in enumerate(pairs):
         tiles = [_large(torch.tensor(photograph) / 255) for photograph in first["pairs"][pair]]
-        for _, arrays in found.values():
-            cells = torch.tensor(arrays["masks"][-1, pair, masks.LAMS.index(lam)]) / 255
-            tiles += [_large(cells.expand(3, -1, -1)), _large(mixture("AutoMix", arrays, pair, lam)[0])]
-        rows.append(np.concatenate([np.pad(tile, ((0, 6), (0, 6), (0, 0)), constant_values=1) for tile in tiles], 1))
+        for name, lam in shown:
+            arrays = found[name][1]
+            cells = arrays["masks"][-1, pair, masks.LAMS.index(lam)] / 255
+            at = (len(tiles) * step, row * (step + 18) + 110)
+            axes.text(*at, f"mean {cells.mean():.2f}", fontsize=8, va="center")
+            tiles += [_mask_tile(arrays, pair, lam), _large(mixture("AutoMix", arrays, pair, lam)[0])]
+        line = np.concatenate([_framed(tile) for tile in tiles], 1)
+        rows.append(np.pad(line, ((0, 18), (0, 0), (0, 0)), constant_values=1))
     axes.imshow(np.concatenate(rows))
     axes.axis("off")
-    for k, name in enumerate(("image", "partner", "with the pipeline", "", "one network", "")[: 2 + 2 * len(found)]):
-        axes.text(102 * k, -8, name, fontsize=9)
-    axes.set_title(f"λ = {lam:g}\n", fontsize=10)
+    axes.set_anchor("NW")
+    words = ["image", "partner"]
+    for name, lam in shown:
+        arm = "pipeline" if name == PICTURED.name else "one network"
+        words += [f"λ = {lam:g}" if len(shown) > 2 else arm, "mixture"]
+    for k, word in enumerate(words):
+        axes.text(step * k, -8, word, fontsize=9)
+    axes.set_title(f"{title}\n", fontsize=10)
     return figure
 
 
@@ -861,12 +879,17 @@ def _large(image: torch.Tensor, side: int = 96) -> np.ndarray:
 
 
 def over_lambda(
-    found: Kept, lams: Sequence[float] = (0.5, *masks.LAMS[::2]), pairs: Sequence[int] = (0, 1, 2)
+    found: Kept, lams: Sequence[float] = masks.LAMS[1::2], pairs: Sequence[int] = (0, 1, 2)
 ) -> Iterator[Picture]:
-    """The frames of a moving picture: masks and mixtures over the ratio, after training; the first for print."""
-    figure = Picture(figsize=(7.2, 3.9))
+    """The frames of a moving picture: masks and mixtures over the ratio, after training.
+
+    The first, for print, has three ratios of the pipeline side by side; the others one ratio of both runs.
+    """
+    figure = Picture(figsize=(7.5, 4.0))
+    figure.set_layout_engine("none")
+    yield _frame(figure, found, [(PICTURED.name, lam) for lam in (0.1, 0.5, 0.9)], pairs, "With the pipeline")
     for lam in lams:
-        yield _frame(figure, found, lam, pairs)
+        yield _frame(figure, found, [(name, lam) for name in found], pairs, f"λ = {lam:g}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
