@@ -17,10 +17,11 @@ import torch
 
 from companion import plots
 from companion.plots import BLUE, GREEN, GREY, PURPLE, RED, YELLOW, Picture, band, finish, seeds_of, styled, titled
-from companion.records import ByArm, Index, by_frequency, needed, pictures, runs_of
-from companion.stats import gains, summary
+from companion.records import ByArm, Index, by_frequency, committed, markdown, needed, pictures, runs_of
+from companion.stats import Summary, gains, summary
 from companion.studies import Arm, Setting, Study
 from semaug.data.sets import Data
+from semaug.data.split import Split
 from semaug.methods.sla import TRANSFORMS, DataAugmentation, views
 from semaug.training.recipe import Recipe
 from semaug.training.record import Record
@@ -133,12 +134,13 @@ MANY_STEPS = replace(
     seconds=6 * FEW.seconds,
 )
 FEW, MANY_STEPS = replace(FEW, seeds=3), replace(MANY_STEPS, seeds=3)
+GENERATED = _study("shapes", "shapes, 1,000 images", PLAIN, SHAPES, 0.4, train_size=1000)
 SETS = (
     CLOTHING,
     MNIST,
     FEW,
     MANY_STEPS,
-    _study("shapes", "shapes, 1,000 images", PLAIN, SHAPES, 0.4, train_size=1000),
+    GENERATED,
     CIFAR,
     _full("cifar10", "CIFAR-10, ResNet-32"),
     _full("cifar100", "CIFAR-100, ResNet-32"),
@@ -150,12 +152,19 @@ TAILS = (
 
 
 STUDIES = (*SETS, *TAILS)
+METHODS_OF_PAPER = ("cross-entropy", "DA", "MT", "SLA, single", "SLA+SD", "SLA+AG")
+REPORTED = {
+    "CIFAR-10": (92.39, 90.44, 90.79, 92.50, 93.26, 94.50),
+    "CIFAR-100": (68.27, 65.73, 66.10, 68.68, 71.85, 74.14),
+}
+"""Test accuracies in the paper, as noted from memory."""
 PAPER = tuple(
-    (f"{name}, ResNet-32, turns, 205 epochs", numbers, "Lee et al., ICML 2020, noted from memory, not checked")
-    for name, numbers in (
-        ("CIFAR-10", "cross-entropy 92.39, DA 90.44, MT 90.79, SLA, single 92.50, SLA+SD 93.26, SLA+AG 94.50"),
-        ("CIFAR-100", "cross-entropy 68.27, DA 65.73, MT 66.10, SLA, single 68.68, SLA+SD 71.85, SLA+AG 74.14"),
+    (
+        f"{name}, ResNet-32, turns, 205 epochs",
+        ", ".join(f"{method} {value:.2f}" for method, value in zip(METHODS_OF_PAPER, values, strict=True)),
+        "Lee et al., ICML 2020, noted from memory, not checked",
     )
+    for name, values in REPORTED.items()
 )
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -228,8 +237,61 @@ def results(index: Index) -> dict[str, tuple[Study, ByArm]]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# What the lesson takes from the records
+
+
+def sixes_and_nines(seed: int) -> Data:
+    """The eighty sixes and nines of MNIST beside a record: a random half of each class to train on, the rest to test.
+
+    Raises NothingToDraw without them.
+    """
+    found = next((pictures(NOTEBOOK, run) for run in committed(NOTEBOOK).of(MNIST, "SLA")[:1]), {})
+    needed(found, "the pictures of a network of SLA on MNIST")
+    images, nine = torch.tensor(found["views"][:, 0]), torch.tensor(found["target"] == 9).long()
+    generator, train = torch.Generator().manual_seed(seed), torch.zeros(len(nine), dtype=torch.bool)
+    for label in (0, 1):
+        places = (nine == label).nonzero()[:, 0]
+        train[places[torch.randperm(len(places), generator=generator)[: len(places) // 2]]] = True
+    one, other = (Split(images[half], nine[half]) for half in (train, ~train))
+    return Data("sixes and nines", one, other, classes=("6", "9"), settings={"seed": seed})
+
+
+def reported(index: Index) -> str:
+    """The accuracies of the paper as a table."""
+    rows = [[name, *(f"{value:.2f}" for value in values)] for name, values in REPORTED.items()]
+    return markdown(
+        ["ResNet-32, 80,000 steps", *(name.replace("single", "one view") for name in METHODS_OF_PAPER)], rows
+    )
+
+
+Differences = dict[tuple[str, str], dict[str, Summary]]
+
+
+def differences(index: Index, pairs: Iterable[tuple[str, str]]) -> Differences:
+    """A - B of each pair of rows over paired seeds, by data set and steps; only of three seeds or more."""
+    found: Differences = {}
+    columns = {described(by_arm["SLA+AG"][0]): by_arm for by_arm in blocks(index, methods=("SLA+AG",)).values()}
+    for one, other in pairs:
+        both = {name: by_arm for name, by_arm in columns.items() if {one, other} <= by_arm.keys()}
+        each = {name: gains(by_arm[one], by_arm[other]) for name, by_arm in both.items()}
+        found[one, other] = {name: summary(values) for name, values in each.items() if len(values) > 2}
+    return found
+
+
+def compared(found: Differences) -> str:
+    """A table of :func:`differences`, a column a data set."""
+    columns = list(dict.fromkeys(name for each in found.values() for name in each))
+    rows = []
+    for (one, other), each in found.items():
+        cells = [each[name].text("+.1f") if name in each else "" for name in columns]
+        rows.append([f"{called(one)} \N{MINUS SIGN} {called(other)}", *cells])
+    return markdown(["A \N{MINUS SIGN} B (points)", *columns], rows)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Figures
 
+SUBJECTS = {"fashion-mini": "clothing", "mnist": "digits", "cifar10": "photographs"}
 COLOUR = {"cross-entropy": "black", "DA": BLUE, "MT": GREEN, "SLA": RED, "SLA+SD": PURPLE}
 
 
@@ -250,6 +312,21 @@ def many(name: str, title: str = "") -> bool:
 
 EQUAL = "cross-entropy, 4x epochs"
 COMPARED = ("DA", "MT", "SLA, single", "SLA+SD", "SLA+AG")
+IN_LESSON = (CLOTHING, GENERATED, FEW, MANY_STEPS)
+
+
+def called(name: str) -> str:
+    """A row as figures and tables call it."""
+    plain = "cross-entropy"
+    several = {plain: f"{plain}, equal updates", EQUAL: f"{plain}, equal passes"}
+    several |= {"DA": "DA, one view", "MT": "MT, one view"}
+    return several.get(name, name.replace("single", "one view").replace("averaged", "four views"))
+
+
+def described(run: Record) -> str:
+    """Data set, images and steps of a run."""
+    name = run.config["data"]["name"]
+    return f"{SUBJECTS.get(name, name)}, {sum(run.train_counts):,} images, {steps(run):,} steps"
 
 
 def steps(run: Record) -> int:
@@ -264,79 +341,100 @@ def _listed(names: Sequence[str]) -> str:
 
 @styled
 def digits(index: Index) -> Picture:
-    """A six and a nine in four views with the answers of two networks, and the accuracy on all sixes and nines."""
-    found = index.by_arm(MNIST, ["cross-entropy", "DA", "MT", "SLA"])
+    """A six and a nine that DA confuses, with the answers of two networks, and the accuracy on all sixes and nines."""
+    names = [EQUAL, "DA", "MT", "SLA+SD", "SLA"]
+    found = {name: runs for name in names if (runs := index.of(MNIST, name))}
     drawn = {name: pictures(NOTEBOOK, found[name][0]) for name in ("DA", "SLA") if name in found}
     needed(drawn.get("DA", {}) and drawn.get("SLA", {}), "the answers of a network of DA and of one of SLA on MNIST")
-    tiles, target = drawn["SLA"]["views"], drawn["SLA"]["target"]
-    rows = [int(np.flatnonzero(target == digit)[0]) for digit in (6, 9)]
-    figure = Picture(figsize=(7.5, 3.4))
-    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
-    mosaic = 255 - tiles[rows][:, :, 0]
+    needed(found if len(found) == len(names) else {}, f"{', '.join(names)} on MNIST")
+    target, each = drawn["SLA"]["target"], {name: arrays["each"].argmax(-1) for name, arrays in drawn.items()}
+    swapped = {name: said[:, 0] == 15 - target for name, said in each.items()}
+    figure = Picture(figsize=(7.5, 3.5))
+    left, right = figure.subplots(1, 2, width_ratios=(1.4, 1))
+    rows = []
+    for digit in (6, 9):  # where DA errs by the other digit in most views, the upright one among them, and SLA in none
+        best = swapped["DA"] * 8 + (each["DA"] == 15 - digit).sum(1) + 4 * (each["SLA"] == digit).all(1)
+        rows.append(int(np.where(target == digit, best, -1).argmax()))
+    mosaic = 255 - drawn["SLA"]["views"][rows][:, :, 0]
     mosaic = np.pad(mosaic, ((0, 0), (0, 0), (1, 15), (3, 3)), constant_values=255)
     left.imshow(mosaic.transpose(0, 2, 1, 3).reshape(2 * 44, 4 * 34), cmap="gray", vmin=0, vmax=255)
     for row, column in np.ndindex(2, 4):
-        said = (int(drawn[name]["each"][rows[row], column].argmax()) for name in ("DA", "SLA"))
-        words = "DA: {}\nSLA: {}".format(*said)
-        left.text(34 * column + 17, 44 * row + 30, words, ha="center", va="top", fontsize=8)
+        words = "DA: {}\nSLA: {}".format(*(int(each[name][rows[row], column]) for name in ("DA", "SLA")))
+        left.text(34 * column + 17, 44 * row + 30, words, ha="center", va="top", fontsize=9)
     left.set_xticks([34 * column + 16.5 for column in range(4)], ["0°", "90°", "180°", "270°"])
     left.tick_params(length=0, labeltop=True, labelbottom=False)
     left.set_yticks([])
     left.spines[:].set_visible(False)
     left.grid(visible=False)
-    means = {}
+
+    def score(run: Record) -> float:
+        return 50 * (run.class_accuracy[6] + run.class_accuracy[9])
+
     for at, (name, runs) in enumerate(found.items()):
-        score = summary(50 * (run.class_accuracy[6] + run.class_accuracy[9]) for run in runs)
-        label = {"SLA": "SLA+AG, four views"}.get(name, name)
-        half = score.half_width if score.n > 2 else 0.0
-        right.barh(at, score.mean, 0.6, xerr=half, color=COLOUR[name], capsize=3, ecolor=GREY)
-        right.text(3, at, f"{label}: {score.mean:.0f}%", va="center", color="white", weight="bold", fontsize=8.5)
-        means[name] = score.mean
+        value = summary(map(score, runs))
+        half = value.half_width if value.n > 2 else 0.0
+        right.barh(at, value.mean, 0.6, xerr=half, color=colour(name), capsize=3, ecolor=GREY)
+        label = {"SLA": "SLA+AG (four views)", EQUAL: "cross-entropy"}.get(name, name)
+        right.text(3, at, f"{label}: {value.mean:.0f}%", va="center", color="white", weight="bold", fontsize=8.5)
     right.set(xlim=(0, 100), ylim=(len(found) - 0.5, -0.5), yticks=[], xlabel="accuracy on sixes and nines (%)")
     right.grid(visible=False, axis="y")
-    text = f"A turned six is a nine: data augmentation gets {means['DA']:.0f}% right"
-    shown = [run for runs in found.values() for run in runs]
-    words = f"Bars: {seeds_of(found)}, 95% intervals. Below each view: the class that two networks (seed 0) give it."
-    return finish(figure, f"{text}, joint labels {means['SLA']:.0f}%", shown, words)
+    lost, joint = (summary(gains(found[name], found[EQUAL], score)) for name in ("DA", "SLA"))
+    rest = f"{joint.text('+.0f')} points" if joint.side else "none"
+    text = f"DA loses {-lost.mean:.0f} points on sixes and nines; joint labels lose {rest}"
+    counts = " and ".join(f"{name} swaps {int(each.sum())}" for name, each in swapped.items())
+    one = found["SLA"][0]
+    words = (
+        f"{sum(one.train_counts):,} training images, {steps(one)} steps, cross-entropy {steps(found[EQUAL][0])}; "
+        f"{seeds_of(found)}, bars: 95% intervals. One view at test, but for SLA+AG. Left: networks of seed 0; "
+        f"of {len(target)} upright sixes and nines, {counts}."
+    )
+    return finish(figure, text, [run for runs in found.values() for run in runs], words)
 
 
 @styled
-def accuracy(index: Index) -> Picture:
+def _over_cross_entropy(index: Index, studies: Iterable[Study]) -> Picture:
     """Methods on views against cross-entropy with as many passes in training, a row a study, on one axis."""
-    found = {title: by_arm for title, by_arm in blocks(index, methods=("SLA+AG",)).items() if EQUAL in by_arm}
+    found = {title: by_arm for title, by_arm in blocks(index, studies, ("SLA+AG",)).items() if EQUAL in by_arm}
     needed(found, f"an objective on views beside {EQUAL}")
-    figure = Picture(figsize=(7.5, 1.6 + 0.72 * len(found)))
+    figure = Picture(figsize=(7.5, 1.9 + 0.78 * len(found)))
     axes, labels, marks, sides = figure.add_subplot(), [], dict[str, Any](), dict[int, list[str]]()
-    for row, (title, by_arm) in enumerate(found.items()):
-        name, few = title.split(", ")[:2]
-        length = f"{steps(by_arm['SLA+AG'][0]):,} steps"
-        labels.append(f"{name}, {few}\n{length}")
+    settings = [described(by_arm["SLA+AG"][0]).rsplit(", ", 2) for by_arm in found.values()]
+    subjects = [name for name, *_ in settings]
+    for row, ((name, few, length), by_arm) in enumerate(zip(settings, found.values(), strict=True)):
+        labels.append(f"{name}, {few}\n{length} ({steps(by_arm[EQUAL][0]):,})")
         for method in (method for method in COMPARED if method in by_arm):
             values = gains(by_arm[method], by_arm[EQUAL])
             result, shift = summary(values), 0.15 * (COMPARED.index(method) - 2)
-            half = result.half_width if result.n > 2 else 0.0
-            look: dict[str, Any] = {"fmt": "D" if many(method) else "o", "color": colour(method), "markersize": 5}
-            look["markerfacecolor"] = colour(method) if method != "SLA, single" else "white"
-            marks.setdefault(method, axes.errorbar(result.mean, row + shift, xerr=half, capsize=2, **look)[0])
+            if result.n < 3:
+                continue
+            look: dict[str, Any] = {"fmt": "D" if many(method) else "o", "color": colour(method), "markersize": 6}
+            drawn = axes.errorbar(result.mean, row + shift, xerr=result.half_width, capsize=3, **look)
+            marks.setdefault(method.replace("single", "one view"), drawn[0])
             if method == "SLA+AG":
-                sides.setdefault(result.side, []).append(f"{name} ({length})")
+                sides.setdefault(result.side, []).append(f"{name} ({length})" if subjects.count(name) > 1 else name)
     axes.axvline(0, color="black", linewidth=1)
-    axes.set_yticks(range(len(found)), labels, fontsize=8.5)
+    axes.text(0, -0.53, "cross-entropy", ha="center", va="bottom", fontsize=8.5)
+    axes.set_yticks(range(len(found)), labels, fontsize=9)
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("points over cross-entropy with as many passes in training")
+    axes.set_xlabel("accuracy over that of cross-entropy with as many passes (points)")
     for border in range(1, len(found)):
         axes.axhline(border - 0.5, color=GREY, linewidth=0.5, alpha=0.5)
     ahead, behind = (_listed(sides.get(side, [])) for side in (1, -1))
     parts = [f"ahead on {ahead}"] * bool(ahead) + [f"behind on {behind}"] * bool(behind)
     text = f"At equal passes SLA+AG is {', '.join(parts)}" if parts else "SLA+AG at equal passes, by data set"
-    return finish(
-        figure,
-        text,
-        runs_of(found),
-        "Bars: 95% intervals over paired seeds; no bar: fewer than three. Diamond: four passes.",
-        marks,
-    )
+    words = "Circles: one view at test; diamonds: four. Bars: 95% intervals. In brackets: the steps of cross-entropy."
+    return finish(figure, text, runs_of(found), words, marks)
+
+
+def accuracy(index: Index) -> Picture:
+    """Methods on views against cross-entropy of as many passes: the data sets of the lesson."""
+    return _over_cross_entropy(index, IN_LESSON)
+
+
+def accuracy_all(index: Index) -> Picture:
+    """Methods on views against cross-entropy of as many passes: every data set."""
+    return _over_cross_entropy(index, SETS)
 
 
 @styled
@@ -344,23 +442,34 @@ def longer_training(index: Index) -> Picture:
     """Validation accuracy over passes in training: in a short study and in one of six times the steps."""
     found = blocks(index, (FEW, MANY_STEPS), ("SLA+AG", EQUAL))
     needed(found if len(found) == 2 else {}, "SLA and cross-entropy in the short and in the long study of MNIST")
-    figure, (grid,) = plots.panels(3.4, 1, 2, sharey=True)
-    gained, lines = [], dict[str, Any]()
+    figure, (grid,) = plots.panels(3.6, 1, 2, sharey=True)
+    gained, names, short, lines = [], ("cross-entropy", EQUAL, "SLA+AG"), True, dict[str, list[Record]]()
     for axes, by_arm in zip(grid, found.values(), strict=True):
         epochs = by_arm["cross-entropy"][0].config["recipe"]["epochs"]
-        for name in ("cross-entropy", EQUAL, "SLA+AG"):
+        places = [(0, (0, -14), "left"), (-1, (0, 8), "right"), (-1, (0, -44), "right")]
+        if not short:
+            places = [(0, (0, 26), "left"), (-1, (0, -24), "right"), (-1, (0, 12), "right")]
+        for name, (place, offset, align) in zip(names, places, strict=True):
             values = 100 * np.array([run.curves["validation_accuracy"] for run in by_arm[name]])
             passes = (1 if name == "cross-entropy" else 4) * epochs / values.shape[1]
             style = {"color": colour(name), "linestyle": ":" if name == "cross-entropy" else "-"}
             band(axes, passes * np.arange(1, values.shape[1] + 1), values, name, marker="o", markersize=3, **style)
-            lines.setdefault(name, axes.lines[-1])
-        gained.append(summary(gains(by_arm["SLA+AG"], by_arm[EQUAL])).text("+.1f"))
-        axes.set_title(f"{steps(by_arm['SLA+AG'][0]):,} steps of SLA, {seeds_of(by_arm)}", fontsize=9)
+            lines[words := f"{name}: {steps(by_arm[name][0]):,} steps"] = by_arm[name]
+            at, mean = passes * (place % values.shape[1] + 1), float(values.mean(0)[place])
+            axes.annotate(
+                words, (at, mean), offset, textcoords="offset points", ha=align, fontsize=8, color=colour(name)
+            )
+        gained.append(summary(gains(by_arm["SLA+AG"], by_arm[EQUAL])))
         axes.set_xlabel("passes over the training images")
+        short = False
     grid[0].set_ylabel("validation accuracy (%)")
-    text = f"SLA+AG − cross-entropy of equal passes: {gained[0]}, with more steps {gained[1]}"
-    words = "MNIST, 300 images. In the title: points, on test images. Bands: 95% intervals of the mean."
-    return finish(figure, text, runs_of(found), words, lines)
+    parts = [f"{gain.text('+.1f')}{'' if gain.side else ' (not significant)'}" for gain in gained]
+    lengths = [steps(by_arm["SLA+AG"][0]) for by_arm in found.values()]
+    after = " and ".join(f"{gain} after {length} steps" for gain, length in zip(parts, lengths, strict=True))
+    text = f"SLA+AG \N{MINUS SIGN} cross-entropy at equal passes: {after}"
+    images = sum(next(iter(found.values()))["SLA+AG"][0].train_counts)
+    words = f"MNIST, {images} images. Curves: validation images, {seeds_of(lines)}, 95% intervals. Title: test images."
+    return finish(figure, text, runs_of(found), words)
 
 
 def inference(index: Index) -> Picture:
@@ -370,8 +479,8 @@ def inference(index: Index) -> Picture:
         panel = {more: gains(by_arm[more], by_arm[one]) for one, more in NAMES.values() if more in by_arm}
         columns[title.split(",")[0]] = panel
         for name in {"DA, averaged", "MT, averaged"} & panel.keys() if "SLA+AG" in panel else ():
-            differences = [ours - theirs for ours, theirs in zip(panel["SLA+AG"], panel[name], strict=False)]
-            sides.add(summary(differences).side)
+            paired = [ours - theirs for ours, theirs in zip(panel["SLA+AG"], panel[name], strict=False)]
+            sides.add(summary(paired).side)
     text = "M passes − one pass, same network."
     figure = plots.forest({"": columns}, "gain (points)", runs_of(shown), text, colour, many, shared=True)
     plain = "What M passes gain over one"
@@ -421,5 +530,8 @@ def imbalance(index: Index) -> Picture:
 
 
 FIGURES: dict[str, Callable[[Index], Picture]] = {
-    **{draw.__name__: draw for draw in (digits, accuracy, longer_training, inference, transforms, imbalance)},
+    **{
+        draw.__name__: draw
+        for draw in (digits, accuracy, accuracy_all, longer_training, inference, transforms, imbalance)
+    },
 }

@@ -37,7 +37,7 @@ def record(arm, seed, single, aggregated=None, study=FASHION):
         curves["distillation"] = [0.1, 0.2, 0.1, 0.05]
     metrics["test_accuracy"] = metrics.get(f"{settings.get('inference')}_test_accuracy", single + NOISE[seed])
     recipe = {"epochs": 4 * study.recipe_of(chosen).epochs // study.recipe.epochs, "batch_size": 20}
-    config = {"objective": chosen.objective, "settings": settings, "recipe": recipe}
+    config = {"data": study.data, "objective": chosen.objective, "settings": settings, "recipe": recipe}
     where = {"profile": study.profile, "study": study.name, "arm": arm, "environment": {"device": "a CPU"}}
     return Record(config, seed, metrics, curves, [10] * 6, [metrics["test_accuracy"]] * 6, **where)
 
@@ -131,50 +131,87 @@ def test_the_leaderboard_has_every_set_of_transformations(index):
 
 
 def test_accuracy_is_over_cross_entropy_of_as_many_passes_a_row_a_study(index):
-    figure = sla.accuracy(index)
-    (axes,) = figure.axes
-    assert labels(axes) == ["fashion-mini, 2,000 images\n12 steps"], "4 epochs of 3 batches of 20"
-    np.testing.assert_allclose(points(axes), [-5.9, -5, -3, 1, 2], atol=1e-9)
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(sla.COMPARED)
+    (axes,) = sla.accuracy(index).axes
+    assert labels(axes) == ["clothing, 60 images\n12 steps (48)"], "epochs of 3 batches of 20: 4 of SLA"
+    np.testing.assert_allclose(points(axes), [-5.9, -3, 1, 2], atol=1e-9, err_msg="of MT are two seeds")
+    assert [container[0].get_marker() for container in axes.containers] == ["o", "o", "o", "D"]
     low, high = axes.containers[0][2][0].get_segments()[0]  # of DA
     assert (high[0] - low[0]) / 2 == pytest.approx(t.ppf(0.975, 2) * 0.1 / math.sqrt(3))
-    low, high = axes.containers[1][2][0].get_segments()[0]  # of MT, at two seeds
-    assert low[0] == high[0]
-    hollow = [container[0].get_markerfacecolor() == "white" for container in axes.containers]
-    assert hollow == [False, False, True, False, False]
+    (legend,) = sla.accuracy(index).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["DA", "SLA, one view", "SLA+SD", "SLA+AG"]
 
 
 def test_the_title_names_the_sets_where_sla_is_ahead_and_behind_at_equal_passes(found):
-    def title(accuracy):
+    def title(accuracy, draw=sla.accuracy_all):
         others = [record(arm, seed, 0.9, 0.9, MNIST) for arm in ("cross-entropy", "SLA") for seed in range(3)]
         longer = [record("cross-entropy, 4x epochs", seed, accuracy, study=MNIST) for seed in range(3)]
-        return " ".join(sla.accuracy(Index(records=[*found, *others, *longer])).get_suptitle().split())
+        return " ".join(draw(Index(records=[*found, *others, *longer])).get_suptitle().split())
 
-    ahead = "At equal passes SLA+AG is ahead on fashion-mini (12 steps)"
-    assert title(0.95) == f"{ahead}, behind on MNIST (12 steps)"
-    assert title(0.85) == f"{ahead} and MNIST (12 steps)"
+    ahead = "At equal passes SLA+AG is ahead on clothing"
+    assert title(0.95) == f"{ahead}, behind on digits"
+    assert title(0.85) == f"{ahead} and digits"
+    assert title(0.95, sla.accuracy) == ahead, "of the lesson's data sets"
+
+
+def test_differences_are_of_three_seeds_or_more(index):
+    pairs = [("SLA+AG", sla.EQUAL), ("SLA, single", "DA"), ("MT", "DA")]
+    found = sla.differences(index, pairs)
+    column = "clothing, 60 images, 12 steps"
+    assert list(found) == pairs
+    assert found["SLA+AG", sla.EQUAL][column].text("+.1f") == "+2.0 ± 0.0"
+    assert found["SLA, single", "DA"][column].n == 3
+    assert found["MT", "DA"] == {}
+    head, _, first, second, third = sla.compared(found).splitlines()
+    assert head == f"| A − B (points) | {column} |"
+    assert first == "| SLA+AG − cross-entropy, equal passes | +2.0 ± 0.0 |"
+    assert second.startswith("| SLA, one view − DA, one view | +2.9 ± ")
+    assert third == "| MT, one view − DA, one view |  |"
+
+
+def test_what_the_paper_reports_stands_in_the_table_and_in_the_leaderboard(index):
+    head, _, *rows = sla.reported(index).splitlines()
+    assert head.count("|") == 8
+    assert "SLA, one view" in head
+    assert [row.split(" | ")[3] for row in rows] == ["90.79", "66.10"]
+    assert "SLA, single 92.50, SLA+SD 93.26" in sla.PAPER[0][1]
+
+
+def test_sixes_and_nines_are_halved_by_seed(monkeypatch):
+    one, other = sla.sixes_and_nines(0), sla.sixes_and_nines(1)
+    for dataset in (one, other):
+        assert [split.target.bincount().tolist() for split in (dataset.train, dataset.test)] == [[20, 20]] * 2
+        both = torch.cat([dataset.train.images, dataset.test.images]).flatten(1)
+        assert len(both.unique(dim=0)) == 80
+    assert one.image_shape == (1, 28, 28)
+    assert one.digest == sla.sixes_and_nines(0).digest != other.digest
+    monkeypatch.setattr(sla, "committed", lambda notebook: Index())
+    with pytest.raises(NothingToDraw, match="pictures of a network of SLA on MNIST"):
+        sla.sixes_and_nines(0)
 
 
 def test_digits_show_the_accuracy_on_sixes_and_nines(monkeypatch):
-    def run(arm, seed, six, nine):
-        made = record(arm, seed, 0.5, 0.6, MNIST)
+    def run(arm, six, nine):
+        made = record(arm, 0, 0.5, 0.6, MNIST)
         made.class_accuracy = [0.1] * 6 + [six] + [0.1] * 2 + [nine]
         return made
 
-    index = Index(
-        records=[run(arm, 0, 0.3 + 0.1 * k, 0.5) for k, arm in enumerate(("cross-entropy", "DA", "MT", "SLA"))]
-    )
+    sixes = {sla.EQUAL: 0.9, "DA": 0.3, "MT": 0.4, "SLA+SD": 0.8, "SLA": 0.9}
+    index = Index(records=[run(arm, six, 0.5) for arm, six in sixes.items()])
     with pytest.raises(NothingToDraw, match="the answers of a network"):
         sla.digits(index)
-    each = np.eye(10)[np.full((3, 4), 9)]
-    arrays = {"views": np.zeros((3, 4, 1, 28, 28), np.uint8), "target": np.array([6, 6, 9]), "each": each}
-    monkeypatch.setattr(sla, "pictures", lambda notebook, record: arrays)
+    said = {"DA": [[6] * 4, [9, 9, 6, 6], [6, 6, 9, 9]], "SLA": [[6] * 4, [6] * 4, [9] * 4]}
+    shared = {"views": np.zeros((3, 4, 1, 28, 28), np.uint8), "target": np.array([6, 6, 9])}
+    answers = {name: {**shared, "each": np.eye(10)[np.array(value)]} for name, value in said.items()}
+    monkeypatch.setattr(sla, "pictures", lambda notebook, record: answers[record.arm])
     figure = sla.digits(index)
     left, right = figure.axes
-    assert [text.get_text() for text in left.texts] == ["DA: 9\nSLA: 9"] * 8
-    assert [patch.get_width() for patch in right.patches] == pytest.approx([40, 45, 50, 55])
+    below = [f"DA: {said['DA'][k][j]}\nSLA: {said['SLA'][k][j]}" for k in (1, 2) for j in range(4)]
+    assert [text.get_text() for text in left.texts] == below, "digits that DA takes for each other"
+    assert [patch.get_width() for patch in right.patches] == pytest.approx([70, 40, 45, 65, 70])
     title = " ".join(figure.get_suptitle().split())
-    assert title.endswith("data augmentation gets 45% right, joint labels 55%")
+    assert title == "DA loses 30 points on sixes and nines; joint labels lose none"
+    with pytest.raises(NothingToDraw, match=r"cross-entropy, 4x epochs.* on MNIST"):
+        sla.digits(Index(records=[run("DA", 0.3, 0.5), run("SLA", 0.3, 0.5)]))
 
 
 def test_the_answers_beside_a_record_are_of_the_chosen_classes():
@@ -197,11 +234,12 @@ def test_longer_training_shows_a_short_and_a_long_study_over_passes():
     short = [record(arm, seed, 0.8, 0.75, sla.FEW) for arm in sla_arms(sla.MANY_STEPS) for seed in range(3)]
     figure = sla.longer_training(Index(records=[*long, *short]))
     one, other = figure.axes
-    assert one.get_title("left") == other.get_title("left") == "12 steps of SLA, n = 3"
+    words = ["cross-entropy: 12 steps", "cross-entropy, 4x epochs: 48 steps", "SLA+AG: 12 steps"]
+    assert [text.get_text() for text in one.texts] == [text.get_text() for text in other.texts] == words
     np.testing.assert_allclose(one.lines[0].get_xdata(), [2, 4], err_msg="cross-entropy of 4 epochs")
     np.testing.assert_allclose(one.lines[2].get_xdata(), [8, 16], err_msg="SLA of 4 epochs, four views")
     title = " ".join(figure.get_suptitle().split())
-    assert "\N{MINUS SIGN}5.0 ± 0.0, with more steps +10.0 ± 0.0" in title
+    assert title.endswith("equal passes: \N{MINUS SIGN}5.0 ± 0.0 after 12 steps and +10.0 ± 0.0 after 12 steps")
     with pytest.raises(NothingToDraw, match="the short and in the long study"):
         sla.longer_training(Index(records=short))
 
