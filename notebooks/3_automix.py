@@ -269,7 +269,7 @@ top, bottom, left, right = (edge[:, None, None] for edge in edges)
 box = (top <= row) & (row < bottom) & (left <= column) & (column < right)
 seen = (box * drawn.masks[partners]).sum((1, 2)) / drawn.masks[partners].sum((1, 2))
 absent = (seen == 0) & box.any(2).any(1)
-some = range(40, 48)  # in which as large a part is absent as in all
+some = range(40, 48)
 picture = plots.Picture(figsize=(7.5, 4.3))
 for axes, k in zip(picture.subplots(2, 4).flat, some, strict=True):
     axes.imshow(mixed.images[k].permute(1, 2, 0))
@@ -277,6 +277,7 @@ for axes, k in zip(picture.subplots(2, 4).flat, some, strict=True):
     axes.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor="white", linewidth=2))
     axes.set_title(f"label {1 - float(mixed.lam[k]):.0%}, shown {seen[k]:.0%}", fontsize=9)
     axes.axis("off")
+assert abs(absent.double().mean() - absent[some].double().mean()) < 0.02  # typical
 plots.headline(picture, f"In {absent[some].sum()} of these 8 mixtures nothing of the partner's object is visible")
 show(picture, "boxes")
 
