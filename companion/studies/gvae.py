@@ -42,7 +42,7 @@ CONDITIONAL = Arm("conditional VAE", "ConditionalVAE", USUAL, GREEN)
 
 
 def gvae(class_weight: float) -> Arm:
-    """G-VAE with the usual deviation of the decoder; the class weight is in nats a nat."""
+    """G-VAE with the usual deviation of the decoder; the class weight is c of the loss."""
     return Arm("G-VAE", "GVAE", {**USUAL, "class_weight": float(class_weight)}, RED)
 
 
@@ -380,6 +380,20 @@ def _cell(values: Sequence[float]) -> str:
     return f"**{text}**" if result and result.side else text
 
 
+def settings_table(index: Index) -> str:
+    """Settings of what :func:`compared` has, and how often the judge is right: a row a set of images, in Markdown."""
+    head = ["", "training images", "K", "s", "c", "judge, real images (%)", "judge, m(μ) of the VAE (%)"]
+    rows = []
+    for title, by_arm in compared(index).items():
+        run = by_arm["G-VAE"][0]
+        latent = run.config["network"].split("latent=")[1].split(",")[0]
+        s, c = (f"{run.config['settings'][name]:g}" for name in ("deviation", "class_weight"))
+        judged = (summary(map(metric(name), by_arm["VAE"])).mean for name in ("judge_accuracy", "consistency_0"))
+        size = f"{sum(run.train_counts):,}"
+        rows.append([title.split(",")[0], size, latent, s, c, *(f"{share:.0f}" for share in judged)])
+    return markdown(head, rows)
+
+
 def results(index: Index) -> dict[str, tuple[Study, ByArm]]:
     """The classifiers by title: of autoencoders accuracy is not what is compared."""
     return {study.title: (study, found) for study in CLASSIFIERS if len(found := index.by_arm(study)) > 1}
@@ -464,11 +478,15 @@ def augmented(index: Index) -> Picture:
     """Test accuracy of classifiers trained on augmented images: differences from none."""
     blocks = index.blocks(CLASSIFIERS, "classifiers trained with and without augmented images")
     columns, colours = gained(blocks), {arm.name: arm.color for arm in AUGMENTED}
+    columns = {  # the difference is a row of the appendix
+        title: {name: gain for name, gain in panel.items() if name != "G-VAE, difference"}
+        for title, panel in columns.items()
+    }
     text = "In titles: accuracy without. Half of the images of a batch are replaced, from 30% of training on."
     shown = runs_of(blocks)
     figure = plots.forest({"": columns}, "gain (points)", shown, text, lambda name, _: colours[name], shared=True)
     significant = any(summary(values).side for panel in columns.values() for values in panel.values())
-    message = "No augmented images change a classifier's accuracy significantly"
+    message = "No augmentation changes the accuracy significantly"
     return titled(figure, "Classifiers trained on augmented images" if significant else message)
 
 
@@ -495,6 +513,26 @@ def _first(index: Index, studies: Sequence[Study]) -> tuple[Study, Shown]:
         if {"VAE", "G-VAE"} <= shown.keys():
             return study, shown
     raise NothingToDraw(f"traversals of VAE and G-VAE on {' or '.join(study.title for study in studies)}")
+
+
+def scales(index: Index) -> str:
+    """The scale of the codes that lie beside records, of VAE and G-VAE: a row a set of images, in Markdown.
+
+    Means over the coordinates: variance of mu over images plus squared mean sigma, 1 where KL has fixed the scale (a
+    little less, since the mean square of sigma is larger); and mean sigma over the standard deviation of mu.
+    """
+    head, rows = ["", *(f"{what}, {name}" for what in ("scale", "σ over spread") for name in ("VAE", "G-VAE"))], []
+    for study in LEARNING:
+        shown, found = _pictured(index.by_arm(study, ["VAE", "G-VAE"])), []
+        for run, arrays in shown.values():
+            latent = int(run.config["network"].split("latent=")[1].split(",")[0])
+            spread = float(arrays["plane"][:, 0].var() / arrays["share"][0]) / latent
+            sigma = run.metrics["posterior_deviation"]
+            found.append((spread + sigma**2, sigma / spread**0.5))
+        if len(found) == 2:
+            columns = zip(*found, strict=True)
+            rows.append([study.title.split(",")[0], *(f"{value:.2f}" for column in columns for value in column)])
+    return markdown(head, needed(rows, "codes of VAE and G-VAE"))
 
 
 GROUPS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray], Sequence[str]]] = {
@@ -605,24 +643,80 @@ def _drawn(rows: Sequence[np.ndarray], names: Sequence[str], columns: Sequence[s
     return titled(figure, text)
 
 
-OPENING = (2, 4, 5, 7)
-"""Rows of the sheets of faces that the first picture of the notebook shows."""
+FACE = 5
+"""The row of the sheets of faces that :func:`ways` moves."""
 
 
+@styled
 def opening(index: Index) -> Picture:
-    """Four faces along all coordinates, of G-VAE and VAE one below the other, and with noise on their codes."""
-    found = {arm: _beside(index, "lfw64", arm) for arm in ("G-VAE", "VAE")}
-    rows, names = [], []
-    for face in OPENING:
-        for arm, (_, arrays) in found.items():
-            rows.append(
-                np.concatenate([arrays["images"][face, None], arrays["all"][face, ::2], arrays["noise"][face, None]])
-            )
-            names.append(arm)
-    moved = [far(arrays["all"]) for _, arrays in found.values()]
-    text = f"Moved by ±3σ, a pixel of G-VAE's faces changes by {moved[0]:.3f}, of a VAE's by {moved[1]:.3f}"
-    figure = _drawn(rows, names, ["image", *SHEET[::2], "noise"], 0.56, text)
-    plots.caption(figure, [run for run, _ in found.values()], "K = 256, s = 0.1. Unseen images. One seed each.")
+    """Codes of unseen garments by class, and below them four garments moved by ±3σ: of VAE and G-VAE side by side."""
+    _, shown = _first(index, (FASHION,))
+    by_arm = index.by_arm(FASHION, ["VAE", "G-VAE"])
+    figure, grid = plots.panels(6.2, 2, 2, height_ratios=(2.9, 2.5))
+    for axes, below, name in zip(*grid, by_arm, strict=True):
+        arrays = shown[name][1]
+        for label in np.unique(arrays["labels"]):
+            style: dict[str, Any] = {"color": COLOURS[label % 6], "marker": "o^"[label // 6], "markersize": 3}
+            points = arrays["plane"][arrays["labels"] == label]
+            axes.plot(*points.T, linestyle="", label=sources.FASHION[label], alpha=0.8, rasterized=True, **style)
+        axes.set(xlabel="first component", title=f"{name}: codes μ of unseen garments")
+        tiles = np.concatenate([arrays["images"][:, None], arrays["all"]], 1)
+        _mosaic(below, tiles, ["image", "−3σ", "−1.5σ", "μ", "+1.5σ", "+3σ"])
+    grid[0, 0].set_ylabel("second component")
+    lines = {str(line.get_label()): line for line in grid[0, 0].lines}
+    figure.legend(lines.values(), list(lines), loc="outside lower center", ncols=5, fontsize=8, markerscale=1.5)
+    read = [summary(map(metric("probe_accuracy"), by_arm[name])).mean for name in ("G-VAE", "VAE")]
+    better = summary(differences(by_arm, "G-VAE", "VAE")["linear probe (points)"]).side > 0
+    message = f"G-VAE sorts codes by class: a linear classifier reads {read[0]:.0f}% of them, not {read[1]:.0f}%"
+    return titled(figure, message if better else "Codes of garments, and garments moved along σ")
+
+
+def _mosaic(axes: Axes, tiles: np.ndarray, columns: Sequence[str]) -> None:
+    """Grey tiles (rows, columns, 1, H, W) side by side with white between them; ``columns``: their titles."""
+    side = tiles.shape[-1] + 2
+    padded = np.pad(tiles[:, :, 0], ((0, 0), (0, 0), (0, 2), (0, 2)), constant_values=255)
+    mosaic = padded.swapaxes(1, 2).reshape(len(tiles) * side, len(columns) * side)
+    axes.imshow(mosaic, cmap="gray", vmin=0, vmax=255)
+    axes.set_xticks([side * column + side / 2 - 1.5 for column in range(len(columns))], columns, fontsize=7)
+    axes.set_yticks([])
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    axes.grid(visible=False)
+
+
+@styled
+def diagram() -> Picture:
+    """G-VAE: encoder, code and decoder of a VAE, and in red what it adds, a classifier of the code's Gaussian."""
+    label = "Diagram of G-VAE: a VAE whose Gaussian of codes also goes to a linear classifier; three losses are added"
+    figure, axes = plots.canvas(3.3, 33, label)
+    grey, red, blue = ("#555555", "#F6F6F6"), (RED, "#FDECEE"), (plots.BLUE, "#EAF0F7")
+    for centre, size, text, (edge, face) in (
+        ((5, 19), (8, 6), "image\n$x$", grey),
+        ((18, 19), (10, 6), "encoder", grey),
+        ((33, 19), (11, 7), "Gaussian\n$\\mu$, $\\sigma$", grey),
+        ((48, 19), (11, 6), "code\n$z = \\mu + \\sigma\\varepsilon$", grey),
+        ((60.5, 19), (9, 6), "decoder", grey),
+        ((71, 19), (6.5, 6), "image\n$m(z)$", grey),
+        ((33, 29.5), (21, 4.6), "KL to the prior: (2)", blue),
+        ((62, 29.5), (23, 4.6), "error of the picture: (3)", blue),
+        ((33, 5), (13, 6), "linear classifier\n$w_j$, $b_j$", red),
+        ((60, 5), (27, 4.6), "expected cross-entropy: (6)", red),
+        ((11, 5), (9, 4.6), "label $y$", grey),
+    ):
+        plots.draw_box(axes, centre, size, text, edge, face)
+    for start, end, colour in (
+        ((9, 19), (13, 19), grey[0]),
+        ((23, 19), (27.5, 19), grey[0]),
+        ((38.5, 19), (42.5, 19), grey[0]),
+        ((53.5, 19), (56, 19), grey[0]),
+        ((65, 19), (67.75, 19), grey[0]),
+        ((33, 22.5), (33, 27.2), plots.BLUE),
+        ((71, 22), (69, 27.2), plots.BLUE),
+        ((33, 15.5), (33, 8), RED),
+        ((39.5, 5), (46.5, 5), RED),
+        ((15.5, 5), (26.5, 5), RED),
+    ):
+        plots.draw_arrow(axes, start, end, colour)
     return figure
 
 
@@ -693,13 +787,17 @@ def ways(index: Index) -> Picture:
     if "ways" in arrays:
         rows, names = [*arrays["ways"][:, ::2]], list(WAYS)
     else:
-        faces = OPENING[2:4]
-        rows = [arrays[key][face, ::2] for face in faces for key in ("clipped", "all")]
-        names = [WAYS[0], WAYS[2]] * len(faces)
+        rows, names = [], []
+        for key, name in (("clipped", WAYS[0]), ("all", WAYS[2])):
+            tiles = arrays[key][FACE, ::2]
+            change = 127 + 3 * (tiles.astype(int) - tiles[[len(tiles) // 2]])
+            rows += [tiles, change.clip(0, 255).astype(np.uint8)]
+            names += [name, "3 × its change"]
     text = f"3σ move a pixel by {moved[WAYS[0]]:.3f} along the {WAYS[0]}, by {moved[WAYS[2]]:.3f} along {WAYS[2]}"
     figure = _drawn(rows, names, columns, 0.75, text)
     s = run.config["settings"]["deviation"]
-    plots.caption(figure, [run], f"K = 256, s = {s:g}. Unseen faces. Numbers: root mean square change. One seed.")
+    words = "Numbers: root mean square over ten unseen faces. One seed."
+    plots.caption(figure, [run], f"G-VAE, K = 256, s = {s:g}. {words}")
     return figure
 
 
@@ -711,46 +809,39 @@ def sides(by_arm: ByArm) -> dict[str, Summary]:
         for name, rival in (("consistency", "VAE"), ("over conditional", "conditional VAE")):
             if rival in by_arm:
                 found[name] = summary(differences(by_arm, "G-VAE", rival)[key])
-    return found | {"σ": summary(_wider(by_arm))}
+    return found
 
 
-def _wider(by_arm: ByArm) -> list[float]:
-    """By how many per cent the mean deviation of G-VAE's posteriors is above the VAE's, by seed."""
-    mean = metric("posterior_deviation")
-    base = summary([mean(run) for run in by_arm["VAE"]]).mean
-    return [100 * value / base for value in gains(by_arm["G-VAE"], by_arm["VAE"], mean)]
-
-
-def code_size(run: Record) -> float:
-    """Root mean square of a coordinate of mu, from KL and the mean deviation; exact where all deviations are equal."""
-    latent = int(run.config["network"].split("latent=")[1].split(",")[0])
-    sigma = run.metrics["posterior_deviation"]
-    return float(np.sqrt(2 * run.metrics["kl"] / latent + 1 + 2 * np.log(sigma) - sigma**2))
-
-
+@styled
 def results_of(index: Index) -> Picture:
-    """Three comparisons and the mean deviation in one figure, a row a set of images."""
+    """The linear probe on every set, and class consistency at equal movement where the judge recognises m(μ)."""
     blocks = compared(index)
-    panels: dict[str, dict[str, list[float]]] = {}
-    key = f"{CONSISTENCY} at equal movement"
+    figure, ((left, right),) = plots.panels(3.1, 1, 2)
+    probes, judged = dict[str, list[float]](), dict[str, list[float]]()
     for title, by_arm in blocks.items():
         name = title.split(",")[0]
-        apart = differences(by_arm, "G-VAE", "VAE")
-        panels.setdefault("linear probe, − VAE", {})[name] = apart["linear probe (points)"]
-        if recognised(by_arm):
-            panels.setdefault("class consistency, − VAE", {})[name] = apart[key]
-        if "conditional VAE" in by_arm and recognised(by_arm):
-            rival = differences(by_arm, "G-VAE", "conditional VAE")[key]
-            panels.setdefault("class consistency, − conditional VAE", {})[name] = rival
-        panels.setdefault("mean σ (%), − VAE", {})[name] = _wider(by_arm)
-    ahead = all(found["probe"].side > 0 for found in map(sides, blocks.values()))
-    message = "G-VAE's codes are better for a classifier on every set" if ahead else "G-VAE beside its rivals"
-    wide = [title for title, by_arm in blocks.items() if sides(by_arm)["σ"].side > 0]
-    if ahead and wide:
-        message += f"; on {_names(wide)} its σ widens"
-    text = "Points, and per cent for σ. Class consistency at equal movement, where the judge recognises m(μ)."
-    figure = plots.forest({"": panels}, "G-VAE − rival", runs_of(blocks), text, lambda name, _: RED)
-    return titled(figure, message)
+        probes[name] = differences(by_arm, "G-VAE", "VAE")["linear probe (points)"]
+        for rival in ("VAE", "conditional VAE") if recognised(by_arm) else ():
+            if rival in by_arm:
+                key = f"{name}\n− {rival}"
+                judged[key] = differences(by_arm, "G-VAE", rival)[f"{CONSISTENCY} at equal movement"]
+    for axes, values, title in (
+        (left, probes, "linear probe, G-VAE − VAE"),
+        (right, judged, "class consistency, G-VAE − rival"),
+    ):
+        rows = {name: (COLOUR["conditional VAE"] if "conditional" in name else "black", True) for name in values}
+        plots.differences(axes, values, rows)
+        axes.set_yticks(range(len(values)), list(values))
+        axes.set_title(f"{title}\n{plots.counts(values)}", fontsize=9)
+        axes.set_xlabel("points")
+    found = {title.split(",")[0]: sides(by_arm) for title, by_arm in blocks.items()}
+    message = "G-VAE beside its rivals"
+    if all(each["probe"].side > 0 for each in found.values()):
+        message = "A linear classifier reads G-VAE's codes better on every set"
+        keeps = [name for name, each in found.items() if "consistency" in each and each["consistency"].side > 0]
+        message += f"; images keep their class better than a VAE's on {_names(keeps)}" if keeps else ""
+    text = "Dots: seeds. Bars: 95% intervals of the mean difference. Class consistency at equal movement."
+    return finish(figure, message, runs_of(blocks), text)
 
 
 @styled

@@ -9,7 +9,7 @@
 # %% [markdown]
 # # 2 · G-VAE, appendix: errata, faults of the code, rivals, records
 #
-# This page belongs to the [lesson](../2_gvae.ipynb), whose equations it cites as L(1) to L(10).
+# This page belongs to the [lesson](../2_gvae.ipynb), whose equations it cites as L(1) to L(11).
 #
 # 1. Notation
 # 2. Errata of the source
@@ -30,7 +30,7 @@ epochs = 8  # of the live runs
 seeds = 5  # paired runs of section 5
 first_seed = 0  # of them
 deviation = 0.27  # s, standard deviation of the decoder
-class_weight = 7.5  # c, nats a nat
+class_weight = 7.5  # c, weight of the class term
 device = "auto"  # "cpu", "cuda", or whichever there is
 
 # %%
@@ -70,7 +70,7 @@ f64 = torch.float64
 # | $m(z)$, $s$ | mean image of the decoder, and its deviation in every pixel | 解码器 |
 # | $A_k$ | column of a linear decoder, for coordinate $k$ | |
 # | $w_j$, $b_j$ | classifier of codes | 全连接层 |
-# | $c$ | weight of the class term, in nats a nat | |
+# | $c$ | weight of the class term in L(7) | |
 # | $c_1$, $c_2$ | the source's weights of KL and image loss | 加权系数 |
 # | $\lambda_{clip}$ | fraction of the coordinates that are moved, those of largest σ | 方差最大裁剪比例 |
 #
@@ -134,8 +134,8 @@ assert numbers["moments"] < 1e-12
 assert numbers["scan"] < 1e-9
 
 # %% [markdown]
-# **All errata, in the order of the source.** Of these the lesson has what changes the method: (2.1), the factor of the
-# squared error, and what the class term does.
+# **All errata, in the order of the source.** Of these the lesson has the missing rivals and the factor of the squared
+# error.
 
 # %%
 table = r"""
@@ -331,6 +331,13 @@ show(plots.sheet(stack, list(tiles), ["x", "−3σ", "−1.5σ", "μ", "1.5σ", 
 
 # %% tags=["nbval-ignore-output"]
 lesson.figure("2_gvae", "grid")
+
+# %% [markdown]
+# Every tile looks like the middle one. All σ are positive, so four arms need not be four directions. Differences of
+# *class means* are two. In their grid the corners differ more:
+
+# %% tags=["nbval-ignore-output"]
+lesson.figure("2_gvae", "grid_means")
 
 # %% [markdown]
 # The author decodes each tile *alone* and stretches it by itself. What does the stretch do to the middle row?
@@ -620,7 +627,16 @@ print("an untrained network has: " + ", ".join(f"{name} {values.max():.2f}" for 
 lesson.figure("2_gvae", "sheet_lfw64_gvae")
 
 # %% [markdown]
-# **Classifiers on augmented images**, with their cost:
+# **Scale of the codes**, of the first seed, whose codes are kept. Where L(11) holds, the scale is 1. The VAEs are near;
+# the class term has pushed G-VAE's codes out, and KL has not yet drawn them back. σ over the spread of $\mu$ does not
+# depend on the scale. For one seed there is no interval.
+
+# %%
+lesson.table("2_gvae", study.scales)
+
+# %% [markdown]
+# **Classifiers on augmented images**, with their cost. *Difference* adds $m(\mu + \sigma\varepsilon) - m(\mu)$ to the
+# image itself:
 
 # %%
 lesson.ranked("2_gvae")
