@@ -64,8 +64,6 @@ lesson.figure("4_diffaugment", "faces")
 # towards the data. At the end of the plain runs it is close to 0.
 #
 # </details>
-#
-# Settings and imports:
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" trains the live pair of section 5; "cpu" and "paper" also add missing records (hours)
@@ -323,6 +321,7 @@ names |= {"translation": "−4 to 4 pixels", "cutout": "middle at 0 to 32"}
 fractions = (-1.0, -0.5, 0.0, 0.5, 1.0)
 rows = [torch.cat([at_fraction(name, faces[k : k + 1], f) for f in fractions]) for k, name in enumerate(names)]
 sheet = (torch.stack(rows) / 2 + 0.5).clamp(0, 1)
+assert torch.allclose(torch.stack(rows)[:4, 2], faces[:4], atol=1e-6)  # the middle changes nothing
 title = "Each operation, over its range"
 show(plots.sheet(sheet, [f"{name}, {ends}" for name, ends in names.items()], (), title, size=0.7), "operations")
 
@@ -403,6 +402,10 @@ def plain_T(x, draws):
         keep[max(top, 0) : max(top + height // 2, 0), max(left, 0) : max(left + width // 2, 0)] = 0
         seen.append(moved * keep)
     return torch.stack(seen)
+
+
+draws = DiffAugment().draw(faces, seeded(0))
+assert torch.allclose(plain_T(faces, draws), DiffAugment().apply_draws(faces, draws), atol=1e-5)
 
 
 # %% [markdown]
@@ -512,8 +515,8 @@ assert np.allclose(mine, package, atol=1e-4)
 #
 # A plain GAN and DiffAugment start from the same weights, on the same hundred images, with the same noise. We ask both
 # discriminators about the hundred, and about *held-out* real images. Our measure is the *AUC*, the probability that a
-# training image gets a larger logit than a held-out one: 0.5 if D cannot separate them, 1 if it knows its images by
-# heart.
+# training image gets a larger logit than a held-out one. It is 0.5 if D cannot separate them, 1 if it knows its images
+# by heart.
 #
 # DiffAugment's D has never seen such *plain* images: our own objection against *D only*. So the cell asks a second time
 # under $T$, with an image's mean logit over 16 draws.
@@ -546,7 +549,7 @@ under = {where: auc_under_T(pairs[where, SEEDS[0]][0].discriminator) for where i
 for where, name in zip(under, ("plain GAN", "DiffAugment"), strict=True):
     print(f"{name:12s} AUC plain {pairs[where, SEEDS[0]][1].curves['auc'][-1]:.2f}, under T {under[where]:.2f}")
 
-# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["nbval-ignore-output"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true}
 for run in runs.planned(profile, "4_diffaugment") if profile != "quick" else []:
     runs.complete([run], device)
 lesson.keep("4_diffaugment", [record for _, record in pairs.values()])
@@ -610,7 +613,7 @@ def frames():
     chosen = (1, 3, 6, 9)  # for print
     title = f"Two codes, each after {', '.join(f'{steps[k]:,.0f}' for k in chosen)} steps"
     yield frame([np.concatenate([film[k][:2] for k in chosen]) for film in films], title)
-    for number in (*range(len(steps)), len(steps) - 1, len(steps) - 1):
+    for number in (*range(2, len(steps)), len(steps) - 1, len(steps) - 1):
         yield frame([film[number] for film in films], f"Eight codes after {steps[number]:,.0f} steps")
 
 
@@ -619,10 +622,10 @@ ratios = [round(run.metrics["copy_ratio"], 2) for run, _ in filmed.values()]
 assert ratios == [0.71, 0.98]
 
 # %% [markdown]
-# Without $T$ the faces get sharp first. Then they gather around a few photographs. The *copy ratio* is the distance from
-# a sample to the nearest of the hundred training images, over that to the nearest of a hundred test images (median of
-# 200 samples): about 1 if nothing is copied, 0 for copies. Here it ends at .71 for the plain GAN, and at .98 for
-# DiffAugment. Now the generator of section 4:
+# Without $T$ the faces get sharp first. Then they gather around a few photographs. The *copy ratio* divides a sample's
+# distance to the nearest training image by that to the nearest of a hundred test images (median of 200 samples). It is
+# about 1 if nothing is copied, 0 for copies. Here it ends at .71 for the plain GAN, and at .98 for DiffAugment. Now the
+# generator of section 4:
 
 # %% tags=["nbval-ignore-output"]
 lesson.figure("4_diffaugment", "longer")
@@ -774,4 +777,4 @@ assert js(T @ p, T @ q) < known
 
 # %% [markdown]
 # **Next.** [SLA](5_sla.ipynb) asks what a transformation does to a label. The
-# [appendix](appendix/4_diffaugment_more.ipynb) has DANN, learned augmentation, MixStyle, and what was left out here.
+# [appendix](appendix/4_diffaugment_more.ipynb) has DANN, learned augmentation, MixStyle and more.

@@ -175,7 +175,7 @@ FEW = (GREYS[0], GREYS[2], GREYS[3])
 
 PLACE_NAMES = [arm.name for arm in PLACES]
 
-SHORT = {BASELINE: "plain GAN", DISCRIMINATOR.name: "D only"}
+SHORT = {BASELINE: "plain GAN", DISCRIMINATOR.name: "D only", PENALISED.name: "plain GAN, R1 penalty"}
 """Names in text and figures, where they are not those of the arms, under which the records lie."""
 
 

@@ -47,6 +47,7 @@ from torchvision.models import resnet50
 
 from companion import lesson, plots, runs, stats
 from companion.lesson import rounded, seeded
+from companion.records import committed
 from companion.studies import diffaugment as study
 from semaug import DiffAugment, Recipe, Step, fit, load, networks, resolve_device
 from semaug.measures import gans
@@ -101,7 +102,7 @@ first_part = r"""
 | 2019年，DeepMind…Differentiable Augmentation（DANN） | DANN is *Domain-Adversarial* Neural Networks, by Ajakan et al. 2014 and Ganin et al. 2016: domain adaptation. No DeepMind method of this name was found | [1]; section 2 |
 | 自监督 · self-supervised | no task and no label is made from the image | $T$ has {parameters} parameters |
 | 性能优于传统的数据增强方法 · better than traditional augmentation (twice) | the paper trains GANs and compares no classifier | $T$ before our classifier: {classifier} points |
-| 本文将基于PyTorch框架 · builds a model in PyTorch | no code follows | thirty lines in the lesson |
+| 本文将基于PyTorch框架 · builds a model in PyTorch | no code follows | about forty lines in the lesson |
 | 不同iable augmentation | *differentiable*, half translated | |
 | Manifold mixup: 沿着…某一连通区域混合 · along a connected region | on the straight line between two hidden states, at a random layer, and the labels alike (Verma et al.) | [2]; lesson 3 |
 | Cutout: 导致过拟合或欠拟合 · leads to over- or underfitting | it regularises: error 4.72% → 3.99% on CIFAR-10, ResNet-18 with crop and flip (DeVries, Taylor) | [3] |
@@ -280,11 +281,24 @@ assert apart(after_hiding(even), after_hiding(holed)) == 0.75
 
 # %% [markdown]
 # So the released $T$ can confuse sets of images. But a drawn window is not hidden by it: such images show two windows.
-# ADA lets a part of the images pass untouched, which removes the first problem.
-#
+# ADA lets a part of the images pass untouched. Then the matrix is triangular in the order of the number of hidden
+# pixels, with a positive diagonal: invertible for every probability below 1.
+
+# %%
+with_holes = [tuple(state) for state in torch.cartesian_prod(*[torch.tensor([-1, 0, 1])] * 4).tolist()]
+hiding = torch.zeros(81, 81, dtype=f64)  # column: an image; row: what is seen of it
+for column, state in enumerate(with_holes):
+    for pixel in range(4):
+        hiding[with_holes.index((*state[:pixel], 0, *state[pixel + 1 :])), column] += 1 / 4
+for P in (1.0, 0.9):
+    rank = int(torch.linalg.matrix_rank((1 - P) * torch.eye(81, dtype=f64) + P * hiding))
+    print(f"one pixel hidden with probability {P}: rank {rank} of 81")
+    assert (rank == 81) == (P < 1)
+
+# %% [markdown]
 # **D only, near its point of rest.** There D is the best one for $Tp$ and $Tq$, $D = \log (Tp / Tq)$, and G follows
 # $\nabla_\theta \sum_x q_\theta(x) D(x)$ with this D held fixed. $q = p$ is a point of rest. Is it stable? Take
-# $q = \mathrm{softmax}(\theta)$ and $p$ uniform on $n$ places, and let $q = p + \varepsilon$ with a small $\varepsilon$
+# $q = \mathrm{softmax}(\theta)$ and $p$ uniform on $n$ states, and let $q = p + \varepsilon$ with a small $\varepsilon$
 # of sum 0. Then $D \approx -n\,T\varepsilon$, and the softmax has the Jacobian
 # $\frac1n (I - \frac1n \mathbf 1 \mathbf 1^\top)$ there. It stands twice in the flow, once for G's gradient in $\theta$
 # and once from $\theta$ to $q$:
@@ -580,17 +594,27 @@ lesson.figure("4_diffaugment", "overfitting")
 def cures(index):
     """FID and AUC of GANs of a hundred images: differences from no T, over paired seeds."""
     by_arm = index.by_arm(study.GREYS[0])
-    rows, lower = ["| A − no T | n | log₂ of FID | AUC of D |", "|---|---|---|---|"], []
+    rows, lower = ["| A − plain GAN | n | log₂ of FID | AUC on plain images |", "|---|---|---|---|"], []
     for name, found in list(by_arm.items())[1:]:
         fids = stats.summary(stats.gains(found, by_arm[study.BASELINE], study._log_fid))
         aucs = stats.summary(stats.gains(found, by_arm[study.BASELINE], lambda run: run.metrics["auc"]))
-        rows.append(f"| {name} | {fids.n} | {fids.text('+.2f')} | {aucs.text('+.2f')} |")
+        rows.append(f"| {study.short(name)} | {fids.n} | {fids.text('+.2f')} | {aucs.text('+.2f')} |")
         lower.append(fids.side < 0)
     assert not any(lower)
     return "\n".join(rows)
 
 
 lesson.table("4_diffaugment", cures)
+
+# %% [markdown]
+# **Between two codes.** A common test is to interpolate. Does a generator that copies jump from one photograph to the
+# next? Here it does not, although its copy ratio is .71: smooth interpolation is no proof that nothing was memorised.
+
+# %% tags=["nbval-ignore-output"]
+filmed = {name: study.kept(committed("4_diffaugment"))[name][0] for name in (study.BASELINE, study.DIFFAUGMENT)}
+assert all(study.largest_step(arrays["between"]) < 0.3 for _, arrays in filmed.values())
+assert round(filmed[study.BASELINE][0].metrics["copy_ratio"], 2) == 0.71
+lesson.figure("4_diffaugment", "between")
 
 # %% [markdown]
 # All GANs at their end:
@@ -642,5 +666,18 @@ assert 500_000 <= count < 500_000 + 128
 assert diffaugment.ada_step(0.5, torch.cat([torch.ones(79), -torch.ones(21)]), 128) < 0.5
 
 # %% [markdown]
-# **3. Which claims could you have found out yourself?** Choose three rows of section 1. Write ten lines that decide
-# each, without a second source.
+# **3. A half-turn.** Let $T$ turn an image by 180° with probability $r$. For which $r$ is $T$ invertible? What may G
+# draw if it is not?
+#
+# <details><summary>Solution</summary>
+#
+# On a pair (image, turned image) the eigenvalues are 1 and $1 - 2r$. At $r = \frac12$ the matrix is singular, and G may
+# draw upright and turned images in any proportion. At $r = 1$ it is invertible.
+#
+# </details>
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["solution"]
+for r in (0.2, 0.5, 1.0):
+    turn = torch.tensor([[1 - r, r], [r, 1 - r]], dtype=f64)
+    print(f"r = {r}: eigenvalues {rounded(torch.linalg.eigvalsh(turn))}")
+    assert abs(torch.linalg.eigvalsh(turn).min() - (1 - 2 * r)) < 1e-12
