@@ -307,7 +307,7 @@ def colour(name: str, title: str = "") -> str:
 
 def many(name: str, title: str = "") -> bool:
     """Whether a row infers in M passes."""
-    return "+AG" in name or "averaged" in name
+    return "+AG" in name or "averaged" in name or "views" in name
 
 
 EQUAL = "cross-entropy, 4x epochs"
@@ -476,12 +476,12 @@ def inference(index: Index) -> Picture:
     """What the views together gain over the image alone, by the same network."""
     columns, shown, sides = {}, blocks(index, methods=("MT",)), set()
     for title, by_arm in shown.items():
-        panel = {more: gains(by_arm[more], by_arm[one]) for one, more in NAMES.values() if more in by_arm}
+        panel = {called(more): gains(by_arm[more], by_arm[one]) for one, more in NAMES.values() if more in by_arm}
         columns[title.split(",")[0]] = panel
-        for name in {"DA, averaged", "MT, averaged"} & panel.keys() if "SLA+AG" in panel else ():
+        for name in {"DA, four views", "MT, four views"} & panel.keys() if "SLA+AG" in panel else ():
             paired = [ours - theirs for ours, theirs in zip(panel["SLA+AG"], panel[name], strict=False)]
             sides.add(summary(paired).side)
-    text = "M passes − one pass, same network."
+    text = "Four views − one view, same network."
     figure = plots.forest({"": columns}, "gain (points)", runs_of(shown), text, colour, many, shared=True)
     plain = "What M passes gain over one"
     return titled(figure, plain if 1 in sides else f"{plain}: nowhere significantly more by SLA than by DA or MT")
@@ -497,15 +497,15 @@ def transforms(index: Index) -> Picture:
             row = f"{study.title.split(',')[0]}: {name} ({len(TRANSFORMS[name])})"
             for method in ("DA", "DA, averaged", "SLA, single", "SLA+AG"):
                 if method in by_arm:
-                    columns.setdefault(method, {})[row] = gains(by_arm[method], by_arm["cross-entropy"])
+                    columns.setdefault(called(method).replace("four", "M"), {})[row] = gains(by_arm[method], by_arm["cross-entropy"])
                     shown += by_arm[method]
     needed(columns, "two sets of transformations on one set of images, beside cross-entropy")
-    text = "Over cross-entropy. In brackets: M."
+    text = "Over cross-entropy with as many updates. In brackets: M."
     of_panel = (lambda _, title: colour(title)), (lambda _, title: many(title))
     figure = plots.forest({"": columns}, "gain (points)", shown, text, *of_panel, shared=True)
     plain = "Gains over cross-entropy by set of transformations"
-    sides = {row: summary(columns.get("DA", {}).get(row, [0.0])).mean for row in columns["SLA, single"]}
-    ahead = [row for row, of_da in sides.items() if summary(columns["SLA, single"][row]).mean > of_da]
+    sides = {row: summary(columns.get("DA, one view", {}).get(row, [0.0])).mean for row in columns["SLA, one view"]}
+    ahead = [row for row, of_da in sides.items() if summary(columns["SLA, one view"][row]).mean > of_da]
     names = list(dict.fromkeys(row.split(":")[0] for row in ahead))
     behind = list(dict.fromkeys(row.split(":")[0] for row in sides if row not in ahead))
     if not names or not behind or set(names) & set(behind):

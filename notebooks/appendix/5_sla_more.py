@@ -234,9 +234,9 @@ if dataset == "fashion-mini":
 # $$-\log \rho_{yj}(z_j) = \underbrace{-\log P(j \mid z_j)}_{\text{which turn}}
 #   \;\underbrace{-\log P(y \mid z_j, j)}_{\text{which class, the turn known}}. \tag{1}$$
 #
-# For MT the second part is $\mathrm{CE}(u z_j, y)$, because of L(4); it is also the loss of DA. This *class loss* is
-# comparable, with the turn given to SLA. The next table has MT − SLA and DA − SLA in nats at the end of training; the
-# *joint loss* is L(2) or L(3). If MT were harder to optimise, its differences would be positive.
+# For MT the second part is $\mathrm{CE}(u z_j, y)$, because of L(4), and so the loss of DA. The table has this *class
+# loss* and the *joint loss*, L(2) or L(3), in nats at the end of training. If MT were harder to optimise, its differences
+# would be positive.
 
 
 # %%
@@ -357,8 +357,8 @@ assert pulled.norm() > 0.1 * of_labels.norm()
 # %% [markdown]
 # ## 5 · Which transformations: separability against the records
 #
-# The lesson's prediction: where views are seen before training, joint labels beat an invariance. Where they are not, it
-# is the other way round. First the gains for every set of transformations that was run.
+# The lesson predicts one direction: where views are not seen before training, joint labels have nothing to learn. The
+# gains for every set of transformations that was run:
 
 # %% tags=["nbval-ignore-output"]
 lesson.figure("5_sla", "transforms")
@@ -436,15 +436,13 @@ MORE = (
 lesson.table("5_sla", lambda index: study.compared(study.differences(index, MORE)))
 
 # %% [markdown]
-# *No KL* is L(8) without its last term. Now the same networks, asked once and asked four times. If the averages of DA
-# and MT gain as much as the aggregate of SLA, the gain is no merit of joint labels.
+# *No KL* is L(8) without its last term. Now the same networks, asked once and asked four times:
 
 # %% tags=["nbval-ignore-output"]
 lesson.figure("5_sla", "inference")
 
 # %% [markdown]
-# DA and MT gain as much from four views as SLA or more. SLA+AG differs from them by where it starts. The joint head of
-# SLA+SD gains little on clothing and digits over a student that does without the views.
+# DA and MT gain as much from four views as SLA or more, so the gain is no merit of joint labels.
 #
 # ## 7 · Long tails
 #
@@ -467,7 +465,7 @@ def tails(index):
         pair = [stats.gains(rows[f"{way}, {one}"], rows[one + length]) for one in ("CE-DRW", "LDAM-DRW")]
         gained[way, length] = [stats.summary(values) for values in pair]
         cells = " | ".join(f"{gain.text('+.1f')} (n = {gain.n})" for gain in gained[way, length])
-        lines.append(f"| {way} − the method alone{length} | {cells} |")
+        lines.append(f"| {study.called(way)} − the method alone{length} | {cells} |")
     assert [gain.side for gain in gained["SLA, single", ""]] == [0, 0]
     assert all(gain.side > 0 for length in ("", ", 4x epochs") for gain in gained["SLA+AG", length])
     return "\n".join(lines)

@@ -251,14 +251,19 @@ def sla_arms(study):
 def test_inference_pairs_each_network_with_itself(index):
     figure = sla.inference(index)
     (axes,) = figure.axes
-    assert labels(axes) == ["DA, averaged", "MT, averaged", "SLA+AG", "SLA+SD+AG"]
+    assert labels(axes) == ["DA, four views", "MT, four views", "SLA+AG", "SLA+SD+AG"]
     np.testing.assert_allclose(points(axes), [3.9, 4.5, 5, 2], atol=1e-9)
     assert figure.get_suptitle() == "What M passes gain over one", "significantly more by SLA than by DA"
 
 
 def test_transforms_are_compared_on_one_set_of_images(index, found):
     axes = sla.transforms(index).axes
-    assert [panel.get_title("left").split("\n")[0] for panel in axes] == ["DA", "DA, averaged", "SLA, single", "SLA+AG"]
+    assert [panel.get_title("left").split("\n")[0] for panel in axes] == [
+        "DA, one view",
+        "DA, M views",
+        "SLA, one view",
+        "SLA+AG",
+    ]
     assert labels(axes[0]) == ["fashion-mini: rotation (4)", "fashion-mini: rotation2 (2)"]
     np.testing.assert_allclose(points(axes[0]), [-4.9, -10], atol=1e-9)
     assert len(axes[2].containers) == 1
