@@ -246,6 +246,7 @@ W = torch.tensor([[2.0, 0.3], [0.0, 0.3], [-2.0, 0.3]], dtype=f64)
 b = torch.tensor([-1.5, 0.0, -1.5], dtype=f64)
 mu = torch.tensor([[1.9, 0.9], [1.0, -0.6], [0.0, 0.8], [0.5, -1.2], [-1.9, -0.9], [-1.0, 0.5]], dtype=f64)
 y = torch.tensor([0, 0, 1, 1, 2, 2])
+assert ((mu @ W.T + b).argmax(1) == y).all()  # every code lies in the region of its class
 
 # %% [markdown]
 # **Fill in (2 min).** One term of (6) is missing. Add it; the cell compares your bound with the package's.
@@ -432,6 +433,7 @@ def figure_unit():
         values = np.array([float(part[where]) for where in shown.values()])
         axes.barh(list(shown), values, left=start, color=colour, alpha=0.8, label=label)
         start += values
+    assert np.allclose(start, 1, atol=1e-3)  # (10)
     axes.invert_yaxis()
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     plots.headline(figure, "A coordinate divides one unit between its variance, the picture and the logits")
