@@ -497,7 +497,9 @@ def transforms(index: Index) -> Picture:
             row = f"{study.title.split(',')[0]}: {name} ({len(TRANSFORMS[name])})"
             for method in ("DA", "DA, averaged", "SLA, single", "SLA+AG"):
                 if method in by_arm:
-                    columns.setdefault(called(method).replace("four", "M"), {})[row] = gains(by_arm[method], by_arm["cross-entropy"])
+                    columns.setdefault(called(method).replace("four", "M"), {})[row] = gains(
+                        by_arm[method], by_arm["cross-entropy"]
+                    )
                     shown += by_arm[method]
     needed(columns, "two sets of transformations on one set of images, beside cross-entropy")
     text = "Over cross-entropy with as many updates. In brackets: M."
