@@ -742,20 +742,11 @@ def _face(index: Index) -> tuple[Record, dict[str, np.ndarray]]:
     return _beside(index, "lfw64", arm)
 
 
-def corners(index: Index, what: str) -> float:
-    """Root mean square difference of a pixel between the corners of a grid and its middle."""
-    tiles = _face(index)[1][what]
-    return _root(tiles[[0, 0, -1, -1], [0, -1, 0, -1]], tiles[[3] * 4, [4] * 4])
-
-
-def grid_of(index: Index, what: str = "grid") -> Picture:
-    """The source's figure 5: one face moved along directions of four classes, or between class means."""
-    tiles = _face(index)[1][what]
-    message = {
-        "grid": "The largest 5% of σ of four classes, one an arm",
-        "grid_means": "Differences of class means: a smile to the right, men downwards",
-    }[what]
-    text = f"{message}; the corners differ from the middle by {corners(index, what):.3f}"
+def grid_of(index: Index) -> Picture:
+    """The source's figure 5: one face moved along the largest 5% of σ of four classes."""
+    tiles = _face(index)[1]["grid"]
+    away = _root(tiles[[0, 0, -1, -1], [0, -1, 0, -1]], tiles[[3] * 4, [4] * 4])
+    text = f"The largest 5% of σ of four classes, one an arm; the corners differ from the middle by {away:.3f}"
     return titled(plots.sheet(torch.tensor(tiles), size=0.74), text)
 
 
@@ -874,7 +865,6 @@ FIGURES: dict[str, Callable[[Index], Picture]] = {
     },
     "ways": ways,
     "grid": grid_of,
-    "grid_means": partial(grid_of, what="grid_means"),
     "results": results_of,
     **{draw.__name__: draw for draw in (movement, augmented, plane, author_plane, factors)},
 }
