@@ -55,8 +55,15 @@ assert [round(values[3] - values[0], 1) for values in study.REPORTED.values()] =
 # - say what an average of logits is an average *of*, and how one head learns it;
 # - write the method in thirty lines, and name the baseline that it has to beat.
 #
-# **45 minutes**; each heading says which. **You need** softmax, cross-entropy, the Kullback–Leibler divergence (KL) and
-# a training step in PyTorch. Notation, errata and further experiments are in the
+# | minutes | section | | minutes | section |
+# |---|---|---|---|---|
+# | 0–5 | this page | | 27–30 | 5 · self-distillation |
+# | 5–7 | 1 · three heads | | 30–33 | 6 · the method in thirty lines |
+# | 7–14 | 2 · can turned classes be separated? | | 33–41 | 7 · training, and what came out |
+# | 14–21 | 3 · three losses, two constraints | | 41–45 | 8 · future work and questions |
+# | 21–27 | 4 · the aggregate | | | |
+#
+# **You need** softmax, cross-entropy, the Kullback–Leibler divergence (KL) and a training step in PyTorch. Notation, errata and further experiments are in the
 # [appendix](appendix/5_sla_more.ipynb). Quotes in blocks are from *the source*, a Chinese reading note on the paper.
 #
 # <details><summary>For the lecturer</summary>
