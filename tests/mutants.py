@@ -28,9 +28,7 @@ from pathlib import Path
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import beartype  # noqa: F401  (these four for the forks)
-import hypothesis  # noqa: F401
-import jaxtyping  # noqa: F401
+import beartype  # noqa: F401  (beartype and torch for the forks)
 import pytest
 import torch  # noqa: F401
 
