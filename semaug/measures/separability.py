@@ -23,7 +23,7 @@ def separability(
     trained, so this can be known before. Low: no linear classifier of these features distinguishes the views, as where
     the set is an invariance of the data, which data augmentation may use and a label of its own cannot (or where it
     takes more than means to see it: stripes of any phase, horizontal and vertical). High: every view has a distribution
-    of its own, which a network has to be forced to forget, and joint labels spare it that.
+    of its own, and a joint label has something to learn; it does not say that the invariance hurts.
 
     Args:
         features: (N, M, A) of each view: its pixels (``views(images, name).flatten(2)``) or what an untrained network

@@ -119,7 +119,7 @@ def distillation_loss(
 class DataAugmentation(Objective):
     """The loss (20): every view is of the class of its image. The base of the other objectives, which train on views.
 
-    Logs ``class_loss``, the cross-entropy of the class where the transformation is known: the same in all three.
+    Logs ``class_loss``, the cross-entropy of the class; that of SLA is of the class with the transformation given.
 
     Args:
         network: with ``features(images)`` (N, A) and ``head``, a linear layer from A to C.
