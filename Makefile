@@ -5,7 +5,7 @@
 #   PYTHON=python3.12 make env                         an environment with another Python
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab reproduce test test-deep mutants test-gpu notebooks figures runs run sweep bench site slides lint clean
+.PHONY: help env lab reproduce test test-deep test-browser mutants test-gpu notebooks figures runs run sweep bench site slides lint clean
 
 # The environment's modules are compiled at their first import; where this is set they would be at every import.
 unexport PYTHONDONTWRITEBYTECODE
@@ -32,6 +32,10 @@ test: env  ## lint, types, unit tests, notebooks with reduced parameters, commit
 
 test-deep: env  ## the property tests with 400 examples each in place of 10: 20,000 and more in all
 	HYPOTHESIS_PROFILE=deep $(RUN) pytest tests/semaug/properties --timeout 3600 $(ARGS)
+
+test-browser: env  ## every lesson in JupyterLab and as a web page, in Chromium; one run whole; pictures in build/browser
+	@$(RUN) pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
+	SEMAUG_BROWSER=all $(RUN) pytest tests/browser $(ARGS)
 
 mutants: env  ## small changes of the methods, each of which has to fail a test (ARGS="isda --count 30 --seed 1")
 	.venv/bin/python tests/mutants.py $(ARGS)

@@ -8,6 +8,7 @@ What lists notebooks, errata, symbols or names is made from the notebooks and th
 from __future__ import annotations
 
 import ast
+import fcntl
 import importlib
 import os
 import pkgutil
@@ -30,7 +31,7 @@ HERE = Path(__file__).parent
 BUILD = root() / "build" / "site"
 SOURCE = BUILD / "source"
 REPOSITORY = f"https://github.com/{os.environ.get('GITHUB_REPOSITORY', 'OWNER/semaug')}"
-"""Where launch buttons and links to code lead: the one place to put the owner in. GitHub's own runs know it."""
+"""Where launch buttons and links to code lead. GitHub's own runs know the owner."""
 
 PACKAGES = {
     "mathjax": ("3.2.2", ("es5/tex-chtml.js", "es5/output/chtml/fonts/", "es5/input/tex/extensions/")),
@@ -46,11 +47,14 @@ Cells = Iterable["NotebookNode"]
 
 
 def build() -> int:
-    """Write the site to build/site/html, every warning an error; the exit status."""
-    stage()
-    vendored("mathjax")
+    """Write the site to build/site/html, every warning an error, one process at a time; the exit status."""
+    BUILD.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-c", str(HERE)]
-    status = subprocess.run([*command, "-d", str(BUILD / "doctrees"), str(SOURCE), str(BUILD / "html")]).returncode
+    with open(BUILD / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stage()
+        vendored("mathjax")
+        status = subprocess.run([*command, "-d", str(BUILD / "doctrees"), str(SOURCE), str(BUILD / "html")]).returncode
     print(f"wrote    {BUILD / 'html' / 'index.html'}" if status == 0 else "FAILED   the site", flush=True)
     return int(status != 0)
 

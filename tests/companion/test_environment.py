@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-ELSEWHERE = ("slurm", "pretrained", "site")  # for a cluster, for new features, for the web pages
+ELSEWHERE = ("slurm", "pretrained", "site", "browser")  # for a cluster, new features, the web pages, their tests
 HERE = [name for name in EXTRAS if name not in ELSEWHERE]
 DIRECT = [Requirement(text) for text in [*PROJECT["dependencies"], *(text for name in HERE for text in EXTRAS[name])]]
 PINS = dict(

@@ -34,6 +34,18 @@ HOUSE_WORDS = (
     r"|half mended)\b"
 )
 SANITIZE = Path(__file__).parents[1] / "sanitize.cfg"
+GUARD = """\
+import subprocess
+import sys
+from importlib.util import find_spec
+
+if find_spec("companion") is None:  # a page outside its repository, which Colab fetches
+    if "google.colab" not in sys.modules:
+        raise ModuleNotFoundError("companion: got no checkout; takes git clone https://github.com/OWNER/semaug && cd semaug && make lab")  # fmt: skip
+    subprocess.run("git clone -q --depth 1 https://github.com/OWNER/semaug /content/semaug", shell=True)  # fmt: skip
+    subprocess.run("pip install -q jaxtyping jupytext && pip install -q --no-deps -e /content/semaug", shell=True, check=True)  # fmt: skip
+    sys.path.insert(0, "/content/semaug")"""  # noqa: E501
+"""The first code cell of every notebook, folded; of no weight in the budgets."""
 MARKERS = ("NBVAL_IGNORE_OUTPUT", "NBVAL_SKIP", "PYTEST_VALIDATE_IGNORE_OUTPUT")
 
 
@@ -127,8 +139,9 @@ def cells_are_short(source, notebook):
 def prose_before_code(source, notebook):
     """At least 3 words a line of code in all, and never more than two code cells without a word between them."""
     words = sum(len(cell.source.split()) for cell in notebook.cells if cell.cell_type == "markdown")
-    lines = sum(len(cell.source.splitlines()) for cell in notebook.cells if is_code(cell))
-    kinds = "".join("c" if is_code(cell) else "m" for cell in notebook.cells)
+    cells = [cell for cell in notebook.cells if cell.source != GUARD]
+    lines = sum(len(cell.source.splitlines()) for cell in cells if is_code(cell))
+    kinds = "".join("c" if is_code(cell) else "m" for cell in cells)
     found = [] if words >= 3 * lines else [f"{words} words on {lines} lines of code, at least 3 a line are wanted"]
     return found + ["three code cells in a row"] * ("ccc" in kinds)
 
@@ -226,6 +239,65 @@ def test_opened_and_saved_in_jupyterlab_a_pair_stays_as_it_is(tmp_path, name, la
                 cell["metadata"]["collapsed"] = True
         asyncio.run(manager.save(opened, str(path.relative_to(tmp_path))))
         assert [path.read_text("utf-8") for path in pair] == before
+
+
+# A page that was copied away from its repository
+
+
+def first_code(name):
+    return next(cell for cell in rerun.read(SOURCES[name]).cells if is_code(cell))
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_first_cell_gets_the_repository(name):
+    if not any(first_code(each).source == GUARD for each in SOURCES):
+        pytest.skip("not in the notebooks yet")
+    first = first_code(name)
+    assert (first.source, first.metadata["jupyter"]) == (GUARD, {"source_hidden": True})
+    assert first.metadata["tags"] == ["remove-cell", "skip-slide"]  # on the web pages the rocket does its work
+    opened = re.findall(r"\]\((https://(?:colab|mybinder)\S+)\)", rerun.read(SOURCES[name]).cells[0].source)
+    path = SOURCES[name].with_suffix(".ipynb").relative_to(rerun.root()).as_posix()
+    assert len(opened) == 2
+    assert all(link.endswith(path) and "OWNER/semaug/" in link for link in opened)
+
+
+def test_the_first_cell_does_nothing_in_a_checkout(monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("nothing is to be fetched"))
+    before = sys.path.copy()
+    exec(GUARD, {})
+    assert sys.path == before
+    assert len(GUARD.splitlines()) <= 10
+
+
+def test_the_first_cell_fetches_the_repository_on_colab(tmp_path, monkeypatch):
+    """With the commands run by a shell whose git and pip say what they were asked for."""
+    for name in ("git", "pip"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@" >> "{tmp_path}/said"\n')
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setitem(sys.modules, "google.colab", object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    exec(GUARD, {})
+    assert sys.path[0] == "/content/semaug"
+    assert (tmp_path / "said").read_text().splitlines() == [
+        "git clone -q --depth 1 https://github.com/OWNER/semaug /content/semaug",
+        "pip install -q jaxtyping jupytext",
+        "pip install -q --no-deps -e /content/semaug",  # Colab's torch stays
+    ]
+    (tmp_path / "git").write_text("#!/bin/sh\nexit 1\n")  # it is there already
+    exec(GUARD, {})
+    (tmp_path / "pip").write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        exec(GUARD, {})
+
+
+def test_the_first_cell_says_elsewhere_what_to_do(tmp_path):
+    """In a Python without the companion."""
+    (tmp_path / "page.py").write_text(GUARD)
+    run = subprocess.run([sys.executable, "-I", "-S", "page.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "companion: got no checkout; takes git clone" in run.stderr.splitlines()[-1]
 
 
 def test_the_kernel_is_called_as_ipykernel_calls_it():
