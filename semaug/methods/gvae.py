@@ -23,7 +23,7 @@ $$\mathcal L_{class} = \log\sum_j \exp\Bigl[(w_j - w_y)^\top\mu + b_j - b_y
   \mathcal L = \mathrm{KL} - \mathbb E_q \log p(x|z) + c\,\mathcal L_{class}. \tag{4}$$
 
 A large $\sigma_k$ then costs little only where all $w_{jk}$ agree: along the directions of large variance the class
-stays, and $m(\mu \pm \lambda\sigma)$ is an augmented image. All terms are in nats per image; $c$ is a weight without a unit.
+stays, and $m(\mu \pm \lambda\sigma)$ is an augmented image. All terms are in nats per image; $c$ has no unit.
 With ``balance="learned"`` s and $c = \tau^{-2}$ are trained beside the rest, $c\,\mathcal L_{class}$ being
 $\tau^{-2} \mathcal L_{class} + \log\tau$ (A. Kendall, Y. Gal, R. Cipolla, "Multi-task learning using uncertainty to
 weigh losses", CVPR 2018, arXiv:1705.07115); for s that is its maximum likelihood.
