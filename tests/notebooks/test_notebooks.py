@@ -35,15 +35,15 @@ HOUSE_WORDS = (
 )
 SANITIZE = Path(__file__).parents[1] / "sanitize.cfg"
 GUARD = """\
+# For a page outside its repository: fetches it on Colab, says elsewhere how to get it.
 import subprocess
 import sys
 from importlib.util import find_spec
 
-if find_spec("companion") is None:  # a page outside its repository, which Colab fetches
+if find_spec("companion") is None:
     if "google.colab" not in sys.modules:
         raise ModuleNotFoundError("companion: got no checkout; takes git clone https://github.com/OWNER/semaug && cd semaug && make lab")  # fmt: skip
-    subprocess.run("git clone -q --depth 1 https://github.com/OWNER/semaug /content/semaug", shell=True)  # fmt: skip
-    subprocess.run("pip install -q jaxtyping jupytext && pip install -q --no-deps -e /content/semaug", shell=True, check=True)  # fmt: skip
+    subprocess.run("git clone -q --depth 1 https://github.com/OWNER/semaug /content/semaug; pip install -q jaxtyping jupytext && pip install -q --no-deps -e /content/semaug", shell=True, check=True)  # fmt: skip
     sys.path.insert(0, "/content/semaug")"""  # noqa: E501
 """The first code cell of every notebook, folded; of no weight in the budgets."""
 MARKERS = ("NBVAL_IGNORE_OUTPUT", "NBVAL_SKIP", "PYTEST_VALIDATE_IGNORE_OUTPUT")
