@@ -110,12 +110,14 @@ def unordered_labels(unary: Float[np.ndarray, "n m"], weight: float, pairs: Pair
     while unchanged < m:
         a, b = labels[pairs].T
         kept, first, second = weight * (a != b), weight * (a != label), weight * (b != label)
-        # x = 1 takes the label: (0, 0) costs kept, a alone second, b alone first, both nothing
         rises = unary[:, label] - unary[node, labels]
-        rises = rises + np.bincount(pairs[:, 0], second - kept, minlength=n)
-        rises = rises + np.bincount(pairs[:, 1], -second, minlength=n)
-        moved = np.where(cut(rises, pairs[:, ::-1], first + second - kept), label, labels)
-        if (value := cost(moved)) < best - 1e-9 * (1 + abs(best)):
-            labels, best, unchanged = moved, value, 0
+        # a node that takes the label spares at most its borders; where that pays for no node, no move lowers the cost
+        if (rises < np.bincount(pairs.ravel(), kept.repeat(2), minlength=n)).any():
+            # x = 1 takes the label: (0, 0) costs kept, a alone second, b alone first, both nothing
+            rises = rises + np.bincount(pairs[:, 0], second - kept, minlength=n)
+            rises = rises + np.bincount(pairs[:, 1], -second, minlength=n)
+            moved = np.where(cut(rises, pairs[:, ::-1], first + second - kept), label, labels)
+            if (value := cost(moved)) < best - 1e-9 * (1 + abs(best)):
+                labels, best, unchanged = moved, value, 0
         unchanged, label = unchanged + 1, (label + 1) % m
     return labels

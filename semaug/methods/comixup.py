@@ -62,13 +62,14 @@ def comixup_labels(
     N, b, _ = saliency.shape
     n, pairs = b * b, grid_pairs(b, b)
     costs = -saliency.reshape(N, n).T - eta / n * log_prior
-    labels = start.reshape(len(start), n).copy()
+    labels, prices = start.reshape(len(start), n).copy(), np.full((len(start), N), np.nan)
     for _ in range(rounds):
         before = labels.copy()
         for o in range(len(labels)):
             others = np.bincount(np.delete(labels, o, 0).ravel(), minlength=N)
             price = 2 * gamma / n * np.where(others > threshold * n, others, 0)
-            labels[o] = unordered_labels(costs + price, beta / n, pairs, labels[o])
+            if (price != prices[o]).any():  # at the same prices no expansion would lower the cost
+                labels[o], prices[o] = unordered_labels(costs + price, beta / n, pairs, labels[o]), price
         if (labels == before).all():
             break
     return labels.reshape(start.shape)

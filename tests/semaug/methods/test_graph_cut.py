@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from semaug.methods import _graph_cut
-from semaug.methods._graph_cut import grid_pairs
+from semaug.methods._graph_cut import cut, grid_pairs, unordered_labels
 
 
 def test_grid_pairs():
@@ -69,3 +69,26 @@ def test_no_prices_and_no_nodes():
 def test_prices_below_nothing():
     with pytest.raises(ValueError, match=r"prices: got -1.0; takes numbers from 0"):
         _graph_cut.cut(np.zeros(2), np.array([[0, 1]]), np.array([-1.0]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_moves_that_pay_for_no_node_are_left_out_without_effect(seed):
+    """Expansion moves by a cut for every label, also where none can pay, end in the same labels."""
+    rng = np.random.default_rng(seed)
+    pairs, labels, weight = grid_pairs(4, 4), rng.integers(6, size=16), 0.4 * rng.random()
+    unary, node = rng.gamma(0.5 + seed, size=(16, 6)), np.arange(16)
+
+    def cost(labels):
+        return unary[node, labels].sum() + weight * (labels[pairs[:, 0]] != labels[pairs[:, 1]]).sum()
+
+    expected, unchanged, label = labels, 0, 0
+    while unchanged < 6:
+        a, b = expected[pairs].T
+        kept, first, second = weight * (a != b), weight * (a != label), weight * (b != label)
+        rises = unary[:, label] - unary[node, expected]
+        rises += np.bincount(pairs[:, 0], second - kept, minlength=16) - np.bincount(pairs[:, 1], second, minlength=16)
+        moved = np.where(cut(rises, pairs[:, ::-1], first + second - kept), label, expected)
+        if cost(moved) < cost(expected) - 1e-9:
+            expected, unchanged = moved, 0
+        unchanged, label = unchanged + 1, (label + 1) % 6
+    np.testing.assert_array_equal(unordered_labels(unary, weight, pairs, labels), expected)
