@@ -76,7 +76,7 @@ def comixup_labels(
 
 
 class CoMixup(Mixing):
-    """Training on mixtures of many images. The solvers cost seconds a batch.
+    """Training on mixtures of many images. The solvers run on the CPU.
 
     Args:
         network: as in :class:`Mixing`, like probability.
