@@ -751,14 +751,15 @@ def loops_diagram() -> Picture:
             edge, face = maker[1:] if x == 19 else (BLUE, "#EAF0F7") if x == 33 else ("#555555", "white")
             draw_box(axes, (x, 15), (8.6 if x in (5, 46) else 10, 6), text, edge, face)
         for start, end in ((9.3, 14), (24, 28), (38, 41.7)):
-            draw_arrow(axes, (start, 15), (end, 15), "#555555")
-        back = ((33, BLUE, 6.5), (19, RED, 3.5)) if closed else ((33, BLUE, 6.5),)
-        for x, colour, y in back:
-            axes.plot([46, 46, x], [12, y, y], color=colour, linewidth=1.3)
-            draw_arrow(axes, (x, y), (x, 12), colour)
+            draw_arrow(axes, (start, 15 + closed), (end, 15 + closed), "#555555")
+        axes.plot([46, 46, 33], [12, 6.5, 6.5], color=BLUE, linewidth=1.3)
+        draw_arrow(axes, (33, 6.5), (33, 12), BLUE)
         axes.text(40, 7.3, "gradient", fontsize=8, ha="center", color=BLUE)
         if closed:
-            axes.text(32, 0.8, "gradient, to the block", fontsize=8, ha="center", color=RED)
+            for start, end in ((41.7, 38), (28, 24)):
+                draw_arrow(axes, (start, 13.5), (end, 13.5), RED)
+            words = "gradient to the block, through the classifier\n(section 5: through a copy)"
+            axes.text(32, 1.0, words, fontsize=8, ha="center", color=RED)
             axes.plot([33, 33, 19], [18, 23, 23], color="#555555", linewidth=1.3)
             draw_arrow(axes, (19, 23), (19, 18), "#555555")
             axes.text(26, 24, "maps", fontsize=8, ha="center")
@@ -887,7 +888,11 @@ def over_lambda(
     """
     figure = Picture(figsize=(7.5, 4.0))
     figure.set_layout_engine("none")
-    yield _frame(figure, found, [(PICTURED.name, lam) for lam in (0.1, 0.5, 0.9)], pairs, "With the pipeline")
+    three, kept_masks = (0.1, 0.5, 0.9), found[PICTURED.name][1]["masks"][-1] / 255
+    means = {lam: kept_masks[list(pairs), masks.LAMS.index(lam)].mean((1, 2)) for lam in three}
+    off = max(abs(mean - lam).max() for lam, mean in means.items())
+    title = f"With the pipeline the mean of a mask rises with λ, but a single mask can miss it by {off:.2f}"
+    yield _frame(figure, found, [(PICTURED.name, lam) for lam in three], pairs, title)
     for lam in lams:
         yield _frame(figure, found, [(name, lam) for name in found], pairs, f"λ = {lam:g}")
 

@@ -363,7 +363,7 @@ def test_the_zoo_mixes_one_pair_by_every_method(watched):
 
 
 def test_figures_of_masks_say_how_far_they_follow_the_ratio(watched):
-    runs, _ = watched
+    runs, arrays = watched
     message = "From λ = 0 to 1 the mean of a mask rises by 1.00 with the pipeline, by 0.50 through one network"
     for name in ("masks_follow", "masks_over_epochs"):
         assert drawn(name, runs).get_suptitle().replace("\n", " ") == message
@@ -372,7 +372,11 @@ def test_figures_of_masks_say_how_far_they_follow_the_ratio(watched):
     np.testing.assert_allclose(one, [0, 1], atol=1e-9)
     np.testing.assert_allclose(other, [0, 0.5], atol=1e-9)
     frames = [figure.axes[0].get_title("left") for figure in automix.over_lambda(automix.kept(Index(records=runs)))]
-    assert frames == ["With the pipeline\n", *(f"λ = {lam}\n" for lam in ("0.1", "0.3", "0.5", "0.7", "0.9"))]
+    first = "With the pipeline the mean of a mask rises with λ, but a single mask can miss it by {}\n"
+    assert frames == [first.format("0.00"), *(f"λ = {lam}\n" for lam in ("0.1", "0.3", "0.5", "0.7", "0.9"))]
+    arrays["masks"][-1, 1, 1] = 255  # λ = 0.1
+    figure = next(automix.over_lambda(automix.kept(Index(records=runs))))
+    assert figure.axes[0].get_title("left") == first.format("0.90")
 
 
 def test_class_activation_maps_are_drawn_with_both_boxes(monkeypatch):
