@@ -616,7 +616,11 @@ def _image(figure: Figure) -> Any:
 
 def alternative(figure: Figure) -> str:
     """What a screen reader says in place of a figure: its label, or its headline, or the titles (axes) of panels."""
-    titles = [axes.get_title() or f"{axes.get_ylabel()} over {axes.get_xlabel()}".strip() for axes in figure.axes]
+    titles = [
+        "".join(axes.get_title(place) for place in ("left", "center", "right"))
+        or f"{axes.get_ylabel()} over {axes.get_xlabel()}".strip()
+        for axes in figure.axes
+    ]
     text = (
         str(figure.get_label())
         or figure.get_suptitle()

@@ -479,7 +479,7 @@ def test_a_screen_reader_is_told_the_headline_or_else_the_panels():
     first.set_title("accuracy\nof two")
     second.set(xlabel="steps", ylabel="loss")
     assert plots.alternative(figure) == "accuracy of two; loss over steps"
-    third.set_title("accuracy\nof two")
+    third.set_title("accuracy\nof two", loc="left")
     assert plots.alternative(figure) == "accuracy of two; loss over steps", "once"
     plots.headline(figure, "A message, " * 20)
     assert plots.alternative(figure) == " ".join(("A message, " * 20).split())

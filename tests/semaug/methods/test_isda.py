@@ -25,6 +25,7 @@ from semaug.data.split import Split
 from semaug.methods import _isda_fast, isda
 from semaug.methods._isda_fast import _chunks
 from semaug.methods.isda import CONTROLS, ISDA, ISDALoss, control_covariance, isda_logits, isda_loss
+from semaug.networks import small
 from semaug.training.loop import fit
 from semaug.training.objective import Step
 from semaug.training.recipe import Recipe
@@ -935,3 +936,9 @@ def test_eager_and_traced_calls_take_their_own_way(form, monkeypatch):
     torch.testing.assert_close(traced[0], eager)
     assert not by_hand
     assert all(torch.equal(classes, torch.arange(4)) for classes, _ in present)
+
+
+@pytest.mark.parametrize(("covariance", "phase"), [("full", "all"), ("diagonal", "all"), ("factored", None)])
+def test_a_step_is_captured_once_unless_it_goes_through_the_classes(covariance, phase):
+    objective = ISDA(small(3), covariance=covariance, rank=2 if phase is None else None)
+    assert objective.phase(0.0) == objective.phase(1.0) == phase
