@@ -114,6 +114,7 @@ def paired(notebook: NotebookNode) -> tuple[str, str]:
     notebook.metadata["kernelspec"] = dict(KERNEL)
     notebook.metadata["jupytext"] = {name: getattr(config, name) for name in filters}
     for cell in notebook.cells:
+        cell.metadata.pop("collapsed", None)  # left by an output that was hidden once, it would hide the next
         if cell.metadata.get("jupyter", {}).get("outputs_hidden"):
             cell.metadata["collapsed"] = True
     whole = nbformat.writes(notebook) + "\n"

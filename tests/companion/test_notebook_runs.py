@@ -391,3 +391,14 @@ def test_what_a_slow_machine_printed_in_pieces_is_one_output():
     found = rerun.bare(nbformat.v4.new_notebook(cells=[cell])).cells[0].outputs
     assert [output.get("text") for output in found] == ["a\nb\n", "c\n", None, "e\n"]
     assert [output.get("name") for output in found] == ["stdout", "stderr", None, "stdout"]
+
+
+def test_an_output_is_hidden_in_the_ipynb_where_the_source_hides_it():
+    """JupyterLab takes ``collapsed`` for ``outputs_hidden``: one that an earlier run left would hide the output."""
+    once, still = (nbformat.v4.new_code_cell("x", metadata={"collapsed": True}) for _ in range(2))
+    still.metadata["jupyter"] = {"outputs_hidden": True}
+    written = nbformat.reads(rerun.paired(nbformat.v4.new_notebook(cells=[once, still]))[1], 4)
+    assert [dict(cell.metadata) for cell in written.cells] == [
+        {},
+        {"collapsed": True, "jupyter": {"outputs_hidden": True}},
+    ]
