@@ -378,30 +378,50 @@ def digits(index: Index) -> Picture:
         right.text(3, at, f"{label}: {value.mean:.0f}%", va="center", color="white", weight="bold", fontsize=8.5)
     right.set(xlim=(0, 100), ylim=(len(found) - 0.5, -0.5), yticks=[], xlabel="accuracy on sixes and nines (%)")
     right.grid(visible=False, axis="y")
-    lost, joint = (summary(gains(found[name], found[EQUAL], score)) for name in ("DA", "SLA"))
-    rest = f"{joint.text('+.0f')} points" if joint.side else "none"
-    text = f"DA loses {-lost.mean:.0f} points on sixes and nines; joint labels lose {rest}"
-    counts = " and ".join(f"{name} swaps {int(each.sum())}" for name, each in swapped.items())
-    one = found["SLA"][0]
+    lost = {name: -round(summary(gains(found[name], found[EQUAL], score)).mean) for name in ("DA", "SLA+SD", "SLA")}
+    kept = [{"SLA": "SLA+AG"}.get(name, name) for name, points in lost.items() if points <= 0]
+    text = f"On sixes and nines DA loses {lost['DA']} points"
+    text += f"; {_listed(kept)} lose{'s' * (len(kept) == 1)} none" if kept else ""
+    one, upright, others = found["SLA"][0], len(target), int((each["DA"][:, 0] != target).sum() - swapped["DA"].sum())
+    tiles = int((each["DA"][rows] == 15 - target[rows, None]).sum())
     words = (
         f"{sum(one.train_counts):,} training images, {steps(one)} steps, cross-entropy {steps(found[EQUAL][0])}; "
-        f"{seeds_of(found)}, bars: 95% intervals. One view at test, but for SLA+AG. Left: networks of seed 0; "
-        f"of {len(target)} upright sixes and nines, {counts}."
+        f"{seeds_of(found)}, bars: 95% intervals. One view at test, but for SLA+AG. Left: networks of seed 0; DA swaps "
+        f"{tiles} of 8 tiles. Of {upright} upright sixes and nines it swaps {int(swapped['DA'].sum())} (SLA "
+        f"{int(swapped['SLA'].sum())}) and takes {others} for other digits."
     )
     return finish(figure, text, [run for runs in found.values() for run in runs], words)
+
+
+def _at_equal_passes(index: Index, studies: Iterable[Study]) -> dict[str, ByArm]:
+    """The blocks that hold SLA+AG and cross-entropy with as many passes."""
+    return {title: by_arm for title, by_arm in blocks(index, studies, ("SLA+AG",)).items() if EQUAL in by_arm}
+
+
+def _sides(found: Mapping[str, ByArm]) -> dict[str, tuple[str, int]]:
+    """By title, what a sentence calls a data set, and the side of SLA+AG minus cross-entropy there.
+
+    Images and steps are named only where others would be called the same.
+    """
+    parts = [described(by_arm["SLA+AG"][0]).rsplit(", ", 2) for by_arm in found.values()]
+    sides = {}
+    for (title, by_arm), (name, few, length) in zip(found.items(), parts, strict=True):
+        alike = [other for other in parts if other[0] == name]
+        words = f"{few.removesuffix(' images')} {name}" if len(alike) > 1 else name
+        words += f" after {length}" if sum(other[1] == few for other in alike) > 1 else ""
+        sides[title] = words, summary(gains(by_arm["SLA+AG"], by_arm[EQUAL])).side
+    return sides
 
 
 @styled
 def _over_cross_entropy(index: Index, studies: Iterable[Study]) -> Picture:
     """Methods on views against cross-entropy with as many passes in training, a row a study, on one axis."""
-    found = {title: by_arm for title, by_arm in blocks(index, studies, ("SLA+AG",)).items() if EQUAL in by_arm}
-    needed(found, f"an objective on views beside {EQUAL}")
+    found = needed(_at_equal_passes(index, studies), f"an objective on views beside {EQUAL}")
     figure = Picture(figsize=(7.5, 1.9 + 0.78 * len(found)))
-    axes, labels, marks, sides = figure.add_subplot(), [], dict[str, Any](), dict[int, list[str]]()
-    settings = [described(by_arm["SLA+AG"][0]).rsplit(", ", 2) for by_arm in found.values()]
-    subjects = [name for name, *_ in settings]
-    for row, ((name, few, length), by_arm) in enumerate(zip(settings, found.values(), strict=True)):
-        labels.append(f"{name}, {few}\n{length} ({steps(by_arm[EQUAL][0]):,})")
+    axes, labels, marks = figure.add_subplot(), [], dict[str, Any]()
+    for row, by_arm in enumerate(found.values()):
+        images, length = described(by_arm["SLA+AG"][0]).rsplit(", ", 1)
+        labels.append(f"{images}\n{length} ({steps(by_arm[EQUAL][0]):,})")
         for method in (method for method in COMPARED if method in by_arm):
             values = gains(by_arm[method], by_arm[EQUAL])
             result, shift = summary(values), 0.15 * (COMPARED.index(method) - 2)
@@ -410,8 +430,6 @@ def _over_cross_entropy(index: Index, studies: Iterable[Study]) -> Picture:
             look: dict[str, Any] = {"fmt": "D" if many(method) else "o", "color": colour(method), "markersize": 6}
             drawn = axes.errorbar(result.mean, row + shift, xerr=result.half_width, capsize=3, **look)
             marks.setdefault(method.replace("single", "one view"), drawn[0])
-            if method == "SLA+AG":
-                sides.setdefault(result.side, []).append(f"{name} ({length})" if subjects.count(name) > 1 else name)
     axes.axvline(0, color="black", linewidth=1)
     axes.text(0, -0.53, "cross-entropy", ha="center", va="bottom", fontsize=8.5)
     axes.set_yticks(range(len(found)), labels, fontsize=9)
@@ -420,10 +438,13 @@ def _over_cross_entropy(index: Index, studies: Iterable[Study]) -> Picture:
     axes.set_xlabel("accuracy over that of cross-entropy with as many passes (points)")
     for border in range(1, len(found)):
         axes.axhline(border - 0.5, color=GREY, linewidth=0.5, alpha=0.5)
-    ahead, behind = (_listed(sides.get(side, [])) for side in (1, -1))
+    ahead, behind = (_listed([name for name, own in _sides(found).values() if own == side]) for side in (1, -1))
     parts = [f"ahead on {ahead}"] * bool(ahead) + [f"behind on {behind}"] * bool(behind)
     text = f"At equal passes SLA+AG is {', '.join(parts)}" if parts else "SLA+AG at equal passes, by data set"
     words = "Circles: one view at test; diamonds: four. Bars: 95% intervals. In brackets: the steps of cross-entropy."
+    others = {title: pair for title, pair in _sides(_at_equal_passes(index, SETS)).items() if title not in found}
+    if hidden := [name for name, side in others.values() if side < 0]:
+        words += f" Not drawn, behind as well: {_listed(hidden)}."
     return finish(figure, text, runs_of(found), words, marks)
 
 
@@ -442,7 +463,7 @@ def longer_training(index: Index) -> Picture:
     """Validation accuracy over passes in training: in a short study and in one of six times the steps."""
     found = blocks(index, (FEW, MANY_STEPS), ("SLA+AG", EQUAL))
     needed(found if len(found) == 2 else {}, "SLA and cross-entropy in the short and in the long study of MNIST")
-    figure, (grid,) = plots.panels(3.6, 1, 2, sharey=True)
+    figure, (grid,) = plots.panels(3.6, 1, 2)
     gained, names, short, lines = [], ("cross-entropy", EQUAL, "SLA+AG"), True, dict[str, list[Record]]()
     for axes, by_arm in zip(grid, found.values(), strict=True):
         epochs = by_arm["cross-entropy"][0].config["recipe"]["epochs"]
@@ -468,7 +489,7 @@ def longer_training(index: Index) -> Picture:
     after = " and ".join(f"{gain} after {length} steps" for gain, length in zip(parts, lengths, strict=True))
     text = f"SLA+AG \N{MINUS SIGN} cross-entropy at equal passes: {after}"
     images = sum(next(iter(found.values()))["SLA+AG"][0].train_counts)
-    words = f"MNIST, {images} images. Curves: validation images, {seeds_of(lines)}, 95% intervals. Title: test images."
+    words = f"MNIST, {images} images. Curves: validation, {seeds_of(lines)}, 95% intervals; axes differ. Title: test."
     return finish(figure, text, runs_of(found), words)
 
 

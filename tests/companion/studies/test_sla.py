@@ -153,6 +153,23 @@ def test_the_title_names_the_sets_where_sla_is_ahead_and_behind_at_equal_passes(
     assert title(0.95, sla.accuracy) == ahead, "of the lesson's data sets"
 
 
+def test_sets_of_one_name_are_named_by_images_and_steps_and_those_not_drawn_stand_in_the_caption(found):
+    def compared(study, images, epochs):
+        runs = [record("SLA", seed, 0.8, 0.8, study) for seed in range(3)]
+        runs += [record(arm, seed, 0.9, study=study) for arm in ("cross-entropy", sla.EQUAL) for seed in range(3)]
+        for run in runs:
+            run.train_counts = [images // 6] * 6
+            run.config["recipe"]["epochs"] = epochs
+        return runs
+
+    sets = compared(MNIST, 600, 2), compared(sla.FEW, 300, 2), compared(sla.MANY_STEPS, 300, 4)
+    figure = sla.accuracy(Index(records=[*found, *(run for runs in sets for run in runs)]))
+    title, caption = (" ".join(text.split()) for text in (figure.get_suptitle(), figure.get_supxlabel()))
+    digits = "300 digits after 30 steps and 300 digits after 60 steps"
+    assert title == f"At equal passes SLA+AG is ahead on clothing, behind on {digits}"
+    assert "Not drawn, behind as well: 600 digits. Records" in caption
+
+
 def test_differences_are_of_three_seeds_or_more(index):
     pairs = [("SLA+AG", sla.EQUAL), ("SLA, single", "DA"), ("MT", "DA")]
     found = sla.differences(index, pairs)
@@ -209,7 +226,7 @@ def test_digits_show_the_accuracy_on_sixes_and_nines(monkeypatch):
     assert [text.get_text() for text in left.texts] == below, "digits that DA takes for each other"
     assert [patch.get_width() for patch in right.patches] == pytest.approx([70, 40, 45, 65, 70])
     title = " ".join(figure.get_suptitle().split())
-    assert title == "DA loses 30 points on sixes and nines; joint labels lose none"
+    assert title == "On sixes and nines DA loses 30 points; SLA+AG loses none"
     with pytest.raises(NothingToDraw, match=r"cross-entropy, 4x epochs.* on MNIST"):
         sla.digits(Index(records=[run("DA", 0.3, 0.5), run("SLA", 0.3, 0.5)]))
 
