@@ -20,13 +20,13 @@ lesson.figure("2_gvae", "opening")
 
 # %% [markdown]
 # **The same garments in two autoencoders.** An encoder turns an image into a Gaussian of codes, with a mean μ and a
-# standard deviation σ for each of 16 coordinates. A decoder turns a code back into an image. Above are mean codes in
-# their first two principal components. Below, four garments move along all σ at once. The codes differ. By eye, most of
-# the moved images keep their garment in both.
+# standard deviation σ for each of 16 coordinates. A decoder turns a code back into an image. Above are mean codes of six
+# of the ten classes, in two principal components. Two coordinates do not show the difference well; the percentages, of
+# all classes and coordinates, do. Below, four garments move along all σ at once.
 #
-# ISDA augments *features*, and needs a separate generator to show them. G-VAE augments *codes*, and its decoder shows
-# them. The hope is that ISDA's loss leaves σ large only where the class stays. Then a moved code would give a new image
-# with a known label.
+# ISDA augments *features*, which only a separate generator shows. G-VAE augments *codes*, which its decoder shows. The
+# hope is that ISDA's loss leaves σ large only where the class stays. Then a moved code gives a new image with a known
+# label.
 #
 # **In one sentence:** a linear classifier reads G-VAE's codes better, and on digits its images keep their class better
 # than a VAE's, but not better than those of a decoder that is given the class.
@@ -35,7 +35,7 @@ lesson.figure("2_gvae", "opening")
 #
 # - show that the ratio of two loss weights fixes the decoder's noise s;
 # - add ISDA's loss to a VAE, and say what it does to σ;
-# - predict how far one σ moves a picture, and which scale the codes have.
+# - predict how far one σ moves a picture, and the scale of the codes.
 #
 # | minutes | section | | minutes | section |
 # |---|---|---|---|---|
@@ -50,7 +50,8 @@ lesson.figure("2_gvae", "opening")
 #
 # <details><summary>For the lecturer</summary>
 #
-# Clear all outputs first. Start the training of section 6 before you derive (11). If time is short, leave out section 5.
+# Clear all outputs first. Start the training of section 6 before you derive (11); the nine runs take about 30 seconds.
+# If time is short, run the cells of section 5 without reading them; section 6 needs them.
 #
 # </details>
 #
@@ -110,7 +111,6 @@ show(study.diagram(), "where")
 #
 # The source shows pictures and no numbers. It claims (1) that directions of largest σ keep the class of the image, (2)
 # that moving only these gives conspicuous changes, and (3) that G-VAE's images keep their class while a VAE's do not.
-# Section 6 ends with a result for each.
 #
 # ## 2 · The loss of a VAE (6–14 min)
 #
@@ -166,6 +166,7 @@ def figure_bound():
     return figure
 
 
+assert min(float(dropped) for _, dropped in parts.values()) > 0  # the ELBO is a bound
 show(figure_bound(), "bound")
 
 # %% [markdown]
@@ -184,10 +185,10 @@ show(figure_bound(), "bound")
 #
 # $$s^2 = \frac{c_1}{2\, c_2}. \tag{4}$$
 #
-# It is the error that the decoder regards as noise, in units of the pixels' range.
+# $s$ is the error that the decoder regards as noise, in units of the pixels' range.
 #
 # **Predict, then run.** The author's *code* has $c_1 = 0.0025$ and $c_2 = 1$; his *note* has $c_2 = 20$. Both sum over
-# pixels. Of 255 levels of grey, how many does each call noise? The picture adds noise of that size to garments.
+# pixels. Of 255 levels of grey, how many does each call noise?
 
 # %% jupyter={"outputs_hidden": true}
 WEIGHTS = {"the note": (0.0025, 20), "the code": (0.0025, 1), "here": (2 * deviation**2, 1)}
@@ -209,8 +210,8 @@ show(plots.sheet(torch.stack([garments, *noisy], 1), (), titles, size=1.0), "noi
 # %% [markdown]
 # <details><summary>After you ran it</summary>
 #
-# Two for the note, nine for the code. A decoder that has to be right within nine levels leaves little freedom to a code.
-# Section 4 says how little.
+# Two for the note, nine for the code. Ours, 69, is large on purpose: section 4 shows that $s$ caps how far a code moves a
+# picture.
 #
 # </details>
 #
@@ -238,8 +239,11 @@ show(plots.sheet(torch.stack([garments, *noisy], 1), (), titles, size=1.0), "noi
 #
 # $$\mathcal L = \mathrm{KL}(q \,\|\, p(z)) - \mathbb E_q \log p(x \mid z) + c\, \mathcal L_{class}. \tag{7}$$
 #
-# In these units the author's code has $c = 1/0.0025 = 400$ for digits and $20/0.0025 = 8000$ for photographs. Our small
-# world gets three classes and two codes $\mu$ of each. All $w_{j2}$ are equal: $z_2$ says nothing about the class.
+# The author's code also weighs the class term, by $c_3$. Divided by $c_1$ as in (4), $c = c_3 / c_1$: $1/0.0025 = 400$
+# for digits, $20/0.0025 = 8000$ for photographs. (This 20 is not the note's $c_2$.)
+#
+# Our small world has three classes with two codes $\mu$ each. All $w_{j2}$ are equal: $z_2$ says nothing about the
+# class.
 
 # %%
 W = torch.tensor([[2.0, 0.3], [0.0, 0.3], [-2.0, 0.3]], dtype=f64)
@@ -268,8 +272,7 @@ print("equal" if torch.allclose(yours, by_package) else "not yet: your bound lac
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# `+ 0.5 * (d.square() @ variance[..., None])[..., 0]`. The folded cell has it as `exponents`, and also compares the bound
-# with the mean cross-entropy of 100,000 draws.
+# `+ 0.5 * (d.square() @ variance[..., None])[..., 0]`. The folded cell also compares the bound with 100,000 draws.
 #
 # </details>
 
@@ -296,8 +299,7 @@ assert (expected < by_package + 0.01).all()
 #
 # $$\frac1{\sigma_k^2} = 1 + \frac{|A_k|^2}{s^2} + c \sum_{j=1}^C \tilde p_j\, (w_{jk} - w_{yk})^2. \tag{8}$$
 #
-# The 1 is the prior. The *picture* narrows σ by the second term, the *class* by the third. An optimiser of (7) has to
-# arrive at (8).
+# The 1 is the prior. The *picture* narrows σ by the second term, the *class* by the third.
 
 
 # %%
@@ -364,14 +366,14 @@ lesson.animation("2_gvae", frames(), "ellipses")
 
 
 # %% [markdown]
-# The same on paper, with the numbers:
+# On paper:
 
 
 # %% jupyter={"outputs_hidden": true, "source_hidden": true}
 @plots.styled
 def figure_three():
     figure, grid = plots.panels(3.0, 1, 3, sharey=True)
-    for axes, k in zip(grid[0], (0, 2, 8), strict=True):
+    for axes, k in zip(grid[0], (0, 4, 8), strict=True):
         ellipses(axes, k)
         axes.set_ylabel("")
     plots.headline(figure, "The class term narrows only the coordinate that the classifier reads")
@@ -379,22 +381,22 @@ def figure_three():
 
 
 shrinks = (variances / variances[0]).sqrt()  # by c, code and coordinate
-print("σ₁ at c = 1 over σ₁ at c = 0, code by code:", rounded(shrinks[2, :, 0]), " σ₂:", rounded(shrinks[2, :, 1]))
+print("σ₁ at c = 4 over σ₁ at c = 0, code by code:", rounded(shrinks[4, :, 0]), " σ₂:", rounded(shrinks[4, :, 1]))
 assert shrinks[..., 0].max() <= 1
 assert (shrinks[..., 1] - 1).abs().max() < 1e-4
-assert shrinks[2, [1, 3, 5], 0].max() < shrinks[2, [0, 2, 4], 0].min()  # the second of each class is nearer to a border
+assert shrinks[4, [1, 3, 5], 0].max() < shrinks[4, [0, 2, 4], 0].min()  # the second of each class is nearer to a border
 show(figure_three(), "three")
 
 # %% [markdown]
 # <details><summary>After you ran it</summary>
 #
 # Only the first axis shrinks: for the second, all $(w_{j2} - w_{y2})^2$ in (8) are 0. Codes near a border shrink first,
-# since there the rivals' $\tilde p_j$ are large. By (8) no axis is ever longer than at $c = 0$.
+# since there the rivals' $\tilde p_j$ are large. No axis grows.
 #
 # </details>
 #
-# So, *for a given decoder, head and mean*, the class term widens no direction. A large σ means that neither the class
-# **nor the picture** depends on the coordinate.
+# So, *for a given decoder, head and mean*, the class term widens no direction. A σ near 1, that of the prior, means that
+# neither the class **nor the picture** depends on the coordinate.
 #
 # ## 4 · How far a code moves a picture (23–28 min)
 #
@@ -448,8 +450,7 @@ show(figure_unit(), "unit")
 #
 # But fewer coordinates move a picture *less*. By (9), 3σ along $n$ columns $A_k$ at right angles move it by less than $3 s
 # \sqrt n$, or a pixel by $3 s \sqrt{n/D}$ (root mean square). We move a face, $D = 12288$, of a model with $K = 256$ and $s
-# = 0.1$, along the largest 5% of σ, the source's choice, and along all. (All at once by 3σ is three times as far as a
-# typical draw of $q$.)
+# = 0.1$, along the 13 largest σ (5%, the source's choice) and along all.
 
 # %% tags=["nbval-ignore-output"]
 lesson.figure("2_gvae", "ways")
@@ -459,26 +460,30 @@ lesson.figure("2_gvae", "ways")
 def say_ways(index):
     """Root mean square change of a pixel by way, beside the bound; asserted is what the text says."""
     moved = study.moved_by(index)
-    for way, count in (("largest 5% of σ", 13), ("all σ", 256)):
+    each = {}  # root mean square change along one coordinate of the way
+    for way, count in ((study.WAYS[0], 13), (study.WAYS[2], 256)):
         bound = 3 * 0.1 * math.sqrt(count / 12288)
         print(f"{way}: bound for a linear decoder {bound:.3f}, measured {moved[way]:.3f}")
-        assert 1 < moved[way] / bound < 1.3
-    assert moved["all σ"] > 3 * moved["largest 5% of σ"]
+        each[count] = moved[way] / math.sqrt(count)
+        assert (1.2 if count == 13 else 1.05) < moved[way] / bound < (1.3 if count == 13 else 1.08)
+    print(f"for one coordinate: {each[13]:.4f} of the 13, {each[256]:.4f} of all")
+    assert each[13] > each[256]
+    assert 3.5 < moved[study.WAYS[2]] / moved[study.WAYS[0]] < 4.5
 
 
 lesson.reading(say_ways, "2_gvae")
 
 # %% [markdown]
-# The largest σ hardly move the face. All σ move it more than three times as far, mostly in light. Both exceed the bound a
-# little: the decoder is not linear, and columns that are not at right angles add up.
+# Both exceed the bound, by about a quarter and a fifteenth: it assumes a linear decoder and columns at right angles. We
+# have not measured which fails.
 #
 # ## 5 · The method in thirty lines (28–31 min)
 #
-# The network, for images of 14 × 14 pixels: convolutions down to $2K$ numbers, $\mu$ and $\log \sigma^2$, and their
-# transposes back.
+# The folded cell makes images of 14 × 14 pixels and the network: convolutions down to $2K$ numbers, $\mu$ and $\log
+# \sigma^2$, and their transposes back. The next has (7), term by term, and gives the same number as the package.
 
 
-# %%
+# %% jupyter={"source_hidden": true}
 def half(split):
     """The images of three classes at half the resolution: means over 2 x 2 pixels."""
     few = torch.isin(split.target, CHOSEN)
@@ -501,11 +506,7 @@ def built(method, seed, K=2, **settings):
     return method(network, deviation=deviation, **settings).to(resolve_device(device))
 
 
-network = built(VAE, 0).network.cpu()
-print(network.encoder, network.expand, network.decoder, network.head, sep="\n")
-
-# %% [markdown]
-# The loss is (7), term by term. With the same weights, images and noise the package gives the same number.
+print(f"{len(images.train.target)} training images of {images.num_classes} classes")
 
 
 # %%
@@ -534,13 +535,13 @@ assert torch.isclose(by_lines, by_package, rtol=1e-6)
 # ## 6 · Training, and what came out (31–43 min)
 #
 # We train three methods with two coordinates on T-shirts, pullovers and dresses, from the same weights and on the same
-# batches: a VAE, G-VAE, and G-VAE with the cross-entropy of the *drawn* code in place of (6), as in the information
-# bottleneck. The VAE's classifier learns from codes that it cannot change.
+# batches: a VAE, G-VAE, and G-VAE with the cross-entropy of the *drawn* code in place of the bound (6), as in the
+# information bottleneck. The VAE's classifier learns from codes that it cannot change.
 
 
 # %% tags=["nbval-ignore-output"]
 class DrawnCode(GVAE):
-    """(7) with the cross-entropy of the code that is drawn: labels without the expectation (6)."""
+    """(7) with the cross-entropy of the drawn code: an unbiased draw of the left side of (6), not its bound."""
 
     def losses(self, images, target, mean, log_variance, step):
         code = mean + (0.5 * log_variance).exp() * self.noise(mean, step)
@@ -561,6 +562,8 @@ for name, seed in lesson.counted([(name, seed) for name in METHODS for seed in S
 for run in runs.planned(profile, "2_gvae") if profile != "quick" else []:
     runs.complete([run], device)
 lesson.keep("2_gvae", records)
+steps = epochs * math.ceil(len(images.train.target) / recipe.batch_size)
+print(f"{steps} steps each, {sum(record.seconds for record in records):.0f} seconds in all")
 
 # %% [markdown]
 # ### What fixes the scale of codes?
@@ -572,8 +575,9 @@ lesson.keep("2_gvae", records)
 #
 # $$\overline{\mu_k} = 0, \qquad \overline{\mu_k^2 + \sigma_k^2} = 1, \tag{11}$$
 #
-# *with or without the class term*. At convergence the class term cannot push all codes apart, but it can arrange them and
-# narrow σ. Are our short runs there? The table also has σ, measured and by (8).
+# *with or without the class term*. (For our encoder, which squashes $\log \sigma_k^2$, (11) is approximate.) At convergence
+# the class term cannot push all codes apart, but it can arrange them and narrow σ. The table also has σ, measured and by
+# (8), where $A_k$ is now the derivative of the decoded image by $z_k$ at $\mu$.
 
 
 # %%
@@ -592,8 +596,8 @@ def measure(model):
     inverse, c = 1 + (column / deviation) ** 2, class_weight if model.supervised else 0.0
     return {
         "head is right (%)": 100 * right.double().mean(),
-        "mean of μ, largest size": coded.mean.mean(0).abs().max(),
-        "mean of μ² + σ²": (coded.mean**2 + coded.deviation**2).mean(),
+        "largest absolute mean of μ, 0 by (11)": coded.mean.mean(0).abs().max(),
+        "mean of μ² + σ², 1 by (11)": (coded.mean**2 + coded.deviation**2).mean(),
         "σ": unseen.deviation.mean(),
         "σ by (8), picture alone": inverse.rsqrt().mean(),
         "σ by (8)": (inverse + c * apart).rsqrt().mean(),
@@ -616,14 +620,17 @@ if epochs >= 20:  # what the text below says
     assert all(abs(row["σ by (8)"] / row["σ"] - 1) < 0.1 for rows in measured.values() for row in rows)
     assert min(*apart["σ"][0], *apart["head is right (%)"][0], *apart["σ by (8), picture alone"][0]) > 0
     assert max(apart["σ at the scale of (11)"][0]) < 0
+    right = [np.mean([row["head is right (%)"] for row in rows]) for rows in measured.values()]
+    assert np.abs(np.subtract(right, (82, 90, 90))).max() < 2
 Markdown("\n".join(lines))
 
 # %% [markdown]
-# All seeds are shown; ± is a 95% interval of their differences. **(8) holds in each model**, with its own $A_k$ and $w_j$:
-# it gives σ within a tenth. The picture alone would leave G-VAE a larger σ. **The scale (11) is not reached** in so few
-# steps, least of all where a class term pushes codes out. This is why G-VAE's σ is *larger* than the VAE's. Rescaled to
-# (11), which changes no picture, it is significantly smaller. **Labels** help the classifier with every seed, though not
-# significantly. Nothing shows that the expectation (6) helps over a drawn code.
+# All seeds are shown; ± is a 95% interval of the mean paired difference. **(8) fits each model**: its mean σ is within a
+# tenth of the measured one. For the drawn code, which does not minimise (6), (8) need not hold, but it fits too. **The
+# scale (11) is not reached** in so few steps, least of all with a class term. This is why G-VAE's σ is *larger* than the
+# VAE's. Rescaled to (11), which changes no picture, it is significantly smaller. **Labels** help the classifier with every
+# seed, though not significantly: about 82% of codes are right without, 90% with. Nothing shows that the bound (6) helps
+# over a drawn code.
 
 
 # %% jupyter={"source_hidden": true} tags=["nbval-ignore-output"]
@@ -634,46 +641,31 @@ def figure_codes():
         model, some = models[name, SEEDS[0]], images.test.take(slice(0, 300))
         with torch.no_grad():
             mean, sigma = model.posterior(some.floats())
-        plane(axes, model.network.head.weight.detach(), model.network.head.bias.detach(), reach=5.0)
+        plane(axes, model.network.head.weight.detach(), model.network.head.bias.detach(), reach=6.5)
         for label, word in enumerate(images.classes):
             rings = mean[..., None] + sigma[..., None] * CIRCLE.float()
             for number, ring in enumerate(rings[some.target == label]):
                 axes.plot(*ring, color=CLASS[label], linewidth=0.7, label=None if number else word)
         axes.set_title(f"{name}: {rows[0]['head is right (%)']:.0f}%")
     lines = {str(line.get_label()): line for line in grid[0, 0].lines if line.get_label() in images.classes}
-    read = (f"{name} {np.mean([row['head is right (%)'] for row in rows]):.0f}%" for name, rows in measured.items())
-    plots.headline(figure, f"The classifier is right for unseen codes: {', '.join(read)} (three seeds)", lines)
+    plots.headline(figure, "With labels the three classes come apart; without, T-shirts lie across the others", lines)
     return figure
 
 
 show(figure_codes(), "codes")
 
 # %% [markdown]
-# An ellipse is one σ of an unseen image; the shading shows the class that the head predicts. The picture is of the first
-# seed.
+# Ellipses: one σ of unseen images. Shading: the class that the head predicts. First seed.
 #
 # ### The records
 #
-# **1. A question first.** Which "decoder" always keeps the class, for every direction and distance, and is worth nothing?
-# Which number sees through it?
+# Longer runs come from committed records: three seeds; $s = 0.27$ (settings in the appendix). For our small VAE this $s$
+# is above the most likely value (question 2). Question 1 shows when a larger $s$ stops helping.
 #
-# <details><summary>Solution</summary>
-#
-# One that returns the input image whatever the code. Its movement is zero. So class consistency is compared at equal
-# movement.
-#
-# </details>
-#
-# Longer runs come from committed records. All coordinates move together, from −3σ to +3σ. *Class consistency* is the share
-# of moved images that keep their class, for a separate classifier trained on real images (the judge). It is read where all
-# runs have moved equally far: at 0.9 of the smallest movement at 3σ.
-
-# %%
-lesson.table("2_gvae", study.settings_table)
-
-# %% [markdown]
-# Our $s$ is above the most likely one (question 3), since by (9) it limits how far pictures move. Larger images have a
-# larger $c$, so that the class counts beside the error of more pixels.
+# All coordinates move together, from −3σ to +3σ. *Class consistency* is the share of moved images to which a separate
+# classifier of real images (the judge) gives the true label. A picture that does not move keeps its class. So runs are
+# compared at one common movement: 0.9 times that of the run that moves least at 3σ. On the last three sets the judge is
+# right for at most a third even of unmoved decoded images, so we read the first two only.
 
 # %% tags=["nbval-ignore-output"]
 lesson.figure("2_gvae", "results")
@@ -682,50 +674,52 @@ lesson.figure("2_gvae", "results")
 # %% jupyter={"source_hidden": true}
 def check(index):
     """Assert and print what the text below says."""
-    sides = {title.split(",")[0]: study.sides(by_arm) for title, by_arm in study.compared(index).items()}
+    blocks = study.compared(index)
+    sides = {title.split(",")[0]: study.sides(by_arm) for title, by_arm in blocks.items()}
     for title, found in sides.items():
         print(f"{title:12s}", ", ".join(f"{name} {gain.text('+.1f')}" for name, gain in found.items()))
     assert all(found["probe"].side > 0 for found in sides.values())
     assert [name for name, found in sides.items() if "consistency" in found] == ["fashion-mini", "MNIST"]
     assert sides["MNIST"]["consistency"].side > 0 == sides["fashion-mini"]["consistency"].side
     for part in (study.FASHION, study.DIGITS):
-        by_arm = study.compared(index)[part.title]
-        behind = study.differences(by_arm, "G-VAE", "conditional VAE")["class consistency at equal movement"]
+        name = "class consistency at equal movement"
+        behind = study.differences(blocks[part.title], "G-VAE", "conditional VAE")[name]
         assert max(behind) < 0 == stats.summary(behind).side
-    for _, by_arm in study.results(index).values():
-        gains = [stats.summary(stats.gains(found, by_arm["none"])) for found in by_arm.values()]
-        assert all(gain.side == 0 for gain in gains)
-        assert max(abs(gain.mean) + gain.half_width for gain in gains if gain.std) > 2
+    unmoved = [[run.metrics["consistency_0"] for found in arms.values() for run in found] for arms in blocks.values()]
+    assert max(map(max, unmoved[2:])) < 1 / 3 < 0.7 < min(map(min, unmoved[:2]))
+    for _, by_arm in study.results(index).values():  # the last: 500 images
+        gains = {name: stats.gains(found, by_arm["none"]) for name, found in by_arm.items()}
+        assert all(stats.summary(gain).side == 0 for gain in gains.values())
+    assert max(*gains["VAE"], *gains["conditional VAE"], *gains["G-VAE"]) < 0 < min(gains["Gaussian noise"])
+    ours = stats.summary(gains["G-VAE"])
+    print("classifier on 500 images, with G-VAE's − without:", ours.text("+.1f"))
+    assert np.allclose((ours.mean - ours.half_width, ours.mean + ours.half_width), (-3.45, 0.6), atol=0.06)
 
 
 lesson.reading(check, "2_gvae")
 
 # %% [markdown]
-# - **The code is better for a classifier**, on every set. That is nearly true by construction: G-VAE is given the labels.
-# - **Images keep their class better than a VAE's** on MNIST. On fashion-mini the difference is not significant.
-# - **The conditional VAE is ahead of G-VAE** on both sets and with every seed, though not significantly.
+# - **The code is better for a classifier**, on every set: nearly by construction, since G-VAE is given the labels.
+# - **Images keep their class better than a VAE's** on MNIST; on fashion-mini not significantly.
+# - **The conditional VAE is ahead of G-VAE** on both sets with every seed, though not significantly.
 #
-# The source trains no classifier on its images. The records do: decoded draws replace half of a batch.
-
-# %% tags=["nbval-ignore-output"]
-lesson.figure("2_gvae", "augmented")
-
-# %% [markdown]
-# No augmentation changes the accuracy significantly, with 2,000 images or with 500. Three seeds cannot exclude ±2 points.
+# A classifier may also train on decoded draws (appendix, 8). No augmentation changes its accuracy significantly, with
+# 2,000 images or 500. With 500 all three autoencoders lose with every seed and Gaussian
+# noise on pixels gains with every seed. For G-VAE the interval is about −3.5 to +0.6 points.
 #
 # | claim of the source | what we found |
 # |---|---|
-# | 1. The largest σ keep the class. | By (10) a large σ leaves little for logits *and* picture. At equal movement it has no significant advantage (appendix). |
-# | 2. The largest σ give conspicuous changes. | No. They move a face least (section 4). |
+# | 1. The largest σ keep the class. | Not shown. By (10) a σ near 1 changes neither logits nor picture. At equal movement the largest σ have no significant advantage (appendix). |
+# | 2. The largest σ give conspicuous changes. | No. 3σ along the 13 largest move a face a quarter as far as all 256, because they are few; for one coordinate they move it no less. |
 # | 3. G-VAE keeps the class, a VAE does not. | G-VAE is ahead on digits, on garments not significantly. |
 #
-# > **Take away.** G-VAE is a VAE plus the expected cross-entropy of its codes. With labels a classifier reads codes better;
-# > that the expectation helps over a drawn code is not shown. KL fixes the scale of codes. σ is what picture *and* class
-# > leave of one unit: to move only the largest σ is to move less.
+# > **Take away.** G-VAE is a VAE plus a bound on the expected cross-entropy of its codes. With labels a classifier reads
+# > codes better; that the bound helps over a drawn code is not shown. σ² is what picture *and*
+# > class leave of one unit. To move only a few coordinates is to move less.
 #
 # ## 7 · Questions for home (43–45 min)
 #
-# **2. A larger s** allows longer moves by (9), for a fixed decoder. A *trained* linear VAE has $|A_k|^2 = \lambda_k - s^2$
+# **1. A larger s** allows longer moves by (9), for a fixed decoder. A *trained* linear VAE has $|A_k|^2 = \lambda_k - s^2$
 # and $\sigma_k^2 = s^2/\lambda_k$, with $\lambda_k > s^2$ the variance of the images along a principal direction
 # (probabilistic PCA). How far does one σ move its picture?
 #
@@ -736,12 +730,12 @@ lesson.figure("2_gvae", "augmented")
 #
 # </details>
 #
-# **3. The most likely s.** For fixed networks, which $s$ minimises (3)? Is it larger or smaller than our 0.27?
+# **2. The most likely s.** For fixed networks, which $s$ minimises (3)? Is it larger or smaller than our 0.27?
 #
 # <details><summary>Solution</summary>
 #
-# $\frac{d}{ds}\big(E / 2s^2 + D \log s\big) = 0$ at $s^2 = E/D$, the mean squared error of a pixel under the draws of $q$.
-# The next cell has it for our VAE.
+# Let $E$ be the mean of $|x - m(z)|^2$ over images and draws. $\frac{d}{ds}\big(E / 2s^2 + D \log s\big) = 0$ at $s^2 =
+# E/D$. The next cell has it for our VAE.
 #
 # </details>
 

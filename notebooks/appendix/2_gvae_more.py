@@ -591,6 +591,13 @@ lesson.figure("2_gvae", "movement")
 # The author's baseline, unit noise on the code (crosses), goes further than any traversal, so it is no rival of equal
 # size.
 #
+# **Settings** of the lesson's records, and how often the judge is right. Larger images have a larger $c$, so that the
+# class counts beside the error of more pixels.
+
+# %%
+lesson.table("2_gvae", study.settings_table)
+
+# %% [markdown]
 # **All differences**, paired by seed; bold is an interval without zero. Of twenty such intervals one misses zero by
 # chance where nothing is, so look for what repeats over the sets. *More* is no *better* for movement and error. Where
 # the judge calls less than half as many m(μ) rightly as real images, no class consistency is given.
@@ -630,8 +637,11 @@ lesson.figure("2_gvae", "sheet_lfw64_gvae")
 lesson.table("2_gvae", study.scales)
 
 # %% [markdown]
-# **Classifiers on augmented images**, with their cost. *Difference* adds $m(\mu + \sigma\varepsilon) - m(\mu)$ to the
+# **Classifiers on augmented images**, drawn and with their cost. *Difference* adds $m(\mu + \sigma\varepsilon) - m(\mu)$ to the
 # image itself:
+
+# %% tags=["nbval-ignore-output"]
+lesson.figure("2_gvae", "augmented")
 
 # %%
 lesson.ranked("2_gvae")

@@ -263,7 +263,7 @@ def test_titles_of_sheets_are_computed(index, saved):
 def test_the_opening_has_codes_by_class_above_moved_images(index, saved):
     figure = gvae.opening(index)
     vae, ours, *_, moved = figure.axes
-    assert "reads 50% of them, not 30%" in figure.get_suptitle().replace("\n", " ")
+    assert "is right for 50% of G-VAE's codes, 30% of the VAE's" in figure.get_suptitle().replace("\n", " ")
     assert [axes.get_title("left").split(":")[0] for axes in (vae, ours)] == ["VAE", "G-VAE"]
     assert [line.get_label() for line in ours.lines] == ["T-shirt/top", "Trouser", "Pullover", "Dress"]
     np.testing.assert_array_equal(np.transpose(ours.lines[1].get_data()), np.eye(8, 2)[[1, 5]])
