@@ -9,10 +9,24 @@
 # %% [markdown]
 # # 1 · ISDA: a bound on infinitely many augmented features
 #
+# [Open in Colab](https://colab.research.google.com/github/OWNER/semaug/blob/main/notebooks/1_isda.ipynb) · [Open in Binder](https://mybinder.org/v2/gh/OWNER/semaug/main?urlpath=lab/tree/notebooks/1_isda.ipynb)
+#
 # Y. Wang et al., *Implicit Semantic Data Augmentation for Deep Networks*, NeurIPS 2019
 # ([arXiv:1909.12220](https://arxiv.org/abs/1909.12220)), and *Regularizing Deep Networks with Semantic Data
 # Augmentation*, TPAMI 2021 ([arXiv:2007.10538](https://arxiv.org/abs/2007.10538)).
 # [Their code](https://github.com/blackfeather-wang/ISDA-for-Deep-Networks).
+
+# %% jupyter={"source_hidden": true} tags=["remove-cell", "skip-slide"]
+# For a page outside its repository: fetches it on Colab, says elsewhere how to get it.
+import subprocess
+import sys
+from importlib.util import find_spec
+
+if find_spec("companion") is None:
+    if "google.colab" not in sys.modules:
+        raise ModuleNotFoundError("companion: got no checkout; takes git clone https://github.com/OWNER/semaug && cd semaug && make lab")  # fmt: skip
+    subprocess.run("git clone -q --depth 1 https://github.com/OWNER/semaug /content/semaug; pip install -q jaxtyping jupytext && pip install -q --no-deps -e /content/semaug", shell=True, check=True)  # fmt: skip
+    sys.path.insert(0, "/content/semaug")
 
 # %% tags=["nbval-ignore-output"]
 from companion import lesson

@@ -9,8 +9,22 @@
 # %% [markdown]
 # # 1, second part · MetaSAug: when a class is too rare to know its own shape
 #
+# [Open in Colab](https://colab.research.google.com/github/OWNER/semaug/blob/main/notebooks/1_metasaug.ipynb) · [Open in Binder](https://mybinder.org/v2/gh/OWNER/semaug/main?urlpath=lab/tree/notebooks/1_metasaug.ipynb)
+#
 # S. Li et al., *MetaSAug: Meta Semantic Augmentation for Long-Tailed Visual Recognition*, CVPR 2021
 # ([arXiv:2103.12579](https://arxiv.org/abs/2103.12579)). [Their code](https://github.com/BIT-DA/MetaSAug).
+
+# %% jupyter={"source_hidden": true} tags=["remove-cell", "skip-slide"]
+# For a page outside its repository: fetches it on Colab, says elsewhere how to get it.
+import subprocess
+import sys
+from importlib.util import find_spec
+
+if find_spec("companion") is None:
+    if "google.colab" not in sys.modules:
+        raise ModuleNotFoundError("companion: got no checkout; takes git clone https://github.com/OWNER/semaug && cd semaug && make lab")  # fmt: skip
+    subprocess.run("git clone -q --depth 1 https://github.com/OWNER/semaug /content/semaug; pip install -q jaxtyping jupytext && pip install -q --no-deps -e /content/semaug", shell=True, check=True)  # fmt: skip
+    sys.path.insert(0, "/content/semaug")
 
 # %% tags=["nbval-ignore-output"]
 from companion import lesson

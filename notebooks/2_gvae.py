@@ -9,9 +9,23 @@
 # %% [markdown]
 # # 2 · G-VAE: an autoencoder whose codes know the class
 #
+# [Open in Colab](https://colab.research.google.com/github/OWNER/semaug/blob/main/notebooks/2_gvae.ipynb) · [Open in Binder](https://mybinder.org/v2/gh/OWNER/semaug/main?urlpath=lab/tree/notebooks/2_gvae.ipynb)
+#
 # Wu Tianyang (吴天阳), *ML 算法探索* (Machine learning algorithms, an exploration), a note of October 2023
 # ([code](https://github.com/wty-yy/KataCV), in JAX). It joins the variational autoencoder (VAE; Kingma and Welling,
 # ICLR 2014, [arXiv:1312.6114](https://arxiv.org/abs/1312.6114)) and the loss of ISDA ([lesson 1](1_isda.ipynb)).
+
+# %% jupyter={"source_hidden": true} tags=["remove-cell", "skip-slide"]
+# For a page outside its repository: fetches it on Colab, says elsewhere how to get it.
+import subprocess
+import sys
+from importlib.util import find_spec
+
+if find_spec("companion") is None:
+    if "google.colab" not in sys.modules:
+        raise ModuleNotFoundError("companion: got no checkout; takes git clone https://github.com/OWNER/semaug && cd semaug && make lab")  # fmt: skip
+    subprocess.run("git clone -q --depth 1 https://github.com/OWNER/semaug /content/semaug; pip install -q jaxtyping jupytext && pip install -q --no-deps -e /content/semaug", shell=True, check=True)  # fmt: skip
+    sys.path.insert(0, "/content/semaug")
 
 # %% tags=["nbval-ignore-output"]
 from companion import lesson

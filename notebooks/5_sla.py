@@ -9,9 +9,23 @@
 # %% [markdown]
 # # 5 · SLA: the turn of an image as a part of its label
 #
+# [Open in Colab](https://colab.research.google.com/github/OWNER/semaug/blob/main/notebooks/5_sla.ipynb) · [Open in Binder](https://mybinder.org/v2/gh/OWNER/semaug/main?urlpath=lab/tree/notebooks/5_sla.ipynb)
+#
 # Hankook Lee, Sung Ju Hwang, Jinwoo Shin, *Self-supervised Label Augmentation via Input Transformations*, ICML 2020
 # ([PMLR 119](https://proceedings.mlr.press/v119/lee20c.html), open access;
 # [arXiv:1910.05872](https://arxiv.org/abs/1910.05872)). [Their code](https://github.com/hankook/SLA).
+
+# %% jupyter={"source_hidden": true} tags=["remove-cell", "skip-slide"]
+# For a page outside its repository: fetches it on Colab, says elsewhere how to get it.
+import subprocess
+import sys
+from importlib.util import find_spec
+
+if find_spec("companion") is None:
+    if "google.colab" not in sys.modules:
+        raise ModuleNotFoundError("companion: got no checkout; takes git clone https://github.com/OWNER/semaug && cd semaug && make lab")  # fmt: skip
+    subprocess.run("git clone -q --depth 1 https://github.com/OWNER/semaug /content/semaug; pip install -q jaxtyping jupytext && pip install -q --no-deps -e /content/semaug", shell=True, check=True)  # fmt: skip
+    sys.path.insert(0, "/content/semaug")
 
 # %% tags=["nbval-ignore-output"]
 from companion import lesson

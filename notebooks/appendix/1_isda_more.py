@@ -9,6 +9,8 @@
 # %% [markdown]
 # # 1 · ISDA, appendix: errata, notation, controls, records
 #
+# [Open in Colab](https://colab.research.google.com/github/OWNER/semaug/blob/main/notebooks/appendix/1_isda_more.ipynb) · [Open in Binder](https://mybinder.org/v2/gh/OWNER/semaug/main?urlpath=lab/tree/notebooks/appendix/1_isda_more.ipynb)
+#
 # This page belongs to the [lesson](../1_isda.ipynb), whose equations it cites as L(1) to L(13). Its sections can be
 # read in any order; run all cells above first, since later sections use the toy world and the trained networks:
 #
@@ -23,6 +25,18 @@
 # 9. Exercises
 #
 # It trains live for less than a minute. The longer runs are committed records.
+
+# %% jupyter={"source_hidden": true} tags=["remove-cell", "skip-slide"]
+# For a page outside its repository: fetches it on Colab, says elsewhere how to get it.
+import subprocess
+import sys
+from importlib.util import find_spec
+
+if find_spec("companion") is None:
+    if "google.colab" not in sys.modules:
+        raise ModuleNotFoundError("companion: got no checkout; takes git clone https://github.com/OWNER/semaug && cd semaug && make lab")  # fmt: skip
+    subprocess.run("git clone -q --depth 1 https://github.com/OWNER/semaug /content/semaug; pip install -q jaxtyping jupytext && pip install -q --no-deps -e /content/semaug", shell=True, check=True)  # fmt: skip
+    sys.path.insert(0, "/content/semaug")
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" trains what is shown here; "cpu" and "paper" also add missing records (hours)

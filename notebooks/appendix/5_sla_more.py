@@ -9,8 +9,10 @@
 # %% [markdown]
 # # 5 · SLA, appendix: errata, notation, controls, records
 #
+# [Open in Colab](https://colab.research.google.com/github/OWNER/semaug/blob/main/notebooks/appendix/5_sla_more.ipynb) · [Open in Binder](https://mybinder.org/v2/gh/OWNER/semaug/main?urlpath=lab/tree/notebooks/appendix/5_sla_more.ipynb)
+#
 # This page belongs to the [lesson](../5_sla.ipynb), whose equations it cites as L(1) to L(9). Its sections can be read
-# in any order, after the code of the first two cells:
+# in any order, after the first three cells of code:
 #
 # 1. Errata of the source, and notation
 # 2. Is multi-task training harder to optimise?
@@ -23,6 +25,18 @@
 #
 # It trains live for about twenty seconds. The longer runs are committed records; the
 # [leaderboard](../../figures/leaderboard/leaderboard.md) has all of them.
+
+# %% jupyter={"source_hidden": true} tags=["remove-cell", "skip-slide"]
+# For a page outside its repository: fetches it on Colab, says elsewhere how to get it.
+import subprocess
+import sys
+from importlib.util import find_spec
+
+if find_spec("companion") is None:
+    if "google.colab" not in sys.modules:
+        raise ModuleNotFoundError("companion: got no checkout; takes git clone https://github.com/OWNER/semaug && cd semaug && make lab")  # fmt: skip
+    subprocess.run("git clone -q --depth 1 https://github.com/OWNER/semaug /content/semaug; pip install -q jaxtyping jupytext && pip install -q --no-deps -e /content/semaug", shell=True, check=True)  # fmt: skip
+    sys.path.insert(0, "/content/semaug")
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" trains what is shown here; "cpu" and "paper" also add missing records (hours)
