@@ -432,13 +432,25 @@ def faces(index: Index, each: int = 6) -> Picture:
     figure = plots.sheet(mosaic, [row for name in found for row in (short(name), "nearest photo")], size=0.85)
     figure.set_figheight(figure.get_figheight() + 0.8)
     firsts = [of[0] for of in runs.values()]
-    fids = [summary(run.metrics["fid"] for run in of).mean for of in runs.values()]
+    plain, ours = (np.mean([run.curves["fid"] for run in of], 0) for of in runs.values())
     message = "Samples of GANs trained on a hundred faces"
-    if firsts[0].metrics["copy_ratio"] < 0.5 < 0.9 < firsts[1].metrics["copy_ratio"] and fids[1] < fids[0]:
-        message = "A hundred photographs: near copies without augmentation, other faces with DiffAugment."
-        message += f" Mean FID of {len(runs[BASELINE])} seeds: {fids[0]:.2f} → {fids[1]:.2f}"
-    text = f"Averaged generator after {steps(firsts[0])[-1]:,.0f} steps, seed 0; both rows have the same codes."
+    if firsts[0].metrics["copy_ratio"] < 0.5 < 0.9 < firsts[1].metrics["copy_ratio"]:
+        message = f"Seed 0 of {len(runs[BASELINE])}: the plain GAN ends near a few photographs, DiffAugment does not"
+    photos = " and ".join(str(_different(arrays["nearest"][:each])) for arrays in found.values())
+    best, measured = int(plain.argmin()), steps(firsts[0])
+    text = f"Averaged generator after {measured[-1]:,.0f} steps; both have the same codes. Of {each} nearest photos, "
+    text += f"{photos} are different. Mean FID of {len(runs[BASELINE])} seeds: plain GAN {plain[-1]:.2f}, DiffAugment "
+    text += f"{ours[-1]:.2f}; the plain GAN had {plain[best]:.2f} after {measured[best]:,.0f} steps."
     return finish(figure, message, firsts, text)
+
+
+def _different(images: np.ndarray) -> int:
+    """How many of these photographs differ: saved with losses, equal ones are a grey level apart, others many."""
+    found: list[np.ndarray] = []
+    for image in images.astype(float):
+        if all(np.abs(image - other).mean() > 5 for other in found):
+            found.append(image)
+    return len(found)
 
 
 def four_places(index: Index, each: int = 8) -> Picture:
@@ -452,27 +464,32 @@ def four_places(index: Index, each: int = 8) -> Picture:
         rows.append(_tiles(arrays, each)[: 1 + more])
         labels += [f"{number}: {short(run.arm)}", *["nearest photo"] * more]
     runs = [run for run, _ in firsts]
-    grey = {run.arm: run.metrics["leak"] for run in runs}
-    message = "The same hundred faces, and T in other places"
-    if all(grey[REALS.name] > share for name, share in grey.items() if name != REALS.name):
-        message = f"Reals only draws grey windows, in {grey[REALS.name]:.0%} of its samples; DiffAugment in "
-        message += f"{grey[DIFFAUGMENT]:.0%}"
+    grey = {arm.name: [100 * run.metrics["leak"] for run in index.of(COLOURED[0], arm.name)] for arm in PLACES}
+    message, shares = "The same hundred faces, and T in other places", grey.pop(REALS.name)
+    if min(shares) > max(map(max, grey.values())):
+        low, high = (f"{edge(shares):.0f}" for edge in (min, max))
+        message = f"Reals only draws grey windows, in {low}{f' to {high}' if low != high else ''}% of its samples "
+        message += f"({len(shares)} seeds); DiffAugment in {max(grey[DIFFAUGMENT]):.0f}%"
     return _places_drawn(runs, np.concatenate(rows), labels, message)
 
 
 def places_long(index: Index, each: int = 8) -> Picture:
-    """Samples of seed 0 of ``FACES``, of reals only and of DiffAugment, and between them photographs under T."""
-    found = {run.arm: (run, arrays) for run, arrays in _of_places(index, FACES)}
-    if not {REALS.name, DIFFAUGMENT} <= found.keys():
-        raise NothingToDraw(f"pictures of {FACES.title}, with T on the reals only and everywhere")
-    (reals, drawn), (ours, others) = found[REALS.name], found[DIFFAUGMENT]
-    photographs = torch.tensor(drawn["training"][:each]) / 127.5 - 1
+    """Samples of seed 0 of ``FACES`` for every place of T, and below those of reals only photographs under T."""
+    found = _of_places(index, FACES)
+    if len(found) < len(PLACES):
+        raise NothingToDraw(f"pictures of {FACES.title}, with T in every place")
+    rows = [arrays["samples"][:each] for _, arrays in found]
+    labels = [f"{number}: {short(run.arm)}" for number, (run, _) in enumerate(found, 1)]
+    photographs = torch.tensor(found[0][1]["training"][:each]) / 127.5 - 1
     under = (DiffAugment()(photographs, torch.Generator().manual_seed(0)) / 2 + 0.5).clamp(0, 1)
-    mosaic = np.stack([drawn["samples"][:each], (255 * under).round().byte().numpy(), others["samples"][:each]])
+    rows.insert(2, (255 * under).round().byte().numpy())
+    labels.insert(2, "photos under T")
+    runs = [run for run, _ in found]
+    _, reals, fooled, ours = (run.metrics for run in runs)
     message = "The same hundred faces, and T in other places"
-    if reals.metrics["leak"] > reals.metrics["leak_augmented"] / 2 > ours.metrics["leak"]:
-        message = "Reals only learns to draw transformed images: fragments of faces with windows and borders"
-    return _places_drawn([reals, ours], mosaic, [short(reals.arm), "photos under T", short(ours.arm)], message)
+    if reals["leak"] > reals["leak_augmented"] / 2 > ours["leak"] and fooled["logit_fake"] > 2 > ours["logit_fake"]:
+        message = "Longer: reals only draws transformed images; D only draws one image that its D takes for real"
+    return _places_drawn(runs, np.stack(rows), labels, message)
 
 
 def _of_places(index: Index, study: Study) -> list[tuple[Record, dict[str, np.ndarray]]]:
@@ -485,6 +502,29 @@ def _places_drawn(shown: Sequence[Record], mosaic: np.ndarray, rows: Sequence[st
     figure.axes[0].tick_params(labelsize=9)
     figure.set_figheight(figure.get_figheight() + 0.6)
     text = f"Averaged generator, seed 0, after {steps(shown[0])[-1]:,.0f} steps; all samples of a column have one code."
+    return finish(figure, message, shown, text)
+
+
+@styled
+def seeds(index: Index, each: int = 4) -> Picture:
+    """Samples of three seeds of ``FACES``: plain GAN, and beside it DiffAugment, with their copy ratio and FID."""
+    found = kept(index, 3)
+    pairs = list(zip(found[BASELINE][:3], found[DIFFAUGMENT][:3], strict=True))
+    figure = Picture(figsize=(7.5, 4.4))
+    panels = figure.subplots(3, 2, gridspec_kw={"wspace": 0.06})
+    for line, pair in zip(panels, pairs, strict=True):
+        for axes, (run, arrays) in zip(line, pair, strict=True):
+            tiles = np.pad(arrays["samples"][:each], ((0, 0), (0, 0), (0, 0), (0, 2)), constant_values=255)
+            axes.imshow(np.concatenate(list(tiles.transpose(0, 2, 3, 1)), 1)[:, :-2])
+            axes.axis("off")
+            ratio, fid = run.metrics["copy_ratio"], run.metrics["fid"]
+            axes.set_title(f"{short(run.arm)}, seed {run.seed}: copy ratio {ratio:.2f}, FID {fid:.2f}", fontsize=9)
+    ends = [(plain.metrics, ours.metrics) for (plain, _), (ours, _) in pairs]
+    message = "Samples of three seeds, with the same codes"
+    if all(one["copy_ratio"] < other["copy_ratio"] and one["fid"] > other["fid"] for one, other in ends):
+        message = "In all three seeds the plain GAN ends nearer to its photographs, and with the higher FID"
+    shown = [run for pair in pairs for run, _ in pair]
+    text = f"Averaged generator after {steps(shown[0])[-1]:,.0f} steps; all from the same four codes."
     return finish(figure, message, shown, text)
 
 
@@ -542,7 +582,7 @@ def domains(index: Index) -> Picture:
 
 FIGURES: dict[str, Callable[[Index], Picture]] = {
     **{draw.__name__: draw for draw in (faces, between, longer, overfitting, distances)},
-    **{draw.__name__: draw for draw in (four_places, places_long)},
+    **{draw.__name__: draw for draw in (four_places, places_long, seeds)},
     "distances_paper": partial(
         over_steps, names=("fid",), studies=LARGE, message="The paper's setting: FID over the steps"
     ),

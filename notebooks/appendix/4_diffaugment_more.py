@@ -281,8 +281,8 @@ assert apart(after_hiding(even), after_hiding(holed)) == 0.75
 
 # %% [markdown]
 # So the released $T$ can confuse sets of images. But a drawn window is not hidden by it: such images show two windows.
-# ADA lets a part of the images pass untouched. Then the matrix is triangular in the order of the number of hidden
-# pixels, with a positive diagonal: invertible for every probability below 1.
+# ADA hides with a probability $P < 1$ only. Then the matrix is triangular in the order of the number of hidden pixels. Its
+# diagonal, the eigenvalues, is at least $1 - P$, as in the lesson: the matrix is invertible.
 
 # %%
 with_holes = [tuple(state) for state in torch.cartesian_prod(*[torch.tensor([-1, 0, 1])] * 4).tolist()]

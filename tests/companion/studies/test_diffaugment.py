@@ -9,7 +9,7 @@ from matplotlib.patches import FancyArrowPatch
 from companion import records
 from companion.records import Index
 from companion.studies import NothingToDraw, diffaugment
-from companion.studies.diffaugment import CLASSIFIERS, COLOURED, DOMAINS, FACES, GREYS, LONGER
+from companion.studies.diffaugment import BASELINE, CLASSIFIERS, COLOURED, DOMAINS, FACES, GREYS, LONGER
 from semaug.core.files import write_whole
 from semaug.training.record import Record
 
@@ -192,8 +192,10 @@ def test_faces_of_one_pair(filmed, tmp_path):
     tiles = figure.axes[0].images[0].get_array()[16::34, 16::34, 0]  # 32 pixels and two between
     assert tiles.shape == (4, 6), "two runs, each above its nearest images"
     assert (255 * tiles[:, 0]).round().tolist() == pytest.approx([100, 100, 50, 100], abs=2)
-    assert said(figure).startswith("A hundred photographs: near copies without augmentation")
-    assert said(figure).endswith("Mean FID of 2 seeds: 9.01 → 5.01")
+    assert said(figure) == "Seed 0 of 2: the plain GAN ends near a few photographs, DiffAugment does not"
+    words = figure.get_supxlabel().replace("\n", " ")
+    assert "Of 6 nearest photos, 1 and 1 are different." in words, "all are one grey"
+    assert "Mean FID of 2 seeds: plain GAN 9.01, DiffAugment 5.01; the plain GAN had 9.01 after 90 steps." in words
     long[0].metrics["copy_ratio"] = 0.6
     assert said(drawn("faces", filmed + long)) == "Samples of GANs trained on a hundred faces"
 
@@ -208,22 +210,45 @@ def test_faces_with_t_in_every_place(filmed, tmp_path):
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == names
     assert said(figure) == "The same hundred faces, and T in other places"
     next(run for run in short if run.arm == "reals only").metrics["leak"] = 0.7
-    words = "Reals only draws grey windows, in 70% of its samples; DiffAugment in 10%"
+    words = "Reals only draws grey windows, in 70% of its samples (1 seeds); DiffAugment in 10%"
     assert said(drawn("four_places", filmed + short)) == words
+    other = with_pictures(gan("reals only", 1, COLOURED[0]), tmp_path, copies=False)
+    other.metrics["leak"] = 0.56
+    words = "Reals only draws grey windows, in 56 to 70% of its samples (2 seeds); DiffAugment in 10%"
+    assert said(drawn("four_places", [*filmed, *short, other])) == words
 
 
-def test_faces_of_reals_only_beside_photographs_under_t(filmed, tmp_path):
-    with pytest.raises(NothingToDraw, match="reals only"):
+def test_faces_of_long_runs_beside_photographs_under_t(filmed, tmp_path):
+    with pytest.raises(NothingToDraw, match="every place"):
         drawn("places_long", filmed)
-    reals = with_pictures(gan("reals only", 0, FACES), tmp_path, copies=False)
-    figure = drawn("places_long", [*filmed, reals])
+    others = [with_pictures(gan(arm, 0, FACES), tmp_path, copies=False) for arm in ("reals only", "discriminator only")]
+    figure = drawn("places_long", filmed + others)
     tiles = (255 * figure.axes[0].images[0].get_array()).round()
-    assert tiles.shape[:2] == (3 * 34 - 2, 8 * 34 - 2)
-    under = tiles[34:66, :32]
+    assert tiles.shape[:2] == (5 * 34 - 2, 8 * 34 - 2)
+    under = tiles[68:100, :32]
     assert len({tuple(pixel) for pixel in under.reshape(-1, 3).tolist()}) > 1, "a grey image and its window"
-    assert said(figure) == "The same hundred faces, and T in other places"
-    reals.metrics["leak"] = 0.6
-    assert said(drawn("places_long", [*filmed, reals])).startswith("Reals only learns to draw transformed images")
+    names = ["1: plain GAN", "2: reals only", "photos under T", "3: D only", "4: DiffAugment"]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == names
+    others[0].metrics["leak"] = 0.6
+    assert said(drawn("places_long", filmed + others)) == "The same hundred faces, and T in other places"
+    others[1].metrics["logit_fake"] = 3.0
+    assert said(drawn("places_long", filmed + others)).startswith("Longer: reals only draws transformed images")
+
+
+def test_three_seeds_beside_each_other(filmed, tmp_path):
+    with pytest.raises(NothingToDraw, match="3 runs"):
+        drawn("seeds", filmed)
+    more = [with_pictures(gan(arm, 2, FACES), tmp_path, arm == BASELINE) for arm in (BASELINE, "DiffAugment")]
+    figure = drawn("seeds", filmed + more)
+    assert [axes.get_title("left") for axes in figure.axes[:2]] == [
+        "plain GAN, seed 0: copy ratio 0.40, FID 9.00",
+        "DiffAugment, seed 0: copy ratio 0.90, FID 5.00",
+    ]
+    assert figure.axes[0].images[0].get_array().shape[:2] == (32, 4 * 34 - 2)
+    words = "In all three seeds the plain GAN ends nearer to its photographs, and with the higher FID"
+    assert said(figure) == words
+    more[0].metrics["copy_ratio"] = 1.0
+    assert said(drawn("seeds", filmed + more)) == "Samples of three seeds, with the same codes"
 
 
 def test_the_way_between_codes(filmed):
