@@ -9,9 +9,23 @@
 # %% [markdown]
 # # 4 · DiffAugment: a transformation that the generator learns through
 #
+# [Open in Colab](https://colab.research.google.com/github/OWNER/semaug/blob/main/notebooks/4_diffaugment.ipynb) · [Open in Binder](https://mybinder.org/v2/gh/OWNER/semaug/main?urlpath=lab/tree/notebooks/4_diffaugment.ipynb)
+#
 # S. Zhao, Z. Liu, J. Lin, J.-Y. Zhu, S. Han, *Differentiable Augmentation for Data-Efficient GAN Training*, NeurIPS
 # 2020 ([arXiv:2006.10738](https://arxiv.org/abs/2006.10738)). [Their
 # code](https://github.com/mit-han-lab/data-efficient-gans).
+
+# %% jupyter={"source_hidden": true} tags=["remove-cell", "skip-slide"]
+# For a page outside its repository: fetches it on Colab, says elsewhere how to get it.
+import subprocess
+import sys
+from importlib.util import find_spec
+
+if find_spec("companion") is None:
+    if "google.colab" not in sys.modules:
+        raise ModuleNotFoundError("companion: got no checkout; takes git clone https://github.com/OWNER/semaug && cd semaug && make lab")  # fmt: skip
+    subprocess.run("git clone -q --depth 1 https://github.com/OWNER/semaug /content/semaug; pip install -q jaxtyping jupytext && pip install -q --no-deps -e /content/semaug", shell=True, check=True)  # fmt: skip
+    sys.path.insert(0, "/content/semaug")
 
 # %% tags=["nbval-ignore-output"]
 from companion import lesson

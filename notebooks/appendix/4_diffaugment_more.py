@@ -9,8 +9,10 @@
 # %% [markdown]
 # # 4 · DiffAugment, appendix: the source's claims, what T hides, learned augmentation, records
 #
+# [Open in Colab](https://colab.research.google.com/github/OWNER/semaug/blob/main/notebooks/appendix/4_diffaugment_more.ipynb) · [Open in Binder](https://mybinder.org/v2/gh/OWNER/semaug/main?urlpath=lab/tree/notebooks/appendix/4_diffaugment_more.ipynb)
+#
 # This page belongs to the [lesson](../4_diffaugment.ipynb), whose equations it cites as L(1) to L(6). Its sections can
-# be read in any order, after the code of the first two cells:
+# be read in any order, after the first three cells of code:
 #
 # 1. The claims of the source, one by one
 # 2. DANN, drawn: two domains that align
@@ -22,6 +24,18 @@
 # 8. Exercises
 #
 # It trains live for half a minute. The longer runs are committed records.
+
+# %% jupyter={"source_hidden": true} tags=["remove-cell", "skip-slide"]
+# For a page outside its repository: fetches it on Colab, says elsewhere how to get it.
+import subprocess
+import sys
+from importlib.util import find_spec
+
+if find_spec("companion") is None:
+    if "google.colab" not in sys.modules:
+        raise ModuleNotFoundError("companion: got no checkout; takes git clone https://github.com/OWNER/semaug && cd semaug && make lab")  # fmt: skip
+    subprocess.run("git clone -q --depth 1 https://github.com/OWNER/semaug /content/semaug; pip install -q jaxtyping jupytext && pip install -q --no-deps -e /content/semaug", shell=True, check=True)  # fmt: skip
+    sys.path.insert(0, "/content/semaug")
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" trains what is shown here; "cpu" and "paper" also add missing records (hours)
