@@ -310,13 +310,6 @@ def _everywhere(blocks: Blocks, name: str, score: Callable[[Record], float], sid
     return all(values and summary(values).side == side for values in found)
 
 
-def distances(index: Index) -> Picture:
-    """FID over the steps, by the number of images."""
-    worse = _everywhere(_blocks(index, GREYS), REALS.name, _log_fid, 1)
-    message = "T on reals only makes the images worse, whatever their number"
-    return over_steps(index, ("fid",), GREYS, message if worse else "FID over the steps")
-
-
 def overfitting(index: Index) -> Picture:
     """What D remembers of its training images, and whether T leaks into samples, over the steps."""
     blocks = _blocks(index, FEW)
@@ -581,7 +574,7 @@ def domains(index: Index) -> Picture:
 
 
 FIGURES: dict[str, Callable[[Index], Picture]] = {
-    **{draw.__name__: draw for draw in (faces, between, longer, overfitting, distances)},
+    **{draw.__name__: draw for draw in (faces, between, longer, overfitting)},
     **{draw.__name__: draw for draw in (four_places, places_long, seeds)},
     "distances_paper": partial(
         over_steps, names=("fid",), studies=LARGE, message="The paper's setting: FID over the steps"

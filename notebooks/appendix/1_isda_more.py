@@ -248,6 +248,12 @@ for (form, rank), expected in sizes.items():
 # > 如果直接去随机扰动最后的这个embedding来获取数据增强会得到很多没用的新数据 ·
 # > *Perturbing the embedding at random yields many useless new samples.*
 #
+# **Photographs.** The lesson shows the leading direction of a class beside a random one. Here it stands beside the
+# leading direction *between* the classes. At the right end of that one are birds, dogs and horses beside vehicles: it
+# asks how much of another class is in the picture.
+#
+# ![Photographs of six classes at both ends of two directions: the leading one of the class, and the leading one between the classes](../../figures/1_isda/directions_between.png)
+#
 # First the networks: cross-entropy and ISDA, from paired seeds. Forward hooks keep three further covariances during
 # ISDA's training, which forget at different rates; section 5 needs them.
 
