@@ -59,6 +59,7 @@ NETWORKS: dict[str, Builder] = {
     "resnext50": _network(networks.resnext),
     "vit": _network(networks.vit),
     "resnet9": _network(networks.resnet9),
+    "autoencoder2": _autoencoder(latent=2),
     "autoencoder16": _autoencoder(latent=16),
     "autoencoder64": _autoencoder(latent=64),
     "autoencoder128": _autoencoder(latent=128, width=32, blocks=(1, 2)),

@@ -34,9 +34,9 @@ lesson.figure("2_gvae", "opening")
 
 # %% [markdown]
 # **The same garments in two autoencoders.** An encoder turns an image into a Gaussian of codes, with a mean μ and a
-# standard deviation σ for each of 16 coordinates. A decoder turns a code back into an image. Above are mean codes of six
-# of the ten classes, in two principal components. Two coordinates do not show the difference well; the percentages, of
-# all classes and coordinates, do. Below, four garments move along all σ at once.
+# standard deviation σ for each coordinate; here there are two. A decoder turns a code back into an image. Above are the
+# mean codes of six of the ten classes, chosen by number. The *head* is a linear classifier of codes; it trains G-VAE's
+# encoder, not the VAE's. Below, four garments move along both σ at once.
 #
 # ISDA augments *features*, which only a separate generator shows. G-VAE augments *codes*, which its decoder shows. The
 # hope is that ISDA's loss leaves σ large only where the class stays. Then a moved code gives a new image with a known
@@ -373,6 +373,8 @@ def frames():
     for k in range(len(C_GRID)):
         figure = plots.Picture(figsize=(4.4, 4.2))
         ellipses(figure.add_subplot(), k)
+        if k == 0:
+            figure.axes[0].set_title("c = 0, no class term: one σ of six codes")
         yield figure
 
 

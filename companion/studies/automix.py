@@ -675,7 +675,7 @@ def _message(found: Kept) -> str:
     if len(rises) < 2:
         return "Masks of AutoMix over ratio and training"
     one, other = (f"{rises[arm.name]:.2f}" for arm in (PICTURED, PICTURED_ONE))
-    return f"From λ = 0 to 1 the mean of a mask rises by {one} with the pipeline, by {other} through one network"
+    return f"In the end a mask's mean rises by {one} over λ with the pipeline, by {other} through one network"
 
 
 @styled

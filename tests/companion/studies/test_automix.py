@@ -364,7 +364,7 @@ def test_the_zoo_mixes_one_pair_by_every_method(watched):
 
 def test_figures_of_masks_say_how_far_they_follow_the_ratio(watched):
     runs, arrays = watched
-    message = "From λ = 0 to 1 the mean of a mask rises by 1.00 with the pipeline, by 0.50 through one network"
+    message = "In the end a mask's mean rises by 1.00 over λ with the pipeline, by 0.50 through one network"
     for name in ("masks_follow", "masks_over_epochs"):
         assert drawn(name, runs).get_suptitle().replace("\n", " ") == message
         assert drawn(name, runs[:1]).get_suptitle() == "Masks of AutoMix over ratio and training"

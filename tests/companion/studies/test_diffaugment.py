@@ -252,8 +252,9 @@ def test_three_seeds_beside_each_other(filmed, tmp_path):
 
 
 def test_the_way_between_codes(filmed):
-    said_of_both = said(drawn("between", filmed))  # a seventh, but for WebP
-    assert said_of_both.startswith("The largest of seven steps is 100% of the way without T, 1")
+    figure = drawn("between", filmed)  # a seventh, but for WebP
+    assert said(figure) == "From code to code in seven steps"
+    assert "the largest of seven steps is 100% and 1" in figure.get_supxlabel()
     assert diffaugment.largest_step(np.zeros((1, 3, 1, 2, 2)) + np.array([0, 1, 4])[:, None, None, None]) == 0.75
     assert diffaugment.training_faces(Index(records=filmed)).shape == (8, 3, 32, 32)
 

@@ -38,6 +38,9 @@ def found():
     runs = [record(gvae.FASHION, "VAE", seed, 0.3) for seed in range(3)]
     runs += [record(gvae.FASHION, "conditional VAE", seed, 0.4) for seed in range(2)]
     runs += [record(gvae.FASHION, "G-VAE", seed, 0.5) for seed in range(3)]
+    runs += [
+        record(gvae.PLANE, name, seed, share) for name, share in (("VAE", 0.3), ("G-VAE", 0.5)) for seed in range(3)
+    ]
     runs += [record(gvae.FASHION, f"G-VAE, {what}", seed, 0.6) for what in ("s = 0.1", "c = 1") for seed in range(2)]
     for study in (gvae.DIGITS, gvae.FACES, gvae.SHAPES, gvae.PHOTOS, *gvae.SHEETS):
         runs += [record(study, "VAE", 0, 0.3), record(study, "G-VAE", 0, 0.35)]
@@ -243,8 +246,8 @@ def test_titles_of_sheets_are_computed(index, saved):
     end("clipped", run)
     title = gvae.FIGURES["sheet_mnist_vae"](index).get_suptitle().replace("\n", " ")
     assert title == "VAE on MNIST: ±3σ along the largest 10% of σ change a pixel by 0.141, unit noise by 0.000"
-    assert gvae.grid_of(index).get_suptitle().startswith("The largest 5% of σ of four classes")
-    assert gvae.grid_of(index).get_suptitle().replace("\n", " ").endswith("differ from the middle by 0.000")
+    assert gvae.grid_of(index).get_suptitle().startswith("The author's grid along the largest 5% of σ")
+    assert gvae.grid_of(index).get_suptitle().replace("\n", " ").endswith("the corners differ by only 0.000")
     drawn = mosaic(gvae.ways(index))
     assert drawn.shape == (7, 7)
     assert set(drawn[:, -1]) == {61}
@@ -263,7 +266,7 @@ def test_titles_of_sheets_are_computed(index, saved):
 def test_the_opening_has_codes_by_class_above_moved_images(index, saved):
     figure = gvae.opening(index)
     vae, ours, *_, moved = figure.axes
-    assert "is right for 50% of G-VAE's codes, 30% of the VAE's" in figure.get_suptitle().replace("\n", " ")
+    assert "a linear head reads 50% of the codes, not 30%" in figure.get_suptitle().replace("\n", " ")
     assert [axes.get_title("left").split(":")[0] for axes in (vae, ours)] == ["VAE", "G-VAE"]
     assert [line.get_label() for line in ours.lines] == ["T-shirt/top", "Trouser", "Pullover", "Dress"]
     np.testing.assert_array_equal(np.transpose(ours.lines[1].get_data()), np.eye(8, 2)[[1, 5]])
@@ -281,7 +284,7 @@ def test_the_diagram_fits_a_page():
 def test_the_authors_plane_stands_beside_a_true_one(index, saved):
     left, right = gvae.author_plane(index).axes
     assert len(left.lines) == len(right.lines) == 4
-    assert "by one PCA" in left.figure.get_suptitle()
+    assert "Both planes mix" in left.figure.get_suptitle()
 
 
 def mosaic(picture):
