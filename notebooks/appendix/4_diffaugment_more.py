@@ -590,6 +590,8 @@ assert math.isclose(package.kid, kid, rel_tol=1e-6)
 # **The number of images.** The same players for 1,350 steps, on 100 to 7,200 images of fashion-mini. With a hundred
 # images D memorises without $T$; with a thousand it hardly does. *Reals only* draws flat grey windows, whatever the
 # number.
+#
+# ![FID over the steps by the number of images: T on reals only makes the images worse, whatever their number](../../figures/4_diffaugment/distances.png)
 
 # %% tags=["nbval-ignore-output"]
 lesson.figure("4_diffaugment", "overfitting")
