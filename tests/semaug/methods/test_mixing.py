@@ -333,5 +333,6 @@ def test_other_bad_input():
         mixing.saliencymix(images, target, 0.5, permutation, torch.rand(2, 8, 7), 2)
     with pytest.raises(ValueError, match="features: got maps of 1 x 1; takes two pixels at least"):
         mixing.mixstyle(torch.rand(2, 3, 1, 1), 0.5, permutation)
+    assert mixing.mixstyle(torch.rand(2, 3, 2, 1), 0.5, permutation).isfinite().all()
     with pytest.raises(ValueError, match=r"lam: got 2.0"):
         mixing.mixstyle(images, 2.0, permutation)
