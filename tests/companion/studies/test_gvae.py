@@ -266,8 +266,8 @@ def test_titles_of_sheets_are_computed(index, saved):
 def test_the_opening_has_codes_by_class_above_moved_images(index, saved):
     figure = gvae.opening(index)
     vae, ours, *_, moved = figure.axes
-    assert "a linear head reads 50% of the codes, not 30%" in figure.get_suptitle().replace("\n", " ")
-    assert [axes.get_title("left").split(":")[0] for axes in (vae, ours)] == ["VAE", "G-VAE"]
+    assert "a head is right for 50% of the codes, without for 30%" in figure.get_suptitle().replace("\n", " ")
+    assert [axes.get_title("left") for axes in (vae, ours)] == ["VAE, seed 0: 30% right", "G-VAE, seed 0: 50% right"]
     assert [line.get_label() for line in ours.lines] == ["T-shirt/top", "Trouser", "Pullover", "Dress"]
     np.testing.assert_array_equal(np.transpose(ours.lines[1].get_data()), np.eye(8, 2)[[1, 5]])
     tiles = moved.images[0].get_array()
