@@ -28,7 +28,7 @@ reproduce: env  ## run the notebooks (NOTEBOOK=1_isda, ARGS="-p seeds=5"): execu
 	@$(RUN) companion reproduce $(NOTEBOOK) $(ARGS)
 
 test: env  ## lint, types, unit tests, notebooks with reduced parameters, committed outputs (FAST=1: not the notebooks)
-	@.venv/bin/python tools/test.py $(if $(FAST),style format types unit) $(ARGS)
+	@.venv/bin/python tools/test.py $(if $(FAST),style format types fast) $(ARGS)
 
 test-deep: env  ## the property tests with 400 examples each in place of 10: 20,000 and more in all
 	HYPOTHESIS_PROFILE=deep $(RUN) pytest tests/semaug/properties --timeout 3600 $(ARGS)

@@ -23,6 +23,7 @@ STAGES: dict[str, list[str]] = {
     "format": ["ruff", "format", "--check"],
     "types": ["mypy"],
     "unit": ["pytest", "tests", "-q", *WORKERS, "worksteal", "--junitxml", str(REPORTS / "unit.xml")],
+    "fast": ["pytest", "tests", "-q", "-m", "not slow", *WORKERS, "worksteal", "--junitxml", str(REPORTS / "fast.xml")],
     "notebooks": ["companion", "check"],
     "nbval": ["pytest", "notebooks", "-q", *WORKERS, "loadfile", *NBVAL, "--junitxml", str(REPORTS / "nbval.xml")],
 }
@@ -31,6 +32,7 @@ MEANING = {
     "format": "layout of the code",
     "types": "static types",
     "unit": "unit tests",
+    "fast": "unit tests, but for the few that take half a minute",
     "notebooks": "every notebook, reduced parameters",
     "nbval": "committed outputs against new ones",
 }
@@ -58,7 +60,7 @@ def main(names: list[str]) -> int:
     variables["OMP_NUM_THREADS"] = "1"  # there is a worker a core already
     REPORTS.mkdir(parents=True, exist_ok=True)
     lines, failures, sums = [], [], [0, 0, 0]
-    names = names or list(STAGES)
+    names = names or [name for name in STAGES if name != "fast"]
     for number, name in enumerate(names, start=1):
         print(f"\n==> {number}/{len(names)} {name}: {MEANING[name]}", flush=True)
         report = REPORTS / f"{name}.xml"

@@ -126,6 +126,7 @@ def test_runs_figures_and_leaderboard_take_it_up(environment, tmp_path):
     assert (tmp_path / "out" / "6_logitmix" / "accuracy.png").exists()
 
 
+@pytest.mark.slow
 def test_contract_tests_take_it_up(environment):
     options = ("-q", "-k", "LogitMix")
     output = process(environment, "-m", "pytest", "tests/semaug/test_contract.py", *options)

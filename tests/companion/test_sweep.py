@@ -212,6 +212,7 @@ def test_the_committed_example_is_a_plan():
         assert sweep.plan(sweep.read(path))
 
 
+@pytest.mark.slow
 def test_killed_and_failed_runs_are_redone_and_finished_ones_never(tmp_path):
     """Two runs, killed with SIGKILL in the first; then to their end, where one fails; then another in its place."""
     tmp_path /= "my work"
