@@ -36,7 +36,7 @@ lesson.figure("2_gvae", "opening")
 # **The same garments in two autoencoders.** An encoder turns an image into a Gaussian of codes, with a mean μ and a
 # standard deviation σ for each coordinate; here there are two. A decoder turns a code back into an image. Above are the
 # mean codes of six of the ten classes, chosen by number. The *head* is a linear classifier of codes; it trains G-VAE's
-# encoder, not the VAE's. Below, four garments move along both σ at once.
+# encoder, not the VAE's. The percentages on top are means of three seeds. Below, four garments move along both σ.
 #
 # ISDA augments *features*, which only a separate generator shows. G-VAE augments *codes*, which its decoder shows. The
 # hope is that ISDA's loss leaves σ large only where the class stays. Then a moved code gives a new image with a known

@@ -637,12 +637,19 @@ print("an untrained network has: " + ", ".join(f"{name} {values.max():.2f}" for 
 # No coordinate of any model is the angle, the size or the place. Brightness and background stand at the right, in the
 # coordinates of smallest σ, as L(10) says: what the picture depends on most has the least freedom.
 #
-# **A sheet as the source draws it**, moved along the largest 5% of σ. That of the VAE looks alike.
-
-# %% tags=["nbval-ignore-output"]
-lesson.figure("2_gvae", "sheet_lfw64_gvae")
-
-# %% [markdown]
+# **The source's sheets** (its figures 2 to 4), trained on all images of each set, one seed. $K$ is 512 for digits and
+# 256 for faces (the source has 2048 there). Every row is an unseen image, moved along the largest 10% of σ, for faces
+# 5%; in the last column the code is moved by unit noise. By eye nothing moves along σ, noise breaks many images, and
+# the sheets of VAE and G-VAE look alike.
+#
+# ![VAE on digits of MNIST: moved along the largest σ, and by noise](../../figures/2_gvae/sheet_mnist_vae.png)
+#
+# ![G-VAE on digits of MNIST: moved along the largest σ, and by noise](../../figures/2_gvae/sheet_mnist_gvae.png)
+#
+# ![VAE on faces: moved along the largest σ, and by noise](../../figures/2_gvae/sheet_lfw64_vae.png)
+#
+# ![G-VAE on faces: moved along the largest σ, and by noise](../../figures/2_gvae/sheet_lfw64_gvae.png)
+#
 # **Scale of the codes**, of the first seed, whose codes are kept. Where L(11) holds, the scale is 1. The VAEs are near;
 # the class term has pushed G-VAE's codes out, and KL has not yet drawn them back. σ over the spread of $\mu$ does not
 # depend on the scale. For one seed there is no interval.
