@@ -1,19 +1,20 @@
-r"""ISDA: augment every feature along its class's covariance, infinitely often, at the price of a cross-entropy.
+r"""ISDA: augment every feature along its class's covariance, infinitely often, without drawing a copy.
 
 Wang et al., "Implicit Semantic Data Augmentation for Deep Networks", NeurIPS 2019, https://arxiv.org/abs/1909.12220,
 and "Regularizing Deep Networks with Semantic Data Augmentation", TPAMI 2021, https://arxiv.org/abs/2007.10538.
 
-Each feature $a_i$ of class $y_i$ stands for infinitely many, $\mathcal N(a_i, \lambda \Sigma_{y_i})$. The expectation
-of the cross-entropy over them is at most, by Jensen's inequality and the Gaussian's moment-generating function (module
-``semaug.core.gaussian``),
+Each feature $a_i$ of class $y_i$ stands for infinitely many, $\mathcal N(a_i, \lambda \Sigma_{y_i})$ with a strength
+$\lambda$. The linear head has rows $w_j$ and biases $b_j$. The expectation of the cross-entropy over them is at most,
+by Jensen's inequality and the Gaussian's moment-generating function (module ``semaug.core.gaussian``),
 
 $$\overline{\mathcal L}_\infty = \frac1N \sum_i \mathrm{CE}(z_i, y_i), \qquad
   z_{ij} = w_j^\top a_i + b_j + \frac\lambda2\, q_{y_i j}, \qquad
   q_{yj} = (w_j - w_y)^\top \Sigma_y (w_j - w_y). \tag{12}$$
 
-The covariance $\Sigma_y$ of a class is updated online (module ``semaug.core.moments``) and may be full, diagonal, or
-factored, $FF^\top$ plus a diagonal. $q_{yy} = 0$, and where a class was never seen $\Sigma_y = 0$: this is then the
-plain cross-entropy. The strength grows with training, $\lambda_t = \frac tT \lambda_0$: early covariances mean little.
+The count, mean and covariance $\Sigma_y$ of each class, over all features so far, are what is kept between steps
+(module ``semaug.core.moments``); the covariance may be full, diagonal, or factored, $FF^\top$ plus a diagonal.
+$q_{yy} = 0$, and where a class was never seen $\Sigma_y = 0$: this is then the plain cross-entropy. The strength grows
+with training, $\lambda_t = \frac tT \lambda_0$: early covariances mean little.
 
 :func:`isda_logits` is $z$ and :func:`isda_loss` the loss. :class:`ISDALoss` adds the moments, for a training loop of
 one's own; :class:`ISDA` is the objective for ``semaug.fit``.
@@ -177,9 +178,10 @@ def _low_rank(factor: Float[Tensor, "U r A"], present: Tensor, weight: Float[Ten
 
 
 def _present(target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """The classes whose quadratic forms are needed, and the place of every sample's among them.
+    """The classes whose quadratic forms are needed, and the place of every sample's class among them.
 
-    Where no value may be read: all classes, or one for every sample, whichever is fewer.
+    Of the target [5, 2, 5]: [2, 5] and [1, 0, 1]. Where no value may be read: all classes, or one for every sample,
+    whichever is fewer.
     """
     if not tracing(target):
         return target.unique(return_inverse=True)
@@ -199,7 +201,8 @@ class ISDALoss(nn.Module):
     r"""The loss (12) with its moments inside, for a training loop of one's own.
 
     In training mode a call first updates the moments with the batch's features, then takes the loss with them; the
-    covariance is a constant there. In evaluation mode the moments stay as they are. The strength is the $\lambda$ of
+    covariance is a constant there: the gradient reaches features and head only. In evaluation mode, after
+    ``criterion.eval()``, the moments stay as they are, and the loss is still (12). The strength is the $\lambda$ of
     the moment: set the attribute ``strength`` to $\frac tT \lambda_0$ in every epoch $t$ of $T$::
 
         criterion = ISDALoss(num_classes=10, num_features=64).to(device)
@@ -210,9 +213,10 @@ class ISDALoss(nn.Module):
                 loss = criterion(features, target, network.head)
                 ...
 
-    The state lives in buffers: save ``criterion.state_dict()`` with a checkpoint. In data-parallel training every
-    process calls its criterion at every step, as :meth:`semaug.core.moments.ClassMoments.update` says. Under
-    torch.compile set ``strength`` to a 0-d tensor: for another number it would compile anew.
+    The moments live in buffers: save ``criterion.state_dict()`` with a checkpoint (the strength is not in it). In
+    data-parallel training every process calls its criterion at every step, as
+    :meth:`semaug.core.moments.ClassMoments.update` says. Under torch.compile set ``strength`` to a 0-d tensor: for
+    another number it would compile anew.
 
     Args:
         num_classes: C.
@@ -268,8 +272,8 @@ class ISDA(Objective):
             validation. The papers' values are 0.25 or 0.5 with full covariances on CIFAR, and 7.5, 5 or 1, by network,
             with diagonal ones on ImageNet; the data differ, so the two forms cannot be compared by these.
         covariance, rank, decay: see :class:`semaug.core.moments.ClassMoments`.
-        control: augment along another covariance of equal trace: see :func:`control_covariance`. The rotation of
-            "random" is drawn here, from the global generator.
+        control: for ablations, with full covariances: augment along another covariance of equal trace, see
+            :func:`control_covariance`. The rotation of "random" is drawn here, from the global generator.
 
     Raises:
         ValueError, TypeError: for settings outside these and a network without features or head.
@@ -309,9 +313,9 @@ class ISDA(Objective):
         """The loss (12) of a batch, after its features entered the moments; logs the strength.
 
         Raises:
-            ValueError, TypeError: as :func:`isda_loss`, before the moments change: a NaN would stay in them for ever.
-                Values that are not finite raise NotFiniteError, which is also a FloatingPointError. On a GPU these
-                checks wait for the device; a captured step leaves them out.
+            ValueError, TypeError: as :func:`isda_loss`. Features that are not finite raise before the moments change: a
+                NaN would stay in them for ever. Values that are not finite raise NotFiniteError, which is also a
+                FloatingPointError. On a GPU these checks wait for the device; a captured step leaves them out.
         """
         features = self.network.features(images)
         if self.training:
