@@ -37,7 +37,7 @@ lesson.figure("3_automix", "zoo")
 # whole partner, shrunk to a box. All three correct the label to the area of that box. PuzzleMix asks a trained network
 # which pixels matter, and corrects its label too. AutoMix learns a small network that makes the mask; its label stays λ.
 #
-# Such training often helps, although the network never meets a mixture at test time. But on clothing AutoMix is not
+# Such training often helps, although the network never meets a mixture at test time. But on Fashion-MNIST AutoMix is not
 # significantly better than mixup, and level with mixup trained three times as long (section 7).
 #
 # **In one sentence:** AutoMix learns the mask by descent on the loss of a slow copy of the classifier; the classifier
@@ -685,7 +685,7 @@ def accuracies(index):
 lesson.table("3_automix", accuracies)
 
 # %% [markdown]
-# On clothing eight of nine methods are significantly above cross-entropy. ResizeMix has AutoMix's +2.2 at one pass. On
+# On Fashion-MNIST eight of nine methods are significantly above cross-entropy. ResizeMix has AutoMix's +2.2 at one pass. On
 # photographs none is above, and three are significantly below. Eighteen intervals at n = 3, uncorrected: one may be
 # chance. Forty and thirty epochs are short: the papers train for 200 and more. Now against longer training:
 
@@ -715,7 +715,7 @@ assert texts == ["+1.1 ± 1.6", "+1.9 ± 3.3", "+1.1 ± 1.4", "−0.1 ± 0.2", "
 # 80.12, one number each.
 #
 # > **Take away.** Mixing changes the risk: mixup is plain training with a second image blended in. AutoMix learns the
-# > mask by a gradient *through* a copy that takes none itself. On clothing AutoMix − mixup is +1.1 ± 1.4 at equal
+# > mask by a gradient *through* a copy that takes none itself. On Fashion-MNIST AutoMix − mixup is +1.1 ± 1.4 at equal
 # > epochs and −0.1 ± 0.2 at equal passes: neither is significant. Count passes before you compare.
 #
 # ## 8 · Questions (44–45 min)

@@ -35,7 +35,8 @@ lesson.figure("4_diffaugment", "faces")
 # %% [markdown]
 # **Two GANs, trained on the same hundred photographs of George W. Bush (data set LFW).** Below each sample stands the
 # nearest of the hundred. The copies look sharp, but these six have only three different nearest photographs. FID (lower
-# is better) also compares variety. We show the only one of three seeds that ends in near copies; section 6 has all.
+# is better) also compares variety. We show the only one of three seeds that ends in near
+# copies; section 6 has the numbers of all. Samples are of an *averaged* generator: a running mean of G's weights.
 #
 # **In one sentence: with DiffAugment, D separates plain training images from new ones later; after long training, G's
 # samples are better.**
@@ -555,8 +556,7 @@ show(figure_pair(), "live_pair")
 #
 # ## 6 · What longer runs show (34–41 min)
 #
-# All samples are of an *averaged* generator: an exponential mean of G's weights over the steps. A film of a wider
-# generator, on portraits:
+# A film of a wider generator, on portraits, for 4,050 steps:
 
 # %% jupyter={"source_hidden": true} tags=["nbval-ignore-output"]
 filmed = [study.kept(committed("4_diffaugment"))[name][0] for name in SHOWN]
@@ -585,8 +585,8 @@ assert [round(run.metrics["copy_ratio"], 2) for run, _ in filmed] == [0.71, 0.98
 # %% [markdown]
 # The *copy ratio* divides a sample's distance to the nearest training image by that to the nearest of a hundred test
 # images (median of 200 samples). It is about 1 if nothing is copied, 0 for copies. In this seed the plain faces get
-# sharp first, then move nearer to training photographs (copy ratio .71 at the end; DiffAugment .98). All three seeds at
-# their end:
+# sharp first, then move nearer to training photographs (copy ratio .71 at the end; DiffAugment .98). All three seeds of
+# this wider generator at their end:
 
 # %% tags=["nbval-ignore-output"]
 lesson.figure("4_diffaugment", "seeds")
@@ -653,7 +653,7 @@ assert losses[:, -1].max() < 0.1 < losses[:, 1].min()
 
 # %% [markdown]
 # - **On plain images, DiffAugment's D separates the hundred later.** The AUC is significantly lower in all four rows.
-#   Caution: its D never saw plain images, and these records hold no AUC under $T$ (in section 5 about .5). The AUC
+#   Caution: its D never saw plain images, and the long runs kept no AUC under $T$ (in section 5 about .5). The AUC
 #   still rises with the steps, on portraits from .59 to .69.
 # - **Images gain only in long runs.** After 1,350 steps the FIDs on fashion-mini are not significantly different, and
 #   on portraits DiffAugment is *worse*. After 5,400 steps it is significantly better on both.

@@ -436,6 +436,9 @@ show(figure_tables(), "tables")
 # $$P(i \mid t_j(x), j) = \frac{\rho_{ij}(z_j)}{\sum_k \rho_{kj}(z_j)}
 #   = \frac{e^{w_{ij}^\top z_j}}{\sum_k e^{w_{kj}^\top z_j}}. \tag{5}$$
 #
+# So SLA's loss has two parts, *which turn* and, the turn known, *which class*:
+# $-\log \rho_{yj}(z_j) = -\log P(j \mid z_j) - \log P(y \mid z_j, j)$.
+#
 # > 我们首先对logits进行平均，再计算softmax的概率 · *first we average the logits, then we compute the softmax.*
 #
 # $$P_{agg}(i \mid x) \propto e^{s_i}, \qquad s_i = \frac1M \sum_j w_{ij}^\top z_j. \tag{6}$$
@@ -681,7 +684,8 @@ show(figure_live(), "live")
 # Cross-entropy, which never saw a turned digit, does as well as SLA: joint labels repair what DA broke and gain nothing
 # here. SLA+AG and SLA, one view, overlap. With four seeds the intervals are rough; some pass 100%.
 #
-# **The records** are of a small network (78,000 weights) after 90 to 540 steps; the paper trains for 80,000 steps.
+# **The runs below** are of a small network (78,000 weights). Methods on views make 90 to 540 steps, cross-entropy at equal
+# passes four times as many; the paper trains for 80,000.
 
 # %% tags=["nbval-ignore-output"]
 lesson.figure("5_sla", "accuracy")
@@ -697,7 +701,7 @@ lesson.figure("5_sla", "longer_training")
 # passes. After 90 updates it is ahead of SLA+AG, after 540 behind. So on these digits it was the number of steps.
 #
 # The table compares by passes and by updates: paired seeds, n = 5 (300 digits n = 3), 95% intervals; blank: not
-# trained.
+# trained. Clothing is fashion-mini, digits are of MNIST, photographs of CIFAR-10.
 
 
 # %% jupyter={"source_hidden": true}
@@ -743,8 +747,9 @@ lesson.table("5_sla", compared)
 #
 # ## 8 · Future work and a question (41–45 min)
 #
-# The source suggests other supervised tasks, and learning to choose the helpful ones (appendix). Ask first whether the
-# invariance is right: in aerial images it is, in street scenes it is not. In the discriminator of a GAN
+# The source suggests to look again at earlier uses of self-supervision, to try other supervised tasks, and to learn which
+# tasks help (appendix). Ask first whether the invariance is right: in aerial images it is, in street scenes it is not.
+# An earlier use is the discriminator of a GAN: there
 # [Hou et al. (2021)](https://proceedings.neurips.cc/paper/2021/file/6cb5da3513bd26085ee3fad631ebb37a-Paper.pdf) put a
 # joint label in the place of a second head. Next: [ISDA](1_isda.ipynb) replaces the copies of an image by a bound.
 #

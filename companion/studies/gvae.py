@@ -474,7 +474,7 @@ def movement_of(blocks: Mapping[str, ByArm]) -> Picture:
     message = f"At equal movement class consistency of G-VAE is above the VAE's on {_names(ahead)}"
     text = (
         "A line a run, from 0 to 3σ; movement: root mean square change of a pixel. Solid: all coordinates; dotted "
-        "lines: the largest tenth; squares: one at a time, 3σ; crosses: unit noise on codes; grey: chance."
+        "lines: the largest tenth; squares: one at a time, 3σ; crosses: unit noise on codes. Chance is 10%."
     )
     figure = _panels(blocks, draw, "movement", close=True, fontsize=9)
     return finish(figure, message if ahead else "Class consistency over movement", runs_of(blocks), text)

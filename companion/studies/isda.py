@@ -313,16 +313,11 @@ def directions(index: Index, other: str = "random") -> Picture:
         "between": "the leading direction between the classes",
         "class, second": "its second direction",
     }
-    wide, random = (deviation(record, kind) for kind in ("class", "random"))
-    text = "Left of each gap the three photographs of smallest coordinate, right of it the three of largest. "
-    text += f"A class varies {wide / random:.1f} times\nas much along its leading direction as along a random one."
+    text = "Left of each gap the three photographs of smallest coordinate, right of it the three of largest."
     figure = _blocks_of(strips, ("leading direction of the class covariance", words[other]), text, gap=3)
-    messages = {
-        "random": "The two ends of the direction in which a class varies most differ in kind",
-        "between": "Within a class, its own leading direction and the one between the classes",
-        "class, second": "The second direction of a class has another meaning than the first",
-    }
-    headline(figure, messages[other])
+    wide, along = (deviation(record, kind) for kind in ("class", other))
+    message = f"A class varies {wide / along:.1f} times as much along its leading direction as along {words[other]}"
+    headline(figure, message)
     return figure
 
 

@@ -533,7 +533,9 @@ def transforms(index: Index) -> Picture:
     behind = list(dict.fromkeys(row.split(":")[0] for row in sides if row not in ahead))
     if not names or not behind or set(names) & set(behind):
         return titled(figure, plain)
-    return titled(figure, f"From one view SLA is ahead of DA on {_listed(names)} and behind on {_listed(behind)}")
+    return titled(
+        figure, f"By the mean, SLA from one view is ahead of DA on {_listed(names)} and behind on {_listed(behind)}"
+    )
 
 
 def imbalance(index: Index) -> Picture:

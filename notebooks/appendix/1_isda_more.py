@@ -249,8 +249,8 @@ for (form, rank), expected in sizes.items():
 # > *Perturbing the embedding at random yields many useless new samples.*
 #
 # **Photographs.** The lesson shows the leading direction of a class beside a random one. Here it stands beside the
-# leading direction *between* the classes. At the right end of that one are birds, dogs and horses beside vehicles: it
-# asks how much of another class is in the picture.
+# leading direction *between* the classes. A feature moved along that one keeps its class least often (the
+# lesson's figure of neighbours). What its two ends have in common is ours to guess, as before.
 #
 # ![Photographs of six classes at both ends of two directions: the leading one of the class, and the leading one between the classes](../../figures/1_isda/directions_between.png)
 #

@@ -418,8 +418,8 @@ assert not any(side > 0 for side in sides.values())
 # %% [markdown]
 # The mask loss and the averaging of the copy are each worth about a point: the first supports the source's left table.
 # Attention and the λ channel show no significant difference in three seeds, which does not contradict it: the intervals
-# are one to two points wide. Without the pipeline AutoMix is behind in every seed, and not significantly. CutMix
-# in the block's place has AutoMix's accuracy at two passes for three. Of ten rows at this level one may be chance.
+# reach more than one point to either side. Without the pipeline AutoMix is behind in every seed, and not significantly. CutMix
+# in the block's place, at two passes for three, is not significantly different. Of ten rows at this level one may be chance.
 #
 # And the masks. The spread is the mean standard deviation of the pixels of a mask: 0 is one gray.
 
@@ -459,7 +459,7 @@ figure("masks_follow")
 figure("alpha_and_stage")
 
 # %% [markdown]
-# One seed: eight hundred validation images do not choose between these values.
+# One seed, and eight hundred validation images do not choose between these values: the claim is not tested.
 #
 # ## 8 · Calibration, attacks and corruptions
 #
@@ -492,7 +492,7 @@ assert [errors[study.FASHION.name, name] for name in ("cross-entropy", "CutMix",
 assert gaps[study.CIFAR.name, "cross-entropy"].text("+.1f") == "+2.5 ± 1.9"
 
 # %% [markdown]
-# On clothing CutMix, not AutoMix, is nearest to the line: ECE 2.2 and 4.7, and 9.5 for cross-entropy. AutoMix is
+# On Fashion-MNIST CutMix, not AutoMix, is nearest to the line: ECE 2.2 and 4.7, and 9.5 for cross-entropy. AutoMix is
 # underconfident there. On photographs the gap of cross-entropy was small, +2.5 ± 1.9, and all three that mix are
 # underconfident. Mixed labels by themselves do not explain this: by L(4) plain labels have the same risk.
 #
@@ -598,9 +598,10 @@ if not leads:
 #
 # | subject | what ran here |
 # |---|---|
+# | CIFAR and Tiny-ImageNet | a small network on 5,000 images of CIFAR-10, three seeds: section 7; no run at a setting of these tables |
 # | fine-grained and scenes | nothing |
 # | ImageNet | nothing; no run at a setting of these tables |
-# | Transformers | a small one on 2,000 images of clothing, three seeds: section 7 |
+# | Transformers | a small one on 2,000 images of Fashion-MNIST, three seeds: section 7 |
 # | weakly supervised localisation | class activation maps on 56 × 56 canvases, one seed, planned: section 9. The source's figure could not be read |
 # | detection | nothing. The source's figure could not be read |
 #

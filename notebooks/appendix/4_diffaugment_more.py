@@ -141,7 +141,7 @@ second_part = r"""| 白盒增广, 黑盒增广 · white-box and black-box augmen
 | 生成器输出的图像尽可能接近上述"干净"图像 · G imitates them | that is *reals only*: G draws augmented images | L(4): {far:.2f} from the data |
 | 将生成器输出的图像作为输入，生成新的图像…目标导向的调整 · a second stage adjusts the output towards a goal | there is no second stage and no goal | L(6) |
 | 如裁剪、旋转、缩放、光照变化 · crop, rotation, scaling, lighting | colour, translation, cutout; rotation and scaling are in ADA (Karras et al.) | [12] |
-| 增强模型的泛化能力，缓解…欠拟合、过拟合 · helps the model to generalise | it keeps D from memorising; there is no classifier | lesson, section 6 |
+| 增强模型的泛化能力，缓解…欠拟合、过拟合 · helps the model to generalise | it delays what D memorises; there is no classifier | lesson, section 6 |
 | 端到端, 多元策略, 可视化, 采样 · four advantages: end to end, many policies, previews, resampling of G and D | every GAN is trained end to end; the others are not in the paper | [10] |
 """
 
@@ -418,7 +418,7 @@ assert torch.isclose(penalty, slope.square().sum() / 4)
 #   w_3\, \mathrm{KL}(\mathcal N(\mu, \sigma^2) \| \mathcal N(0, I)). \tag{5}$$
 #
 # $p_z$ and $p_G$ are the head's probabilities of $z$ and of $G(z)$; the $w_1$ term counts where the head is sure of
-# $z$. The last three terms hold $G$ to features of the same class. Check of the reversal, on the second term alone: a
+# $z$. The last three terms hold $G$ to features of the same class; the check sets their weights to 0. Check of the reversal, on the second term alone: a
 # step of the head lowers it, and a step of $G$ raises it.
 
 # %%

@@ -175,7 +175,7 @@ class AutoMix(Objective):
         stage: the maps are those after ``network.stages[stage]`` (0 is the stem). The paper's is the third after the
             stem of a ResNet-18, maps of 8 x 8 pixels; the attention costs with the fourth power of their side.
         inner: as lambda_channel, attention and std those of the :class:`MixBlock`.
-        mask_weight: $\gamma$ at first, linearly to 0 (the paper does not say how).
+        mask_weight: $\gamma$ at first, linearly to 0 (the released configurations: by a cosine, or constant).
         margin: $\epsilon$.
         momentum: $m$ at first, see :func:`ema_momentum`; 0: the copy is the classifier as of the last step.
         policy: "block", or "mixup" or "cutmix" in the block's place, as in the source's second ablation; then the copy
