@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from semaug._checks import check_choice, check_count, check_features, check_finite, check_number, require
+from semaug._checks import check_choice, check_count, check_features, check_finite, check_number, check_result, require
 from semaug.core.tensors import at_least_float32
 
 
@@ -57,7 +57,8 @@ def linear_classifier(
         Weight (C, A) and bias (C,).
 
     Raises:
-        ValueError: for features that are not finite, no features, classes outside [0, C), and a ridge below 0.
+        ValueError: for features that are not finite or whose squares overflow, no features, classes outside [0, C), and
+            a ridge below 0.
     """
     check_features(features, target, classes, features.shape[-1])
     features = at_least_float32(features)
@@ -67,7 +68,7 @@ def linear_classifier(
     penalty = torch.where(penalty > 0, penalty, 1)  # where all features are the same
     wide = x.shape[1] > x.shape[0]
     gram = x @ x.T if wide else x.T @ x
-    gram.diagonal().add_(penalty)
+    check_result(gram.diagonal().add_(penalty), "features")
     weight = (x.T @ torch.linalg.solve(gram, y) if wide else torch.linalg.solve(gram, x.T @ y)).T
     return weight, truth.mean(0) - weight @ mean
 

@@ -42,7 +42,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from semaug._checks import check_choice, check_count, check_features, check_number, check_within
+from semaug._checks import check_choice, check_count, check_features, check_finite, check_number, check_within
 from semaug.core.gaussian import gaussian_cross_entropy, kl_standard_normal
 from semaug.core.tensors import at_least_float32, tracing
 from semaug.networks import BasicBlock, Normalise, convolution, normalisation
@@ -358,8 +358,9 @@ def kept(deviation: Codes, clip: float) -> Float[Tensor, "N K"]:
     """1 at the fraction ``clip`` of coordinates with the largest deviation (rounded, at least one), else 0.
 
     Raises:
-        ValueError: for a clip outside (0, 1].
+        ValueError: for a clip outside (0, 1] and deviations that are not finite.
     """
+    check_finite("deviation", deviation)
     count = max(1, round(check_number("clip", clip, 0, 1, without=(0,)) * deviation.shape[1]))
     largest = deviation.argsort(1, descending=True)[:, :count]
     return torch.zeros_like(deviation).scatter_(1, largest, 1.0)

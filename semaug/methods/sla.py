@@ -35,7 +35,16 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semaug._checks import check_choice, check_classes, check_finite, check_flag, check_number, check_shape, require
+from semaug._checks import (
+    check_choice,
+    check_classes,
+    check_finite,
+    check_flag,
+    check_number,
+    check_result,
+    check_shape,
+    require,
+)
 from semaug.core.metrics import accuracy
 from semaug.core.tensors import at_least_float32
 from semaug.data.sets import Data
@@ -104,7 +113,7 @@ def distillation_loss(
         temperature: $T$, above 0.
 
     Raises:
-        ValueError: for arguments that are not so.
+        ValueError: for arguments that are not so, and logits that overflow.
     """
     temperature = check_number("temperature", temperature, 0, without=(0,))
     if (shape := tuple(logits.shape)) != tuple(aggregated.shape):
@@ -113,7 +122,7 @@ def distillation_loss(
         raise ValueError(f"logits: got shape {shape}; takes (N, C) with N > 0")
     check_finite("logits", logits)
     check_finite("aggregated", aggregated)
-    return _distillation(logits, aggregated, temperature)
+    return check_result(_distillation(logits, aggregated, temperature), "logits, aggregated")
 
 
 class DataAugmentation(Objective):
