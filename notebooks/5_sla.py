@@ -62,7 +62,11 @@ assert [round(values[3] - values[0], 1) for values in study.REPORTED.values()] =
 # MT is multi-task training: a second head names the turn. AG is the aggregate of all four views. SD is
 # self-distillation, which needs one view at test time. DA and MT lose to cross-entropy. From one view SLA is level with
 # it (+.1 and +.4 points); the gain comes from aggregation and distillation.
-#
+
+# %% jupyter={"source_hidden": true}
+lesson.show("5_sla", study.method_diagram(), "method")
+
+# %% [markdown]
 # At the end of this lesson you can
 #
 # - decide whether lines can still separate turned classes;

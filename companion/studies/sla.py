@@ -554,6 +554,41 @@ def imbalance(index: Index) -> Picture:
     return titled(figure, f"A long tail: SLA+AG alone {alone} points, with class weights {weighted}")
 
 
+@styled
+def method_diagram() -> Picture:
+    """SLA in three panels: one joint label a view, the aggregate of the views, and its distillation."""
+    figure = Picture(figsize=(7.5, 3.2))
+    figure.set_label(
+        "SLA in three panels: one label for class and turn; four answers averaged; a head that learns the average"
+    )
+    grey, red, blue = ("#555555", "white"), (RED, "#FDECEE"), (BLUE, "#EAF0F7")
+    titles = ("1 · a label of $C \\cdot M$", "2 · the aggregate (SLA+AG)", "3 · distillation (SLA+SD)")
+    panels = figure.subplots(1, 3)
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set(xlim=(0, 24), ylim=(0, 24), title=title)
+        axes.axis("off")
+    for axes, (x, top) in ((panels[0], (12, "pair $(y, j)$\nclass and turn")), (panels[2], (18, "classes"))):
+        name, head = ("view $t_j(x)$", "head $w$") if axes is panels[0] else ("upright\n$x$", "head $q$")
+        wide = 14 if axes is panels[0] else 10
+        style = red if axes is panels[0] else blue
+        for y, text, (edge, face) in ((3, name, grey), (10, head, style), (18, top, style)):
+            plots.draw_box(axes, (x, y), (wide, 4.6), text, edge, face)
+        for low, high in ((5.3, 7.7), (12.3, 15.7)):
+            plots.draw_arrow(axes, (x, low), (x, high), "#555555")
+    middle, last = panels[1:]
+    for k, turn in enumerate(("0°", "90°", "180°", "270°")):
+        x = 3.2 + 5.9 * k
+        plots.draw_box(middle, (x, 3), (5, 4.6), turn, *grey)
+        plots.draw_box(middle, (x, 10), (5, 4.6), f"turn {k}", *red)
+        plots.draw_arrow(middle, (x, 5.3), (x, 7.7), "#555555")
+        plots.draw_arrow(middle, (x, 12.3), (12 + (x - 12) * 0.4, 15.7), "#555555")
+    plots.draw_box(middle, (12, 18), (18, 4.6), "mean of the logits,\nthen the classes", *red)
+    plots.draw_box(last, (5.2, 18), (9, 4.6), "aggregate", *red)
+    plots.draw_arrow(last, (9.7, 18), (13, 18), RED, "--")
+    last.text(11.4, 21.4, "is learned", ha="center", fontsize=8.5, color=RED)
+    return figure
+
+
 FIGURES: dict[str, Callable[[Index], Picture]] = {
     **{
         draw.__name__: draw

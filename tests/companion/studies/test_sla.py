@@ -310,3 +310,9 @@ def test_figures_fit_a_page(index, name):
     width, height = figure.get_size_inches()
     assert width <= 7.5
     assert height <= 6.6
+
+
+def test_the_diagram_of_the_method_has_three_panels_and_says_what_they_are():
+    figure = sla.method_diagram()
+    assert [axes.get_title("left")[0] for axes in figure.axes] == ["1", "2", "3"]
+    assert "four answers averaged" in figure.get_label()
