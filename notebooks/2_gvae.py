@@ -495,8 +495,8 @@ lesson.reading(say_ways, "2_gvae")
 #
 # ## 5 · The method in thirty lines (28–31 min)
 #
-# The folded cell makes images of 14 × 14 pixels and the network: convolutions down to $2K$ numbers, $\mu$ and $\log
-# \sigma^2$, and their transposes back. The next has (7), term by term, and gives the same number as the package.
+# The folded cell makes images of 14 × 14 pixels and prints the network: convolutions down to $2K$ numbers, $\mu$ and
+# $\log \sigma^2$, and their transposes back. The next has (7), term by term, and gives the same number as the package.
 
 
 # %% jupyter={"source_hidden": true}
@@ -523,6 +523,8 @@ def built(method, seed, K=2, **settings):
 
 
 print(f"{len(images.train.target)} training images of {images.num_classes} classes")
+for name, layers in built(VAE, 0).network.named_children():
+    print(f"{name}: {layers}")
 
 
 # %%
