@@ -208,7 +208,71 @@ def _bytes(images: Tensor) -> np.ndarray:
     return (255 * images).round().byte().cpu().numpy()
 
 
-_autoencoders = partial(Study, NOTEBOOK, measure=_measure, pictures=codes.pictures)
+TRAVERSED = (-6, -3, 0, 3, 6)
+
+"""Of the traversals that are kept as pictures, in half deviations."""
+
+
+@torch.no_grad()
+def keep(model: Any, data: Data, rows: int = 4, count: int = codes.PLANE) -> dict[str, np.ndarray]:
+    """What the figures of traversals and codes need of a trained model, and the numbers of a record cannot hold.
+
+    All of it is of test images; R <= ``rows`` of them, the first of each of the first classes that are there. Images
+    are uint8, their last axes (channels, H, W).
+
+    Args:
+        model: in evaluation mode.
+        data: what it was trained on.
+        rows: images that are traversed.
+        count: test images, the first ones, whose codes are in the plane.
+
+    Returns:
+        Nothing for what is no :class:`semaug.measures.codes.Coder`. Else images (R, ...), target (R,); tenth and
+        all: traversals
+        (R, 5, ...) at ``TRAVERSED``, of the tenth of the coordinates with the largest deviation, and of all. noise
+        (R, ...): decoded codes mu + N(0, I), the author's baseline. directions (min(4, C), 5, ...): the first image
+        moved along the mean deviations of one class and another. plane (N, 2) float32: mean codes in their first two
+        principal components; share (2,): their shares of the variance; labels (N,): their classes. alignment (7, K),
+        for the set ``shapes`` alone: (2) on 300 images, and deviation (K,) the mean of its coordinates: which factor
+        each direction moves.
+    """
+    device = next(model.parameters()).device
+    if not isinstance(model, codes.Coder):
+        return {}
+    test = data.test.to(device)
+    chosen = test.take([int((test.target == c).nonzero()[0]) for c in test.target.unique()[:rows]])
+    mean, deviation, target = codes.posterior(model, chosen)
+    largest = kept(deviation, 0.1)
+    step = TRAVERSED[1] - TRAVERSED[0]  # columns of ``along`` are half a direction apart
+
+    def traverse(mean: Tensor, direction: Tensor, target: Tensor) -> np.ndarray:
+        return _bytes(model.along(mean, step * direction, TRAVERSED[-1] // step, target))
+
+    normal = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0)).to(mean)
+    by_class = codes.class_codes(codes.posterior(model, data.train.to(device)), data.num_classes).deviation[:4]
+    directions = mean[:1].expand_as(by_class), by_class, target[:1].expand(len(by_class))
+    first = codes.posterior(model, test.take(slice(0, count)))
+    points, share = codes.plane(first)
+    factors = {}
+    if shapes.RANGES.keys() <= test.factors.keys():
+        few = test.take(slice(0, 300))
+        table = torch.stack(list(codes.alignment(model, few).values()))
+        factors = {"alignment": table, "deviation": codes.posterior(model, few).deviation.mean(0)}
+    tensors: dict[str, Any] = factors | {
+        "images": chosen.images,
+        "target": target,
+        "tenth": traverse(mean, deviation * largest, target),
+        "all": traverse(mean, deviation, target),
+        "noise": _bytes(model.decode(mean + normal, target)),
+        "directions": traverse(*directions),
+        "plane": points.float(),
+        "share": share[:2].float(),
+        "labels": first.target,
+    }
+    return {name: torch.as_tensor(tensor).cpu().numpy() for name, tensor in tensors.items()}
+
+
+_autoencoders = partial(Study, NOTEBOOK, measure=_measure, pictures=keep)
 
 
 def _part(name: str, images: int) -> dict[str, Any]:

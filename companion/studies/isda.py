@@ -311,7 +311,6 @@ def directions(index: Index, other: str = "random") -> Picture:
     words = {
         "random": "a random direction",
         "between": "the leading direction between the classes",
-        "class, second": "its second direction",
     }
     text = "Left of each gap the three photographs of smallest coordinate, right of it the three of largest."
     figure = _blocks_of(strips, ("leading direction of the class covariance", words[other]), text, gap=3)

@@ -577,11 +577,11 @@ def method_diagram() -> Picture:
             plots.draw_arrow(axes, (x, low), (x, high), "#555555")
     middle, last = panels[1:]
     for k, turn in enumerate(("0°", "90°", "180°", "270°")):
-        x = 3.2 + 5.9 * k
-        plots.draw_box(middle, (x, 3), (5, 4.6), turn, *grey)
-        plots.draw_box(middle, (x, 10), (5, 4.6), f"turn {k}", *red)
-        plots.draw_arrow(middle, (x, 5.3), (x, 7.7), "#555555")
-        plots.draw_arrow(middle, (x, 12.3), (12 + (x - 12) * 0.4, 15.7), "#555555")
+        place = 3.2 + 5.9 * k
+        plots.draw_box(middle, (place, 3), (5, 4.6), turn, *grey)
+        plots.draw_box(middle, (place, 10), (5, 4.6), f"turn {k}", *red)
+        plots.draw_arrow(middle, (place, 5.3), (place, 7.7), "#555555")
+        plots.draw_arrow(middle, (place, 12.3), (12 + (place - 12) * 0.4, 15.7), "#555555")
     plots.draw_box(middle, (12, 18), (18, 4.6), "mean of the logits,\nthen the classes", *red)
     plots.draw_box(last, (5.2, 18), (9, 4.6), "aggregate", *red)
     plots.draw_arrow(last, (9.7, 18), (13, 18), RED, "--")

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -340,70 +339,3 @@ def measures(model: Coder, data: Data, device: torch.device | str = "cpu", image
         cosines = alignment(model, few.take(slice(0, 300)))
         metrics |= {f"alignment_{factor}": float(values.max()) for factor, values in cosines.items()}
     return metrics
-
-
-COLUMNS = (-6, -3, 0, 3, 6)
-
-"""Of the traversals that are kept as pictures, in half deviations."""
-
-
-@torch.no_grad()
-def pictures(model: nn.Module, data: Data, rows: int = 4, codes: int = PLANE) -> dict[str, np.ndarray]:
-    """What the figures of traversals and codes need of a trained model, and the numbers of a record cannot hold.
-
-    All of it is of test images; R <= ``rows`` of them, the first of each of the first classes that are there. Images
-    are uint8, their last axes (channels, H, W).
-
-    Args:
-        model: in evaluation mode.
-        data: what it was trained on.
-        rows: images that are traversed.
-        codes: test images, the first ones, whose codes are in the plane.
-
-    Returns:
-        Nothing for an objective that is no :class:`Coder`. Else images (R, ...), target (R,); tenth and all: traversals
-        (R, 5, ...) at ``COLUMNS``, of the tenth of the coordinates with the largest deviation, and of all. noise
-        (R, ...): decoded codes mu + N(0, I), the author's baseline. directions (min(4, C), 5, ...): the first image
-        moved along the mean deviations of one class and another. plane (N, 2) float32: mean codes in their first two
-        principal components; share (2,): their shares of the variance; labels (N,): their classes. alignment (7, K),
-        for the set ``shapes`` alone: (2) on 300 images, and deviation (K,) the mean of its coordinates: which factor
-        each direction moves.
-    """
-    if not isinstance(model, Coder):
-        return {}
-    device = next(model.parameters()).device
-    test = data.test.to(device)
-    chosen = test.take([int((test.target == c).nonzero()[0]) for c in test.target.unique()[:rows]])
-    mean, deviation, target = posterior(model, chosen)
-    largest = kept(deviation, 0.1)
-    step = COLUMNS[1] - COLUMNS[0]  # columns of ``along`` are half a direction apart
-
-    def traverse(mean: Codes, direction: Codes, target: Tensor) -> Tensor:
-        return _bytes(model.along(mean, step * direction, COLUMNS[-1] // step, target))
-
-    normal = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0)).to(mean)
-    by_class = class_codes(posterior(model, data.train.to(device)), data.num_classes).deviation[:4]
-    directions = mean[:1].expand_as(by_class), by_class, target[:1].expand(len(by_class))
-    first = posterior(model, test.take(slice(0, codes)))
-    points, share = plane(first)
-    factors = {}
-    if shapes.RANGES.keys() <= test.factors.keys():
-        few = test.take(slice(0, 300))
-        table = torch.stack(list(alignment(model, few).values()))
-        factors = {"alignment": table, "deviation": posterior(model, few).deviation.mean(0)}
-    tensors = factors | {
-        "images": chosen.images,
-        "target": target,
-        "tenth": traverse(mean, deviation * largest, target),
-        "all": traverse(mean, deviation, target),
-        "noise": _bytes(model.decode(mean + normal, target)),
-        "directions": traverse(*directions),
-        "plane": points.float(),
-        "share": share[:2].float(),
-        "labels": first.target,
-    }
-    return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-
-
-def _bytes(images: Tensor) -> Tensor:
-    return (255 * images).round().byte()

@@ -12,7 +12,6 @@ from semaug.core.metrics import accuracy
 from semaug.data import shapes
 from semaug.data.sets import Data, Split, load
 from semaug.measures.codes import (
-    COLUMNS,
     Posterior,
     active_units,
     alignment,
@@ -22,7 +21,6 @@ from semaug.measures.codes import (
     kl_by_coordinate,
     measures,
     movement,
-    pictures,
     plane,
     posterior,
     probe_accuracy,
@@ -31,7 +29,6 @@ from semaug.measures.codes import (
     separation,
 )
 from semaug.methods.gvae import GVAE, AutoEncoder, ConditionalVAE, kept
-from semaug.training.objective import CrossEntropy
 
 
 def codes(n=400, latent=3, classes=4):
@@ -260,46 +257,6 @@ def test_alignment_needs_the_factors():
     of = load("fashion-mini", train_size=20, test_size=20)
     with pytest.raises(ValueError, match="split: got no factors angle"):
         alignment(Factors(shapes.draw(5, 0)), of.test)
-
-
-def test_pictures_are_the_traversals_of_the_first_images_of_each_class():
-    torch.manual_seed(0)
-    images, target = torch.rand(40, 1, 12, 12), torch.arange(40) % 4
-    mine = Data("mine", Split.from_float(images[:20], target[:20]), Split.from_float(images[20:], target[20:]))
-    model = GVAE(AutoEncoder(4, 1, (12, 12), 12, 4)).eval()
-    kept_of = pictures(model, mine, rows=3, codes=15)
-    x = mine.test.floats([0, 1, 2])
-    np.testing.assert_array_equal(kept_of["images"], (255 * x).round().byte())
-    np.testing.assert_array_equal(kept_of["target"], [0, 1, 2])
-    for name, clip in (("tenth", 0.1), ("all", 1.0)):
-        whole = model.traverse(x, 6, clip)
-        chosen = torch.stack([whole[:, 6 + i] for i in COLUMNS], 1)
-        np.testing.assert_array_equal(kept_of[name], (255 * chosen).round().byte())
-    mean, _ = model.posterior(x[:1])
-    of_classes = model.posterior(mine.train.floats(slice(None)))[1]
-    direction = of_classes[mine.train.target == 2].mean(0, keepdim=True)
-    far = model.decode(mean + 3 * direction)
-    assert np.abs(kept_of["directions"][2, -1] - (255 * far[0]).detach().round().numpy()).max() <= 1
-    assert kept_of["noise"].shape == kept_of["images"].shape
-    assert (kept_of["noise"] != kept_of["all"][:, 2]).any()
-    codes_of = model.posterior(mine.test.floats(slice(0, 15)))[0].detach().double().numpy()
-    values, vectors = np.linalg.eigh(np.cov(codes_of.T))
-    expected = (codes_of - codes_of.mean(0)) @ vectors[:, [-1, -2]]
-    np.testing.assert_allclose(np.abs(kept_of["plane"]), np.abs(expected), atol=1e-5)
-    np.testing.assert_allclose(kept_of["share"], values[[-1, -2]] / values.sum(), rtol=1e-5)
-    assert pictures(CrossEntropy(model.network), mine) == {}
-    lacking = Data("lacking", mine.train, mine.test.take(mine.test.target > 0))
-    assert pictures(model, lacking, rows=3)["target"].tolist() == [1, 2, 3]
-
-
-def test_pictures_of_shapes_say_which_factor_a_direction_moves():
-    of = Data("shapes", shapes.draw(40, 0, 16), shapes.draw(30, 1, 16))
-    model = GVAE(AutoEncoder(10, 3, (16, 16), latent=3, width=4)).eval()
-    found = pictures(model, of)
-    expected = alignment(model, of.test)
-    assert found["alignment"].shape == (7, 3)
-    np.testing.assert_array_equal(found["alignment"][2], expected["angle"].detach())
-    np.testing.assert_allclose(found["deviation"], posterior(model, of.test).deviation.mean(0))
 
 
 class Grey:
