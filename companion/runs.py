@@ -74,6 +74,7 @@ NETWORKS: dict[str, Builder] = {
 PLAYERS: dict[str, tuple[int, int, bool]] = {
     "dcgan": (8, 24, False),
     "dcgan-middle": (16, 24, False),
+    "dcgan-32": (32, 24, False),
     "dcgan-wide": (64, 96, True),
 }
 """Widths of generator and discriminator, and whether the latter's layers are spectrally normalised."""

@@ -65,6 +65,7 @@ _SETS = {
     "fashion-mini": (_CLOTHES, _CLOTHES, 80.0),
     "portraits": ({"name": "portraits", "size": 32}, {"name": "strangers", "size": 32, "train_size": 3000}, 110.0),
     "CIFAR-10": (_PHOTOS, _PHOTOS, 110.0),
+    "cars": ({"name": "cifar10", "only": "automobile"}, _PHOTOS, 110.0),
 }
 """Images, those whose classifier's features FID and KID are of (of a hundred images none can be made), and seconds."""
 
@@ -97,6 +98,13 @@ FACES = replace(
     seconds=400, frames=8,
 )  # fmt: skip
 """Faces to look at: a generator twice as wide, and pictures of every run, at every measurement."""
+
+CARS = replace(
+    _players("cars", 100, _SEEN, times=4),
+    name="cars-100-wide", title="cars of CIFAR-10, 100 images, G four times as wide", network="dcgan-32",
+    seconds=400, frames=8,
+)  # fmt: skip
+"""One class of photographs to look at."""
 
 _BIG = Recipe(batch_size=64, optimizer="adam", lr=2e-4, momentum=0.0, schedule="constant", weight_decay=0.0)
 
@@ -159,7 +167,7 @@ CLASSIFIERS, DOMAINS = (
     )
 )
 
-STUDIES = (GREYS[0], GREYS[2], CLASSIFIERS, DOMAINS, *COLOURED, GREYS[1], GREYS[3], *LONGER, FACES, *LARGE)
+STUDIES = (GREYS[0], GREYS[2], CLASSIFIERS, DOMAINS, *COLOURED, GREYS[1], GREYS[3], *LONGER, FACES, CARS, *LARGE)
 
 PAPER: tuple[tuple[str, str, str], ...] = ()
 """The paper reports FIDs, of other features, and no accuracy."""

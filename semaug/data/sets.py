@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -136,6 +136,7 @@ def load(
     meta: int = 0,
     subset_seed: int = 0,
     size: int | None = None,
+    only: str | None = None,
     download: bool = True,
 ) -> Data:
     r"""A set by name, or the subset of it that the arguments describe: for one ``subset_seed`` the same everywhere.
@@ -168,6 +169,7 @@ def load(
         size: side in pixels, for ``shapes`` and ``hues`` (default 32), ``celeba`` (default 64), ``lfw64``,
             ``portraits`` and ``strangers`` (64, or 32 or 16), and ``folder``, whose pictures are scaled to it by the
             shorter side and cropped to their centre; the other sets have one size.
+        only: the name of a class; images of others are left out of all splits first.
         download: whether missing files may be fetched.
 
     Raises:
@@ -192,6 +194,11 @@ def load(
     where = Path(root).expanduser() if root is not None else sources.data_folder()
     train, test, classes, *own = sources.READERS[name](where, size, download)
     require(not (own and validation), "validation", validation, f"0: {where} has validation images of its own")
+    if only is not None:
+        check_choice("only", only, tuple(classes))
+        label = list(classes).index(only)
+        train, test, classes = _only(train, label), test and _only(test, label), (only,)
+        own = [_only(part, label) for part in own]
     if test is None:
         queue = _Queue(train.target, classes, subset_seed)
         fifth = queue.cut("a fifth for the test set", [max(1, round(n / 5)) for n in queue.sizes])
@@ -232,8 +239,16 @@ def load(
     }
     if imbalance_kind != "exp":  # an option that came later does not make another set of those before it
         settings["imbalance_kind"] = imbalance_kind
-    label = name if name != "folder" else f"folder {where.name}"
-    return Data(label, train, test, **parts, classes=tuple(classes), settings=settings)
+    if only is not None:
+        settings["only"] = only
+    title = name if name != "folder" else f"folder {where.name}"
+    return Data(title, train, test, **parts, classes=tuple(classes), settings=settings)
+
+
+def _only(part: Split, label: int) -> Split:
+    """The images of one class, as class 0."""
+    part = part.take(part.target == label)
+    return replace(part, target=torch.zeros_like(part.target))
 
 
 class _Queue:

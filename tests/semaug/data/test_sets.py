@@ -242,6 +242,7 @@ def test_proportional_amounts_add_up(sizes, fraction):
         ({"subset_seed": -1}, "subset_seed: got -1"),
         ({"subset_seed": 2**64}, f"subset_seed: got {2**64}; takes a whole number below 2**64"),
         ({"name": "embedded"}, "name: got 'embedded'; takes 'fashion-mini'"),
+        ({"only": "none"}, "only: got 'none'; takes one of "),
         ({"imbalance_kind": "linear"}, "imbalance_kind: got 'linear'; takes one of exp, step"),
         ({"validation": 1.0}, "validation: got 1.0; takes a finite number in [0, 1)"),
         ({"validation": -0.1}, "validation: got -0.1"),
@@ -278,6 +279,21 @@ def test_step_imbalance_has_the_counts_of_the_released_code():
         assert parts.counts.tolist() == [5000] * 5 + [int(5000 * factor)] * 5
         assert parts.settings["imbalance_kind"] == "step"
     assert "imbalance_kind" not in load("cifar10", imbalance=10).settings, "as the records of before have it"
+
+
+def test_only_one_class_stays_in_every_split():
+    """Against a selection by hand, with the options that draw from what is left."""
+    whole, dresses = load("fashion-mini"), load("fashion-mini", only="Dress", validation=0.25, train_size=100)
+    label = whole.classes.index("Dress")
+    assert dresses.classes == ("Dress",)
+    assert dresses.settings["only"] == "Dress"
+    assert [len(part) for part in (dresses.train, dresses.validation)] == [100, 200]
+    assert torch.equal(dresses.test.images, whole.test.images[whole.test.target == label])
+    own = whole.train.images[whole.train.target == label].flatten(1)
+    for part in (dresses.train, dresses.validation):
+        assert not part.target.any()
+        assert all((own == image.flatten()).all(1).any() for image in part.images)
+    assert "only" not in load("fashion-mini", train_size=10).settings, "as the records of before have it"
 
 
 @pytest.mark.parametrize("argument", ["validation", "imbalance"])
