@@ -73,6 +73,7 @@ CUTMIX = Arm("CutMix", "CutMix", color=GREEN)
 RESIZEMIX = Arm("ResizeMix", "ResizeMix", color=GREEN)
 SALIENCYMIX = Arm("SaliencyMix", "SaliencyMix", color=GREEN, cost=1.1)
 PUZZLEMIX = Arm("PuzzleMix", "PuzzleMix", color=PURPLE, passes=2, cost=5)  # one pass more, for the saliency
+COMIXUP = Arm("Co-Mixup", "CoMixup", color=PURPLE, passes=2, cost=20)  # its solvers run on the CPU
 MANIFOLD = Arm("Manifold Mixup", "ManifoldMixup", color=CYAN, cost=1.2)
 MIXSTYLE = Arm("MixStyle", "MixStyle", color=CYAN)
 AUTOMIX = Arm("AutoMix", "AutoMix", color=RED, passes=3)
@@ -160,7 +161,7 @@ _PHOTOS = {"name": "cifar10", "validation": 0.1, "train_size": 5000, "test_size"
 
 _study = partial(Study, NOTEBOOK, seeds=3, measure=_measures)
 
-_SHOWN = (*METHODS, SHORT, *LONGER)
+_SHOWN = (*METHODS, COMIXUP, SHORT, *LONGER)
 _ALL = (*_SHOWN, *ABLATION, *TUNED, ALPHAS[1], ALPHAS[4], STAGES[1], STAGES[2])
 FASHION = _study("fashion-mini", "fashion-mini, 2,000 images", _CLOTHES, "small", _PLAIN, _ALL, seconds=32)
 CIFAR = _study("cifar10-5000", "CIFAR-10, 5,000 images", _PHOTOS, "small", _CROP, _SHOWN, seconds=66)
