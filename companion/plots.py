@@ -615,17 +615,20 @@ def _image(figure: Figure) -> Any:
 
 
 def alternative(figure: Figure) -> str:
-    """What a screen reader says in place of a figure: its label, or its headline, or the titles (axes) of panels."""
-    titles = [
-        "".join(axes.get_title(place) for place in ("left", "center", "right"))
-        or f"{axes.get_ylabel()} over {axes.get_xlabel()}".strip()
-        for axes in figure.axes
-    ]
-    text = (
-        str(figure.get_label())
-        or figure.get_suptitle()
-        or "; ".join(dict.fromkeys(title for title in titles if title != "over"))
-    )
+    """What a screen reader says in place of a figure.
+
+    That is its label, or its headline, or the titles (axes) of panels; of pictures without, what their rows and columns
+    are called.
+    """
+    titles, marks = list[str](), list[str]()
+    for axes in figure.axes:
+        title = "".join(axes.get_title(place) for place in ("left", "center", "right"))
+        titles.append(title or f"{axes.get_ylabel()} over {axes.get_xlabel()}".strip())
+        for name, ticks in (("rows", axes.get_yticklabels()), ("columns", axes.get_xticklabels())):
+            words = [tick.get_text() for tick in ticks if tick.get_text()]
+            marks += [f"{name} {', '.join(words)}"] if words else []
+    named = "; ".join(dict.fromkeys(title for title in titles if title != "over"))
+    text = str(figure.get_label()) or figure.get_suptitle() or named or "; ".join(dict.fromkeys(marks))
     return " ".join(text.split())
 
 

@@ -483,3 +483,9 @@ def test_a_screen_reader_is_told_the_headline_or_else_the_panels():
     assert plots.alternative(figure) == "accuracy of two; loss over steps", "once"
     plots.headline(figure, "A message, " * 20)
     assert plots.alternative(figure) == " ".join(("A message, " * 20).split())
+
+
+def test_a_screen_reader_is_told_the_rows_and_columns_of_pictures_without_a_title():
+    tiles = torch.zeros(2, 3, 3, 8, 8)
+    assert plots.alternative(plots.sheet(tiles, ["a", "b"], ["x", "y\nz", ""])) == "rows a, b; columns x, y z"
+    assert plots.alternative(plots.sheet(tiles, ["a", "b"], title="A message")) == "A message"

@@ -179,6 +179,16 @@ def enough_pictures(source, notebook):
     return found + [f"a moving picture of {size} bytes" for size in moving if size > 500 * 1024]
 
 
+def pictures_have_words(source, notebook):
+    """What a screen reader says in place of each picture."""
+    found = []
+    for number, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", []):
+            words = [output.metadata.get(kind, {}).get("alt") for kind in output.get("data", {}) if "image/" in kind]
+            found += [f"cell {number}: a picture without words"] * (not all(words))
+    return found
+
+
 CHECKS = [
     pair_agrees,
     executed_in_order,
@@ -194,6 +204,7 @@ CHECKS = [
     cells_are_very_short,
     equations_in_order,
     no_house_words,
+    pictures_have_words,
 ]
 OF_LESSONS = [within_budget, enough_pictures]
 
@@ -345,7 +356,8 @@ def shown(moves=False, noise=1):
     frames = [Image.effect_noise((noise, noise), sigma) for sigma in (0, 99)]
     file = io.BytesIO()
     frames[0].save(file, "png", save_all=moves, append_images=frames[1:])
-    return nbformat.v4.new_output("display_data", data={"image/png": base64.b64encode(file.getvalue()).decode()})
+    data, words = {"image/png": base64.b64encode(file.getvalue()).decode()}, {"image/png": {"alt": "noise"}}
+    return nbformat.v4.new_output("display_data", data=data, metadata=words)
 
 
 def last(notebook):
@@ -404,6 +416,7 @@ BREAKS = [
     (set_source(-1, "x = 14\n" * 26), cells_are_very_short, "a code cell has 26 lines"),
     (set_source(0, r"$$a \tag{1}$$ $$b \tag{3}$$"), equations_in_order, "numbered [1, 3]"),
     (set_source(0, "There is a ledger for one."), no_house_words, "ledger"),
+    (lambda source, notebook: notebook.cells[1].outputs[0].metadata.clear(), pictures_have_words, "cell 1: a picture"),
     (set_source(0, "word " * 4400), within_budget, "4550 words"),
     (add_cells(*("x = 1",) * 30), within_budget, "46 code cells"),
     (set_outputs(*[shown(moves=True)] * 9), enough_pictures, "9 pictures"),
