@@ -348,9 +348,9 @@ def by_size(runs: Sequence[Record]) -> np.ndarray:
     return 100 * np.array([run.curves["test_accuracy"] for run in runs])
 
 
-def head_gains(index: Index) -> dict[tuple[str, str], list[Summary]]:
-    """Differences A - B of heads on CIFAR-10's frozen features, in points: by (A, B), one for each number of images."""
-    found = on_common_seeds(index.by_arm(FROZEN[0]))
+def head_gains(index: Index, study: Study = FROZEN[0]) -> dict[tuple[str, str], list[Summary]]:
+    """Differences A - B of heads on frozen features, in points: by (A, B), one for each number of images."""
+    found = on_common_seeds(index.by_arm(study))
     if len(found) < len(HEADS):
         raise NothingToDraw("linear heads on frozen features")
     scores = {name.replace("cross-entropy, tuned", "tuned"): by_size(runs) for name, runs in found.items()}
