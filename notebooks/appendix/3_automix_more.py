@@ -546,9 +546,8 @@ figure("corruption")
 #
 # The source reports weakly supervised localisation on CUB-200. Here photographs of CIFAR-10 are pasted into larger
 # canvases, so that every box is known.
-
-# %% tags=["nbval-ignore-output"]
-figure("cams")
+#
+# ![Maps of classes find 24% to 31% of the boxes, more than the 12% of a fixed box](../../figures/3_automix/cams.png)
 
 # %%
 leads = {}
