@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from semaug import data, networks
 from semaug.methods import mixing, mixup
 from semaug.methods.mixup import CutMix, Cutout, ManifoldMixup, MixStyle, Mixup, ResizeMix, SaliencyMix
+from semaug.methods.puzzlemix import SalientMixing
 from semaug.training import loop as training
 from semaug.training.objective import Step
 from semaug.training.recipe import Recipe
@@ -351,6 +352,18 @@ class TestBadInput:
     def test_crossdomain_takes_two_halves(self):
         with pytest.raises(ValueError, match="images: got 3; takes an even number of them, each half of one domain"):
             MixStyle(small(), mix="crossdomain")(torch.rand(3, 1, 8, 8).double(), torch.tensor([0, 1, 2]), step())
+
+    @pytest.mark.parametrize(
+        ("kind", "arguments"),
+        [(mixup.Mixing, "images, target, step"), (SalientMixing, "images, target, step, salient")],
+    )
+    def test_a_subclass_says_how_images_are_mixed(self, kind, arguments):
+        class Undecided(kind):
+            pass
+
+        settings = () if kind is mixup.Mixing else (1.0, 1.0, 0.0)
+        with pytest.raises(NotImplementedError, match=rf"Undecided has to define mix\({arguments}\)"):
+            Undecided(small(), *settings)(torch.rand(2, 1, 8, 8).double(), torch.tensor([0, 1]), step())
 
     def test_networks_without_parts(self):
         with pytest.raises(TypeError, match="head"):
