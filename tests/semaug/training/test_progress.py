@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
-import IPython
 import pytest
 
 import throwaway
@@ -50,5 +50,8 @@ def test_a_notebook_shows_one_output_that_ends_with_the_accuracy(monkeypatch):
     ("shell", "expected"), [(None, False), (SimpleNamespace(), False), (SimpleNamespace(kernel=object()), True)]
 )
 def test_a_terminal_of_ipython_is_no_kernel(monkeypatch, shell, expected):
-    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
     assert progress._in_kernel() == expected
+    monkeypatch.delitem(sys.modules, "IPython")
+    assert not progress._in_kernel(), "where nobody imported IPython there is none"
+    assert "IPython" not in sys.modules

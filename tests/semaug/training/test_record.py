@@ -94,6 +94,7 @@ def test_hash_is_of_the_configuration_alone():
     assert rec.config_hash({"a": 1, "b": 2}) == rec.config_hash({"b": 2, "a": 1})
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "damage",
     [
