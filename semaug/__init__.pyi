@@ -31,7 +31,7 @@ from semaug.methods.sla import (
     LongTailedSLA as LongTailedSLA,
     MultiTask as MultiTask,
 )
-from semaug.methods.transforms import BatchTransform as BatchTransform
+from semaug.methods.transforms import BatchTransform as BatchTransform, MixStyleLayer as MixStyleLayer
 from semaug.networks import Network as Network
 from semaug.training.loop import fit as fit, fit_together as fit_together, resolve_device as resolve_device
 from semaug.training.objective import (

@@ -297,11 +297,9 @@ class ClassMoments(nn.Module):
 def _principal(rows: Float[Tensor, "U k A"], rank: int) -> tuple[Float[Tensor, "U r A"], Float[Tensor, "U A"]]:
     """The first principal directions of second moments rows^T rows, scaled, and the variances outside them.
 
-    They come from the eigenvectors of the k x k matrix rows rows^T, k being little more than the rank. In float64,
+    They come from the eigenvectors of the k x k matrix rows rows^T, k being above the rank, by little. In float64,
     because LAPACK sometimes fails in float32 where eigenvalues repeat, as the zeros of a new class do.
     """
-    if rows.shape[1] <= rank:
-        return nn.functional.pad(rows, (0, 0, 0, rank - rows.shape[1])), torch.zeros_like(rows[:, 0])
     vectors = torch.linalg.eigh((rows @ rows.mT).double()).eigenvectors[:, :, -rank:].to(rows.dtype)
     leading = vectors.mT @ rows
     return leading, (rows.square().sum(1) - leading.square().sum(1)).clamp_min_(0)

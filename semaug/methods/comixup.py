@@ -14,9 +14,9 @@ expansion moves.
 Kim, Choo, Jeong, Song, "Co-Mixup: Saliency Guided Joint Mixup with Supermodular Diversity", ICLR 2021,
 https://arxiv.org/abs/2102.03065. Constants, and what the paper leaves open, are the defaults of the released code,
 https://github.com/snu-mllab/Co-Mixup. Left out of it: labels of two images in one block, the repair of outputs that
-came out the same, the distance of images in the count (``omega``, 0.001 there), and the loss of the images themselves
-(``clean_lam``, 1 there: saliency is then taken in training mode, and its pass trains the network too; without it, as
-here, in evaluation mode). It minimises the binary cross-entropy of the softmax; here it is the paper's cross-entropy.
+came out the same, and the distance of images in the count (``omega``, 0.001 there). The loss of the images themselves
+(``clean_lam``) is an option: 0 here, 1 there. It minimises the binary cross-entropy of the softmax; here it is the
+paper's cross-entropy.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ from torch.nn import functional as F
 from semaug._checks import check_count, check_number
 from semaug.methods._graph_cut import grid_pairs, unordered_labels
 from semaug.methods.mixing import Mixed
-from semaug.methods.mixup import Mixing
-from semaug.methods.puzzlemix import in_blocks, saliency
+from semaug.methods.puzzlemix import SalientMixing, in_blocks, saliency
 from semaug.training.objective import Step
 
 
@@ -75,7 +74,7 @@ def comixup_labels(
     return labels.reshape(start.shape)
 
 
-class CoMixup(Mixing):
+class CoMixup(SalientMixing):
     """Training on mixtures of many images. The solvers run on the CPU.
 
     Args:
@@ -84,6 +83,8 @@ class CoMixup(Mixing):
         blocks: b, blocks a side of an image; a divisor of both sides.
         part: images that are mixed with each other.
         beta: as gamma, threshold, eta and rounds those of :func:`comixup_labels`.
+        clean_lam: as in :class:`SalientMixing`. The release, whose loss of the mixtures is a mean over C classes,
+            multiplies it by 2 / C.
     """
 
     def __init__(
@@ -98,14 +99,15 @@ class CoMixup(Mixing):
         threshold: float = 0.83,
         eta: float = 0.05,
         rounds: int = 4,
+        clean_lam: float = 0.0,
     ) -> None:
         self.blocks, self.part = check_count("blocks", blocks), check_count("part", part)
         prices = {"beta": beta, "gamma": gamma, "threshold": threshold, "eta": eta}
         self.options: dict[str, Any] = {name: check_number(name, value, 0) for name, value in prices.items()}
         self.options["rounds"] = check_count("rounds", rounds)
-        super().__init__(network, alpha, probability, blocks=self.blocks, part=self.part, **self.options)
+        super().__init__(network, alpha, probability, clean_lam, blocks=self.blocks, part=self.part, **self.options)
 
-    def mix(self, images: Tensor, target: Tensor, step: Step) -> Mixed:
+    def mix(self, images: Tensor, target: Tensor, step: Step, salient: Tensor | None = None) -> Mixed:
         """Outputs and labels by :func:`comixup_labels`; ``lam`` is the largest share of one image in each output."""
         N, b = len(images), self.blocks
         H, W = images.shape[2:]
@@ -113,7 +115,9 @@ class CoMixup(Mixing):
             raise ValueError(f"blocks: got {b}; takes a divisor of the sides of the images, {H} and {W}")
         if self.probability < 1 and bool(self._or_one(torch.zeros(()), step) == 1):
             return Mixed(images, target, images.new_ones(N))
-        salient = in_blocks(saliency(self.network, images, target), b).cpu().numpy()
+        if salient is None:
+            salient = saliency(self.network, images, target)
+        blocks = in_blocks(salient, b).cpu().numpy()
         shares, outputs = torch.zeros(N, N, dtype=target.dtype, device=images.device), []
         drawn, priors = self._start_and_priors(N, step)
         for first, prior in zip(range(0, N, self.part), priors, strict=True):
@@ -121,7 +125,7 @@ class CoMixup(Mixing):
             count = rows.stop - first
             # a smaller part takes the first of alpha: a Dirichlet up to a factor, which changes no label
             log_prior, start = np.log(prior[:count] + 1e-8), (drawn[rows] * count).astype(np.int64)
-            labels = comixup_labels(salient[rows], log_prior, start, **self.options)
+            labels = comixup_labels(blocks[rows], log_prior, start, **self.options)
             shown = F.one_hot(torch.from_numpy(labels), count).to(images)  # (outputs, b, b, images)
             shares[rows, rows] = shown.mean((1, 2))
             large = shown.repeat_interleave(H // b, 1).repeat_interleave(W // b, 2)

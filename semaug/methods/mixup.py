@@ -24,7 +24,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semaug._checks import check_count, check_number, require
+from semaug._checks import check_choice, check_count, check_number, require
 from semaug.core.pixels import cutout
 from semaug.core.tensors import at_least_float32
 from semaug.methods import mixing
@@ -55,6 +55,14 @@ def draw_integers(high: int, shape: tuple[int, ...], step: Step) -> Tensor:
 def draw_partners(images: Tensor, step: Step) -> Int64[Tensor, " N"]:
     """A random permutation of the batch; in a data-parallel run of this process's share of it."""
     return step.share(len(images), lambda n: draw_uniform((n,), step)).argsort()
+
+
+def draw_across(images: Tensor, step: Step) -> Int64[Tensor, " N"]:
+    """A partner in the other half of the batch for every image, in a random order; ValueError for an odd batch."""
+    half, odd = divmod(len(images), 2)
+    require(not odd, "images", len(images), "an even number of them, each half of one domain, for mix='crossdomain'")
+    first, second = (step.share(half, lambda n: draw_uniform((n,), step)).argsort() for _ in range(2))
+    return torch.cat([first + half, second])
 
 
 def draw_centre(images: Tensor, step: Step) -> tuple[Int64[Tensor, ""], Int64[Tensor, ""]]:
@@ -211,6 +219,20 @@ class ManifoldMixup(Mixing):
         return loss, {"lam": lam.detach()}
 
 
+PARTNERS = {"random": draw_partners, "crossdomain": draw_across}
+
+
+def mix_styles(maps: Tensor, step: Step, alpha: float, probability: float, mix: str) -> Tensor:
+    """Maps with their styles mixed, or left, by what is drawn: :func:`mixing.mixstyle` with :class:`MixStyle`'s draws.
+
+    Raises:
+        ValueError: for maps of less than two pixels, and an odd batch for "crossdomain".
+    """
+    drawn = draw_uniform((), step) < probability
+    lam = step.share(len(maps), lambda n: draw_beta(alpha, (n,), step.generator))
+    return torch.where(drawn, mixing.mixstyle(maps, lam, PARTNERS[mix](maps, step)), maps)
+
+
 class MixStyle(Objective):
     """MixStyle: statistics of maps mixed after stages 1 to ``last``; labels stay. Predictions leave the maps alone.
 
@@ -219,17 +241,23 @@ class MixStyle(Objective):
         alpha: of Beta(alpha, alpha), one ratio an image.
         probability: of mixing a batch after a stage, drawn for each stage.
         last: as the paper has it, never the last stage, whose statistics show the class.
+        mix: "random", partners by a permutation of the batch, or "crossdomain", each in the other half of it, for
+            batches whose halves are of two domains. ``fit`` shuffles, so that there halves are of no domain. An odd
+            batch is then an error, as in the released code, where its shapes do not fit.
     """
 
     static = True
     pairs = True
     network: Network
 
-    def __init__(self, network: nn.Module, alpha: float = 0.1, probability: float = 0.5, last: int = 2) -> None:
+    def __init__(
+        self, network: nn.Module, alpha: float = 0.1, probability: float = 0.5, last: int = 2, mix: str = "random"
+    ) -> None:
         self.alpha = check_number("alpha", alpha, 0, without=(0,))
         self.probability = check_number("probability", probability, 0, 1)
-        self.last = _check_last(network, last, 1)
+        self.last, self.mix = _check_last(network, last, 1), check_choice("mix", mix, tuple(PARTNERS))
         super().__init__(network, alpha=self.alpha, probability=self.probability, last=self.last)
+        self.settings |= {} if mix == "random" else {"mix": mix}
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy with the styles of maps mixed; takes int64 or soft targets."""
@@ -237,9 +265,7 @@ class MixStyle(Objective):
         for number, stage in enumerate(self.network.stages):
             maps = stage(maps)
             if 1 <= number <= self.last:
-                drawn = draw_uniform((), step) < self.probability
-                lam = step.share(len(images), lambda n: draw_beta(self.alpha, (n,), step.generator))
-                maps = torch.where(drawn, mixing.mixstyle(maps, lam, draw_partners(images, step)), maps)
+                maps = mix_styles(maps, step, self.alpha, self.probability, self.mix)
         logits = self.network.head(self.network.pool(maps))
         return F.cross_entropy(at_least_float32(logits), target), {}
 

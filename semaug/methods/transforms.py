@@ -1,4 +1,4 @@
-"""The draws of the mixing objectives as callables on batches, for a DataLoader or a training loop of one's own.
+"""The draws of the mixing objectives for a DataLoader, a network or a training loop of one's own.
 
 As ``collate_fn`` of a DataLoader::
 
@@ -9,6 +9,10 @@ After torchvision's transforms of a batch, and one of two methods for every batc
 
     both = v2.RandomChoice([BatchTransform(Mixup, 10, alpha=0.8), BatchTransform(CutMix, 10, probability=1.0)])
     images, target = v2.Compose([v2.RandomHorizontalFlip(), both])(images, target)
+
+MixStyle as a layer of a network of one's own, after its first blocks::
+
+    network = nn.Sequential(stem, block1, MixStyleLayer(), block2, MixStyleLayer(), block3, pool, head)
 """
 
 from __future__ import annotations
@@ -17,13 +21,13 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 
-from semaug._checks import check_images, check_number, require
+from semaug._checks import check_choice, check_images, check_number, require
 from semaug.core.pixels import Images
 from semaug.methods import mixing
-from semaug.methods.mixup import CutMix, Cutout, Mixing, Mixup, ResizeMix, SaliencyMix
+from semaug.methods.mixup import PARTNERS, CutMix, Cutout, Mixing, Mixup, ResizeMix, SaliencyMix, mix_styles
 from semaug.networks import Network
 from semaug.training.objective import Step
 
@@ -86,6 +90,33 @@ class BatchTransform:
 
     def _generator(self, device: torch.device) -> torch.Generator:
         if self.generator is None:
-            return torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
+            return _seeded(device)
         require(get_worker_info() is None, "generator", self.generator, "None in a worker of a DataLoader")
         return self.generator
+
+
+class MixStyleLayer(nn.Module):
+    """Maps of a batch with mixed styles, as :class:`MixStyle` mixes them; in evaluation mode the maps as they are.
+
+    Every call in training mode seeds a generator from torch's global one, so that ``torch.manual_seed`` decides.
+
+    Args:
+        alpha: as probability and mix those of :class:`MixStyle`.
+    """
+
+    def __init__(self, alpha: float = 0.1, probability: float = 0.5, mix: str = "random") -> None:
+        super().__init__()
+        self.alpha = check_number("alpha", alpha, 0, without=(0,))
+        self.probability = check_number("probability", probability, 0, 1)
+        self.mix = check_choice("mix", mix, tuple(PARTNERS))
+
+    def forward(self, features: Float[Tensor, "N A H W"]) -> Float[Tensor, "N A H W"]:
+        """Raises ValueError for maps of less than two pixels, and an odd batch for "crossdomain"."""
+        if not self.training:
+            return features
+        step = Step(torch.zeros(()), 0.0, _seeded(features.device))
+        return mix_styles(features, step, self.alpha, self.probability, self.mix)
+
+
+def _seeded(device: torch.device) -> torch.Generator:
+    return torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))

@@ -40,6 +40,25 @@ files.write_whole(sys.argv[1], "half")
     assert [each for each in left if each.startswith(".run1.json.")]
 
 
+def test_parts_of_processes_of_which_nothing_is_known_stay(tmp_path, monkeypatch):
+    """Another user's, whom this one may not signal, and a number too large for a process; not those of no process."""
+    path = tmp_path / "a.json"
+
+    def left():
+        for name in ("77", str(10**30), "copy"):
+            (tmp_path / f".a.json.{name}-x.part").write_text("half")
+        files.write_whole(path, "whole")
+        return {each.name.split(".")[3].split("-")[0] for each in files.parts_of(path)}
+
+    def refused(process, signal):
+        raise PermissionError if process == 77 else OverflowError
+
+    monkeypatch.setattr(os, "kill", refused)
+    assert left() == {"77", str(10**30)}
+    monkeypatch.undo()
+    assert str(10**30) in left()
+
+
 def test_written_files_are_as_readable_as_others(tmp_path):
     plain = tmp_path / "plain"
     plain.write_text("")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import scipy.stats
@@ -270,6 +271,11 @@ BAD = {
         "features, covariance, weight, strength: got values whose loss overflows torch.float32",
     ),
     "samples": ({"samples": 0}, ValueError, "samples: got 0; takes a whole number from 1"),
+    "generator": (
+        {"generator": SimpleNamespace(device=torch.device("cuda"))},
+        ValueError,
+        "generator: got one on cuda; takes one on cpu, as the features",
+    ),
 }
 
 

@@ -12,7 +12,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from hypothesis import given, strategies as st
+from torch import nn
 
+from semaug import core
 from semaug.core.moments import ClassMoments
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "isda.json").read_text())
@@ -293,6 +295,13 @@ def shares(rank, world, address, folder):
         for each in moments.values():
             each.update(x[mine], y[mine])
     torch.save({form: each.state_dict() for form, each in moments.items()}, f"{folder}/{rank}.pt")
+    core.moments.tracing = lambda x: True  # as while it is compiled: no value is read, and shares are of one length
+    moments = {form: make(form, 4, 3) for form in ("full", "diagonal", "factored")}
+    for x, y in batches():
+        mine = slice(0, 6) if rank == 0 else slice(6, None)
+        for each in moments.values():
+            each.update(x[mine], y[mine])
+    torch.save({form: each.state_dict() for form, each in moments.items()}, f"{folder}/traced{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -305,14 +314,16 @@ def batches():
 
 def test_two_processes_are_one(tmp_path):
     torch.multiprocessing.spawn(shares, (2, tmp_path / "rendezvous", tmp_path), nprocs=2)
-    states = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    names = [f"{way}{rank}.pt" for way in ("", "traced") for rank in (0, 1)]
+    states = [torch.load(tmp_path / name, weights_only=True) for name in names]
     for form in ("full", "diagonal", "factored"):
         alone = make(form, 4, 3)
         for x, y in batches():
             alone.update(x, y)
         for key, value in alone.state_dict().items():
-            assert torch.equal(states[0][form][key], states[1][form][key])
-            torch.testing.assert_close(states[0][form][key], value, rtol=1e-12, atol=1e-14)
+            for one, other in (states[:2], states[2:]):
+                assert torch.equal(one[form][key], other[form][key])
+                torch.testing.assert_close(one[form][key], value, rtol=1e-12, atol=1e-14)
 
 
 FINITE = "features: got values that are not finite; takes finite ones"
@@ -379,6 +390,13 @@ def test_merge_of_other_moments_is_refused():
             ClassMoments(3, 4).merge(other)
     with pytest.raises(ValueError, match="other: got meta; takes cpu"):
         ClassMoments(3, 4).merge(ClassMoments(3, 4).to("meta"))
+
+
+def test_printed_moments_say_their_settings():
+    assert repr(ClassMoments(3, 5)) == "ClassMoments(3, 5, covariance='full', rank=None, decay=None)"
+    low = ClassMoments(2, 9, "factored", rank=4, decay=0.5)
+    expected = "  (0): ClassMoments(2, 9, covariance='factored', rank=4, decay=0.5)"
+    assert repr(nn.Sequential(low)).splitlines()[1] == expected
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -337,6 +339,18 @@ def test_measures_of_a_model_that_is_known(monkeypatch):
     # Codes of the other class, of standard deviation sqrt(.1^2 + .2^2): P(z > .25 / .2236) = .132.
     assert found["sample_consistency"] == pytest.approx(0.132, abs=0.085)
     assert found["active_units"] == 1
+
+
+def test_codes_are_told_apart_by_gender_and_smile_where_these_are_known(monkeypatch):
+    """The classes again, and a half of each class drawn at random, which nearest means find as often as chance."""
+    monkeypatch.setattr("semaug.measures.codes.judge", lambda data, device: by_light)
+    light = torch.arange(400) % 2
+    of, drawn = grey((light, light), (light, light)), torch.randint(2, (400,))
+    test = dataclasses.replace(of.test, factors={"male": light, "smiling": drawn})
+    found = measures(Grey(), dataclasses.replace(of, test=test), images=20)
+    assert found["plane_male_separation"] == found["plane_separation"] == 1
+    assert found["plane_smiling_separation"] == pytest.approx(0.5, abs=0.15)
+    assert not {"plane_male_separation", "plane_smiling_separation"} & measures(Grey(), of, images=20).keys()
 
 
 def test_the_images_of_the_measures_are_no_first_ones(monkeypatch):

@@ -292,6 +292,12 @@ def test_without_the_pipeline_one_mixture_trains_both():
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-8)
     assert terms["generation_loss"] > 0
+    before = copy.deepcopy(objective.state_dict())
+    objective.after_step(step())  # there is no copy to average
+    assert before.pop("steps") == 0
+    after = objective.state_dict()
+    assert after.pop("steps") == 1
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("policy", ["mixup", "cutmix"])

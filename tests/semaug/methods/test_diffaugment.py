@@ -368,6 +368,7 @@ def test_without_a_probability_there_is_none_to_move():
     augment = DiffAugment()
     assert augment.probability is None
     assert augment.state_dict() == {}
+    assert repr(augment) == "DiffAugment(color,translation,cutout)"
     draws, plain = generator(), generator()
     augment.draw(torch.zeros(3, 1, 8, 8), draws)
     DiffAugment(probability=0.5).draw(torch.zeros(3, 1, 8, 8), plain)

@@ -334,5 +334,7 @@ def test_other_bad_input():
     with pytest.raises(ValueError, match="features: got maps of 1 x 1; takes two pixels at least"):
         mixing.mixstyle(torch.rand(2, 3, 1, 1), 0.5, permutation)
     assert mixing.mixstyle(torch.rand(2, 3, 2, 1), 0.5, permutation).isfinite().all()
+    empty = mixing.mixstyle(torch.rand(0, 3, 4, 4), 0.5, torch.zeros(0, dtype=torch.int64))
+    assert empty.shape == (0, 3, 4, 4)
     with pytest.raises(ValueError, match=r"lam: got 2.0"):
         mixing.mixstyle(images, 2.0, permutation)

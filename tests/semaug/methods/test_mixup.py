@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from semaug import data, networks
 from semaug.methods import mixing, mixup
 from semaug.methods.mixup import CutMix, Cutout, ManifoldMixup, MixStyle, Mixup, ResizeMix, SaliencyMix
+from semaug.methods.puzzlemix import SalientMixing
 from semaug.training import loop as training
 from semaug.training.objective import Step
 from semaug.training.recipe import Recipe
@@ -202,6 +203,47 @@ def test_mixstyle_by_hand_and_its_probability():
     assert abs(untouched - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 200), "at neither of two places"
 
 
+@pytest.mark.parametrize("N", [2, 8])
+def test_crossdomain_partners_are_of_the_other_half(N):
+    images, seen = torch.zeros(N, 1, 1, 1), set()
+    for seed in range(200):
+        partners = mixup.draw_across(images, step(seed))
+        assert sorted(partners.tolist()) == list(range(N))
+        assert all((i < N // 2) != (j < N // 2) for i, j in enumerate(partners.tolist()))
+        seen |= set(enumerate(partners.tolist()))
+    assert len(seen) == N * N // 2, "every pair across the halves is drawn"
+    for rank in range(2):  # of two processes, each inside its share, by draws of its own
+        mine = [mixup.draw_across(images, step(seed, rank, 2)).tolist() for seed in range(20)]
+        assert all((i < N // 2) != (j < N // 2) for partners in mine for i, j in enumerate(partners))
+        other = [mixup.draw_across(images, step(seed, 1 - rank, 2)).tolist() for seed in range(20)]
+        assert mine != other or N == 2
+
+
+def test_crossdomain_by_hand():
+    """Statistics by loops; the draws of each place are: to mix or not, ratios, partners of one half, of the other."""
+    network, images, target = small(), torch.rand(6, 1, 16, 16).double(), torch.tensor([0, 1, 2, 1, 0, 2])
+    again, maps = step(3), images
+    for number, stage in enumerate(network.stages):
+        maps = stage(maps)
+        if number in (1, 2):
+            torch.rand((), generator=again.generator)
+            lam = mixup.draw_beta(0.1, (6,), again.generator).double()
+            order = [torch.rand(3, generator=again.generator).argsort().tolist() for _ in range(2)]
+            partners = [3 + j for j in order[0]] + order[1]
+            mixed = torch.empty_like(maps)
+            for i, j in enumerate(partners):
+                for a in range(maps.shape[1]):
+                    own, other = maps[i, a], maps[j, a]
+                    spread = [(each.var() + 1e-6).sqrt() for each in (own, other)]
+                    mixed[i, a] = (own - own.mean()) / spread[0] * (lam[i] * spread[0] + (1 - lam[i]) * spread[1])
+                    mixed[i, a] += lam[i] * own.mean() + (1 - lam[i]) * other.mean()
+            maps = mixed
+    expected = F.cross_entropy(network.head(maps.mean((2, 3))), target)
+    found = MixStyle(network, probability=1.0, mix="crossdomain")(images, target, step(3))[0]
+    torch.testing.assert_close(found, expected)
+    assert not torch.isclose(found, MixStyle(network, probability=1.0)(images, target, step(3))[0])
+
+
 def test_cutout_is_a_window_an_image():
     network, images = Recorder(), torch.rand(50, 1, 12, 12) + 0.1
     Cutout(network, 4)(images, torch.zeros(50, dtype=torch.int64), step())
@@ -286,6 +328,7 @@ class TestBadInput:
             (lambda net: MixStyle(net, last=0), r"last: got 0; takes a whole number from 1"),
             (lambda net: MixStyle(net, alpha=-1.0), r"alpha: got -1.0"),
             (lambda net: MixStyle(net, probability=math.nan), r"probability: got nan"),
+            (lambda net: MixStyle(net, mix="domain"), r"mix: got 'domain'; takes one of random, crossdomain"),
         ],
     )
     def test_settings(self, make, message):
@@ -304,6 +347,23 @@ class TestBadInput:
             assert objective.settings == expected
             types = {name: type(value) for name, value in objective.settings.items()}
             assert types == {name: int if name in ("size", "last") else float for name in expected}
+        assert MixStyle(network, mix="crossdomain").settings["mix"] == "crossdomain"
+
+    def test_crossdomain_takes_two_halves(self):
+        with pytest.raises(ValueError, match="images: got 3; takes an even number of them, each half of one domain"):
+            MixStyle(small(), mix="crossdomain")(torch.rand(3, 1, 8, 8).double(), torch.tensor([0, 1, 2]), step())
+
+    @pytest.mark.parametrize(
+        ("kind", "arguments"),
+        [(mixup.Mixing, "images, target, step"), (SalientMixing, "images, target, step, salient")],
+    )
+    def test_a_subclass_says_how_images_are_mixed(self, kind, arguments):
+        class Undecided(kind):
+            pass
+
+        settings = () if kind is mixup.Mixing else (1.0, 1.0, 0.0)
+        with pytest.raises(NotImplementedError, match=rf"Undecided has to define mix\({arguments}\)"):
+            Undecided(small(), *settings)(torch.rand(2, 1, 8, 8).double(), torch.tensor([0, 1]), step())
 
     def test_networks_without_parts(self):
         with pytest.raises(TypeError, match="head"):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+from scipy import optimize
 from torch.nn import functional as F
 
 from semaug import data, networks
 from semaug.methods import puzzlemix
+from semaug.methods.comixup import CoMixup
 from semaug.methods.puzzlemix import PuzzleMix, grid_pairs
 from semaug.training import loop as training
 from semaug.training.objective import Step
@@ -133,6 +136,40 @@ def test_puzzlemix_mixes_by_its_masks():
         assert mixed.lam[i].item() == pytest.approx(shown)
         expected = shown * F.one_hot(target[i], 3) + (1 - shown) * F.one_hot(target[j], 3)
         torch.testing.assert_close(mixed.target[i], expected.float())
+
+
+@pytest.mark.parametrize(
+    ("side", "b", "t_size", "split"),
+    [((16, 16), 2, 4, 2), ((16, 16), 2, 1, 8), ((16, 16), 8, 4, 1), ((12, 16), 2, 3, 2), ((28, 28), 2, 4, 2)],
+)
+def test_blocks_of_t_size_are_moved(side, b, t_size, split):
+    """By loops: parts of each block of the mask change places by an assignment of their own, the mask stays."""
+    H, W = side
+    images, s, swap = torch.rand(2, 1, H, W).double(), torch.rand(2, H, W).double(), torch.tensor([1, 0])
+    options = {"labels": 2, "beta": 0.0}
+    still = puzzlemix.puzzlemix(images, torch.eye(2), 0.5, swap, s, b, transport_cost=None, **options)
+    found = puzzlemix.puzzlemix(images, torch.eye(2), 0.5, swap, s, b, transport_cost=0.01, t_size=t_size, **options)
+    assert torch.equal(found.lam, still.lam)
+    n, parts = b * split, [(y, x) for y in range(b * split) for x in range(b * split)]
+    h, w = H // n, W // n
+
+    def moved(image, salient, shown):
+        cost = np.zeros((len(parts), len(parts)))
+        for (i, (y, x)), (j, (v, u)) in itertools.product(enumerate(parts), repeat=2):
+            cost[i, j] = 0.01 * ((y - v) ** 2 + (x - u) ** 2) / (n - 1) ** 2
+            if shown[v * h, u * w]:
+                cost[i, j] -= salient[y * h : y * h + h, x * w : x * w + w].sum() / salient.sum()
+        result = torch.empty_like(image)
+        for i, j in zip(*optimize.linear_sum_assignment(cost), strict=True):
+            (y, x), (v, u) = parts[i], parts[j]
+            result[:, v * h : v * h + h, u * w : u * w + w] = image[:, y * h : y * h + h, x * w : x * w + w]
+        return result
+
+    for i, j in ((0, 1), (1, 0)):
+        mask = (still.images[i, 0] == images[i, 0]).double()  # two labels: every pixel is of one of the two
+        expected = mask * moved(images[i], s[i], mask) + (1 - mask) * moved(images[j], s[j], 1 - mask)
+        torch.testing.assert_close(found.images[i], expected)
+    assert not torch.equal(found.images, still.images)
 
 
 # --- distances at the borders --------------------------------------------------------------------------------------
@@ -257,6 +294,51 @@ def test_batchnorm_counts_the_mixtures_alone():
     assert torch.equal(salient, puzzlemix.saliency(network.eval(), images, F.one_hot(target, 3).float()))
 
 
+@pytest.mark.parametrize("kind", [PuzzleMix, CoMixup])
+@pytest.mark.parametrize("soft", [False, True])
+def test_clean_lam_trains_on_the_images_too(kind, soft):
+    """The release's loop: a pass in training mode, whose backward gives saliency and gradients, then the mixtures'."""
+    torch.manual_seed(0)
+    images, target = torch.rand(6, 1, 16, 16), torch.tensor([0, 1, 2, 0, 1, 2])
+    target = torch.rand(6, 3).softmax(1) if soft else target
+    objective = kind(networks.small(3, width=4), clean_lam=0.7)
+    network = copy.deepcopy(objective.network)
+    loss, terms = objective(images, target, step(5))
+    loss.backward()
+
+    labels = target if soft else F.one_hot(target, 3).float()
+    inputs = images.clone().requires_grad_()
+    clean = -(labels * network(inputs).log_softmax(1)).sum(1).mean()
+    (0.7 * clean).backward()
+    salient = inputs.grad.square().mean(1).sqrt()
+    mixed = kind(networks.small(3, width=4)).mix(images, labels, step(5), salient)
+    mixture = -(mixed.target * network(mixed.images).log_softmax(1)).sum(1).mean()
+    mixture.backward()
+    torch.testing.assert_close(loss, mixture + 0.7 * clean)
+    torch.testing.assert_close(terms, {"lam": mixed.lam.mean(), "clean": clean.detach()})
+    for (name, one), two in zip(objective.network.named_parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-6, msg=name)
+    for (name, one), two in zip(objective.network.named_buffers(), network.buffers(), strict=True):
+        torch.testing.assert_close(one, two, msg=name)
+        assert not name.endswith("num_batches_tracked") or int(one) == 2
+
+
+@pytest.mark.parametrize("kind", [PuzzleMix, CoMixup])
+def test_clean_lam_counts_batches_that_are_left_alone_and_is_off_by_default(kind):
+    torch.manual_seed(0)
+    images, target = torch.rand(4, 1, 16, 16), torch.tensor([0, 1, 2, 0])
+    network = networks.small(3, width=4, norm="group")
+    plain = F.cross_entropy(network(images), target)
+    loss, terms = kind(network, probability=0.0, clean_lam=0.5)(images, target, step())
+    torch.testing.assert_close(loss, 1.5 * plain)
+    assert terms["lam"] == 1
+    loss, terms = kind(network, probability=0.0)(images, target, step())
+    torch.testing.assert_close(loss, plain)
+    assert set(terms) == {"lam"}
+    assert "clean_lam" not in kind(network).settings
+    assert kind(network, clean_lam=1).settings["clean_lam"] == 1.0
+
+
 def test_trains_by_seed_with_labels_that_are_shares():
     dataset = data.load("fashion-mini", train_size=60, test_size=40)
 
@@ -287,6 +369,7 @@ def test_settings_are_plain():
     assert {type(value) for value in objective.settings.values()} == {int, float}
     assert [name for name, value in objective.settings.items() if type(value) is int] == ["labels", "neigh_size"]
     assert "transport_cost" not in PuzzleMix(networks.small(3, width=4), transport_cost=None).settings
+    assert PuzzleMix(networks.small(3, width=4), t_size=np.int64(4)).settings["t_size"] == 4
 
 
 def test_probability_batch_of_one_and_sides():
@@ -326,6 +409,9 @@ class TestBadInput:
             ({"transport_cost": -1.0}, "transport_cost: got -1.0"),
             ({"neigh_size": 0}, "neigh_size: got 0; takes a whole number from 1"),
             ({"neigh_size": 2.5}, "neigh_size: got 2.5"),
+            ({"t_size": 0}, "t_size: got 0; takes a whole number from 1"),
+            ({"clean_lam": -1.0}, "clean_lam: got -1.0; takes a finite number from 0"),
+            ({"clean_lam": True}, "clean_lam: got True"),
             ({"alpha": math.nan}, "alpha: got nan"),
             ({"probability": True}, "probability: got True"),
         ],

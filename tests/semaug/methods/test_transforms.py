@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from semaug.methods.mixup import CutMix, Cutout, ManifoldMixup, MixStyle, Mixup, ResizeMix, SaliencyMix
 from semaug.methods.puzzlemix import PuzzleMix
-from semaug.methods.transforms import BatchTransform
+from semaug.methods.transforms import BatchTransform, MixStyleLayer
 from semaug.training.objective import Step
 
 SETTINGS = {
@@ -175,3 +175,62 @@ class TestBadInput:
         if method is Mixup:
             with pytest.raises(TypeError, match=r"images: got torch.uint8; takes floats"):
                 transform(IMAGES.byte(), TARGET % 3)
+
+
+# --- MixStyle as a layer -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mix", ["random", "crossdomain"])
+def test_styles_are_mixtures_with_a_partner_of_the_batch(mix):
+    """Mean and deviation of each output lie at one ratio between those of its image and of one other."""
+    torch.manual_seed(0)
+    features = torch.randn(6, 1, 8, 8).double() * torch.tensor([1.0, 3, 2, 9, 5, 14])[:, None, None, None]
+    features += torch.tensor([0.0, 2, 7, 20, 31, 50])[:, None, None, None]
+    mean, spread = features.mean((1, 2, 3)), (features.var((1, 2, 3)) + 1e-6).sqrt()
+    layer, halves = MixStyleLayer(probability=1.0, mix=mix, alpha=1.0), {True: 0, False: 0}
+    for _ in range(20):
+        mixed = layer(features)
+        for i in range(6):
+            ratio = [(x[i] - y) / (x[i] - x) for x, y in ((mean, mixed[i].mean()), (spread, mixed[i].std()))]
+            if abs(mixed[i].mean() - mean[i]) > 0.1:  # neither its own partner nor in a ratio near 1
+                (partner,) = [j for j in range(6) if j != i and abs(ratio[0][j] / ratio[1][j] - 1) < 1e-3]
+                halves[(partner < 3) == (i < 3)] += 1
+            normal = (mixed[i] - mixed[i].mean()) / mixed[i].std()
+            torch.testing.assert_close(normal, (features[i] - mean[i]) / features[i].std())
+    assert halves[False] > 20
+    assert halves[True] == 0 if mix == "crossdomain" else halves[True] > 20
+
+
+def test_the_layer_mixes_in_training_mode_alone_by_torchs_seed():
+    features = torch.rand(4, 2, 3, 3)
+    layer = MixStyleLayer()
+    assert layer.eval()(features) is features
+    layer.train()
+
+    def outputs(seed):
+        torch.manual_seed(seed)
+        return torch.stack([layer(features) for _ in range(40)])
+
+    assert torch.equal(outputs(1), outputs(1))
+    assert not torch.equal(outputs(1), outputs(2))
+    left = sum(torch.equal(each, features) for each in outputs(1))
+    assert 8 <= left <= 32, "half of the batches are left alone"
+    network = nn.Sequential(nn.Conv2d(2, 3, 1), MixStyleLayer(), nn.Flatten(), nn.Linear(27, 2))
+    network(features).sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+    assert {name.split(".")[0] for name in network.state_dict()} == {"0", "3"}
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_layer_refuses():
+    for changes, message in (
+        ({"alpha": 0.0}, "alpha: got 0.0; takes a finite number above 0"),
+        ({"probability": 2.0}, r"probability: got 2.0; takes a finite number in \[0, 1\]"),
+        ({"mix": "Random"}, "mix: got 'Random'; takes one of random, crossdomain"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            MixStyleLayer(**changes)
+    with pytest.raises(ValueError, match="images: got 3; takes an even number"):
+        MixStyleLayer(mix="crossdomain")(torch.rand(3, 1, 2, 2))
+    with pytest.raises(ValueError, match="features: got maps of 1 x 1; takes two pixels at least"):
+        MixStyleLayer()(torch.rand(2, 1, 1, 1))

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import distributed as dist
 from torch.nn import functional as F
 
 import throwaway
@@ -239,6 +240,28 @@ def test_one_flipped_bit_is_noticed(tmp_path):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(ValueError, match="is no whole checkpoint"):
             training.Checkpoint.read(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "run.pt")
+    with pytest.raises(ValueError, match=r"resume: .*run.pt cannot be read \(a pipe\); takes the name of a file"):
+        training.Checkpoint.read(tmp_path / "run.pt")
+
+
+class Foreign:
+    """Of no class that a checkpoint may hold."""
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", Foreign()])
+def test_a_whole_file_that_torch_does_not_load_is_of_another_version(tmp_path, content):
+    path = tmp_path / "run.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(checkpoint.MAGIC + hashlib.sha256(content).digest() + content)
+    else:
+        rewrite(path, {"objective": content})
+    with pytest.raises(ValueError, match=r"resume: .*run.pt is of another version \(.*\); takes a new name"):
+        training.Checkpoint.read(path)
 
 
 @pytest.mark.parametrize("what", ["folder", "torch.save", "text", "empty"])
@@ -647,6 +670,26 @@ def test_what_cannot_run_together(tmp_path):
     there = throwaway.build("CrossEntropy", dataset=of, seed=0).to("meta")
     with pytest.raises(ValueError, match="objectives: got them on cpu, meta; takes one device"):
         training.fit_together([one, there], of, training.Recipe(epochs=1), [0, 1])
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(ValueError, match="fit_together: got a data-parallel process; takes one run at a time"):
+            training.fit_together([one], of, training.Recipe(epochs=1), [0])
+    finally:
+        dist.destroy_process_group()
+
+
+def test_terms_that_come_and_go_are_refused():
+    class Fickle(objective.CrossEntropy):
+        seen = 0
+
+        def forward(self, images, target, step):
+            self.seen += 1
+            loss, _ = super().forward(images, target, step)
+            return loss, {"early" if self.seen < 3 else "late": loss.detach()}
+
+    fickle = Fickle(throwaway.network("CrossEntropy"))
+    with pytest.raises(ValueError, match=r"terms: got \['late'\], at the step before \['early'\]; takes the same"):
+        training.fit(fickle, throwaway.data(), RECIPE, progress=False)
 
 
 def test_one_that_fails_ends_all_and_leaves_their_states(tmp_path):

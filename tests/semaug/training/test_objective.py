@@ -5,8 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from semaug.data.sets import Data
+from semaug import networks
+from semaug.data.sets import Data, load
 from semaug.data.split import Split
+from semaug.training.loop import fit
 from semaug.training.objective import Batch, CrossEntropy, Objective, Smoothed, Step
 from semaug.training.recipe import Recipe
 
@@ -60,6 +62,13 @@ def test_an_objective_is_built_for_a_data_set_and_may_ask_it():
 def test_an_objective_without_a_loss_says_so():
     with pytest.raises(NotImplementedError, match=r"Objective has to define forward\(images, target, step\)"):
         Objective(nn.Identity())(torch.rand(1, 1, 2, 2), torch.tensor([0]), STEP)
+
+
+def test_an_objective_that_is_frozen_is_not_trained():
+    frozen = CrossEntropy(networks.small(2, width=4)).requires_grad_(False)
+    message = "objective: got CrossEntropy without a parameter to train; takes one at least"
+    with pytest.raises(ValueError, match=message):
+        fit(frozen, load("fashion-mini", train_size=20, test_size=20), Recipe(epochs=1, batch_size=10), progress=False)
 
 
 def test_batch_and_step_are_plain_tuples():

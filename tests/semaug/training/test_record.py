@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import subprocess
 from types import SimpleNamespace
@@ -93,6 +94,7 @@ def test_hash_is_of_the_configuration_alone():
     assert rec.config_hash({"a": 1, "b": 2}) == rec.config_hash({"b": 2, "a": 1})
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "damage",
     [
@@ -105,6 +107,7 @@ def test_hash_is_of_the_configuration_alone():
         lambda text: re.sub('"metrics": .*', '"metrics": {"test_accuracy": [0.8]},', text),
         lambda text: re.sub('"curves": .*', '"curves": {"lr": 0.1},', text),
         lambda text: re.sub('"class_accuracy": .*', '"class_accuracy": [true],', text),
+        lambda text: re.sub('"seed": .*', '"seed": "0",', text),
     ],
 )
 def test_damaged_record_is_named(tmp_path, damage):
@@ -112,6 +115,13 @@ def test_damaged_record_is_named(tmp_path, damage):
     path.write_text(damage(path.read_text()))
     with pytest.raises(ValueError, match=rf"{path.name}: not a whole record .*; restore it, or run it again"):
         rec.Record.read(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_is_no_record_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "run.json")
+    with pytest.raises(ValueError, match=r"run.json: not a whole record \(.*a pipe.*\); restore it"):
+        rec.Record.read(tmp_path / "run.json")
 
 
 def test_edited_configuration_is_noticed(tmp_path):
@@ -150,6 +160,13 @@ def test_a_package_installed_in_another_checkout_does_not_say_its_commit(monkeyp
         subprocess.run([*git, *command], check=True)
     monkeypatch.setattr(rec, "__file__", str(tmp_path / site / "semaug" / "training" / "record.py"))
     fresh()
+    assert rec.environment("cpu")["commit"] == "unknown"
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("git"), subprocess.TimeoutExpired("git", 10)])
+@pytest.mark.usefixtures("fresh")
+def test_a_checkout_without_git_has_an_unknown_commit(monkeypatch, error):
+    monkeypatch.setattr(rec.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(error))
     assert rec.environment("cpu")["commit"] == "unknown"
 
 
