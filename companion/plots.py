@@ -17,7 +17,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, ParamSpec
+from typing import Any, Literal, ParamSpec
 
 import matplotlib.style
 import numpy as np
@@ -31,7 +31,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 from torch import Tensor
 
-from companion.stats import Summary, summary
+from companion.stats import Summary, points, summary
 from semaug.core.files import write_whole
 from semaug.training.record import Record
 
@@ -44,8 +44,6 @@ COLOURS = (BLUE, RED, GREEN, YELLOW, CYAN, PURPLE)
 GREY = "#777777"
 
 P = ParamSpec("P")
-
-Values = Tensor | np.ndarray | Sequence[float] | Sequence[Sequence[float]]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -133,37 +131,20 @@ def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
 # Lines and bands
 
 
-def band(axes: Axes, x: Values, values: Values, label: str, **style: Any) -> Line2D:
+def band(
+    axes: Axes, x: Sequence[float] | np.ndarray, values: Float[np.ndarray, "n x"], label: str, **style: Any
+) -> Line2D:
     """One line into axes: the mean of the rows of ``values`` (n, len(x)) with its 95% interval, n in the legend.
 
-    One row or two, or a plain sequence as long as x, is a line without band: at n = 2 the interval is thirteen times as
-    wide as the standard deviation, and hides all else. Raises ValueError for other shapes.
+    One row or two are a line without band: at n = 2 the interval is thirteen times as wide as the standard deviation,
+    and hides all else.
     """
-    x, rows = _array(x), np.atleast_2d(_array(values)).astype(float)
-    if x.ndim != 1 or rows.ndim != 2 or rows.shape[1] != len(x):
-        raise ValueError(f"values: got shape {_array(values).shape}; takes (n, {x.size}) or ({x.size},) for this x")
-    points = [summary(column) for column in rows.T.tolist()]
-    mean = np.array([point.mean for point in points])
-    seeds = f"{label} (n = {len(rows)})" if _array(values).ndim == 2 else label
-    (line,) = axes.plot(x, mean, label=seeds, **style)
-    if len(rows) > 2:
-        half = np.array([point.half_width for point in points])
+    each = [summary(column) for column in values.T.tolist()]
+    mean, half = np.array([point.mean for point in each]), np.array([point.half_width for point in each])
+    (line,) = axes.plot(x, mean, label=f"{label} (n = {len(values)})", **style)
+    if len(values) > 2:
         axes.fill_between(x, mean - half, mean + half, color=line.get_color(), alpha=0.2, linewidth=0)
     return line
-
-
-def _legend(axes: Axes, drawn: Sequence[Line2D]) -> None:
-    """The lines by their labels, also one that begins with an underscore, which matplotlib leaves out by itself."""
-    axes.legend(drawn, [str(line.get_label()) for line in drawn])
-
-
-@styled
-def lines(x: Values, groups: Mapping[str, Values], xlabel: str, ylabel: str, title: str = "") -> Picture:
-    """Lines with 95% bands, one for each entry of ``groups``; see :func:`band` for the shapes."""
-    figure = Picture()
-    axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel, title=title)
-    _legend(axes, [band(axes, x, values, label) for label, values in groups.items()])
-    return figure
 
 
 @styled
@@ -179,7 +160,7 @@ def curves(groups: Mapping[str, Sequence[Record]], *names: str, colours: Mapping
     figure = Picture(figsize=(7.5, 3.2))
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
-        axis, drawn = _axis(name), list[Line2D]()
+        (scale, label), drawn = _unit(name), list[Line2D]()
         for group, found in groups.items():
             lengths = {len(record.curves.get(name, [])) for record in found}
             if len(lengths) != 1 or 0 in lengths:
@@ -188,11 +169,11 @@ def curves(groups: Mapping[str, Sequence[Record]], *names: str, colours: Mapping
             length = lengths.pop()
             epochs = found[0].config.get("recipe", {}).get("epochs", length)  # a value may stand for several epochs
             x = np.arange(1, length + 1) * (epochs / length)
-            values = axis.scale * np.array([record.curves[name] for record in found])
+            values = scale * np.array([record.curves[name] for record in found])
             drawn.append(band(axes, x, values, group, color=(colours or {}).get(group)))
-        axes.set(xlabel="epoch", ylabel=str(axis))
-        if axes is panels[0]:
-            _legend(axes, drawn)
+        axes.set(xlabel="epoch", ylabel=label)
+        if axes is panels[0]:  # by their labels: one that begins with an underscore would be left out
+            axes.legend(drawn, [str(line.get_label()) for line in drawn])
     caption(figure, [record for group in groups.values() for record in group], "Bands: 95% intervals of the mean.")
     return figure
 
@@ -203,15 +184,12 @@ def curves(groups: Mapping[str, Sequence[Record]], *names: str, colours: Mapping
 
 @styled
 def comparison(
-    panels: Mapping[str, Mapping[str, Sequence[Record]]],
-    metric: str = "test_accuracy",
-    note: str = "",
-    colours: Mapping[str, str] | None = None,
+    panels: Mapping[str, Mapping[str, Sequence[Record]]], colours: Mapping[str, str] | None = None
 ) -> Picture:
-    """Methods over paired seeds, one block a data set, one row a method; the first row of a block is its baseline.
+    """Test accuracy over paired seeds, one block a data set, one row a method; the first of a block is its baseline.
 
     Left: a dot a seed, the mean and its 95% interval. Right: the difference from the baseline seed by seed, on the
-    seeds that both have. note: a sentence for the caption. colours: of methods; else one after the other, by row.
+    seeds that both have. colours: of methods; else one after the other, by row.
 
     Raises ValueError where a method has no record, or two of one seed.
     """
@@ -222,12 +200,11 @@ def comparison(
     heights = [0.62 + 0.34 * n + 0.17 * title.count("\n") for n, title in zip(rows, titles, strict=True)]
     figure = Picture(figsize=(7.5, 0.55 + sum(heights)))
     blocks = figure.subplots(len(rows), 2, squeeze=False, width_ratios=(1.15, 1), height_ratios=[n + 0.6 for n in rows])
-    axis = _axis(metric)
     baselines = {next(iter(methods)) for methods in panels.values()}
     for (left, right), title, methods in zip(blocks, titles, panels.values(), strict=True):
         if right is not blocks[0][1]:
             right.sharex(blocks[0][1])
-        values = {name: _by_seed(name, found, metric, axis.scale) for name, found in methods.items()}
+        values = {name: _by_seed(name, found) for name, found in methods.items()}
         first = next(iter(values.values()))
         for row, (name, seeds) in enumerate(values.items()):
             colour = (colours or {}).get(name, COLOURS[row % len(COLOURS)])
@@ -246,16 +223,12 @@ def comparison(
         for axes in (left, right):
             axes.set_ylim(len(values) - 0.5, -0.5)
             axes.grid(visible=False, axis="y")
-            if axis.less:  # numbers of many digits
-                axes.locator_params(axis="x", nbins=3)
-    blocks[-1][0].set_xlabel(str(axis))
+    blocks[-1][0].set_xlabel("test accuracy (%)")
     only = baselines.pop() if len(baselines) == 1 else ""
     against = only if 0 < len(only) < 20 else "the first row"
-    less = f"difference from {against}\n({axis.apart}; less is better)"
-    difference = less if axis.less else f"gain over {against} ({axis.apart})"
-    blocks[-1][1].set_xlabel(difference)
+    blocks[-1][1].set_xlabel(f"gain over {against} (points)")
     found = [record for methods in panels.values() for group in methods.values() for record in group]
-    caption(figure, found, f"Dots: seeds. Bars: 95% intervals of the mean. {note}".strip())
+    caption(figure, found, "Dots: seeds. Bars: 95% intervals of the mean.")
     return figure
 
 
@@ -321,8 +294,8 @@ def counts(values: Mapping[str, Sequence[float]]) -> str:
     return f"n = {found[0]}" + (f" to {found[-1]}" if len(found) > 1 else "")
 
 
-def _by_seed(name: str, found: Sequence[Record], metric: str, scale: float) -> dict[int, float]:
-    values = {record.seed: scale * record.metrics[metric] for record in found}
+def _by_seed(name: str, found: Sequence[Record]) -> dict[int, float]:
+    values = {record.seed: points(record) for record in found}
     if not values or len(values) != len(found):
         raise ValueError(f"{name!r}: got seeds {[record.seed for record in found]}; takes at least one, each once")
     return values
@@ -336,27 +309,12 @@ def _row(axes: Axes, row: int, values: Sequence[float], colour: str) -> Summary:
     return result
 
 
-class _Axis(NamedTuple):
-    """How a metric is drawn: times ``scale``, in ``unit``, differences of it in ``apart``; whether less is better."""
-
-    label: str
-    scale: float = 1.0
-    unit: str = ""
-    apart: str = ""
-    less: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.label} ({self.unit})" if self.unit else self.label
-
-
-def _axis(metric: str) -> _Axis:
-    """Accuracies in percent, errors in thousandths, losses in nats; others as they are."""
-    words = metric.replace("_", " ")
-    if "accuracy" in metric:
-        return _Axis(words, 100.0, "%", "points")
-    if "error" in metric:
-        return _Axis(words, 1000.0, "thousandths", "thousandths", less=True)
-    return _Axis(words, 1.0, "nats", "nats", less=True) if "loss" in metric else _Axis(words, apart=words)
+def _unit(name: str) -> tuple[float, str]:
+    """What a curve is drawn times, and its label: accuracies in percent, losses in nats, others as they are."""
+    words = name.replace("_", " ")
+    if "accuracy" in name:
+        return 100.0, f"{words} (%)"
+    return 1.0, f"{words} (nats)" if "loss" in name else words
 
 
 def headline(figure: Figure, text: str, labels: Mapping[str, Artist] | None = None) -> None:
@@ -420,10 +378,15 @@ def sheet(
     axes.imshow(mosaic.numpy(), vmin=0, vmax=1)
     axes.set_xticks([i * (width + gap) + width / 2 - 0.5 for i in range(len(column_titles))], column_titles)
     axes.set_yticks([i * (height + gap) + height / 2 - 0.5 for i in range(len(row_titles))], row_titles)
+    bare(axes)
+    return figure
+
+
+def bare(axes: Axes) -> None:
+    """Axes of images: words above and beside them, without ticks, frame and grid."""
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
     axes.grid(visible=False)
-    return figure
 
 
 PLACES = {
@@ -627,10 +590,6 @@ def alternative(figure: Figure) -> str:
         or "; ".join(dict.fromkeys(title for title in titles if title != "over"))
     )
     return " ".join(text.split())
-
-
-def _array(values: Values) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

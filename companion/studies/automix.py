@@ -271,9 +271,9 @@ def _gains(
     return titled(figure, f"Significant gains{where}: {_ahead(panels, on=on)}")
 
 
-def accuracy(index: Index, studies: Sequence[Study] = SETS) -> Picture:
+def accuracy(index: Index) -> Picture:
     """Every method's gain over cross-entropy, a panel a data set."""
-    return _gains(_blocks(index, studies), " over cross-entropy")
+    return _gains(_blocks(index, SETS), " over cross-entropy")
 
 
 def networks(index: Index) -> Picture:
@@ -608,9 +608,7 @@ def zoo(index: Index) -> Picture:
     axes.add_patch(frame)
     axes.set_xticks([left + 48 for left in lefts], ZOO)
     axes.set_yticks([])
-    axes.tick_params(length=0, labeltop=True, labelbottom=False)
-    axes.spines[:].set_visible(False)
-    axes.grid(visible=False)
+    plots.bare(axes)
     ends = [row[1][1] for row in made.values()]
     message = f"Six ways to mix one pair: at λ = 0.5 the label gives the {names[0]} {min(ends):.0%} to {max(ends):.0%}"
     text = f"Bars: the label, the {names[0]}'s share in figures. Masks after {run.config['recipe']['epochs']} epochs on"
@@ -650,10 +648,8 @@ def masks_over_epochs(index: Index) -> Picture:
         width, height = rows[0].shape[1] / len(marks), rows[0].shape[0]
         axes.set_xticks([(k + 0.46) * width for k in range(len(marks))], [f"epoch {mark}" for mark in marks])
         axes.set_yticks([(k + 0.5) * height for k in range(len(SHOWN_LAMS))], [f"λ = {lam:g}" for lam in SHOWN_LAMS])
-        axes.tick_params(length=0, labeltop=True, labelbottom=False)
         axes.set_title("with the pipeline" if name == PICTURED.name else "one network", fontsize=9.5)
-        axes.spines[:].set_visible(False)
-        axes.grid(visible=False)
+        plots.bare(axes)
     text = f"{MASKS.title}, one seed. White: the image, black: its partner; beside each mask its mixture."
     return finish(figure, _message(found), [run for run, _ in found.values()], text)
 
@@ -933,9 +929,7 @@ def table(index: Index) -> str:
 
 
 FIGURES: dict[str, Callable[[Index], Picture]] = {
-    "accuracy": accuracy,
-    "accuracy_paper": partial(accuracy, studies=PAPER_SETTING),
-    **{draw.__name__: draw for draw in (equal_passes, networks, reliability, calibration, fgsm, corruption)},
+    **{draw.__name__: draw for draw in (accuracy, equal_passes, networks, reliability, calibration, fgsm, corruption)},
     **{draw.__name__: draw for draw in (ablation, mask_spread, alpha_and_stage)},
     **{draw.__name__: draw for draw in (zoo, masks_over_epochs, masks_follow, cams)},
 }

@@ -754,9 +754,7 @@ def _mosaic(axes: Axes, tiles: np.ndarray, columns: Sequence[str]) -> None:
     axes.imshow(mosaic, cmap="gray", vmin=0, vmax=255)
     axes.set_xticks([side * column + side / 2 - 1.5 for column in range(len(columns))], columns, fontsize=7)
     axes.set_yticks([])
-    axes.tick_params(length=0, labeltop=True, labelbottom=False)
-    axes.spines[:].set_visible(False)
-    axes.grid(visible=False)
+    plots.bare(axes)
 
 
 @styled

@@ -362,10 +362,8 @@ def digits(index: Index) -> Picture:
         words = "DA: {}\nSLA: {}".format(*(int(each[name][rows[row], column]) for name in ("DA", "SLA")))
         left.text(34 * column + 17, 44 * row + 30, words, ha="center", va="top", fontsize=9)
     left.set_xticks([34 * column + 16.5 for column in range(4)], ["0°", "90°", "180°", "270°"])
-    left.tick_params(length=0, labeltop=True, labelbottom=False)
     left.set_yticks([])
-    left.spines[:].set_visible(False)
-    left.grid(visible=False)
+    plots.bare(left)
 
     def score(run: Record) -> float:
         return 50 * (run.class_accuracy[6] + run.class_accuracy[9])
@@ -590,8 +588,5 @@ def method_diagram() -> Picture:
 
 
 FIGURES: dict[str, Callable[[Index], Picture]] = {
-    **{
-        draw.__name__: draw
-        for draw in (digits, accuracy, accuracy_all, longer_training, inference, transforms, imbalance)
-    },
+    draw.__name__: draw for draw in (digits, accuracy, accuracy_all, longer_training, inference, transforms, imbalance)
 }
