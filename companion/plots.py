@@ -12,7 +12,6 @@ import inspect
 import io
 import math
 import os
-import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -76,7 +75,7 @@ def png(figure: Figure) -> bytes:
     A drawing is stored in 64 colours, a third of the size, where all that it loses is the smoothing of edges: a patch
     whose colour would change, as bands that lie over each other do, keeps all of its colours, and so do images.
     """
-    stored = Image.open(io.BytesIO(_render(figure, "png", {"Software": None}))).convert("RGB")
+    stored = Image.open(io.BytesIO(_render(figure))).convert("RGB")
     if not any(axes.images for axes in figure.axes):
         few = stored.quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         stored = stored if _patches_differ(few, stored) else few
@@ -93,38 +92,21 @@ def _patches_differ(one: Image.Image, other: Image.Image, most: int = 8, size: i
     return bool(squares.all((2, 3)).any())
 
 
-def svg(figure: Figure) -> bytes:
-    """The figure as an SVG file, with no date in it and a fixed salt for its identifiers.
-
-    Places are given to a hundredth of a point, not to a millionth, and lines are not indented: two thirds of the size.
-    """
-    drawn = _render(figure, "svg", {"Date": None, "Creator": None})
-    places = re.compile(rb' (?:d|x|y|transform)="[^"]*"')
-    return re.sub(rb"\n +", b"\n", places.sub(lambda part: re.sub(rb"(\.\d\d)\d+", rb"\1", part[0]), drawn))
-
-
-def _render(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
+def _render(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    with matplotlib.style.context(STYLE):  # fonts, dpi and salt are looked up when it is drawn
+    with matplotlib.style.context(STYLE):  # fonts and dpi are looked up when it is drawn
         if figure.get_layout_engine() is not None:
             for _ in range(2):  # after one drawing a sheet's row titles are still cut off
                 figure.draw_without_rendering()
             # the layout would move a little at every further drawing: never again
             figure.set_layout_engine("none")
-        figure.savefig(buffer, format=kind, metadata=metadata)
+        figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
-def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
-    """Write ``folder/name.png`` and ``folder/name.svg``; a file there is replaced by a whole one or stays.
-
-    A figure of images, or of points by the thousand that are drawn as one (``rasterized``), has no SVG: it would hold
-    the same pixels, at several times the size.
-    """
-    content = {"png": png(figure)}
-    if not any(axes.images or any(line.get_rasterized() for line in axes.lines) for axes in figure.axes):
-        content["svg"] = svg(figure)  # both drawn before the first is written
-    return [write_whole(Path(folder) / f"{name}.{kind}", data) for kind, data in content.items()]
+def save(figure: Figure, folder: str | Path, name: str) -> Path:
+    """Write ``folder/name.png``; a file there is replaced by a whole one or stays."""
+    return write_whole(Path(folder) / f"{name}.png", png(figure))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -87,10 +87,7 @@ class Index:
         Raises NothingToDraw, saying what a figure ``needs``, where there is none.
         """
         found = {study.title: self.by_arm(study, arms) for study in studies}
-        found = {title: by_arm for title, by_arm in found.items() if len(by_arm) > 1}
-        if not found:
-            raise NothingToDraw(needs)
-        return found
+        return needed({title: by_arm for title, by_arm in found.items() if len(by_arm) > 1}, needs)
 
 
 @cache

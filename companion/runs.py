@@ -236,7 +236,7 @@ class Run:
         record.config["judge"] = {"name": judged.name, **judged.settings, "digest": judged.digest}
         with record.measuring("quality"):
             record.metrics |= quality.augmented(players) | quality.real_images()
-            arrays = quality.pictures(players) if self.seed == 0 or frames is not None else {}
+            arrays = _pictures(players, quality) if self.seed == 0 or frames is not None else {}
             if frames is not None:
                 training = {"training": dataset.train.images[:8].cpu().numpy()}
                 arrays |= training | {"frames": frames.whole(), "between": _between(players)}
@@ -269,6 +269,13 @@ class _Frames:
         """All frames, uint8 (measurements + 1, codes, channels, H, W); their file is not needed any more."""
         self.path.unlink(missing_ok=True)
         return np.stack(self.images)
+
+
+def _pictures(players: gans.Players, quality: gans.Quality, count: int = 8) -> dict[str, np.ndarray]:
+    """The first samples, uint8 (count, channels, H, W), and of each the nearest image of all it was trained on."""
+    samples = quality.samples(players)[:count]
+    rows = gans.nearest(samples, quality.train.floats()).rows[:, 0]
+    return {"samples": _as_bytes(samples), "nearest": quality.train.images[rows].cpu().numpy()}
 
 
 def _between(players: gan.GAN, steps: int = 8) -> np.ndarray:

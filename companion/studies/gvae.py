@@ -595,7 +595,7 @@ def plane(index: Index) -> Picture:
         for axes, (title, (_, group, words)) in zip(line, GROUPS.items(), strict=True):
             label = group(arrays["labels"])
             for value, word in enumerate(words):
-                style = {"color": COLOURS[value], "markersize": 2.5, "alpha": 0.5, "label": word, "rasterized": True}
+                style = {"color": COLOURS[value], "markersize": 2.5, "alpha": 0.5, "label": word}
                 axes.plot(*arrays["plane"][label == value].T, "o", **style)
             axes.set_title(f"{name}, {title}", fontsize=9)
             if name == "VAE":
@@ -677,7 +677,7 @@ def opening(index: Index) -> Picture:
     figure, grid = plots.panels(6.2, 2, 2, height_ratios=(2.9, 2.5))
     for axes, below, (name, (run, arrays)) in zip(*grid, shown.items(), strict=True):
         for label, colour in enumerate(COLOURS[:6]):  # one colour a class, chosen by number
-            style: dict[str, Any] = {"color": colour, "markersize": 3.5, "alpha": 0.8, "rasterized": True}
+            style: dict[str, Any] = {"color": colour, "markersize": 3.5, "alpha": 0.8}
             points = arrays["plane"][arrays["labels"] == label]
             if len(points):
                 axes.plot(*points.T, "o", label=sources.FASHION[label], **style)
@@ -863,7 +863,7 @@ def author_plane(index: Index) -> Picture:
         points = arrays[key]
         apart.append(codes.separation(torch.from_numpy(points), torch.from_numpy(arrays["labels"]).long()))
         for label, name in enumerate(sources.FACES):
-            style = {"color": COLOURS[label], "markersize": 3, "alpha": 0.6, "label": name, "rasterized": True}
+            style = {"color": COLOURS[label], "markersize": 3, "alpha": 0.6, "label": name}
             axes.plot(*points[arrays["labels"] == label][:150].T, "o", **style)
         axes.set(xlabel="first coordinate", ylabel="second coordinate")
         axes.set_title(title)
