@@ -30,7 +30,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 from torch import Tensor
 
-from companion.stats import Summary, points, summary
+from companion.stats import Summary, gains, points, summary
 from semaug.core.files import write_whole
 from semaug.training.record import Record
 
@@ -186,24 +186,23 @@ def comparison(
     for (left, right), title, methods in zip(blocks, titles, panels.values(), strict=True):
         if right is not blocks[0][1]:
             right.sharex(blocks[0][1])
-        values = {name: _by_seed(name, found) for name, found in methods.items()}
-        first = next(iter(values.values()))
-        for row, (name, seeds) in enumerate(values.items()):
+        first = next(iter(methods.values()))
+        for row, (name, runs) in enumerate(methods.items()):
             colour = (colours or {}).get(name, COLOURS[row % len(COLOURS)])
-            _row(left, row, list(seeds.values()), colour)
-            common = sorted(seeds.keys() & first.keys())
-            if row and common:
-                result = _row(right, row, [seeds[seed] - first[seed] for seed in common], colour)
+            _row(left, row, [*map(points, runs)], colour, capsize=3, linewidth=1.6)
+            gained = gains(runs, first)
+            if row and gained:
+                result = _row(right, row, gained, colour, capsize=3, linewidth=1.6)
                 half = f" ± {result.half_width:.2f}" if result.n > 2 else ""
                 where = ("axes fraction", "data")
                 text = f"{round(result.mean, 2) + 0:+.2f}{half}".replace("-", "\N{MINUS SIGN}")  # + 0: no minus zero
                 right.annotate(text, (1.03, row), xycoords=where, va="center", fontsize=9)
-        left.set_yticks(range(len(values)), [f"{name} (n = {len(seeds)})" for name, seeds in values.items()])
-        right.set_yticks(range(len(values)), [])
+        left.set_yticks(range(len(methods)), [f"{name} (n = {len(runs)})" for name, runs in methods.items()])
+        right.set_yticks(range(len(methods)), [])
         right.axvline(0, color=GREY, linewidth=1)
         left.set_title(title)
         for axes in (left, right):
-            axes.set_ylim(len(values) - 0.5, -0.5)
+            axes.set_ylim(len(methods) - 0.5, -0.5)
             axes.grid(visible=False, axis="y")
     blocks[-1][0].set_xlabel("test accuracy (%)")
     only = baselines.pop() if len(baselines) == 1 else ""
@@ -260,11 +259,7 @@ def differences(axes: Axes, values: Mapping[str, Sequence[float]], rows: Mapping
     for row, (name, (colour, filled)) in enumerate(rows.items()):
         seeds = values.get(name)
         if seeds:
-            result = summary(seeds)
-            axes.plot(seeds, [row + 0.3] * len(seeds), "o", color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
-            half, face = result.half_width if result.n > 2 else 0.0, colour if filled else "white"
-            style: dict[str, Any] = {"fmt": "D", "color": colour, "mfc": face, "markersize": 5, "capsize": 2.5}
-            axes.errorbar(result.mean, row, xerr=half, **style)
+            _row(axes, row, seeds, colour, (0.3, 3), mfc=colour if filled else "white", capsize=2.5)
     axes.axvline(0, color=GREY, linewidth=1)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
@@ -276,18 +271,14 @@ def counts(values: Mapping[str, Sequence[float]]) -> str:
     return f"n = {found[0]}" + (f" to {found[-1]}" if len(found) > 1 else "")
 
 
-def _by_seed(name: str, found: Sequence[Record]) -> dict[int, float]:
-    values = {record.seed: points(record) for record in found}
-    if not values or len(values) != len(found):
-        raise ValueError(f"{name!r}: got seeds {[record.seed for record in found]}; takes at least one, each once")
-    return values
-
-
-def _row(axes: Axes, row: int, values: Sequence[float], colour: str) -> Summary:
-    result = summary(values)
-    axes.plot(values, [row + 0.24] * len(values), "o", color=colour, alpha=0.35, markersize=4, markeredgewidth=0)
+def _row(
+    axes: Axes, row: int, values: Sequence[float], colour: str, dots: tuple[float, float] = (0.24, 4), **style: Any
+) -> Summary:
+    """The mean of values with its interval, and below it a dot each; dots: how far below, and their size."""
+    result, (below, size) = summary(values), dots
+    axes.plot(values, [row + below] * len(values), "o", color=colour, alpha=0.35, markersize=size, markeredgewidth=0)
     half = result.half_width if result.n > 2 else 0.0
-    axes.errorbar(result.mean, row, xerr=half, fmt="D", color=colour, markersize=5, capsize=3, linewidth=1.6)
+    axes.errorbar(result.mean, row, xerr=half, fmt="D", color=colour, markersize=5, **style)
     return result
 
 

@@ -51,11 +51,8 @@ def _autoencoder(**options: Any) -> Builder:
 
 NETWORKS: dict[str, Builder] = {
     "small": _network(networks.small),
-    "resnet20": _network(networks.resnet, depth=20),
     "resnet32": _network(networks.resnet, depth=32),
-    "resnet110": _network(networks.resnet, depth=110),
     "resnet18": _network(networks.resnet18),
-    "wrn-28-10": _network(networks.wide_resnet, depth=28, width=10, dropout=0.3),
     "resnext50": _network(networks.resnext),
     "vit": _network(networks.vit),
     "resnet9": _network(networks.resnet9),

@@ -23,34 +23,8 @@ import torch
 from jaxtyping import Float
 
 from companion import masks, plots
-from companion.plots import (
-    BLUE,
-    CYAN,
-    GREEN,
-    GREY,
-    PURPLE,
-    RED,
-    YELLOW,
-    Picture,
-    draw_arrow,
-    draw_box,
-    finish,
-    headline,
-    styled,
-    titled,
-)
-from companion.records import (
-    Blocks,
-    ByArm,
-    Index,
-    gained,
-    markdown,
-    metric,
-    needed,
-    on_common_seeds,
-    pictures,
-    runs_of,
-)
+from companion.plots import BLUE, CYAN, GREEN, GREY, PURPLE, RED, YELLOW, Picture, finish, styled, titled
+from companion.records import Blocks, ByArm, Index, gained, markdown, metric, needed, on_common_seeds, pictures, runs_of
 from companion.stats import gains, points, summary
 from companion.studies import Arm, Measured, NothingToDraw, Setting, Study
 from semaug.data.sets import Data
@@ -586,8 +560,7 @@ def zoo(index: Index) -> Picture:
     run, arrays = kept(index)[PICTURED.name]
     names = ["car" if name == "automobile" else str(name) for name in arrays["names"][0]]
     made = {name: [mixture(name, arrays, 0, lam) for lam in ZOO_LAMS] for name in ZOO}
-    figure = Picture(figsize=(7.5, 4.4))
-    axes = figure.add_subplot()
+    figure, ((axes,),) = plots.panels(4.4, 1, 1)
     photographs = (torch.tensor(image).float() / 255 for image in arrays["pairs"][0])
     image, partner = (_bared(photograph, share) for photograph, share in zip(photographs, (1.0, 0.0), strict=True))
     blank = np.ones_like(image)
@@ -634,8 +607,7 @@ def masks_over_epochs(index: Index) -> Picture:
     found, pair = kept(index), 0
     epochs = found[PICTURED.name][1]["masks"].shape[0]
     marks = sorted({1, max(1, epochs // 3), epochs})
-    figure = Picture(figsize=(7.5, 2.9))
-    grid = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
+    figure, (grid,) = plots.panels(2.9, 1, len(found), sharey=True)
     for axes, (name, (_, arrays)) in zip(grid, found.items(), strict=True):
         rows = []
         for lam in SHOWN_LAMS:
@@ -737,29 +709,29 @@ def cams(index: Index) -> Picture:
 @styled
 def loops_diagram() -> Picture:
     """Offline mixing and the closed loop, side by side."""
-    figure = Picture(figsize=(7.5, 2.7))
-    for axes, closed in zip(figure.subplots(1, 2), (False, True), strict=True):
+    figure, (panels,) = plots.panels(2.7, 1, 2)
+    for axes, closed in zip(panels, (False, True), strict=True):
         axes.set(xlim=(0, 52), ylim=(0, 27), title="closed loop: AutoMix" if closed else "offline: mixup, CutMix")
         axes.axis("off")
         maker = ("Mix Block\n$\\varphi$", RED, "#FDECEE") if closed else ("a fixed\nrule", "#555555", "white")
         boxes = ((5, "images"), (19, maker[0]), (33, "classifier\n$\\theta$"), (46, "loss"))
         for x, text in boxes:
             edge, face = maker[1:] if x == 19 else (BLUE, "#EAF0F7") if x == 33 else ("#555555", "white")
-            draw_box(axes, (x, 15), (8.6 if x in (5, 46) else 10, 6), text, edge, face)
+            plots.draw_box(axes, (x, 15), (8.6 if x in (5, 46) else 10, 6), text, edge, face)
         for start, end in ((9.3, 14), (24, 28), (38, 41.7)):
-            draw_arrow(axes, (start, 15 + closed), (end, 15 + closed), "#555555")
+            plots.draw_arrow(axes, (start, 15 + closed), (end, 15 + closed), "#555555")
         axes.plot([46, 46, 33], [12, 6.5, 6.5], color=BLUE, linewidth=1.3)
-        draw_arrow(axes, (33, 6.5), (33, 12), BLUE)
+        plots.draw_arrow(axes, (33, 6.5), (33, 12), BLUE)
         axes.text(40, 7.3, "gradient", fontsize=8, ha="center", color=BLUE)
         if closed:
             for start, end in ((41.7, 38), (28, 24)):
-                draw_arrow(axes, (start, 13.5), (end, 13.5), RED)
+                plots.draw_arrow(axes, (start, 13.5), (end, 13.5), RED)
             words = "gradient to the block, through the classifier\n(section 5: through a copy)"
             axes.text(32, 1.0, words, fontsize=8, ha="center", color=RED)
             axes.plot([33, 33, 19], [18, 23, 23], color="#555555", linewidth=1.3)
-            draw_arrow(axes, (19, 23), (19, 18), "#555555")
+            plots.draw_arrow(axes, (19, 23), (19, 18), "#555555")
             axes.text(26, 24, "maps", fontsize=8, ha="center")
-    headline(figure, "In the closed loop the loss also teaches what makes the mixtures")
+    plots.headline(figure, "In the closed loop the loss also teaches what makes the mixtures")
     return figure
 
 
@@ -779,18 +751,18 @@ def block_diagram() -> Picture:
         ((57, 8), (10, 6), "upsample\n8 → 32", (grey, soft)),
         ((69.5, 8), (9, 6), "σ: $s_{1-λ}$", (grey, soft)),
     ):
-        draw_box(axes, centre, size, text, *colours)
+        plots.draw_box(axes, centre, size, text, *colours)
     for start, end in (
         ((13, 19), (17.5, 19)), ((13, 8), (17.5, 10)), ((13, 6), (17.5, 4)), ((24.5, 19), (29, 16)),
         ((24.5, 10), (29, 14)), ((24.5, 4), (43.5, 7)), ((39, 15), (43.5, 9.5)), ((48.5, 8), (52, 8)),
         ((62, 8), (65, 8)),
     ):  # fmt: skip
-        draw_arrow(axes, start, end, grey)
+        plots.draw_arrow(axes, start, end, grey)
     axes.text(25, 22.3, "query", fontsize=8)
     axes.text(27.4, 10.2, "key", fontsize=8)
     axes.text(30, 3.2, "value, one number a place", fontsize=8)
     axes.text(69.5, 13, "$s_λ = 1 - s_{1-λ}$", fontsize=9, ha="center")
-    headline(figure, "The Mix Block: cross-attention from the places of an image to those of its partner")
+    plots.headline(figure, "The Mix Block: cross-attention from the places of an image to those of its partner")
     return figure
 
 
@@ -814,27 +786,27 @@ def pipeline_diagram() -> Picture:
         ((69, 13), (11, 4.6), "MCE of $\\tilde{x}$", blue),
         ((69, 6), (11, 4.6), "CE of $x$", blue),
     ):
-        draw_box(axes, centre, size, text, *colours)
+        plots.draw_box(axes, centre, size, text, *colours)
     for start, end in (
         ((8, 19), (11, 19)), ((19, 19), (22, 19)), ((28, 19), (31, 19)), ((38.5, 22), (42.5, 27.5)),
         ((38, 16), (42.5, 13)), ((49.5, 28), (53, 28)), ((60, 28), (63.5, 28)), ((49.5, 13), (52.5, 13)),
         ((60.5, 14), (63.5, 14)), ((60.5, 7), (63.5, 7)), ((32.5, 22), (28, 26.7)),
     ):  # fmt: skip
-        draw_arrow(axes, start, end, grey)
+        plots.draw_arrow(axes, start, end, grey)
     axes.plot([4.5, 4.5], [16.5, 6], color=grey, linewidth=1.3)
-    draw_arrow(axes, (4.5, 6), (52.5, 6), grey)
+    plots.draw_arrow(axes, (4.5, 6), (52.5, 6), grey)
     axes.text(20, 7, "the images themselves", fontsize=8)
     back = ((63.5, 60, 30.5, 30.5), (53, 49.5, 30.5, 30.5), (42.5, 36, 30.5, 22), (30.5, 34.5, 26.7, 22))
     for right, left, high, low in back:
-        draw_arrow(axes, (right, high), (left, low), RED)
+        plots.draw_arrow(axes, (right, high), (left, low), RED)
     axes.text(56.5, 33.3, "gradient through $k$, none on its weights", fontsize=8, ha="center", color=RED)
     for y in (12, 5):
-        draw_arrow(axes, (63.5, y), (60.5, y), BLUE)
+        plots.draw_arrow(axes, (63.5, y), (60.5, y), BLUE)
     axes.plot([40.2, 40.2], [12.6, 16.6], color="black", linewidth=2)
     axes.text(39.5, 11, "no gradient", fontsize=8, ha="right")
-    draw_arrow(axes, (56.5, 16), (56.5, 26), grey, "--")
+    plots.draw_arrow(axes, (56.5, 16), (56.5, 26), grey, "--")
     axes.text(57.4, 20.5, "average\nover steps", fontsize=8, va="center")
-    headline(figure, "Red losses train the block, blue ones the classifier; no loss moves the gray copy")
+    plots.headline(figure, "Red losses train the block, blue ones the classifier; no loss moves the gray copy")
     return figure
 
 

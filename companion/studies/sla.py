@@ -125,7 +125,7 @@ MNIST = _study("mnist", "MNIST, 1,000 images", PLAIN, (*ROTATED, *ALONE), 0.3, t
 CIFAR = _study("cifar10", "CIFAR-10, 2,000 images", CROP, PHOTOS, 0.8, train_size=2000)
 CLOTHING, MNIST = replace(CLOTHING, pictures=_answers(6)), replace(MNIST, pictures=_answers(6, 9))
 OF_FEW = {"name": "mnist", "validation": 0.02, "train_size": 300, "test_size": 5000}
-FEW = _study("mnist-300", "MNIST, 300 images", FEWER, LONGER, 0.1, **OF_FEW)
+FEW = replace(_study("mnist-300", "MNIST, 300 images", FEWER, LONGER, 0.1, **OF_FEW), seeds=3)
 MANY_STEPS = replace(
     FEW,
     name="mnist-300-long",
@@ -133,7 +133,6 @@ MANY_STEPS = replace(
     recipe=replace(FEWER, epochs=60, evaluate_every=15),
     seconds=6 * FEW.seconds,
 )
-FEW, MANY_STEPS = replace(FEW, seeds=3), replace(MANY_STEPS, seeds=3)
 GENERATED = _study("shapes", "shapes, 1,000 images", PLAIN, SHAPES, 0.4, train_size=1000)
 SETS = (
     CLOTHING,
@@ -349,8 +348,7 @@ def digits(index: Index) -> Picture:
     needed(found if len(found) == len(names) else {}, f"{', '.join(names)} on MNIST")
     target, each = drawn["SLA"]["target"], {name: arrays["each"].argmax(-1) for name, arrays in drawn.items()}
     swapped = {name: said[:, 0] == 15 - target for name, said in each.items()}
-    figure = Picture(figsize=(7.5, 3.5))
-    left, right = figure.subplots(1, 2, width_ratios=(1.4, 1))
+    figure, ((left, right),) = plots.panels(3.5, 1, 2, width_ratios=(1.4, 1))
     rows = []
     for digit in (6, 9):  # where DA errs by the other digit in most views, the upright one among them, and SLA in none
         best = swapped["DA"] * 8 + (each["DA"] == 15 - digit).sum(1) + 4 * (each["SLA"] == digit).all(1)
@@ -415,8 +413,8 @@ def _sides(found: Mapping[str, ByArm]) -> dict[str, tuple[str, int]]:
 def _over_cross_entropy(index: Index, studies: Iterable[Study]) -> Picture:
     """Methods on views against cross-entropy with as many passes in training, a row a study, on one axis."""
     found = needed(_at_equal_passes(index, studies), f"an objective on views beside {EQUAL}")
-    figure = Picture(figsize=(7.5, 1.9 + 0.78 * len(found)))
-    axes, labels, marks = figure.add_subplot(), [], dict[str, Any]()
+    figure, ((axes,),) = plots.panels(1.9 + 0.78 * len(found), 1, 1)
+    labels, marks = [], dict[str, Any]()
     for row, by_arm in enumerate(found.values()):
         images, length = described(by_arm["SLA+AG"][0]).rsplit(", ", 1)
         labels.append(f"{images}\n{length} ({steps(by_arm[EQUAL][0]):,})")
@@ -555,13 +553,12 @@ def imbalance(index: Index) -> Picture:
 @styled
 def method_diagram() -> Picture:
     """SLA in three panels: one joint label a view, the aggregate of the views, and its distillation."""
-    figure = Picture(figsize=(7.5, 3.2))
+    figure, (panels,) = plots.panels(3.2, 1, 3)
     figure.set_label(
         "SLA in three panels: one label for class and turn; four answers averaged; a head that learns the average"
     )
     grey, red, blue = ("#555555", "white"), (RED, "#FDECEE"), (BLUE, "#EAF0F7")
     titles = ("1 · a label of $C \\cdot M$", "2 · the aggregate (SLA+AG)", "3 · distillation (SLA+SD)")
-    panels = figure.subplots(1, 3)
     for axes, title in zip(panels, titles, strict=True):
         axes.set(xlim=(0, 24), ylim=(0, 24), title=title)
         axes.axis("off")
