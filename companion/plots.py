@@ -14,7 +14,7 @@ import math
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Literal, ParamSpec
 
@@ -265,7 +265,7 @@ def differences(axes: Axes, values: Mapping[str, Sequence[float]], rows: Mapping
     axes.grid(visible=False, axis="y")
 
 
-def counts(values: Mapping[str, Sequence[float]]) -> str:
+def counts(values: Mapping[str, Sized]) -> str:
     """Over how many seeds the rows of a panel are: 'n = 3', 'n = 2 to 3'."""
     found = sorted({len(each) for each in values.values()})
     return f"n = {found[0]}" + (f" to {found[-1]}" if len(found) > 1 else "")
@@ -590,8 +590,3 @@ def finish(
     headline(figure, message, labels)
     caption(figure, shown, text)
     return figure
-
-
-def seeds_of(by_arm: Mapping[str, Sequence[Record]]) -> str:
-    """Over how many seeds the arms of a panel are: 'n = 3', 'n = 2 to 3'."""
-    return counts({name: [run.seed for run in runs] for name, runs in by_arm.items()})

@@ -169,6 +169,20 @@ Blocks = Mapping[str, Mapping[str, Sequence[Record]]]
 """Records by title of the study and arm."""
 
 
+Pictured = dict[str, tuple[Record, dict[str, np.ndarray]]]
+"""By arm a run, and the arrays beside its record."""
+
+
+def pictured(notebook: str, by_arm: Mapping[str, Sequence[Record]]) -> Pictured:
+    """By arm the first run of a notebook that has arrays beside its record, and these."""
+    found: Pictured = {}
+    for name, runs in by_arm.items():
+        for run in runs:
+            if name not in found and (arrays := pictures(notebook, run)):
+                found[name] = run, arrays
+    return found
+
+
 def needed(found: Found, needs: str) -> Found:
     """What was found; raises NothingToDraw, saying what a figure ``needs``, where that is nothing."""
     if not found:

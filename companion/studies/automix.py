@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from companion import masks, plots
+from companion import masks, plots, records
 from companion.plots import BLUE, CYAN, GREEN, GREY, PURPLE, RED, YELLOW, Picture, finish, styled, titled
-from companion.records import Blocks, ByArm, Index, gained, markdown, metric, needed, on_common_seeds, pictures, runs_of
+from companion.records import Blocks, ByArm, Index, Pictured, gained, metric, needed, on_common_seeds, runs_of
 from companion.stats import gains, points, summary
 from companion.studies import Arm, Measured, NothingToDraw, Setting, Study
 from semaug.data.sets import Data
@@ -489,9 +489,6 @@ def alpha_and_stage(index: Index) -> Picture:
 # ---------------------------------------------------------------------------------------------------------------------
 # Pictures of one seed: the zoo in colour, masks over ratio and training, class activation maps
 
-Kept = dict[str, tuple[Record, dict[str, np.ndarray]]]
-"""By arm a run of one seed, and the arrays beside its record."""
-
 FIRST, SECOND = RED, BLUE
 """Colours of the two images of a pair in the bars of their labels."""
 
@@ -501,10 +498,9 @@ CENTRE = (12, 20)
 """Row and column of the centre of the boxes in the zoo, the same for all."""
 
 
-def kept(index: Index, study: Study = MASKS) -> Kept:
+def kept(index: Index, study: Study = MASKS) -> Pictured:
     """By arm the run of seed 0 and its arrays; raises NothingToDraw without the study's baseline."""
-    runs = {arm.name: run for arm in study.arms for run in index.of(study, arm)[:1]}
-    found = {name: (run, arrays) for name, run in runs.items() if (arrays := pictures(NOTEBOOK, run))}
+    found = records.pictured(NOTEBOOK, index.by_arm(study))
     return found if study.baseline.name in found else needed({}, f"arrays of {study.baseline.name} on {study.title}")
 
 
@@ -637,7 +633,7 @@ def _framed(tile: np.ndarray, right: int = 6) -> np.ndarray:
     return np.pad(tile, ((0, 6), (0, right), (0, 0)), constant_values=1)
 
 
-def _message(found: Kept) -> str:
+def _message(found: Pictured) -> str:
     """What the masks do with the ratio, in the runs that are there."""
     rises = {name: rise(run) for name, (run, _) in found.items()}
     if len(rises) < 2:
@@ -812,7 +808,7 @@ def pipeline_diagram() -> Picture:
 
 @styled
 def _frame(
-    figure: Picture, found: Kept, shown: Sequence[tuple[str, float]], pairs: Sequence[int], title: str
+    figure: Picture, found: Pictured, shown: Sequence[tuple[str, float]], pairs: Sequence[int], title: str
 ) -> Picture:
     """Pairs, and for each arm and ratio of ``shown`` mask and mixture, drawn anew into a figure."""
     figure.clear()
@@ -848,7 +844,7 @@ def _large(image: torch.Tensor, side: int = 96) -> np.ndarray:
 
 
 def over_lambda(
-    found: Kept, lams: Sequence[float] = masks.LAMS[1::2], pairs: Sequence[int] = (0, 1, 2)
+    found: Pictured, lams: Sequence[float] = masks.LAMS[1::2], pairs: Sequence[int] = (0, 1, 2)
 ) -> Iterator[Picture]:
     """The frames of a moving picture: masks and mixtures over the ratio, after training.
 
@@ -896,7 +892,7 @@ def table(index: Index) -> str:
         where = f"profile {first.profile}, {first.environment.get('device', 'unknown device')}"
         spread = "mean ± 95% interval" if len(seeds) > 2 else "mean"
         head = f"**{title}**: {spread}, n = {len(seeds)}; {where}."
-        parts.append(f"{head}\n\n{markdown(['method', *COLUMNS, 'passes'], rows)}")
+        parts.append(f"{head}\n\n{records.markdown(['method', *COLUMNS, 'passes'], rows)}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -7,7 +7,7 @@ what the source proposes the method for: images that a classifier is trained on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from companion import plots
 from companion.plots import COLOURS, CYAN, GREEN, GREY, PURPLE, RED, YELLOW, Picture, finish, styled, titled
-from companion.records import ByArm, Index, gained, markdown, metric, needed, pictures, runs_of
+from companion.records import ByArm, Index, Pictured, gained, markdown, metric, needed, pictured, pictures, runs_of
 from companion.stats import Summary, gains, summary
 from companion.studies import Arm, Measured, NothingToDraw, Setting, Study
 from semaug.data import shapes, sources
@@ -471,7 +471,7 @@ def movement(index: Index) -> Picture:
                     moved, share = (_measured(run, prefix, part) for part in ("movement", "consistency"))
                     label = name if number == 0 and not prefix else None
                     axes.plot(moved, 100 * share, style, label=label, color=COLOUR[name], alpha=0.7, markersize=4)
-        axes.set_title(f"{title}\n{plots.seeds_of(by_arm)}", fontsize=9)
+        axes.set_title(f"{title}\n{plots.counts(by_arm)}", fontsize=9)
         axes.set_xlabel("movement", fontsize=9)
     for axes in panels[: len(blocks) : 3]:
         axes.set_ylabel(f"{CONSISTENCY} (%)")
@@ -515,25 +515,13 @@ def augmented(index: Index) -> Picture:
 # ---------------------------------------------------------------------------------------------------------------------
 # Figures of what lies beside the records of seed 0
 
-Shown = dict[str, tuple[Record, dict[str, np.ndarray]]]
 
-
-def _pictured(by_arm: Mapping[str, Sequence[Record]]) -> Shown:
-    """By arm the first run that has pictures, and these."""
-    found: Shown = {}
-    for name, runs in by_arm.items():
-        for run in runs:
-            if name not in found and (arrays := pictures(NOTEBOOK, run)):
-                found[name] = run, arrays
-    return found
-
-
-def _first(index: Index, studies: Sequence[Study]) -> tuple[Study, Shown]:
-    """The first of these studies that has pictures of VAE and G-VAE, and these."""
+def _first(index: Index, studies: Sequence[Study]) -> Pictured:
+    """Of the first of these studies that has pictures of VAE and G-VAE."""
     for study in studies:
-        shown = _pictured(index.by_arm(study, _usual(study)))
+        shown = pictured(NOTEBOOK, index.by_arm(study, _usual(study)))
         if {"VAE", "G-VAE"} <= shown.keys():
-            return study, shown
+            return shown
     raise NothingToDraw(f"traversals of VAE and G-VAE on {' or '.join(study.title for study in studies)}")
 
 
@@ -545,7 +533,7 @@ def scales(index: Index) -> str:
     """
     head, rows = ["", *(f"{what}, {name}" for what in ("scale", "σ over spread") for name in ("VAE", "G-VAE"))], []
     for study in LEARNING:
-        shown, found = _pictured(index.by_arm(study, ["VAE", "G-VAE"])), []
+        shown, found = pictured(NOTEBOOK, index.by_arm(study, ["VAE", "G-VAE"])), []
         for run, arrays in shown.values():
             latent = int(run.config["network"].split("latent=")[1].split(",")[0])
             spread = float(arrays["plane"][:, 0].var() / arrays["share"][0]) / latent
@@ -588,7 +576,7 @@ def separations(index: Index) -> dict[str, dict[str, dict[int, float]]]:
 @styled
 def plane(index: Index) -> Picture:
     """Mean codes of unseen faces in their first two principal components: by gender, by smile, all four classes."""
-    _, shown = _first(index, (FACES, CELEBA))
+    shown = _first(index, (FACES, CELEBA))
     figure, grid = plots.panels(5.2, 2, 3, sharex="row", sharey="row")
     for line, name in zip(grid, ("G-VAE", "VAE"), strict=True):
         arrays = shown[name][1]
@@ -613,7 +601,7 @@ def plane(index: Index) -> Picture:
 @styled
 def factors(index: Index) -> Picture:
     """Which known factor of the generated shapes each coordinate moves: mean cosine, the largest deviation first."""
-    _, shown = _first(index, (SHAPES,))
+    shown = _first(index, (SHAPES,))
     figure, grid = plots.panels(0.8 + 1.7 * len(shown), len(shown), 1)
     for axes, (name, (_, arrays)) in zip(grid[:, 0], shown.items(), strict=True):
         order = np.argsort(-arrays["deviation"])
@@ -673,7 +661,7 @@ FACE = 5
 def opening(index: Index) -> Picture:
     """Codes of two coordinates of unseen garments of six classes; below them four garments moved by ±3σ."""
     by_arm = needed(index.by_arm(PLANE, ["VAE", "G-VAE"]), f"the study {PLANE.name}")
-    shown = _pictured(by_arm)
+    shown = pictured(NOTEBOOK, by_arm)
     figure, grid = plots.panels(6.2, 2, 2, height_ratios=(2.9, 2.5))
     for axes, below, (name, (run, arrays)) in zip(*grid, shown.items(), strict=True):
         for label, colour in enumerate(COLOURS[:6]):  # one colour a class, chosen by number

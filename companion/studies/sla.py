@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from companion import plots
-from companion.plots import BLUE, GREEN, GREY, PURPLE, RED, YELLOW, Picture, band, finish, seeds_of, styled, titled
+from companion.plots import BLUE, GREEN, GREY, PURPLE, RED, YELLOW, Picture, band, counts, finish, styled, titled
 from companion.records import ByArm, Index, by_frequency, committed, markdown, needed, pictures, runs_of
 from companion.stats import Summary, gains, summary
 from companion.studies import Arm, Setting, Study
@@ -382,7 +382,7 @@ def digits(index: Index) -> Picture:
     tiles = int((each["DA"][rows] == 15 - target[rows, None]).sum())
     words = (
         f"{sum(one.train_counts):,} training images, {steps(one)} steps, cross-entropy {steps(found[EQUAL][0])}; "
-        f"{seeds_of(found)}, bars: 95% intervals. One view at test, but for SLA+AG. Left: networks of seed 0; DA swaps "
+        f"{counts(found)}, bars: 95% intervals. One view at test, but for SLA+AG. Left: networks of seed 0; DA swaps "
         f"{tiles} of 8 tiles. Of {upright} upright sixes and nines it swaps {int(swapped['DA'].sum())} (SLA "
         f"{int(swapped['SLA'].sum())}) and takes {others} for other digits."
     )
@@ -485,7 +485,7 @@ def longer_training(index: Index) -> Picture:
     after = " and ".join(f"{gain} after {length} steps" for gain, length in zip(parts, lengths, strict=True))
     text = f"SLA+AG \N{MINUS SIGN} cross-entropy at equal passes: {after}"
     images = sum(next(iter(found.values()))["SLA+AG"][0].train_counts)
-    words = f"MNIST, {images} images. Curves: validation, {seeds_of(lines)}, 95% intervals; axes differ. Title: test."
+    words = f"MNIST, {images} images. Curves: validation, {counts(lines)}, 95% intervals; axes differ. Title: test."
     return finish(figure, text, runs_of(found), words)
 
 
