@@ -88,29 +88,6 @@ def _measure(objective: Any, dataset: Data, device: torch.device) -> Measured:
     return codes.measures(objective, dataset, device), {}
 
 
-def _measure_known(objective: Any, dataset: Data, device: torch.device) -> Measured:
-    """The usual measures on 2,000 images, and class consistency by a judge that was trained on decoded means too.
-
-    Also code_square, the mean square of a coordinate of mu, and log_deviation, the mean of log sigma, of 1,000 test
-    images: with posterior_deviation they say whether posteriors are wide beside how far the codes lie apart.
-    """
-    part, test = dataset.train.take(slice(0, 2000)), dataset.test.take(slice(0, 1000))
-    few = Data(f"{dataset.name}-2000", part, test, classes=dataset.classes)
-    mean, _, target = codes.posterior(objective, part.to(device))
-    with torch.no_grad():
-        decoded = torch.cat([objective.decode(*rows) for rows in zip(mean.split(500), target.split(500), strict=True)])
-    both = torch.cat([part.images, Split.from_float(decoded.cpu(), part.target).images])
-    known = Data(f"{few.name}-decoded", Split(both, part.target.repeat(2)), test, classes=dataset.classes)
-    predict, some = codes.judge(known, device), test.take(slice(0, 500)).to(device)
-    traversals = objective.traverse(some.floats(), codes.STEPS, 0.1)
-    shares = codes.consistency(predict, traversals, some.target)
-    shares = 0.5 * (shares + shares.flip(0))[codes.STEPS :]
-    metrics = codes.measures(objective, few, device)
-    mean, deviation, _ = codes.posterior(objective, test.to(device))
-    metrics |= {"code_square": float(mean.square().mean()), "log_deviation": float(deviation.log().mean())}
-    return metrics | {f"known_tenth_consistency_{i}": float(share) for i, share in enumerate(shares)}, {}
-
-
 @torch.no_grad()
 def sheets(model: Any, dataset: Data, clip: float = 0.1, rows: int = 10) -> dict[str, np.ndarray]:
     """What the source's figures 2 to 6 show, of test images; images are uint8 with last axes (channels, H, W).
@@ -313,9 +290,8 @@ def _sheets(name: str, title: str, network: str, c: float, seconds: float, clip:
         wide = {"deviation": 0.2, "class_weight": c}
         arms = *arms, Arm("G-VAE, s = 0.2", "GVAE", wide, CYAN, recipe={"epochs": 4}, variant=True)
     recipe = Recipe(batch_size=64, optimizer="adam", lr=1e-3, schedule="linear", weight_decay=0.0, **changes)
-    known: dict[str, Any] = {"measure": _measure_known, "pictures": partial(sheets, clip=clip)}
-    data = {"name": name.removesuffix("-whole")}
-    return Study(NOTEBOOK, name, title, data, f"autoencoder{network}", recipe, arms, 1, seconds, "cpu", **known)
+    data, drawn = {"name": name.removesuffix("-whole")}, partial(sheets, clip=clip)
+    return Study(NOTEBOOK, name, title, data, f"autoencoder{network}", recipe, arms, 1, seconds, pictures=drawn)
 
 
 SHEETS = (

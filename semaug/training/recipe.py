@@ -130,6 +130,7 @@ STEPS = {"schedule": "step", "augment": "crop+flip"}
 PRESETS: dict[str, dict[str, Any]] = {
     # Wang et al. (NeurIPS 2019) and their released code: Nesterov 0.9, reflect-pad-4 crop and flip, batch 128.
     "isda/resnet": {**STEPS, "epochs": 160},
+    "isda/se-resnet": {**STEPS, "epochs": 200, "milestones": (0.4, 0.6, 0.8)},
     "isda/wide-resnet": {
         **STEPS,
         "epochs": 240,
