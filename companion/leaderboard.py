@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from companion.plots import COLOURS, GREY, Picture, caption, headline, save, styled
-from companion.records import committed
+from companion.records import committed, markdown
 from companion.stats import Summary, gains, points, summary
 from companion.studies import NothingToDraw, Study, modules
 from semaug.core.files import write_whole
@@ -105,26 +105,21 @@ def table(notebook: str | None = None) -> str:
         found = list(own)
         first = found[0].runs[0]
         where = f"profile {first.profile}, {first.environment.get('device', 'unknown device')}"
-        lines = [f"**{of}: {title}** (n seeds, mean ± 95% interval; {where})", ""]
-        lines += ["| method | n | accuracy (%) | gain (points) | passes | seconds |", "|---|---|---|---|---|---|"]
+        lines = []
         for row in found:
             gain = "" if row.gain is None else row.gain.text("+.1f")
-            cost = f"{row.passes:.3g} | {'' if math.isnan(row.seconds) else f'{row.seconds:.2f}'}"
-            lines.append(f"| {row.method} | {row.accuracy.n} | {row.accuracy.text()} | {gain} | {cost} |")
-        parts.append("\n".join(lines))
+            cost = f"{row.passes:.3g}", "" if math.isnan(row.seconds) else f"{row.seconds:.2f}"
+            lines.append([row.method, str(row.accuracy.n), row.accuracy.text(), gain, *cost])
+        head = ["method", "n", "accuracy (%)", "gain (points)", "passes", "seconds"]
+        title = f"**{of}: {title}** (n seeds, mean ± 95% interval; {where})"
+        parts.append(f"{title}\n\n{markdown(head, lines)}")
     return "\n\n".join(parts) + "\n"
 
 
 def papers(notebook: str | None = None) -> str:
     """What the papers report, in Markdown, of one notebook or of all; empty where there is nothing."""
-    lines = [
-        f"| {name} | {setting} | {numbers} | {source} |"
-        for name, module in modules().items()
-        if notebook in (None, name)
-        for setting, numbers, source in module.PAPER
-    ]
-    head = ["| notebook | setting | accuracy reported (%) | by |", "|---|---|---|---|"]
-    return "\n".join([*head, *lines]) + "\n" if lines else ""
+    lines = [(name, *said) for name, module in modules().items() if notebook in (None, name) for said in module.PAPER]
+    return markdown(["notebook", "setting", "accuracy reported (%)", "by"], lines) + "\n" if lines else ""
 
 
 MARKS = "oDs^vP*X<>"
@@ -201,5 +196,5 @@ def write(folder: Path) -> list[Path]:
     content, paths = text(), list[Path]()
     for notebook in modules():
         with suppress(NothingToDraw):
-            paths += save(drawn(notebook), folder / "leaderboard", notebook)
+            paths.append(save(drawn(notebook), folder / "leaderboard", notebook))
     return [*paths, write_whole(folder / "leaderboard" / "leaderboard.md", content)]

@@ -205,7 +205,6 @@ def localise(run: Run, root: str | None, shown: int) -> tuple[Record, dict[str, 
     assert test.boxes is not None
     return record, {
         "canvases": test.images[:shown].numpy(),
-        "classes": test.target[:shown].numpy(),
         "maps": (255 * (large - low) / (high - low)).round().byte().numpy(),
         "boxes": torch.stack([test.boxes[:shown], boxes(large, threshold)], 1).numpy(),
     }

@@ -12,12 +12,11 @@ import inspect
 import io
 import math
 import os
-import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, ParamSpec
+from typing import Any, Literal, ParamSpec
 
 import matplotlib.style
 import numpy as np
@@ -31,7 +30,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 from torch import Tensor
 
-from companion.stats import Summary, summary
+from companion.stats import Summary, gains, points, summary
 from semaug.core.files import write_whole
 from semaug.training.record import Record
 
@@ -44,8 +43,6 @@ COLOURS = (BLUE, RED, GREEN, YELLOW, CYAN, PURPLE)
 GREY = "#777777"
 
 P = ParamSpec("P")
-
-Values = Tensor | np.ndarray | Sequence[float] | Sequence[Sequence[float]]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -78,7 +75,7 @@ def png(figure: Figure) -> bytes:
     A drawing is stored in 64 colours, a third of the size, where all that it loses is the smoothing of edges: a patch
     whose colour would change, as bands that lie over each other do, keeps all of its colours, and so do images.
     """
-    stored = Image.open(io.BytesIO(_render(figure, "png", {"Software": None}))).convert("RGB")
+    stored = Image.open(io.BytesIO(_render(figure))).convert("RGB")
     if not any(axes.images for axes in figure.axes):
         few = stored.quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         stored = stored if _patches_differ(few, stored) else few
@@ -95,75 +92,41 @@ def _patches_differ(one: Image.Image, other: Image.Image, most: int = 8, size: i
     return bool(squares.all((2, 3)).any())
 
 
-def svg(figure: Figure) -> bytes:
-    """The figure as an SVG file, with no date in it and a fixed salt for its identifiers.
-
-    Places are given to a hundredth of a point, not to a millionth, and lines are not indented: two thirds of the size.
-    """
-    drawn = _render(figure, "svg", {"Date": None, "Creator": None})
-    places = re.compile(rb' (?:d|x|y|transform)="[^"]*"')
-    return re.sub(rb"\n +", b"\n", places.sub(lambda part: re.sub(rb"(\.\d\d)\d+", rb"\1", part[0]), drawn))
-
-
-def _render(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
+def _render(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    with matplotlib.style.context(STYLE):  # fonts, dpi and salt are looked up when it is drawn
+    with matplotlib.style.context(STYLE):  # fonts and dpi are looked up when it is drawn
         if figure.get_layout_engine() is not None:
             for _ in range(2):  # after one drawing a sheet's row titles are still cut off
                 figure.draw_without_rendering()
             # the layout would move a little at every further drawing: never again
             figure.set_layout_engine("none")
-        figure.savefig(buffer, format=kind, metadata=metadata)
+        figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
-def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
-    """Write ``folder/name.png`` and ``folder/name.svg``; a file there is replaced by a whole one or stays.
-
-    A figure of images, or of points by the thousand that are drawn as one (``rasterized``), has no SVG: it would hold
-    the same pixels, at several times the size.
-    """
-    content = {"png": png(figure)}
-    if not any(axes.images or any(line.get_rasterized() for line in axes.lines) for axes in figure.axes):
-        content["svg"] = svg(figure)  # both drawn before the first is written
-    return [write_whole(Path(folder) / f"{name}.{kind}", data) for kind, data in content.items()]
+def save(figure: Figure, folder: str | Path, name: str) -> Path:
+    """Write ``folder/name.png``; a file there is replaced by a whole one or stays."""
+    return write_whole(Path(folder) / f"{name}.png", png(figure))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Lines and bands
 
 
-def band(axes: Axes, x: Values, values: Values, label: str, **style: Any) -> Line2D:
+def band(
+    axes: Axes, x: Sequence[float] | np.ndarray, values: Float[np.ndarray, "n x"], label: str, **style: Any
+) -> Line2D:
     """One line into axes: the mean of the rows of ``values`` (n, len(x)) with its 95% interval, n in the legend.
 
-    One row or two, or a plain sequence as long as x, is a line without band: at n = 2 the interval is thirteen times as
-    wide as the standard deviation, and hides all else. Raises ValueError for other shapes.
+    One row or two are a line without band: at n = 2 the interval is thirteen times as wide as the standard deviation,
+    and hides all else.
     """
-    x, rows = _array(x), np.atleast_2d(_array(values)).astype(float)
-    if x.ndim != 1 or rows.ndim != 2 or rows.shape[1] != len(x):
-        raise ValueError(f"values: got shape {_array(values).shape}; takes (n, {x.size}) or ({x.size},) for this x")
-    points = [summary(column) for column in rows.T.tolist()]
-    mean = np.array([point.mean for point in points])
-    seeds = f"{label} (n = {len(rows)})" if _array(values).ndim == 2 else label
-    (line,) = axes.plot(x, mean, label=seeds, **style)
-    if len(rows) > 2:
-        half = np.array([point.half_width for point in points])
+    each = [summary(column) for column in values.T.tolist()]
+    mean, half = np.array([point.mean for point in each]), np.array([point.half_width for point in each])
+    (line,) = axes.plot(x, mean, label=f"{label} (n = {len(values)})", **style)
+    if len(values) > 2:
         axes.fill_between(x, mean - half, mean + half, color=line.get_color(), alpha=0.2, linewidth=0)
     return line
-
-
-def _legend(axes: Axes, drawn: Sequence[Line2D]) -> None:
-    """The lines by their labels, also one that begins with an underscore, which matplotlib leaves out by itself."""
-    axes.legend(drawn, [str(line.get_label()) for line in drawn])
-
-
-@styled
-def lines(x: Values, groups: Mapping[str, Values], xlabel: str, ylabel: str, title: str = "") -> Picture:
-    """Lines with 95% bands, one for each entry of ``groups``; see :func:`band` for the shapes."""
-    figure = Picture()
-    axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel, title=title)
-    _legend(axes, [band(axes, x, values, label) for label, values in groups.items()])
-    return figure
 
 
 @styled
@@ -179,7 +142,7 @@ def curves(groups: Mapping[str, Sequence[Record]], *names: str, colours: Mapping
     figure = Picture(figsize=(7.5, 3.2))
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
-        axis, drawn = _axis(name), list[Line2D]()
+        (scale, label), drawn = _unit(name), list[Line2D]()
         for group, found in groups.items():
             lengths = {len(record.curves.get(name, [])) for record in found}
             if len(lengths) != 1 or 0 in lengths:
@@ -188,11 +151,11 @@ def curves(groups: Mapping[str, Sequence[Record]], *names: str, colours: Mapping
             length = lengths.pop()
             epochs = found[0].config.get("recipe", {}).get("epochs", length)  # a value may stand for several epochs
             x = np.arange(1, length + 1) * (epochs / length)
-            values = axis.scale * np.array([record.curves[name] for record in found])
+            values = scale * np.array([record.curves[name] for record in found])
             drawn.append(band(axes, x, values, group, color=(colours or {}).get(group)))
-        axes.set(xlabel="epoch", ylabel=str(axis))
-        if axes is panels[0]:
-            _legend(axes, drawn)
+        axes.set(xlabel="epoch", ylabel=label)
+        if axes is panels[0]:  # by their labels: one that begins with an underscore would be left out
+            axes.legend(drawn, [str(line.get_label()) for line in drawn])
     caption(figure, [record for group in groups.values() for record in group], "Bands: 95% intervals of the mean.")
     return figure
 
@@ -203,15 +166,12 @@ def curves(groups: Mapping[str, Sequence[Record]], *names: str, colours: Mapping
 
 @styled
 def comparison(
-    panels: Mapping[str, Mapping[str, Sequence[Record]]],
-    metric: str = "test_accuracy",
-    note: str = "",
-    colours: Mapping[str, str] | None = None,
+    panels: Mapping[str, Mapping[str, Sequence[Record]]], colours: Mapping[str, str] | None = None
 ) -> Picture:
-    """Methods over paired seeds, one block a data set, one row a method; the first row of a block is its baseline.
+    """Test accuracy over paired seeds, one block a data set, one row a method; the first of a block is its baseline.
 
     Left: a dot a seed, the mean and its 95% interval. Right: the difference from the baseline seed by seed, on the
-    seeds that both have. note: a sentence for the caption. colours: of methods; else one after the other, by row.
+    seeds that both have. colours: of methods; else one after the other, by row.
 
     Raises ValueError where a method has no record, or two of one seed.
     """
@@ -222,40 +182,34 @@ def comparison(
     heights = [0.62 + 0.34 * n + 0.17 * title.count("\n") for n, title in zip(rows, titles, strict=True)]
     figure = Picture(figsize=(7.5, 0.55 + sum(heights)))
     blocks = figure.subplots(len(rows), 2, squeeze=False, width_ratios=(1.15, 1), height_ratios=[n + 0.6 for n in rows])
-    axis = _axis(metric)
     baselines = {next(iter(methods)) for methods in panels.values()}
     for (left, right), title, methods in zip(blocks, titles, panels.values(), strict=True):
         if right is not blocks[0][1]:
             right.sharex(blocks[0][1])
-        values = {name: _by_seed(name, found, metric, axis.scale) for name, found in methods.items()}
-        first = next(iter(values.values()))
-        for row, (name, seeds) in enumerate(values.items()):
+        first = next(iter(methods.values()))
+        for row, (name, runs) in enumerate(methods.items()):
             colour = (colours or {}).get(name, COLOURS[row % len(COLOURS)])
-            _row(left, row, list(seeds.values()), colour)
-            common = sorted(seeds.keys() & first.keys())
-            if row and common:
-                result = _row(right, row, [seeds[seed] - first[seed] for seed in common], colour)
+            _row(left, row, [*map(points, runs)], colour, capsize=3, linewidth=1.6)
+            gained = gains(runs, first)
+            if row and gained:
+                result = _row(right, row, gained, colour, capsize=3, linewidth=1.6)
                 half = f" ± {result.half_width:.2f}" if result.n > 2 else ""
                 where = ("axes fraction", "data")
                 text = f"{round(result.mean, 2) + 0:+.2f}{half}".replace("-", "\N{MINUS SIGN}")  # + 0: no minus zero
                 right.annotate(text, (1.03, row), xycoords=where, va="center", fontsize=9)
-        left.set_yticks(range(len(values)), [f"{name} (n = {len(seeds)})" for name, seeds in values.items()])
-        right.set_yticks(range(len(values)), [])
+        left.set_yticks(range(len(methods)), [f"{name} (n = {len(runs)})" for name, runs in methods.items()])
+        right.set_yticks(range(len(methods)), [])
         right.axvline(0, color=GREY, linewidth=1)
         left.set_title(title)
         for axes in (left, right):
-            axes.set_ylim(len(values) - 0.5, -0.5)
+            axes.set_ylim(len(methods) - 0.5, -0.5)
             axes.grid(visible=False, axis="y")
-            if axis.less:  # numbers of many digits
-                axes.locator_params(axis="x", nbins=3)
-    blocks[-1][0].set_xlabel(str(axis))
+    blocks[-1][0].set_xlabel("test accuracy (%)")
     only = baselines.pop() if len(baselines) == 1 else ""
     against = only if 0 < len(only) < 20 else "the first row"
-    less = f"difference from {against}\n({axis.apart}; less is better)"
-    difference = less if axis.less else f"gain over {against} ({axis.apart})"
-    blocks[-1][1].set_xlabel(difference)
+    blocks[-1][1].set_xlabel(f"gain over {against} (points)")
     found = [record for methods in panels.values() for group in methods.values() for record in group]
-    caption(figure, found, f"Dots: seeds. Bars: 95% intervals of the mean. {note}".strip())
+    caption(figure, found, "Dots: seeds. Bars: 95% intervals of the mean.")
     return figure
 
 
@@ -305,58 +259,35 @@ def differences(axes: Axes, values: Mapping[str, Sequence[float]], rows: Mapping
     for row, (name, (colour, filled)) in enumerate(rows.items()):
         seeds = values.get(name)
         if seeds:
-            result = summary(seeds)
-            axes.plot(seeds, [row + 0.3] * len(seeds), "o", color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
-            half, face = result.half_width if result.n > 2 else 0.0, colour if filled else "white"
-            style: dict[str, Any] = {"fmt": "D", "color": colour, "mfc": face, "markersize": 5, "capsize": 2.5}
-            axes.errorbar(result.mean, row, xerr=half, **style)
+            _row(axes, row, seeds, colour, (0.3, 3), mfc=colour if filled else "white", capsize=2.5)
     axes.axvline(0, color=GREY, linewidth=1)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
 
 
-def counts(values: Mapping[str, Sequence[float]]) -> str:
+def counts(values: Mapping[str, Sized]) -> str:
     """Over how many seeds the rows of a panel are: 'n = 3', 'n = 2 to 3'."""
     found = sorted({len(each) for each in values.values()})
     return f"n = {found[0]}" + (f" to {found[-1]}" if len(found) > 1 else "")
 
 
-def _by_seed(name: str, found: Sequence[Record], metric: str, scale: float) -> dict[int, float]:
-    values = {record.seed: scale * record.metrics[metric] for record in found}
-    if not values or len(values) != len(found):
-        raise ValueError(f"{name!r}: got seeds {[record.seed for record in found]}; takes at least one, each once")
-    return values
-
-
-def _row(axes: Axes, row: int, values: Sequence[float], colour: str) -> Summary:
-    result = summary(values)
-    axes.plot(values, [row + 0.24] * len(values), "o", color=colour, alpha=0.35, markersize=4, markeredgewidth=0)
+def _row(
+    axes: Axes, row: int, values: Sequence[float], colour: str, dots: tuple[float, float] = (0.24, 4), **style: Any
+) -> Summary:
+    """The mean of values with its interval, and below it a dot each; dots: how far below, and their size."""
+    result, (below, size) = summary(values), dots
+    axes.plot(values, [row + below] * len(values), "o", color=colour, alpha=0.35, markersize=size, markeredgewidth=0)
     half = result.half_width if result.n > 2 else 0.0
-    axes.errorbar(result.mean, row, xerr=half, fmt="D", color=colour, markersize=5, capsize=3, linewidth=1.6)
+    axes.errorbar(result.mean, row, xerr=half, fmt="D", color=colour, markersize=5, **style)
     return result
 
 
-class _Axis(NamedTuple):
-    """How a metric is drawn: times ``scale``, in ``unit``, differences of it in ``apart``; whether less is better."""
-
-    label: str
-    scale: float = 1.0
-    unit: str = ""
-    apart: str = ""
-    less: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.label} ({self.unit})" if self.unit else self.label
-
-
-def _axis(metric: str) -> _Axis:
-    """Accuracies in percent, errors in thousandths, losses in nats; others as they are."""
-    words = metric.replace("_", " ")
-    if "accuracy" in metric:
-        return _Axis(words, 100.0, "%", "points")
-    if "error" in metric:
-        return _Axis(words, 1000.0, "thousandths", "thousandths", less=True)
-    return _Axis(words, 1.0, "nats", "nats", less=True) if "loss" in metric else _Axis(words, apart=words)
+def _unit(name: str) -> tuple[float, str]:
+    """What a curve is drawn times, and its label: accuracies in percent, losses in nats, others as they are."""
+    words = name.replace("_", " ")
+    if "accuracy" in name:
+        return 100.0, f"{words} (%)"
+    return 1.0, f"{words} (nats)" if "loss" in name else words
 
 
 def headline(figure: Figure, text: str, labels: Mapping[str, Artist] | None = None) -> None:
@@ -420,10 +351,15 @@ def sheet(
     axes.imshow(mosaic.numpy(), vmin=0, vmax=1)
     axes.set_xticks([i * (width + gap) + width / 2 - 0.5 for i in range(len(column_titles))], column_titles)
     axes.set_yticks([i * (height + gap) + height / 2 - 0.5 for i in range(len(row_titles))], row_titles)
+    bare(axes)
+    return figure
+
+
+def bare(axes: Axes) -> None:
+    """Axes of images: words above and beside them, without ticks, frame and grid."""
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
     axes.grid(visible=False)
-    return figure
 
 
 PLACES = {
@@ -632,10 +568,6 @@ def alternative(figure: Figure) -> str:
     return " ".join(text.split())
 
 
-def _array(values: Values) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # What the figures of the studies share
 
@@ -661,8 +593,3 @@ def finish(
     headline(figure, message, labels)
     caption(figure, shown, text)
     return figure
-
-
-def seeds_of(by_arm: Mapping[str, Sequence[Record]]) -> str:
-    """Over how many seeds the arms of a panel are: 'n = 3', 'n = 2 to 3'."""
-    return counts({name: [run.seed for run in runs] for name, runs in by_arm.items()})

@@ -87,10 +87,7 @@ class Index:
         Raises NothingToDraw, saying what a figure ``needs``, where there is none.
         """
         found = {study.title: self.by_arm(study, arms) for study in studies}
-        found = {title: by_arm for title, by_arm in found.items() if len(by_arm) > 1}
-        if not found:
-            raise NothingToDraw(needs)
-        return found
+        return needed({title: by_arm for title, by_arm in found.items() if len(by_arm) > 1}, needs)
 
 
 @cache
@@ -170,6 +167,20 @@ Found = TypeVar("Found", bound=Sized)
 ByArm = dict[str, list[Record]]
 Blocks = Mapping[str, Mapping[str, Sequence[Record]]]
 """Records by title of the study and arm."""
+
+
+Pictured = dict[str, tuple[Record, dict[str, np.ndarray]]]
+"""By arm a run, and the arrays beside its record."""
+
+
+def pictured(notebook: str, by_arm: Mapping[str, Sequence[Record]]) -> Pictured:
+    """By arm the first run of a notebook that has arrays beside its record, and these."""
+    found: Pictured = {}
+    for name, runs in by_arm.items():
+        for run in runs:
+            if name not in found and (arrays := pictures(notebook, run)):
+                found[name] = run, arrays
+    return found
 
 
 def needed(found: Found, needs: str) -> Found:

@@ -51,11 +51,8 @@ def _autoencoder(**options: Any) -> Builder:
 
 NETWORKS: dict[str, Builder] = {
     "small": _network(networks.small),
-    "resnet20": _network(networks.resnet, depth=20),
     "resnet32": _network(networks.resnet, depth=32),
-    "resnet110": _network(networks.resnet, depth=110),
     "resnet18": _network(networks.resnet18),
-    "wrn-28-10": _network(networks.wide_resnet, depth=28, width=10, dropout=0.3),
     "resnext50": _network(networks.resnext),
     "vit": _network(networks.vit),
     "resnet9": _network(networks.resnet9),
@@ -236,7 +233,7 @@ class Run:
         record.config["judge"] = {"name": judged.name, **judged.settings, "digest": judged.digest}
         with record.measuring("quality"):
             record.metrics |= quality.augmented(players) | quality.real_images()
-            arrays = quality.pictures(players) if self.seed == 0 or frames is not None else {}
+            arrays = _pictures(players, quality) if self.seed == 0 or frames is not None else {}
             if frames is not None:
                 training = {"training": dataset.train.images[:8].cpu().numpy()}
                 arrays |= training | {"frames": frames.whole(), "between": _between(players)}
@@ -269,6 +266,13 @@ class _Frames:
         """All frames, uint8 (measurements + 1, codes, channels, H, W); their file is not needed any more."""
         self.path.unlink(missing_ok=True)
         return np.stack(self.images)
+
+
+def _pictures(players: gans.Players, quality: gans.Quality, count: int = 8) -> dict[str, np.ndarray]:
+    """The first samples, uint8 (count, channels, H, W), and of each the nearest image of all it was trained on."""
+    samples = quality.samples(players)[:count]
+    rows = gans.nearest(samples, quality.train.floats()).rows[:, 0]
+    return {"samples": _as_bytes(samples), "nearest": quality.train.images[rows].cpu().numpy()}
 
 
 def _between(players: gan.GAN, steps: int = 8) -> np.ndarray:

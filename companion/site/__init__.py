@@ -8,7 +8,6 @@ What lists notebooks, errata, symbols or names is made from the notebooks and th
 from __future__ import annotations
 
 import ast
-import fcntl
 import importlib
 import os
 import pkgutil
@@ -18,6 +17,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,10 @@ def build() -> int:
     BUILD.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-c", str(HERE)]
     with open(BUILD / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(ImportError):  # Windows has no such locks
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
         stage()
         vendored("mathjax")
         status = subprocess.run([*command, "-d", str(BUILD / "doctrees"), str(SOURCE), str(BUILD / "html")]).returncode

@@ -22,35 +22,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from companion import masks, plots
-from companion.plots import (
-    BLUE,
-    CYAN,
-    GREEN,
-    GREY,
-    PURPLE,
-    RED,
-    YELLOW,
-    Picture,
-    draw_arrow,
-    draw_box,
-    finish,
-    headline,
-    styled,
-    titled,
-)
-from companion.records import (
-    Blocks,
-    ByArm,
-    Index,
-    gained,
-    markdown,
-    metric,
-    needed,
-    on_common_seeds,
-    pictures,
-    runs_of,
-)
+from companion import masks, plots, records
+from companion.plots import BLUE, CYAN, GREEN, GREY, PURPLE, RED, YELLOW, Picture, finish, styled, titled
+from companion.records import Blocks, ByArm, Index, Pictured, gained, metric, needed, on_common_seeds, runs_of
 from companion.stats import gains, points, summary
 from companion.studies import Arm, Measured, NothingToDraw, Setting, Study
 from semaug.data.sets import Data
@@ -272,9 +246,9 @@ def _gains(
     return titled(figure, f"Significant gains{where}: {_ahead(panels, on=on)}")
 
 
-def accuracy(index: Index, studies: Sequence[Study] = SETS) -> Picture:
+def accuracy(index: Index) -> Picture:
     """Every method's gain over cross-entropy, a panel a data set."""
-    return _gains(_blocks(index, studies), " over cross-entropy")
+    return _gains(_blocks(index, SETS), " over cross-entropy")
 
 
 def networks(index: Index) -> Picture:
@@ -516,9 +490,6 @@ def alpha_and_stage(index: Index) -> Picture:
 # ---------------------------------------------------------------------------------------------------------------------
 # Pictures of one seed: the zoo in colour, masks over ratio and training, class activation maps
 
-Kept = dict[str, tuple[Record, dict[str, np.ndarray]]]
-"""By arm a run of one seed, and the arrays beside its record."""
-
 FIRST, SECOND = RED, BLUE
 """Colours of the two images of a pair in the bars of their labels."""
 
@@ -528,10 +499,9 @@ CENTRE = (12, 20)
 """Row and column of the centre of the boxes in the zoo, the same for all."""
 
 
-def kept(index: Index, study: Study = MASKS) -> Kept:
+def kept(index: Index, study: Study = MASKS) -> Pictured:
     """By arm the run of seed 0 and its arrays; raises NothingToDraw without the study's baseline."""
-    runs = {arm.name: run for arm in study.arms for run in index.of(study, arm)[:1]}
-    found = {name: (run, arrays) for name, run in runs.items() if (arrays := pictures(NOTEBOOK, run))}
+    found = records.pictured(NOTEBOOK, index.by_arm(study))
     return found if study.baseline.name in found else needed({}, f"arrays of {study.baseline.name} on {study.title}")
 
 
@@ -587,8 +557,7 @@ def zoo(index: Index) -> Picture:
     run, arrays = kept(index)[PICTURED.name]
     names = ["car" if name == "automobile" else str(name) for name in arrays["names"][0]]
     made = {name: [mixture(name, arrays, 0, lam) for lam in ZOO_LAMS] for name in ZOO}
-    figure = Picture(figsize=(7.5, 4.4))
-    axes = figure.add_subplot()
+    figure, ((axes,),) = plots.panels(4.4, 1, 1)
     photographs = (torch.tensor(image).float() / 255 for image in arrays["pairs"][0])
     image, partner = (_bared(photograph, share) for photograph, share in zip(photographs, (1.0, 0.0), strict=True))
     blank = np.ones_like(image)
@@ -609,9 +578,7 @@ def zoo(index: Index) -> Picture:
     axes.add_patch(frame)
     axes.set_xticks([left + 48 for left in lefts], ZOO)
     axes.set_yticks([])
-    axes.tick_params(length=0, labeltop=True, labelbottom=False)
-    axes.spines[:].set_visible(False)
-    axes.grid(visible=False)
+    plots.bare(axes)
     ends = [row[1][1] for row in made.values()]
     message = f"Six ways to mix one pair: at λ = 0.5 the label gives the {names[0]} {min(ends):.0%} to {max(ends):.0%}"
     text = f"Bars: the label, the {names[0]}'s share in figures. Masks after {run.config['recipe']['epochs']} epochs on"
@@ -637,8 +604,7 @@ def masks_over_epochs(index: Index) -> Picture:
     found, pair = kept(index), 0
     epochs = found[PICTURED.name][1]["masks"].shape[0]
     marks = sorted({1, max(1, epochs // 3), epochs})
-    figure = Picture(figsize=(7.5, 2.9))
-    grid = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
+    figure, (grid,) = plots.panels(2.9, 1, len(found), sharey=True)
     for axes, (name, (_, arrays)) in zip(grid, found.items(), strict=True):
         rows = []
         for lam in SHOWN_LAMS:
@@ -651,10 +617,8 @@ def masks_over_epochs(index: Index) -> Picture:
         width, height = rows[0].shape[1] / len(marks), rows[0].shape[0]
         axes.set_xticks([(k + 0.46) * width for k in range(len(marks))], [f"epoch {mark}" for mark in marks])
         axes.set_yticks([(k + 0.5) * height for k in range(len(SHOWN_LAMS))], [f"λ = {lam:g}" for lam in SHOWN_LAMS])
-        axes.tick_params(length=0, labeltop=True, labelbottom=False)
         axes.set_title("with the pipeline" if name == PICTURED.name else "one network", fontsize=9.5)
-        axes.spines[:].set_visible(False)
-        axes.grid(visible=False)
+        plots.bare(axes)
     text = f"{MASKS.title}, one seed. White: the image, black: its partner; beside each mask its mixture."
     return finish(figure, _message(found), [run for run, _ in found.values()], text)
 
@@ -670,7 +634,7 @@ def _framed(tile: np.ndarray, right: int = 6) -> np.ndarray:
     return np.pad(tile, ((0, 6), (0, right), (0, 0)), constant_values=1)
 
 
-def _message(found: Kept) -> str:
+def _message(found: Pictured) -> str:
     """What the masks do with the ratio, in the runs that are there."""
     rises = {name: rise(run) for name, (run, _) in found.items()}
     if len(rises) < 2:
@@ -742,29 +706,29 @@ def cams(index: Index) -> Picture:
 @styled
 def loops_diagram() -> Picture:
     """Offline mixing and the closed loop, side by side."""
-    figure = Picture(figsize=(7.5, 2.7))
-    for axes, closed in zip(figure.subplots(1, 2), (False, True), strict=True):
+    figure, (panels,) = plots.panels(2.7, 1, 2)
+    for axes, closed in zip(panels, (False, True), strict=True):
         axes.set(xlim=(0, 52), ylim=(0, 27), title="closed loop: AutoMix" if closed else "offline: mixup, CutMix")
         axes.axis("off")
         maker = ("Mix Block\n$\\varphi$", RED, "#FDECEE") if closed else ("a fixed\nrule", "#555555", "white")
         boxes = ((5, "images"), (19, maker[0]), (33, "classifier\n$\\theta$"), (46, "loss"))
         for x, text in boxes:
             edge, face = maker[1:] if x == 19 else (BLUE, "#EAF0F7") if x == 33 else ("#555555", "white")
-            draw_box(axes, (x, 15), (8.6 if x in (5, 46) else 10, 6), text, edge, face)
+            plots.draw_box(axes, (x, 15), (8.6 if x in (5, 46) else 10, 6), text, edge, face)
         for start, end in ((9.3, 14), (24, 28), (38, 41.7)):
-            draw_arrow(axes, (start, 15 + closed), (end, 15 + closed), "#555555")
+            plots.draw_arrow(axes, (start, 15 + closed), (end, 15 + closed), "#555555")
         axes.plot([46, 46, 33], [12, 6.5, 6.5], color=BLUE, linewidth=1.3)
-        draw_arrow(axes, (33, 6.5), (33, 12), BLUE)
+        plots.draw_arrow(axes, (33, 6.5), (33, 12), BLUE)
         axes.text(40, 7.3, "gradient", fontsize=8, ha="center", color=BLUE)
         if closed:
             for start, end in ((41.7, 38), (28, 24)):
-                draw_arrow(axes, (start, 13.5), (end, 13.5), RED)
+                plots.draw_arrow(axes, (start, 13.5), (end, 13.5), RED)
             words = "gradient to the block, through the classifier\n(section 5: through a copy)"
             axes.text(32, 1.0, words, fontsize=8, ha="center", color=RED)
             axes.plot([33, 33, 19], [18, 23, 23], color="#555555", linewidth=1.3)
-            draw_arrow(axes, (19, 23), (19, 18), "#555555")
+            plots.draw_arrow(axes, (19, 23), (19, 18), "#555555")
             axes.text(26, 24, "maps", fontsize=8, ha="center")
-    headline(figure, "In the closed loop the loss also teaches what makes the mixtures")
+    plots.headline(figure, "In the closed loop the loss also teaches what makes the mixtures")
     return figure
 
 
@@ -784,18 +748,18 @@ def block_diagram() -> Picture:
         ((57, 8), (10, 6), "upsample\n8 → 32", (grey, soft)),
         ((69.5, 8), (9, 6), "σ: $s_{1-λ}$", (grey, soft)),
     ):
-        draw_box(axes, centre, size, text, *colours)
+        plots.draw_box(axes, centre, size, text, *colours)
     for start, end in (
         ((13, 19), (17.5, 19)), ((13, 8), (17.5, 10)), ((13, 6), (17.5, 4)), ((24.5, 19), (29, 16)),
         ((24.5, 10), (29, 14)), ((24.5, 4), (43.5, 7)), ((39, 15), (43.5, 9.5)), ((48.5, 8), (52, 8)),
         ((62, 8), (65, 8)),
     ):  # fmt: skip
-        draw_arrow(axes, start, end, grey)
+        plots.draw_arrow(axes, start, end, grey)
     axes.text(25, 22.3, "query", fontsize=8)
     axes.text(27.4, 10.2, "key", fontsize=8)
     axes.text(30, 3.2, "value, one number a place", fontsize=8)
     axes.text(69.5, 13, "$s_λ = 1 - s_{1-λ}$", fontsize=9, ha="center")
-    headline(figure, "The Mix Block: cross-attention from the places of an image to those of its partner")
+    plots.headline(figure, "The Mix Block: cross-attention from the places of an image to those of its partner")
     return figure
 
 
@@ -819,33 +783,33 @@ def pipeline_diagram() -> Picture:
         ((69, 13), (11, 4.6), "MCE of $\\tilde{x}$", blue),
         ((69, 6), (11, 4.6), "CE of $x$", blue),
     ):
-        draw_box(axes, centre, size, text, *colours)
+        plots.draw_box(axes, centre, size, text, *colours)
     for start, end in (
         ((8, 19), (11, 19)), ((19, 19), (22, 19)), ((28, 19), (31, 19)), ((38.5, 22), (42.5, 27.5)),
         ((38, 16), (42.5, 13)), ((49.5, 28), (53, 28)), ((60, 28), (63.5, 28)), ((49.5, 13), (52.5, 13)),
         ((60.5, 14), (63.5, 14)), ((60.5, 7), (63.5, 7)), ((32.5, 22), (28, 26.7)),
     ):  # fmt: skip
-        draw_arrow(axes, start, end, grey)
+        plots.draw_arrow(axes, start, end, grey)
     axes.plot([4.5, 4.5], [16.5, 6], color=grey, linewidth=1.3)
-    draw_arrow(axes, (4.5, 6), (52.5, 6), grey)
+    plots.draw_arrow(axes, (4.5, 6), (52.5, 6), grey)
     axes.text(20, 7, "the images themselves", fontsize=8)
     back = ((63.5, 60, 30.5, 30.5), (53, 49.5, 30.5, 30.5), (42.5, 36, 30.5, 22), (30.5, 34.5, 26.7, 22))
     for right, left, high, low in back:
-        draw_arrow(axes, (right, high), (left, low), RED)
+        plots.draw_arrow(axes, (right, high), (left, low), RED)
     axes.text(56.5, 33.3, "gradient through $k$, none on its weights", fontsize=8, ha="center", color=RED)
     for y in (12, 5):
-        draw_arrow(axes, (63.5, y), (60.5, y), BLUE)
+        plots.draw_arrow(axes, (63.5, y), (60.5, y), BLUE)
     axes.plot([40.2, 40.2], [12.6, 16.6], color="black", linewidth=2)
     axes.text(39.5, 11, "no gradient", fontsize=8, ha="right")
-    draw_arrow(axes, (56.5, 16), (56.5, 26), grey, "--")
+    plots.draw_arrow(axes, (56.5, 16), (56.5, 26), grey, "--")
     axes.text(57.4, 20.5, "average\nover steps", fontsize=8, va="center")
-    headline(figure, "Red losses train the block, blue ones the classifier; no loss moves the gray copy")
+    plots.headline(figure, "Red losses train the block, blue ones the classifier; no loss moves the gray copy")
     return figure
 
 
 @styled
 def _frame(
-    figure: Picture, found: Kept, shown: Sequence[tuple[str, float]], pairs: Sequence[int], title: str
+    figure: Picture, found: Pictured, shown: Sequence[tuple[str, float]], pairs: Sequence[int], title: str
 ) -> Picture:
     """Pairs, and for each arm and ratio of ``shown`` mask and mixture, drawn anew into a figure."""
     figure.clear()
@@ -881,7 +845,7 @@ def _large(image: torch.Tensor, side: int = 96) -> np.ndarray:
 
 
 def over_lambda(
-    found: Kept, lams: Sequence[float] = masks.LAMS[1::2], pairs: Sequence[int] = (0, 1, 2)
+    found: Pictured, lams: Sequence[float] = masks.LAMS[1::2], pairs: Sequence[int] = (0, 1, 2)
 ) -> Iterator[Picture]:
     """The frames of a moving picture: masks and mixtures over the ratio, after training.
 
@@ -929,14 +893,12 @@ def table(index: Index) -> str:
         where = f"profile {first.profile}, {first.environment.get('device', 'unknown device')}"
         spread = "mean ± 95% interval" if len(seeds) > 2 else "mean"
         head = f"**{title}**: {spread}, n = {len(seeds)}; {where}."
-        parts.append(f"{head}\n\n{markdown(['method', *COLUMNS, 'passes'], rows)}")
+        parts.append(f"{head}\n\n{records.markdown(['method', *COLUMNS, 'passes'], rows)}")
     return "\n\n".join(parts) + "\n"
 
 
 FIGURES: dict[str, Callable[[Index], Picture]] = {
-    "accuracy": accuracy,
-    "accuracy_paper": partial(accuracy, studies=PAPER_SETTING),
-    **{draw.__name__: draw for draw in (equal_passes, networks, reliability, calibration, fgsm, corruption)},
+    **{draw.__name__: draw for draw in (accuracy, equal_passes, networks, reliability, calibration, fgsm, corruption)},
     **{draw.__name__: draw for draw in (ablation, mask_spread, alpha_and_stage)},
     **{draw.__name__: draw for draw in (zoo, masks_over_epochs, masks_follow, cams)},
 }

@@ -7,7 +7,7 @@ what the source proposes the method for: images that a classifier is trained on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from companion import plots
 from companion.plots import COLOURS, CYAN, GREEN, GREY, PURPLE, RED, YELLOW, Picture, finish, styled, titled
-from companion.records import ByArm, Index, gained, markdown, metric, needed, pictures, runs_of
+from companion.records import ByArm, Index, Pictured, gained, markdown, metric, needed, pictured, pictures, runs_of
 from companion.stats import Summary, gains, summary
 from companion.studies import Arm, Measured, NothingToDraw, Setting, Study
 from semaug.data import shapes, sources
@@ -88,46 +88,21 @@ def _measure(objective: Any, dataset: Data, device: torch.device) -> Measured:
     return codes.measures(objective, dataset, device), {}
 
 
-def _measure_known(objective: Any, dataset: Data, device: torch.device) -> Measured:
-    """The usual measures on 2,000 images, and class consistency by a judge that was trained on decoded means too.
-
-    Also code_square, the mean square of a coordinate of mu, and log_deviation, the mean of log sigma, of 1,000 test
-    images: with posterior_deviation they say whether posteriors are wide beside how far the codes lie apart.
-    """
-    part, test = dataset.train.take(slice(0, 2000)), dataset.test.take(slice(0, 1000))
-    few = Data(f"{dataset.name}-2000", part, test, classes=dataset.classes)
-    mean, _, target = codes.posterior(objective, part.to(device))
-    with torch.no_grad():
-        decoded = torch.cat([objective.decode(*rows) for rows in zip(mean.split(500), target.split(500), strict=True)])
-    both = torch.cat([part.images, Split.from_float(decoded.cpu(), part.target).images])
-    known = Data(f"{few.name}-decoded", Split(both, part.target.repeat(2)), test, classes=dataset.classes)
-    predict, some = codes.judge(known, device), test.take(slice(0, 500)).to(device)
-    traversals = objective.traverse(some.floats(), codes.STEPS, 0.1)
-    shares = codes.consistency(predict, traversals, some.target)
-    shares = 0.5 * (shares + shares.flip(0))[codes.STEPS :]
-    metrics = codes.measures(objective, few, device)
-    mean, deviation, _ = codes.posterior(objective, test.to(device))
-    metrics |= {"code_square": float(mean.square().mean()), "log_deviation": float(deviation.log().mean())}
-    return metrics | {f"known_tenth_consistency_{i}": float(share) for i, share in enumerate(shares)}, {}
-
-
 @torch.no_grad()
 def sheets(model: Any, dataset: Data, clip: float = 0.1, rows: int = 10) -> dict[str, np.ndarray]:
     """What the source's figures 2 to 6 show, of test images; images are uint8 with last axes (channels, H, W).
 
     Returns:
-        images (R, ...), as many of each class as there are rows for, and target (R,); clipped (R, 13, ...): traversals
-        from -3 to 3 deviations of the fraction ``clip`` of coordinates of largest deviation; all: of all coordinates;
-        noise (R, ...): codes mu + N(0, I). sharp (...): the image that is moved in what follows (:func:`_sharpest`).
-        grid (7, 9, ...): moved along mean deviations of a class, each cut to its largest 5%, across those of classes 1
-        and 0 and down those of classes 2 and 3, as the author's code has it (of faces he calls smiling women 2 and men
-        1, we call them 1 and 2); grid_means: the same along differences of class means, across class 1 - class 0 and
-        down class 2 - class 0, up to twice the differences. ways (7, 13, ...): from -3 to 3 of the largest, then the
-        smallest ``clip`` of deviations, of all, of a standard deviation of its class's codes along their two leading
-        eigenvectors, and of 2/3 of the two differences of class means. deviation (4, K): mean deviations of classes.
-        plane (M, 2): mean codes of 1,000 training images of each of four classes in their two principal components,
-        share (2,) of the variance; author (M, 2): the same codes, each class projected on the first two rows of its own
-        eigenvector matrix; labels (M,).
+        images (R, ...), as many of each class as there are rows for; clipped (R, 13, ...): traversals from -3 to 3
+        deviations of the fraction ``clip`` of coordinates of largest deviation; all: of all coordinates; noise
+        (R, ...): codes mu + N(0, I). Then one image (:func:`_sharpest`), moved. grid (7, 9, ...): along mean deviations
+        of a class, each cut to its largest 5%, across those of classes 1 and 0 and down those of classes 2 and 3, as
+        the author's code has it (of faces he calls smiling women 2 and men 1, we call them 1 and 2). ways (7, 13, ...):
+        from -3 to 3 of the largest, then the smallest ``clip`` of deviations, of all, of a standard deviation of its
+        class's codes along their two leading eigenvectors, and of 2/3 of the differences of two class means from that
+        of class 0. plane (M, 2): mean codes of 1,000 training images of each of four classes in their two principal
+        components; author (M, 2): the same codes, each class projected on the first two rows of its own eigenvector
+        matrix; labels (M,).
     """
     test, device = dataset.test, next(model.parameters()).device
     each = -(-rows // min(rows, dataset.num_classes))
@@ -138,20 +113,13 @@ def sheets(model: Any, dataset: Data, clip: float = 0.1, rows: int = 10) -> dict
     trained = codes.posterior(model, dataset.train.to(device))
     first = [(trained.target == label).nonzero().ravel()[:1000] for label in range(min(4, dataset.num_classes))]
     moments = codes.class_codes(trained, dataset.num_classes)
-    cut = moments.deviation * kept(moments.deviation, 0.05)
+    cut = (moments.deviation * kept(moments.deviation, 0.05)).to(mean)
     down, across = torch.arange(-3, 4), 0.75 * torch.arange(-4, 5)
     sharp = test.take([_sharpest(model, test.take(slice(0, 500)).to(device))]).to(device)
     centre, own = model.posterior(sharp.floats())
 
-    def grid(*directions: Tensor) -> np.ndarray:
-        """m(mu + ...) over rows and columns; a direction for each side: up, down, left, right."""
-        up, below, left, right = (direction.to(mean) for direction in directions)
-        shifts = [
-            (i.abs() * (up if i < 0 else below) + j.abs() * (left if j < 0 else right)) for i in down for j in across
-        ]
-        decoded = model.decode(centre + torch.stack(shifts), sharp.target.expand(len(shifts)))
-        return _bytes(decoded).reshape(len(down), len(across), *decoded.shape[1:])
-
+    shifts = [i * (cut[2] if i < 0 else cut[3]) - j * (cut[1] if j < 0 else cut[0]) for i in down for j in across]
+    grid = model.decode(centre + torch.stack(shifts), sharp.target.expand(len(shifts)))
     sex, smile = (2 / 3 * (moments.mean[c] - moments.mean[0]) for c in (2, 1))
     values, vectors = torch.linalg.eigh(moments.covariance[sharp.target[0]])  # in rising order
     axes = (values[-2:].clamp_min(0).sqrt() * vectors[:, -2:]).T.flip(0).to(mean)
@@ -159,7 +127,7 @@ def sheets(model: Any, dataset: Data, clip: float = 0.1, rows: int = 10) -> dict
     directions = torch.cat([own * largest, own * smallest, own, axes, smile[None], sex[None]]).to(mean)
     starts = centre.expand(len(directions), -1), directions, codes.STEPS, sharp.target.expand(len(directions))
     z = trained.mean[torch.cat(first)]
-    points, share = codes.plane(Posterior(z, z, trained.target[torch.cat(first)]))
+    points, _ = codes.plane(Posterior(z, z, trained.target[torch.cat(first)]))
     author = []
     for part in z.double().split([*map(len, first)]):
         vectors = torch.linalg.eigh(part.T @ part).eigenvectors
@@ -167,17 +135,12 @@ def sheets(model: Any, dataset: Data, clip: float = 0.1, rows: int = 10) -> dict
         author.append(part @ vectors[:2].T)
     return {
         "images": few.images.cpu().numpy(),
-        "target": few.target.cpu().numpy(),
         "clipped": _bytes(model.along(mean, deviation * kept(deviation, clip), codes.STEPS, few.target)),
         "all": _bytes(model.along(mean, deviation, codes.STEPS, few.target)),
         "noise": _bytes(model.decode(mean + normal, few.target)),
-        "sharp": sharp.images[0].cpu().numpy(),
-        "grid": grid(-cut[2], cut[3], cut[1], -cut[0]),
-        "grid_means": grid(-sex, sex, -smile, smile),
+        "grid": _bytes(grid).reshape(len(down), len(across), *grid.shape[1:]),
         "ways": _bytes(model.along(*starts)),
-        "deviation": moments.deviation[:4].float().cpu().numpy(),
         "plane": points.float().cpu().numpy(),
-        "share": share[:2].float().cpu().numpy(),
         "author": torch.cat(author).float().cpu().numpy(),
         "labels": trained.target[torch.cat(first)].cpu().numpy(),
     }
@@ -227,14 +190,10 @@ def keep(model: Any, data: Data, rows: int = 4, count: int = codes.PLANE) -> dic
         count: test images, the first ones, whose codes are in the plane.
 
     Returns:
-        Nothing for what is no :class:`semaug.measures.codes.Coder`. Else images (R, ...), target (R,); tenth and
-        all: traversals
-        (R, 5, ...) at ``TRAVERSED``, of the tenth of the coordinates with the largest deviation, and of all. noise
-        (R, ...): decoded codes mu + N(0, I), the author's baseline. directions (min(4, C), 5, ...): the first image
-        moved along the mean deviations of one class and another. plane (N, 2) float32: mean codes in their first two
-        principal components; share (2,): their shares of the variance; labels (N,): their classes. alignment (7, K),
-        for the set ``shapes`` alone: (2) on 300 images, and deviation (K,) the mean of its coordinates: which factor
-        each direction moves.
+        Nothing for what is no :class:`semaug.measures.codes.Coder`. Else images (R, ...); all (R, 5, ...): traversals
+        at ``TRAVERSED``, of all coordinates. plane (N, 2) float32: mean codes in their first two principal components;
+        share (2,): their shares of the variance; labels (N,): their classes. alignment (7, K), for the set ``shapes``
+        alone: (2) on 300 images, and deviation (K,) the mean of its coordinates: which factor each direction moves.
     """
     device = next(model.parameters()).device
     if not isinstance(model, codes.Coder):
@@ -242,33 +201,20 @@ def keep(model: Any, data: Data, rows: int = 4, count: int = codes.PLANE) -> dic
     test = data.test.to(device)
     chosen = test.take([int((test.target == c).nonzero()[0]) for c in test.target.unique()[:rows]])
     mean, deviation, target = codes.posterior(model, chosen)
-    largest = kept(deviation, 0.1)
     step = TRAVERSED[1] - TRAVERSED[0]  # columns of ``along`` are half a direction apart
-
-    def traverse(mean: Tensor, direction: Tensor, target: Tensor) -> np.ndarray:
-        return _bytes(model.along(mean, step * direction, TRAVERSED[-1] // step, target))
-
-    normal = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0)).to(mean)
-    by_class = codes.class_codes(codes.posterior(model, data.train.to(device)), data.num_classes).deviation[:4]
-    directions = mean[:1].expand_as(by_class), by_class, target[:1].expand(len(by_class))
     first = codes.posterior(model, test.take(slice(0, count)))
     points, share = codes.plane(first)
-    factors = {}
-    if shapes.RANGES.keys() <= test.factors.keys():
-        few = test.take(slice(0, 300))
-        table = torch.stack(list(codes.alignment(model, few).values()))
-        factors = {"alignment": table, "deviation": codes.posterior(model, few).deviation.mean(0)}
-    tensors: dict[str, Any] = factors | {
+    tensors: dict[str, Any] = {
         "images": chosen.images,
-        "target": target,
-        "tenth": traverse(mean, deviation * largest, target),
-        "all": traverse(mean, deviation, target),
-        "noise": _bytes(model.decode(mean + normal, target)),
-        "directions": traverse(*directions),
+        "all": _bytes(model.along(mean, step * deviation, TRAVERSED[-1] // step, target)),
         "plane": points.float(),
         "share": share[:2].float(),
         "labels": first.target,
     }
+    if shapes.RANGES.keys() <= test.factors.keys():
+        few = test.take(slice(0, 300))
+        tensors["alignment"] = torch.stack(list(codes.alignment(model, few).values()))
+        tensors["deviation"] = codes.posterior(model, few).deviation.mean(0)
     return {name: torch.as_tensor(tensor).cpu().numpy() for name, tensor in tensors.items()}
 
 
@@ -344,9 +290,8 @@ def _sheets(name: str, title: str, network: str, c: float, seconds: float, clip:
         wide = {"deviation": 0.2, "class_weight": c}
         arms = *arms, Arm("G-VAE, s = 0.2", "GVAE", wide, CYAN, recipe={"epochs": 4}, variant=True)
     recipe = Recipe(batch_size=64, optimizer="adam", lr=1e-3, schedule="linear", weight_decay=0.0, **changes)
-    known: dict[str, Any] = {"measure": _measure_known, "pictures": partial(sheets, clip=clip)}
-    data = {"name": name.removesuffix("-whole")}
-    return Study(NOTEBOOK, name, title, data, f"autoencoder{network}", recipe, arms, 1, seconds, "cpu", **known)
+    data, drawn = {"name": name.removesuffix("-whole")}, partial(sheets, clip=clip)
+    return Study(NOTEBOOK, name, title, data, f"autoencoder{network}", recipe, arms, 1, seconds, pictures=drawn)
 
 
 SHEETS = (
@@ -479,25 +424,31 @@ def results(index: Index) -> dict[str, tuple[Study, ByArm]]:
 # Figures of measures
 
 
-def _panels(
-    blocks: Mapping[str, ByArm], draw: Callable[[Axes, ByArm], None], xlabel: str, close: bool, **font: Any
-) -> Picture:
-    """A panel a set of images, in rows of three, with numbers of seeds, chance, and one legend in the last place.
+def _names(titles: Sequence[str]) -> str:
+    """Sets of images in a sentence, without their sizes."""
+    return " and ".join(title.split(",")[0] for title in titles)
 
-    Chance is a judge that guesses: the mean is over the classes. With ``close`` panels have their own scales, which
-    need not reach down to it.
+
+@styled
+def movement(index: Index) -> Picture:
+    """Class consistency over the movement of the pixels, from 0 to 3σ, a line a run, a panel a set of images.
+
+    Traversals that do not move keep every class. Panels have their own scales; one legend stands in the last place.
     """
-    rows, across = -(-len(blocks) // 3), min(3, len(blocks) + 1)
-    figure, grid = plots.panels(1.1 + 2.1 * rows, rows, across, sharey=not close)
+    blocks = {title: by_arm for title, by_arm in compared(index).items() if recognised(by_arm)}
+    needed(blocks, "sets whose decoded means the judge recognises")
+    rows = -(-len(blocks) // 3)
+    figure, grid = plots.panels(1.1 + 2.1 * rows, rows, min(3, len(blocks) + 1))
     panels = list(grid.ravel())
     for axes, (title, by_arm) in zip(panels, blocks.items(), strict=False):
-        draw(axes, by_arm)
-        limits = axes.get_ylim()
-        axes.axhline(100 / len(by_arm["VAE"][0].class_accuracy), color=GREY, linewidth=1, linestyle=":")
-        if close and recognised(by_arm):
-            axes.set_ylim(limits)  # chance is far below
-        axes.set_title(f"{title}\n{plots.seeds_of(by_arm)}", fontsize=9)
-        axes.set_xlabel(xlabel, **font)
+        for name, runs in by_arm.items():
+            for number, run in enumerate(runs):
+                for prefix, style in (("", "-"), ("tenth_", ":"), ("each_", "s"), ("noise_", "x")):
+                    moved, share = (_measured(run, prefix, part) for part in ("movement", "consistency"))
+                    label = name if number == 0 and not prefix else None
+                    axes.plot(moved, 100 * share, style, label=label, color=COLOUR[name], alpha=0.7, markersize=4)
+        axes.set_title(f"{title}\n{plots.counts(by_arm)}", fontsize=9)
+        axes.set_xlabel("movement", fontsize=9)
     for axes in panels[: len(blocks) : 3]:
         axes.set_ylabel(f"{CONSISTENCY} (%)")
     lines = {str(line.get_label()): line for axes in panels for line in axes.lines}
@@ -505,42 +456,13 @@ def _panels(
     panels[-1].legend(lines.values(), list(lines), loc="center")
     for unused in panels[len(blocks) :]:
         unused.axis("off")
-    return figure
-
-
-def _names(titles: Sequence[str]) -> str:
-    """Sets of images in a sentence, without their sizes."""
-    return " and ".join(title.split(",")[0] for title in titles)
-
-
-def movement(index: Index) -> Picture:
-    """Class consistency over the movement of the pixels, from 0 to 3σ, a line a run, a panel a set of images."""
-    blocks = {title: by_arm for title, by_arm in compared(index).items() if recognised(by_arm)}
-    return movement_of(needed(blocks, "sets whose decoded means the judge recognises"))
-
-
-@styled
-def movement_of(blocks: Mapping[str, ByArm]) -> Picture:
-    """:func:`movement` of records by title and arm: traversals that do not move keep every class."""
-
-    def draw(axes: Axes, by_arm: ByArm) -> None:
-        for name, number, run in (
-            (name, number, run) for name, runs in by_arm.items() for number, run in enumerate(runs)
-        ):
-            for prefix, style in (("", "-"), ("tenth_", ":"), ("each_", "s"), ("noise_", "x")):
-                moved, share = (_measured(run, prefix, part) for part in ("movement", "consistency"))
-                label = name if number == 0 and not prefix else None
-                axes.plot(moved, 100 * share, style, label=label, color=COLOUR[name], alpha=0.7, markersize=4)
-
     key = f"{CONSISTENCY} at equal movement"
-    sides = {title: summary(differences(b, "G-VAE", "VAE")[key]).side for title, b in blocks.items() if recognised(b)}
-    ahead = [title for title, side in sides.items() if side > 0]
+    ahead = [title for title, b in blocks.items() if summary(differences(b, "G-VAE", "VAE")[key]).side > 0]
     message = f"At equal movement class consistency of G-VAE is above the VAE's on {_names(ahead)}"
     text = (
         "A line a run, from 0 to 3σ; movement: root mean square change of a pixel. Solid: all coordinates; dotted "
         "lines: the largest tenth; squares: one at a time, 3σ; crosses: unit noise on codes. Chance is 10%."
     )
-    figure = _panels(blocks, draw, "movement", close=True, fontsize=9)
     return finish(figure, message if ahead else "Class consistency over movement", runs_of(blocks), text)
 
 
@@ -569,25 +491,13 @@ def augmented(index: Index) -> Picture:
 # ---------------------------------------------------------------------------------------------------------------------
 # Figures of what lies beside the records of seed 0
 
-Shown = dict[str, tuple[Record, dict[str, np.ndarray]]]
 
-
-def _pictured(by_arm: Mapping[str, Sequence[Record]]) -> Shown:
-    """By arm the first run that has pictures, and these."""
-    found: Shown = {}
-    for name, runs in by_arm.items():
-        for run in runs:
-            if name not in found and (arrays := pictures(NOTEBOOK, run)):
-                found[name] = run, arrays
-    return found
-
-
-def _first(index: Index, studies: Sequence[Study]) -> tuple[Study, Shown]:
-    """The first of these studies that has pictures of VAE and G-VAE, and these."""
+def _first(index: Index, studies: Sequence[Study]) -> Pictured:
+    """Of the first of these studies that has pictures of VAE and G-VAE."""
     for study in studies:
-        shown = _pictured(index.by_arm(study, _usual(study)))
+        shown = pictured(NOTEBOOK, index.by_arm(study, _usual(study)))
         if {"VAE", "G-VAE"} <= shown.keys():
-            return study, shown
+            return shown
     raise NothingToDraw(f"traversals of VAE and G-VAE on {' or '.join(study.title for study in studies)}")
 
 
@@ -599,7 +509,7 @@ def scales(index: Index) -> str:
     """
     head, rows = ["", *(f"{what}, {name}" for what in ("scale", "σ over spread") for name in ("VAE", "G-VAE"))], []
     for study in LEARNING:
-        shown, found = _pictured(index.by_arm(study, ["VAE", "G-VAE"])), []
+        shown, found = pictured(NOTEBOOK, index.by_arm(study, ["VAE", "G-VAE"])), []
         for run, arrays in shown.values():
             latent = int(run.config["network"].split("latent=")[1].split(",")[0])
             spread = float(arrays["plane"][:, 0].var() / arrays["share"][0]) / latent
@@ -642,14 +552,14 @@ def separations(index: Index) -> dict[str, dict[str, dict[int, float]]]:
 @styled
 def plane(index: Index) -> Picture:
     """Mean codes of unseen faces in their first two principal components: by gender, by smile, all four classes."""
-    _, shown = _first(index, (FACES, CELEBA))
+    shown = _first(index, (FACES, CELEBA))
     figure, grid = plots.panels(5.2, 2, 3, sharex="row", sharey="row")
     for line, name in zip(grid, ("G-VAE", "VAE"), strict=True):
         arrays = shown[name][1]
         for axes, (title, (_, group, words)) in zip(line, GROUPS.items(), strict=True):
             label = group(arrays["labels"])
             for value, word in enumerate(words):
-                style = {"color": COLOURS[value], "markersize": 2.5, "alpha": 0.5, "label": word, "rasterized": True}
+                style = {"color": COLOURS[value], "markersize": 2.5, "alpha": 0.5, "label": word}
                 axes.plot(*arrays["plane"][label == value].T, "o", **style)
             axes.set_title(f"{name}, {title}", fontsize=9)
             if name == "VAE":
@@ -667,7 +577,7 @@ def plane(index: Index) -> Picture:
 @styled
 def factors(index: Index) -> Picture:
     """Which known factor of the generated shapes each coordinate moves: mean cosine, the largest deviation first."""
-    _, shown = _first(index, (SHAPES,))
+    shown = _first(index, (SHAPES,))
     figure, grid = plots.panels(0.8 + 1.7 * len(shown), len(shown), 1)
     for axes, (name, (_, arrays)) in zip(grid[:, 0], shown.items(), strict=True):
         order = np.argsort(-arrays["deviation"])
@@ -727,11 +637,11 @@ FACE = 5
 def opening(index: Index) -> Picture:
     """Codes of two coordinates of unseen garments of six classes; below them four garments moved by ±3σ."""
     by_arm = needed(index.by_arm(PLANE, ["VAE", "G-VAE"]), f"the study {PLANE.name}")
-    shown = _pictured(by_arm)
+    shown = pictured(NOTEBOOK, by_arm)
     figure, grid = plots.panels(6.2, 2, 2, height_ratios=(2.9, 2.5))
     for axes, below, (name, (run, arrays)) in zip(*grid, shown.items(), strict=True):
         for label, colour in enumerate(COLOURS[:6]):  # one colour a class, chosen by number
-            style: dict[str, Any] = {"color": colour, "markersize": 3.5, "alpha": 0.8, "rasterized": True}
+            style: dict[str, Any] = {"color": colour, "markersize": 3.5, "alpha": 0.8}
             points = arrays["plane"][arrays["labels"] == label]
             if len(points):
                 axes.plot(*points.T, "o", label=sources.FASHION[label], **style)
@@ -754,9 +664,7 @@ def _mosaic(axes: Axes, tiles: np.ndarray, columns: Sequence[str]) -> None:
     axes.imshow(mosaic, cmap="gray", vmin=0, vmax=255)
     axes.set_xticks([side * column + side / 2 - 1.5 for column in range(len(columns))], columns, fontsize=7)
     axes.set_yticks([])
-    axes.tick_params(length=0, labeltop=True, labelbottom=False)
-    axes.spines[:].set_visible(False)
-    axes.grid(visible=False)
+    plots.bare(axes)
 
 
 @styled
@@ -795,15 +703,14 @@ def diagram() -> Picture:
     return figure
 
 
-def sheet_of(index: Index, name: str, arm: str, what: str = "clipped") -> Picture:
+def sheet_of(index: Index, name: str, arm: str) -> Picture:
     """A sheet as the source draws it: image, traversal from -3 to 3 deviations by half ones, noise; a row an image."""
     _, arrays = _beside(index, name, arm)
-    rows = np.concatenate([arrays["images"][:, None], arrays[what], arrays["noise"][:, None]], 1)
-    clip = 0.05 if name == "lfw64" else 0.1
-    which = "all coordinates" if what == "all" else f"the largest {100 * clip:.0f}% of σ"
-    noise = _root(arrays["noise"], arrays[what][:, STEPS])
+    moved, share = arrays["clipped"], 5 if name == "lfw64" else 10
+    rows = np.concatenate([arrays["images"][:, None], moved, arrays["noise"][:, None]], 1)
     title = next(study.title for study in SHEETS if study.data["name"] == name).split(",")[0]
-    text = f"{arm} on {title}: ±3σ along {which} change a pixel by {far(arrays[what]):.3f}, unit noise by {noise:.3f}"
+    text = f"{arm} on {title}: ±3σ along the largest {share}% of σ change a pixel by {far(moved):.3f}, "
+    text += f"unit noise by {_root(arrays['noise'], moved[:, STEPS]):.3f}"
     return _drawn([*rows], (), ["image", *SHEET, "noise"], 0.49, text)
 
 
@@ -920,7 +827,7 @@ def author_plane(index: Index) -> Picture:
         points = arrays[key]
         apart.append(codes.separation(torch.from_numpy(points), torch.from_numpy(arrays["labels"]).long()))
         for label, name in enumerate(sources.FACES):
-            style = {"color": COLOURS[label], "markersize": 3, "alpha": 0.6, "label": name, "rasterized": True}
+            style = {"color": COLOURS[label], "markersize": 3, "alpha": 0.6, "label": name}
             axes.plot(*points[arrays["labels"] == label][:150].T, "o", **style)
         axes.set(xlabel="first coordinate", ylabel="second coordinate")
         axes.set_title(title)

@@ -16,23 +16,8 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 
-from companion.plots import (
-    BLUE,
-    GREEN,
-    GREY,
-    RED,
-    YELLOW,
-    Picture,
-    canvas,
-    caption,
-    draw_arrow,
-    draw_box,
-    finish,
-    forest,
-    panels,
-    styled,
-    titled,
-)
+from companion import plots
+from companion.plots import BLUE, GREEN, GREY, RED, YELLOW, Picture, finish, styled, titled
 from companion.records import Blocks, ByArm, Index, by_frequency, gained, group_scores, needed, on_common_seeds, runs_of
 from companion.stats import gains, points, summary
 from companion.studies import Arm, Setting, Study
@@ -179,7 +164,7 @@ Lines = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 
 def _forest(lines: Lines, runs: Iterable[Record], xlabel: str, text: str = "") -> Picture:
     """Rows in the colours of their arms; figures of MetaSAug alone leave its name out."""
-    return forest(lines, xlabel, runs, text, lambda name, _: COLOURS.get(name, RED), shared=True)
+    return plots.forest(lines, xlabel, runs, text, lambda name, _: COLOURS.get(name, RED), shared=True)
 
 
 NEEDS = "cross-entropy and another method on a long tail, on the same seeds"
@@ -229,7 +214,7 @@ def classes(index: Index) -> Picture:
 @styled
 def by_class(blocks: Blocks) -> Picture:
     """A row a data set: accuracy by class of the first method, the most frequent class first, and others' gains."""
-    figure, grid = panels(0.6 + 1.9 * len(blocks), len(blocks), 2, width_ratios=(1, 1.7))
+    figure, grid = plots.panels(0.6 + 1.9 * len(blocks), len(blocks), 2, width_ratios=(1, 1.7))
     drawn = {title: on_common_seeds(by_arm) for title, by_arm in blocks.items()}
     for (left, right), (title, by_arm) in zip(grid, drawn.items(), strict=True):
         first, *others = by_arm
@@ -250,7 +235,7 @@ def by_class(blocks: Blocks) -> Picture:
         left.set_title(title, loc="left")
     for axes in grid[-1]:
         axes.set_xlabel("training images of the class")
-    caption(figure, runs_of(drawn), f"Right: gains over {CROSS_ENTROPY.name}. Dots: seeds. Lines: their means.")
+    plots.caption(figure, runs_of(drawn), f"Right: gains over {CROSS_ENTROPY.name}. Dots: seeds. Lines: their means.")
     return figure
 
 
@@ -307,7 +292,7 @@ def tail(index: Index) -> Picture:
     blocks = index.blocks((STEEP,), NEEDS, [CROSS_ENTROPY.name, "MetaSAug"])
     by_arm = blocks[STEEP.title]
     first, ours = by_arm[CROSS_ENTROPY.name], needed(by_arm.get("MetaSAug", []), NEEDS)
-    figure, ((left, middle, right),) = panels(3.0, 1, 3)
+    figure, ((left, middle, right),) = plots.panels(3.0, 1, 3)
     found, sizes = 100 * np.array([run.class_accuracy for run in first]), np.array(first[0].train_counts)
     classes = range(len(sizes))
     left.bar(classes, sizes, color=GREY)
@@ -352,7 +337,7 @@ def bars(index: Index) -> Picture:
     """Test accuracy with and without MetaSAug's parts, and the gain of each arm over cross-entropy."""
     blocks = {study.title: found for study in (SMALL, STEEP) if len(found := six(index, study)) > 1}
     needed(blocks, NEEDS)
-    figure, grid = panels(2.3 * len(blocks) + 0.8, len(blocks), 1, sharex=True)
+    figure, grid = plots.panels(2.3 * len(blocks) + 0.8, len(blocks), 1, sharex=True)
     nothing = True
     for (axes,), (title, by_arm) in zip(grid, blocks.items(), strict=True):
         base = by_arm[CROSS_ENTROPY.name]
@@ -381,7 +366,7 @@ def bars(index: Index) -> Picture:
 def two_loops() -> Picture:
     """One step of MetaSAug: the moments, the inner loop to Σ′, the real step that uses it, and back to the moments."""
     label = "Diagram: a tried step and its meta loss correct Σ; the real step uses Σ′ and forgets it"
-    figure, axes = canvas(3.7, 37, label)
+    figure, axes = plots.canvas(3.7, 37, label)
     axes.text(18.5, 35.5, "1  try a step, look at the meta loss, correct Σ", color=RED, weight="bold", va="center")
     axes.text(43.5, 2.2, "2  take the step with Σ′", color=BLUE, weight="bold", va="center")
     axes.text(1, 2.2, "3  forget Σ′: back to the moments", color="#555555", weight="bold", va="center")
@@ -398,7 +383,7 @@ def two_loops() -> Picture:
         (69, 19): ("meta batch,\nbalanced", grey),
     }
     for (x, y), (text, (edge, face)) in boxes.items():
-        draw_box(axes, (x, y), (19 if x in (28, 53) else 11, 5), text, edge, face)
+        plots.draw_box(axes, (x, y), (19 if x in (28, 53) else 11, 5), text, edge, face)
     arrows = (
         ((8, 26.5), (8, 21.5), grey),
         ((13.5, 19), (18.5, 19), grey),
@@ -412,7 +397,7 @@ def two_loops() -> Picture:
         ((18.5, 8), (8, 16.5), grey),
     )
     for start, end, (colour, _) in arrows:
-        draw_arrow(axes, start, end, colour)
+        plots.draw_arrow(axes, start, end, colour)
     return figure
 
 

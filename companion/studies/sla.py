@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from companion import plots
-from companion.plots import BLUE, GREEN, GREY, PURPLE, RED, YELLOW, Picture, band, finish, seeds_of, styled, titled
+from companion.plots import BLUE, GREEN, GREY, PURPLE, RED, YELLOW, Picture, band, counts, finish, styled, titled
 from companion.records import ByArm, Index, by_frequency, committed, markdown, needed, pictures, runs_of
 from companion.stats import Summary, gains, summary
 from companion.studies import Arm, Setting, Study
@@ -125,7 +125,7 @@ MNIST = _study("mnist", "MNIST, 1,000 images", PLAIN, (*ROTATED, *ALONE), 0.3, t
 CIFAR = _study("cifar10", "CIFAR-10, 2,000 images", CROP, PHOTOS, 0.8, train_size=2000)
 CLOTHING, MNIST = replace(CLOTHING, pictures=_answers(6)), replace(MNIST, pictures=_answers(6, 9))
 OF_FEW = {"name": "mnist", "validation": 0.02, "train_size": 300, "test_size": 5000}
-FEW = _study("mnist-300", "MNIST, 300 images", FEWER, LONGER, 0.1, **OF_FEW)
+FEW = replace(_study("mnist-300", "MNIST, 300 images", FEWER, LONGER, 0.1, **OF_FEW), seeds=3)
 MANY_STEPS = replace(
     FEW,
     name="mnist-300-long",
@@ -133,7 +133,6 @@ MANY_STEPS = replace(
     recipe=replace(FEWER, epochs=60, evaluate_every=15),
     seconds=6 * FEW.seconds,
 )
-FEW, MANY_STEPS = replace(FEW, seeds=3), replace(MANY_STEPS, seeds=3)
 GENERATED = _study("shapes", "shapes, 1,000 images", PLAIN, SHAPES, 0.4, train_size=1000)
 SETS = (
     CLOTHING,
@@ -349,8 +348,7 @@ def digits(index: Index) -> Picture:
     needed(found if len(found) == len(names) else {}, f"{', '.join(names)} on MNIST")
     target, each = drawn["SLA"]["target"], {name: arrays["each"].argmax(-1) for name, arrays in drawn.items()}
     swapped = {name: said[:, 0] == 15 - target for name, said in each.items()}
-    figure = Picture(figsize=(7.5, 3.5))
-    left, right = figure.subplots(1, 2, width_ratios=(1.4, 1))
+    figure, ((left, right),) = plots.panels(3.5, 1, 2, width_ratios=(1.4, 1))
     rows = []
     for digit in (6, 9):  # where DA errs by the other digit in most views, the upright one among them, and SLA in none
         best = swapped["DA"] * 8 + (each["DA"] == 15 - digit).sum(1) + 4 * (each["SLA"] == digit).all(1)
@@ -362,10 +360,8 @@ def digits(index: Index) -> Picture:
         words = "DA: {}\nSLA: {}".format(*(int(each[name][rows[row], column]) for name in ("DA", "SLA")))
         left.text(34 * column + 17, 44 * row + 30, words, ha="center", va="top", fontsize=9)
     left.set_xticks([34 * column + 16.5 for column in range(4)], ["0°", "90°", "180°", "270°"])
-    left.tick_params(length=0, labeltop=True, labelbottom=False)
     left.set_yticks([])
-    left.spines[:].set_visible(False)
-    left.grid(visible=False)
+    plots.bare(left)
 
     def score(run: Record) -> float:
         return 50 * (run.class_accuracy[6] + run.class_accuracy[9])
@@ -386,7 +382,7 @@ def digits(index: Index) -> Picture:
     tiles = int((each["DA"][rows] == 15 - target[rows, None]).sum())
     words = (
         f"{sum(one.train_counts):,} training images, {steps(one)} steps, cross-entropy {steps(found[EQUAL][0])}; "
-        f"{seeds_of(found)}, bars: 95% intervals. One view at test, but for SLA+AG. Left: networks of seed 0; DA swaps "
+        f"{counts(found)}, bars: 95% intervals. One view at test, but for SLA+AG. Left: networks of seed 0; DA swaps "
         f"{tiles} of 8 tiles. Of {upright} upright sixes and nines it swaps {int(swapped['DA'].sum())} (SLA "
         f"{int(swapped['SLA'].sum())}) and takes {others} for other digits."
     )
@@ -417,8 +413,8 @@ def _sides(found: Mapping[str, ByArm]) -> dict[str, tuple[str, int]]:
 def _over_cross_entropy(index: Index, studies: Iterable[Study]) -> Picture:
     """Methods on views against cross-entropy with as many passes in training, a row a study, on one axis."""
     found = needed(_at_equal_passes(index, studies), f"an objective on views beside {EQUAL}")
-    figure = Picture(figsize=(7.5, 1.9 + 0.78 * len(found)))
-    axes, labels, marks = figure.add_subplot(), [], dict[str, Any]()
+    figure, ((axes,),) = plots.panels(1.9 + 0.78 * len(found), 1, 1)
+    labels, marks = [], dict[str, Any]()
     for row, by_arm in enumerate(found.values()):
         images, length = described(by_arm["SLA+AG"][0]).rsplit(", ", 1)
         labels.append(f"{images}\n{length} ({steps(by_arm[EQUAL][0]):,})")
@@ -489,7 +485,7 @@ def longer_training(index: Index) -> Picture:
     after = " and ".join(f"{gain} after {length} steps" for gain, length in zip(parts, lengths, strict=True))
     text = f"SLA+AG \N{MINUS SIGN} cross-entropy at equal passes: {after}"
     images = sum(next(iter(found.values()))["SLA+AG"][0].train_counts)
-    words = f"MNIST, {images} images. Curves: validation, {seeds_of(lines)}, 95% intervals; axes differ. Title: test."
+    words = f"MNIST, {images} images. Curves: validation, {counts(lines)}, 95% intervals; axes differ. Title: test."
     return finish(figure, text, runs_of(found), words)
 
 
@@ -557,13 +553,12 @@ def imbalance(index: Index) -> Picture:
 @styled
 def method_diagram() -> Picture:
     """SLA in three panels: one joint label a view, the aggregate of the views, and its distillation."""
-    figure = Picture(figsize=(7.5, 3.2))
+    figure, (panels,) = plots.panels(3.2, 1, 3)
     figure.set_label(
         "SLA in three panels: one label for class and turn; four answers averaged; a head that learns the average"
     )
     grey, red, blue = ("#555555", "white"), (RED, "#FDECEE"), (BLUE, "#EAF0F7")
     titles = ("1 · a label of $C \\cdot M$", "2 · the aggregate (SLA+AG)", "3 · distillation (SLA+SD)")
-    panels = figure.subplots(1, 3)
     for axes, title in zip(panels, titles, strict=True):
         axes.set(xlim=(0, 24), ylim=(0, 24), title=title)
         axes.axis("off")
@@ -590,8 +585,5 @@ def method_diagram() -> Picture:
 
 
 FIGURES: dict[str, Callable[[Index], Picture]] = {
-    **{
-        draw.__name__: draw
-        for draw in (digits, accuracy, accuracy_all, longer_training, inference, transforms, imbalance)
-    },
+    draw.__name__: draw for draw in (digits, accuracy, accuracy_all, longer_training, inference, transforms, imbalance)
 }

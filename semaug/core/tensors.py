@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -27,6 +27,15 @@ Covariance = Float[Tensor, "C A A"] | Float[Tensor, "C A"] | Factored
 def at_least_float32(x: Tensor) -> Tensor:
     """Half precision becomes float32; float32 and float64 stay."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, rate: float | Float[Tensor, ""], buffers: bool = True) -> None:
+    """Move an average of a network's parameters towards them; buffers: whether it takes the network's as they are."""
+    for mine, theirs in zip(average.parameters(), network.parameters(), strict=True):
+        mine.lerp_(theirs, rate.to(mine) if isinstance(rate, Tensor) else rate)
+    for running, current in zip(average.buffers(), network.buffers(), strict=True) if buffers else ():
+        running.copy_(current)
 
 
 class _Known(torch.autograd.Function):

@@ -25,7 +25,6 @@ import warnings
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -262,10 +261,3 @@ class Quality:
             "copy_ratio": float((to_train / to_test.clamp_min(1e-12)).median()),
             **{f"logit_{name}": float(values.double().mean()) for name, values in logits.items()},
         }
-
-    def pictures(self, gan: Players, count: int = 8) -> dict[str, np.ndarray]:
-        """The first samples, uint8 (count, channels, H, W), and of each the nearest image of all it was trained on."""
-        samples = self.samples(gan)[:count]
-        rows = nearest(samples, self.train.floats()).rows[:, 0]
-        as_bytes = (samples * 255).round().byte()
-        return {"samples": as_bytes.cpu().numpy(), "nearest": self.train.images[rows].cpu().numpy()}

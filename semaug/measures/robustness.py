@@ -32,7 +32,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from semaug._checks import check_choice, check_count, check_number, check_within, require
+from semaug._checks import check_choice, check_classes, check_count, check_number, check_within, require
 from semaug.core.metrics import Predict, accuracy, check_logits, evaluating, predictions
 from semaug.data.split import Split
 from semaug.measures.calibration import calibration
@@ -108,8 +108,7 @@ def _loss_slope(logits: Float[Tensor, "N C"], target: Labels) -> Float[Tensor, "
     """(38a) without its factor; with shares of several classes the slope of the cross-entropy as it is."""
     N, C = logits.shape
     if target.dtype == torch.int64 and target.shape == (N,):
-        if N and not 0 <= int(target.min()) <= int(target.max()) < C:
-            raise ValueError(f"target: got classes {int(target.min())} to {int(target.max())}; takes 0 to {C - 1}")
+        check_classes(target, C)
         target = F.one_hot(target, C)
     elif not (target.is_floating_point() and target.shape == (N, C)):
         raise ValueError(f"target: got {target.dtype} {tuple(target.shape)}; takes int64 ({N},) or shares ({N}, {C})")

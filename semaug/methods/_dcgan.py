@@ -32,11 +32,8 @@ class Generator(nn.Module):
 
     def __init__(self, size: int = 28, channels: int = 1, latent: int = 64, width: int = 8) -> None:
         super().__init__()
-        channels, latent, width = (
-            check_count("channels", channels),
-            check_count("latent", latent),
-            check_count("width", width),
-        )
+        channels, latent = check_count("channels", channels), check_count("latent", latent)
+        width = check_count("width", width)
         base, doublings = _halvings(size)
         self.image_shape, self.latent = (channels, size, size), latent
         self.name = f"dcgan(latent={latent}, width={width})"
@@ -75,11 +72,8 @@ class Discriminator(nn.Module):
 
     def __init__(self, size: int = 28, channels: int = 1, width: int = 24, spectral: bool = False) -> None:
         super().__init__()
-        channels, width, spectral = (
-            check_count("channels", channels),
-            check_count("width", width),
-            check_flag("spectral", spectral),
-        )
+        channels, width = check_count("channels", channels), check_count("width", width)
+        spectral = check_flag("spectral", spectral)
         base, halvings = _halvings(size)
         self.image_shape = (channels, size, size)
         self.name = f"dcgan(width={width}{', spectral' if spectral else ''})"

@@ -41,14 +41,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semaug._checks import Ratio, check_choice, check_count, check_draws, check_flag, check_number, require
-from semaug.core.metrics import accuracy, evaluating
-from semaug.core.tensors import at_least_float32
+from semaug.core.metrics import evaluating
+from semaug.core.tensors import at_least_float32, follow
 from semaug.data.sets import Data
 from semaug.methods import mixing
 from semaug.methods.mixing import Mixed
 from semaug.methods.mixup import draw_beta, draw_centre, draw_partners, staged
 from semaug.networks import Network
-from semaug.training.objective import Objective, Setting, Step
+from semaug.training.objective import Objective, Setting, Step, accuracies, cross_entropy, grouped
 from semaug.training.recipe import Recipe
 
 Policy = Literal["block", "mixup", "cutmix"]
@@ -248,7 +248,7 @@ class AutoMix(Objective):
         soft, zero = mixing.soft_labels(target, self.num_classes), torch.zeros_like(step.progress)
         terms, parts = {"generation_loss": zero, "mask_loss": zero, "mask_spread": zero}, []
         if self.one_hot_head is not None:
-            parts.append(_cross_entropy(self.one_hot_head(self.network.features(images)), soft))
+            parts.append(cross_entropy(self.one_hot_head(self.network.features(images)), soft))
         if self.momentum_network is None:  # one network, one mixture, one graph
             maps = stage_maps(self.network, images, self.stage)
             parts.append(self._generation(self.network, maps, images, soft, step, terms))
@@ -260,7 +260,7 @@ class AutoMix(Objective):
             if self.every == 1 or int(self.steps) % self.every == 0:
                 parts.append(self._generation(self.momentum_network, maps, images, soft, step, terms))
         mixed = self._mixed(maps, images, soft, step)
-        parts.append(_cross_entropy(self.network(mixed.images), mixed.target))
+        parts.append(cross_entropy(self.network(mixed.images), mixed.target))
         return torch.stack(parts).sum(), terms
 
     def _generation(
@@ -271,7 +271,7 @@ class AutoMix(Objective):
         lam, partners = draw_beta(self.alpha, (), step.generator), draw_partners(images, step)
         mask = self.block(maps, lam, partners, (images.shape[2], images.shape[3]))
         mixed = mixing.by_mask(images, soft, mask, lam, partners)
-        loss, excess = _cross_entropy(judge(mixed.images), mixed.target), mask_loss(mask, lam, self.margin)
+        loss, excess = cross_entropy(judge(mixed.images), mixed.target), mask_loss(mask, lam, self.margin)
         spread = mask.detach().flatten(1).std(1).mean()
         terms |= {"generation_loss": loss.detach(), "mask_loss": excess.detach(), "mask_spread": spread}
         return loss + self.mask_weight * (1 - step.progress) * excess
@@ -319,12 +319,8 @@ class AutoMix(Objective):
 
     def parameter_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
         """Classifier and heads; the block, at ``block_rate`` of the recipe's learning rate."""
-        groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
-        if self.one_hot_head is not None:
-            groups[0]["params"] += self.one_hot_head.parameters()
-        if self.block is not None:
-            groups.append({"params": list(self.block.parameters()), "lr": self.block_rate * recipe.lr})
-        return [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
+        classifier = nn.ModuleList([part for part in (self.network, self.one_hot_head) if part is not None])
+        return grouped((classifier, None), *([] if self.block is None else [(self.block, self.block_rate * recipe.lr)]))
 
     def phase(self, progress: float) -> str | None:
         """Always the same, or, where the block is trained at some steps alone, not static."""
@@ -336,20 +332,11 @@ class AutoMix(Objective):
         if self.momentum_network is None:
             return
         rate = 1 - ema_momentum(step.progress, self.momentum) if self.momentum else torch.ones_like(step.progress)
-        for average, value in zip(self.momentum_network.parameters(), self.network.parameters(), strict=True):
-            average.lerp_(value, rate.to(average))
-        if self.block is None:
-            for mine, theirs in zip(self.momentum_network.buffers(), self.network.buffers(), strict=True):
-                mine.copy_(theirs)
+        follow(self.momentum_network, self.network, rate, buffers=self.block is None)
 
     def metrics(self, data: Data) -> dict[str, float]:
         """Accuracy of every inference on the test split, and on the validation split where there is one."""
-        device, accuracies = next(self.parameters()).device, {}
-        for kind, split in (("test", data.test), ("validation", data.validation)):
-            for name, logits in self._inferences().items():
-                if split is not None:
-                    accuracies[f"{name}_{kind}_accuracy"] = accuracy(logits, split.to(device))
-        return accuracies
+        return accuracies(data, self._inferences(), next(self.parameters()).device)
 
 
 def stage_maps(network: Network, images: Float[Tensor, "N channels H W"], stage: int) -> Float[Tensor, "N A h w"]:
@@ -370,7 +357,3 @@ def _channels(network: Network, stage: int) -> int:
     black = torch.zeros(1, first.in_channels, side, side, dtype=first.weight.dtype, device=first.weight.device)
     with torch.no_grad(), evaluating(network):
         return stage_maps(network, black, stage).shape[1]
-
-
-def _cross_entropy(logits: Tensor, soft: Tensor) -> Tensor:
-    return F.cross_entropy(at_least_float32(logits), soft)

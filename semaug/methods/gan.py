@@ -30,7 +30,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -39,13 +39,14 @@ from torch.nn import functional as F
 
 from semaug._checks import NotFiniteError, check_choice, check_count, check_number, require
 from semaug.core.metrics import evaluating
+from semaug.core.tensors import follow
 from semaug.data.sets import Data
 from semaug.data.split import Split
 from semaug.methods._dcgan import Discriminator, Generator, Images
 from semaug.methods.diffaugment import DiffAugment, ada_step
 from semaug.training.checkpoint import Checkpoint
 from semaug.training.common import check_seed, configuration, global_generators, make_optimizer, peak_memory, prepared
-from semaug.training.objective import Setting
+from semaug.training.objective import Setting, grouped
 from semaug.training.progress import Progress
 from semaug.training.recipe import Recipe
 from semaug.training.record import Record, environment
@@ -233,10 +234,7 @@ class GAN(nn.Module):
     @torch.no_grad()
     def follow(self) -> None:
         """The average moves on towards the generator."""
-        for mine, theirs in zip(self.average.parameters(), self.generator.parameters(), strict=True):
-            mine.lerp_(theirs, 1 - self.ema)
-        for running, current in zip(self.average.buffers(), self.generator.buffers(), strict=True):
-            running.copy_(current)
+        follow(self.average, self.generator, 1 - self.ema)
 
     @torch.no_grad()
     def sample(self, codes: Float[Tensor, "N K"], batch_size: int = 500) -> Images:
@@ -247,9 +245,8 @@ class GAN(nn.Module):
     @torch.no_grad()
     def logits(self, split: Split, batch_size: int = 500) -> Float[Tensor, " N"]:
         """The discriminator's, of real images as they are, in evaluation mode; the split is on its device."""
-        parts = [slice(start, start + batch_size) for start in range(0, len(split), batch_size)]
         with evaluating(self.discriminator):
-            return torch.cat([self.discriminator(2 * split.floats(part) - 1) for part in parts])
+            return torch.cat([self.discriminator(2 * part.floats() - 1) for part in split.batches(batch_size)])
 
 
 def fit_gan(
@@ -333,11 +330,7 @@ class _Players:
         self.steps = size // batch
         require(gan.ratio <= (total := self.steps * recipe.epochs), "ratio", gan.ratio, f"at most the {total} steps")
         self.objective, self.gan, self.recipe, self.device = gan, gan, recipe, device
-        own = {} if gan.generator_lr is None else {"lr": gan.generator_lr}
-        groups: list[dict[str, Any]] = [
-            {"params": list(gan.discriminator.parameters())},
-            {"params": list(gan.generator.parameters()), **own},
-        ]
+        groups = grouped((gan.discriminator, None), (gan.generator, gan.generator_lr))
         self.optimizer = make_optimizer(groups, recipe, device)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.stream = Stream(data.train, "train", batch, recipe, seed, device)

@@ -253,10 +253,7 @@ class GVAE(Objective):
         """
         if codes.ndim != 2 or codes.shape[1] != self.network.latent:
             raise ValueError(f"codes: got shape {tuple(codes.shape)}; takes (N, {self.network.latent})")
-        if not tracing(codes) and not bool(codes.isfinite().all()):
-            raise ValueError(
-                f"codes: got {int((~codes.isfinite()).any(1).sum())} that are not finite; takes finite ones"
-            )
+        check_finite("codes", codes)
         return at_least_float32(self.decoded(codes, target)).clamp(0, 1)
 
     def decoded(self, codes: Codes, target: Labels | None) -> Images:

@@ -39,11 +39,11 @@ from torch.nn import functional as F
 from semaug._checks import check_count, check_finite, check_number, require
 from semaug.core.gaussian import kl_standard_normal
 from semaug.core.metrics import evaluating
-from semaug.core.tensors import at_least_float32
+from semaug.core.tensors import at_least_float32, follow
 from semaug.data.sets import Data
 from semaug.methods.diffaugment import DiffAugment, Draws
 from semaug.networks import Network
-from semaug.training.objective import Objective, Setting, Step, linear_head
+from semaug.training.objective import Objective, Setting, Step, grouped, linear_head
 from semaug.training.recipe import Recipe
 
 
@@ -154,16 +154,7 @@ class FeatureAugmentation(Objective):
 
     def parameter_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
         """The network, and the generator of features."""
-        return _groups(self.network, self.generator, self.generator_lr)
-
-
-def _groups(network: nn.Module, beside: nn.Module, lr: float | None) -> list[dict[str, Any]]:
-    own = {} if lr is None else {"lr": lr}
-    groups: list[dict[str, Any]] = [
-        {"params": list(network.parameters())},
-        {"params": list(beside.parameters()), **own},
-    ]
-    return [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
+        return grouped((self.network, None), (self.generator, self.generator_lr))
 
 
 def _checked_lr(name: str, lr: float | None) -> float | None:
@@ -308,14 +299,11 @@ class TeachAugment(Objective):
     def after_step(self, step: Step) -> None:
         """The teacher moves on."""
         self.steps.add_(1)
-        for mine, theirs in zip(self.teacher.parameters(), self.network.parameters(), strict=True):
-            mine.lerp_(theirs, 1 - self.ema)
-        for running, current in zip(self.teacher.buffers(), self.network.buffers(), strict=True):
-            running.copy_(current)
+        follow(self.teacher, self.network, 1 - self.ema)
 
     def parameter_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
         """The student, and the network of augmentation."""
-        return _groups(self.network, self.augmentation, self.augmentation_lr)
+        return grouped((self.network, None), (self.augmentation, self.augmentation_lr))
 
 
 def nonsaturating(logits: Float[Tensor, "N C"], target: Int64[Tensor, " N"]) -> Float[Tensor, ""]:

@@ -45,14 +45,14 @@ from semaug._checks import (
     check_shape,
     require,
 )
-from semaug.core.metrics import accuracy
+from semaug.core.metrics import Predict
 from semaug.core.tensors import at_least_float32
 from semaug.data.sets import Data
 from semaug.methods import long_tail
 from semaug.methods._sla_accumulate import accumulated
 from semaug.methods._sla_views import TRANSFORMS, rotations, views  # noqa: F401  (offered here)
 from semaug.networks import Network
-from semaug.training.objective import Objective, Step, linear_head
+from semaug.training.objective import Objective, Step, accuracies, cross_entropy, linear_head
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Terms = dict[str, Tensor]
@@ -87,7 +87,7 @@ def sla_loss(joint_logits: Float[Tensor, "N M CM"], target: Int64[Tensor, " N"])
     check_shape("target", target, (N,), ", a class for each of N > 0 images")
     check_classes(target, width // M)
     check_finite("joint_logits", joint_logits)
-    return _cross_entropy(joint_logits.flatten(0, 1), labels.flatten())
+    return cross_entropy(joint_logits.flatten(0, 1), labels.flatten())
 
 
 def aggregate(joint_logits: Float[Tensor, "N M CM"]) -> Float[Tensor, "N C"]:
@@ -181,7 +181,7 @@ class DataAugmentation(Objective):
 
     def loss_of(self, target: Tensor, step: Step) -> Loss:
         """What is taken of logits and labels of this batch, (N, labels) and (N,): here the cross-entropy."""
-        return _cross_entropy
+        return cross_entropy
 
     def view_losses(self, features: Iterator[Tensor], target: Tensor, loss: Loss, terms: Terms) -> Iterator[Tensor]:
         """What each view adds to the loss, for the features (N, A) of view M - 1, ..., 0; adds to ``terms``.
@@ -208,12 +208,8 @@ class DataAugmentation(Objective):
 
     def metrics(self, data: Data) -> dict[str, float]:
         """Accuracy of both inferences on the test split, and on the validation split where there is one."""
-        device, accuracies = next(self.parameters()).device, {}
-        for name, split in (("test", data.test), ("validation", data.validation)):
-            for inference, logits in (("single", self.network), ("aggregated", self.aggregated)):
-                if split is not None:
-                    accuracies[f"{inference}_{name}_accuracy"] = accuracy(logits, split.to(device))
-        return accuracies
+        inferences: dict[str, Predict] = {"single": self.network, "aggregated": self.aggregated}
+        return accuracies(data, inferences, next(self.parameters()).device)
 
 
 class MultiTask(DataAugmentation):
@@ -293,7 +289,7 @@ class SLA(DataAugmentation):
             logits = at_least_float32(self.joint_head(z))
             part, of_class = loss(logits, labels[:, j]), logits.detach()[:, j :: self.M]
             part = part if self.summed else part / self.M
-            terms["class_loss"] = terms.get("class_loss", 0) + _cross_entropy(of_class, target) / self.M
+            terms["class_loss"] = terms.get("class_loss", 0) + cross_entropy(of_class, target) / self.M
             if self.temperature is not None:
                 total = total + of_class
                 if j == 0:
@@ -374,10 +370,6 @@ def _distillation(logits: Tensor, aggregated: Tensor, temperature: float) -> Ten
     """distillation_loss of arguments known to fit: no value is read, for which a GPU would have to wait."""
     student, teacher = ((at_least_float32(each) / temperature).log_softmax(1) for each in (logits, aggregated.detach()))
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-
-
-def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    return F.cross_entropy(at_least_float32(logits), target)
 
 
 def _head_like(head: nn.Linear, width: int) -> nn.Linear:

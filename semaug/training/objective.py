@@ -9,7 +9,7 @@ so that a checkpoint is complete and data-parallel training sees it.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semaug._checks import check_flag, check_number, require
-from semaug.core.metrics import predictions
+from semaug.core.metrics import Predict, accuracy, predictions
 from semaug.core.tensors import at_least_float32, tracing
 from semaug.data.sets import Data
 from semaug.training.recipe import Recipe
@@ -146,7 +146,7 @@ class Objective(nn.Module):
 
     def parameter_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
         """Groups for the optimiser; a group without ``lr`` trains at the recipe's. Default: one group of all."""
-        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+        return grouped((self, None))
 
     def phase(self, progress: float) -> str | None:
         """A name for what the Python of ``forward`` decides at this fraction of training; None: the step is not static.
@@ -164,6 +164,30 @@ class Objective(nn.Module):
         The objective is in evaluation mode on its device, ``data`` as ``fit`` got it (``data.test.to(device)``).
         """
         return {}
+
+
+def grouped(*parts: tuple[nn.Module, float | None]) -> list[dict[str, Any]]:
+    """Groups for the optimiser, of what is to be trained of each module at its learning rate; None: the recipe's."""
+    return [
+        {"params": [p for p in module.parameters() if p.requires_grad], **({} if lr is None else {"lr": lr})}
+        for module, lr in parts
+    ]
+
+
+def accuracies(data: Data, inferences: Mapping[str, Predict], device: torch.device) -> dict[str, float]:
+    """Accuracy of every inference on the test split, and on the validation split where there is one."""
+    splits = {"test": data.test, "validation": data.validation}
+    return {
+        f"{inference}_{name}_accuracy": accuracy(predict, split.to(device))
+        for name, split in splits.items()
+        if split is not None
+        for inference, predict in inferences.items()
+    }
+
+
+def cross_entropy(logits: Float[Tensor, "N C"], target: Target) -> Float[Tensor, ""]:
+    """The mean over the batch in nats, computed in float32 at least."""
+    return F.cross_entropy(at_least_float32(logits), target)
 
 
 def trainable(objective: Objective) -> torch.device:
@@ -254,7 +278,7 @@ class CrossEntropy(Objective):
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy, mean over the batch, in nats."""
-        return F.cross_entropy(at_least_float32(self.network(images)), target), {}
+        return cross_entropy(self.network(images), target), {}
 
 
 class Smoothed(Objective):

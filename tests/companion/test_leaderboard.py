@@ -99,7 +99,7 @@ def test_the_figure_shows_the_methods_of_most_data_sets(records, monkeypatch):
 
 def test_it_is_written_whole_beside_the_figures(records, tmp_path):
     paths = leaderboard.write(tmp_path)
-    assert [path.suffix for path in paths] == [".png", ".svg", ".md"]
+    assert [path.suffix for path in paths] == [".png", ".md"]
     assert leaderboard.table() in paths[-1].read_text()
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -134,6 +135,18 @@ def test_frames_of_two_players_lie_beside_the_record_also_of_a_run_that_was_stop
     again = records.pictures("4_diffaugment", run.execute("cpu"))
     assert again.keys() == whole.keys()
     assert all(np.array_equal(again[name], whole[name]) for name in whole)
+
+
+def test_copies_stand_beside_their_originals():
+    images = torch.randint(0, 256, (300, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    train, test = (data.Split(part, torch.zeros(150, dtype=torch.int64)) for part in images.split(150))
+    quality = gans.Quality(data.Data("noise", train, test), torch.nn.Flatten(), 100)
+    order = torch.arange(150).flip(0)
+    unasked = dict.fromkeys(("discriminator", "logits"), train.floats)
+    copier = types.SimpleNamespace(codes=lambda n, draws: order[:n], sample=train.floats, **unasked)
+    pictures = runs._pictures(copier, quality, 5)
+    assert np.array_equal(pictures["samples"], train.images[order[:5]].numpy())
+    assert np.array_equal(pictures["nearest"], train.images[order[:5]].numpy())
 
 
 def test_arms_of_players_start_from_the_same_weights():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from companion import masks
+from companion import masks, records
 from companion.records import Index
 from companion.studies import NothingToDraw, automix
 from companion.studies.automix import CIFAR, FASHION, VIT
@@ -338,7 +338,7 @@ def watched(monkeypatch):
             "puzzle_lams": np.tile([0.0, 0.25, 0.5, 0.75, 1.0], (3, 1)),
             "names": np.array([["dog", "automobile"]] * 3),
         }
-    monkeypatch.setattr(automix, "pictures", lambda notebook, run: beside[run.arm])
+    monkeypatch.setattr(records, "pictures", lambda notebook, run: beside[run.arm])
     return runs, beside[automix.PICTURED.name]
 
 
@@ -383,7 +383,7 @@ def test_class_activation_maps_are_drawn_with_both_boxes(monkeypatch):
     runs, shape = [], (2, 40, 40)
     arrays = {"canvases": np.zeros((2, 3, 40, 40), np.uint8), "maps": np.zeros(shape, np.uint8)}
     arrays["boxes"] = np.array([[[0, 0, 20, 20], [5, 5, 25, 30]]] * 2)
-    monkeypatch.setattr(automix, "pictures", lambda notebook, run: arrays)
+    monkeypatch.setattr(records, "pictures", lambda notebook, run: arrays)
     for arm, box in zip(automix.LOOKING.arms[:2], (0.6, 0.7), strict=True):
         where = {"profile": "cpu", "study": automix.LOOKING.name, "arm": arm.name, "environment": {"device": "a CPU"}}
         runs.append(Record({"objective": arm.objective}, 0, {"box": box, "box_guess": 0.2}, {}, **where))

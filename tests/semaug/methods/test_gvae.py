@@ -295,7 +295,7 @@ BAD = {
     ),
     "images_nan": (lambda: model().encode(torch.full((2, 1, 12, 12), math.nan)), "images: got no number and 288 NaN"),
     "images_shape": (lambda: model().encode(torch.rand(2, 1, 12, 16)), r"images: got shape \(2, 1, 12, 16\)"),
-    "codes_nan": (lambda: model().decode(torch.full((2, 4), math.nan)), "codes: got 2 that are not finite"),
+    "codes_nan": (lambda: model().decode(torch.full((2, 4), math.nan)), "codes: got values that are not finite"),
     "codes_shape": (lambda: model().decode(torch.zeros(2, 5)), r"codes: got shape \(2, 5\); takes \(N, 4\)"),
     "clip": (lambda: model().traverse(batch()[0], clip=0.0), r"clip: got 0.0; takes a finite number in \(0, 1\]"),
     "clip_high": (lambda: model().traverse(batch()[0], clip=1.5), "clip: got 1.5"),
