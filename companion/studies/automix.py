@@ -620,7 +620,14 @@ def masks_over_epochs(index: Index) -> Picture:
         axes.set_title("with the pipeline" if name == PICTURED.name else "one network", fontsize=9.5)
         plots.bare(axes)
     text = f"{MASKS.title}, one seed. White: the image, black: its partner; beside each mask its mixture."
-    return finish(figure, _message(found), [run for run, _ in found.values()], text)
+    learned = len(found) > 1 and min(rise(run) for run, _ in found.values()) > 0.3
+    message = "Masks learn to show more of the image at larger λ, with the pipeline and through one network"
+    return finish(
+        figure,
+        message if learned else "Masks of AutoMix over ratio and training",
+        [run for run, _ in found.values()],
+        text,
+    )
 
 
 def _mask_tile(arrays: Mapping[str, np.ndarray], pair: int, lam: float) -> np.ndarray:

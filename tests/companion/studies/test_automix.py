@@ -365,8 +365,9 @@ def test_the_zoo_mixes_one_pair_by_every_method(watched):
 def test_figures_of_masks_say_how_far_they_follow_the_ratio(watched):
     runs, arrays = watched
     message = "In the end a mask's mean rises by 1.00 over λ with the pipeline, by 0.50 through one network"
-    for name in ("masks_follow", "masks_over_epochs"):
-        assert drawn(name, runs).get_suptitle().replace("\n", " ") == message
+    learn = "Masks learn to show more of the image at larger λ, with the pipeline and through one network"
+    for name, words in (("masks_follow", message), ("masks_over_epochs", learn)):
+        assert drawn(name, runs).get_suptitle().replace("\n", " ") == words
         assert drawn(name, runs[:1]).get_suptitle() == "Masks of AutoMix over ratio and training"
     one, other = (line.get_ydata() for line in drawn("masks_follow", runs).axes[1].lines)
     np.testing.assert_allclose(one, [0, 1], atol=1e-9)

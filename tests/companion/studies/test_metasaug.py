@@ -123,8 +123,13 @@ def test_classes_stand_by_their_number_of_images(found):
     turned = [
         record(name, seed, order=slice(None, None, -1)) for name in ("cross-entropy", "ISDA") for seed in range(2)
     ]
-    left, _ = metasaug.classes(Index(records=turned)).axes
+    left, _ = (figure := metasaug.classes(Index(records=turned))).axes
     np.testing.assert_allclose(left.lines[0].get_ydata(), 100 * (BASE + 0.01))
+    assert title(figure).startswith("Accuracy by class")
+    others = [record(name, seed, -1, 0, 2) for name in ("LDAM-DRW", "MetaSAug") for seed in range(2)]
+    words = "In the mean over the rarer half of the classes LDAM-DRW and MetaSAug gain everywhere"
+    plain = [record(name, seed) for name in ("cross-entropy", "ISDA") for seed in range(2)]
+    assert title(metasaug.classes(Index(records=[*plain, *others]))) == words
 
 
 def test_ablation_is_against_metasaug_as_released(found):
@@ -144,10 +149,14 @@ def test_stages_compare_what_shares_a_loss_or_a_stage(found):
     more = [
         record(name, seed, *(3 * [gain])) for name, gain in zip(names, (1, 2, 1, 5), strict=True) for seed in (0, 1)
     ]
-    ce, early = metasaug.stages(Index(records=[*found, *more])).axes
+    ce, early = (figure := metasaug.stages(Index(records=[*found, *more]))).axes
     assert (rows(ce), rows(early)) == (["CE, no meta step", "CE-DRW"], ["LDAM-DRW, stage 2 from 40%"])
     np.testing.assert_allclose(means(ce), [1, 2 - 1], atol=1e-9)
     np.testing.assert_allclose(means(early), [4], atol=1e-9)
+    assert title(figure) == "Without its meta step MetaSAug is nowhere significantly worse"
+    worse = [record(names[1], seed, *(3 * [-seed / 10])) for seed in range(3)]
+    worse += [record(names[0], 2, 1, 1, 1), *(run for run in more if run.arm != names[1])]
+    assert title(metasaug.stages(Index(records=[*found, *worse]))) == "MetaSAug without its meta step, and without ISDA"
 
 
 def test_the_tail_shows_counts_accuracies_and_meta_steps():
