@@ -46,9 +46,9 @@ LOW, HIGH = torch.tensor([*shapes.RANGES.values()], dtype=torch.float32).T
 CIRCULAR = torch.tensor([name in ("hue", "angle", "background_hue") for name in FACTORS])
 MEASURED = tuple(name for name in FACTORS if name != "angle")  # a disc has none, and a square looks alike at four
 SPREAD = 12**-0.5  # standard deviation of a factor, as a part of its range
-PIXELS = 2000.0  # weight of the mean squared error of pixels beside the squared distance of features
+PIXELS = 8000.0  # weight of the mean squared error of pixels beside the squared distance of features
 STAY = 1.0  # weight of the factors' squared moves: of two images that fit alike the nearer one is taken
-BANK, ROUNDS, PARENTS, CHILDREN = 20_000, 22, 8, 24
+BANK, ROUNDS, PARENTS, CHILDREN, EFFORT = 20_000, 22, 8, 24, 4  # the last for restored images, which are few
 
 # Of faces
 FACES, AXES = 0.5, 512  # lambda; principal axes
@@ -128,8 +128,8 @@ class Search:
     """Finds images whose features are nearest to given ones, among all that the renderer draws.
 
     It starts from the nearest of ``BANK`` images of all classes, which the set does not hold, and goes on by evolution:
-    each round keeps the best ``PARENTS`` of what it has and of ``CHILDREN`` changed copies, whose steps shrink from
-    round to round.
+    each round keeps the best ``PARENTS`` of what it has and of ``CHILDREN`` changed copies. Their steps shrink from
+    round to round; now and then a class or a factor is drawn anew.
 
     Args:
         sees: from images to features.
@@ -146,6 +146,7 @@ class Search:
         generator: torch.Generator,
         near: Drawn | None = None,
         like: UInt8[Tensor, "N 3 32 32"] | None = None,
+        effort: int = 1,
     ) -> Drawn:
         """One image for each goal.
 
@@ -154,6 +155,7 @@ class Search:
             generator: of the changes.
             near: images to stay near to in their factors (``STAY``), and to start from as well.
             like: images whose pixels are sought as well (``PIXELS``).
+            effort: times ``ROUNDS``.
         """
         pixels = None if like is None else like.flatten(1).float() / 255
 
@@ -176,11 +178,15 @@ class Search:
         if near is not None:
             target[:, -1], units[:, -1] = near.target, near.units
         costs = cost(Drawn(target.flatten(), units.flatten(0, 1)))
-        for number in range(ROUNDS):
+        for number in range(effort * ROUNDS):
             parent = torch.randint(PARENTS, (len(goal), CHILDREN), generator=generator)
             born, child = target.gather(1, parent), _rows(units, parent)
-            changed = torch.rand(child.shape, generator=generator) < 0.5
-            child = child + 0.2 * 0.83**number * changed * torch.randn(child.shape, generator=generator)
+            anew = torch.randint(10, born.shape, generator=generator)
+            born = torch.where(torch.rand(born.shape, generator=generator) < 0.1, anew, born)
+            changed, jump = torch.rand(2, *child.shape, generator=generator)
+            step = 0.2 * 0.83 ** (number / effort) * torch.randn(child.shape, generator=generator)
+            child = torch.where(changed < 0.5, child + step, child)
+            child = torch.where(jump < 0.04, torch.rand(child.shape, generator=generator), child)
             if near is not None:  # some factors go back to where they were
                 back = torch.rand(child.shape, generator=generator) < 0.15
                 child = torch.where(back, near.units[:, None], child)
@@ -213,7 +219,7 @@ def shapes_moved(run: Run, root: str | None = None) -> tuple[Record, dict[str, n
     moments = _moments(predictions(sees, dataset.train), dataset.train.target, dataset.num_classes)
     few, search = dataset.test.take(slice(0, IMAGES)), Search(sees)
     features, initial = predictions(sees, few), Drawn.of(few)
-    restored = search(features, generator, like=few.images)
+    restored = search(features, generator, like=few.images, effort=EFFORT)
 
     def measure(name: str, found: Drawn, origin: Drawn) -> None:
         times = len(found.target) // IMAGES
@@ -224,7 +230,7 @@ def shapes_moved(run: Run, root: str | None = None) -> tuple[Record, dict[str, n
         record.metrics |= {f"moved, {name}, {factor}": move for factor, move in by_factor.items()}
 
     measure("restored", restored, initial)
-    measure("features alone", search(features, generator), initial)
+    measure("features alone", search(features, generator, effort=EFFORT), initial)
     columns = [initial.render(64).images, restored.render(64).images]
     for strength in LAMBDAS:
         for kind in KINDS:

@@ -374,16 +374,32 @@ def _restored_titles(record: Record, before: str = "") -> list[str]:
 def restored_shapes(index: Index) -> Picture:
     """Shapes found for the features of others, and for features moved by draws of three covariances of equal trace."""
     record, tiles = moved(index, RESTORED[0])
-    strength, metrics = f"{restored.LAMBDAS[-1]:g}", record.metrics
-    rows = {name: tiles[name] for name in SHAPES}
-    ours, noise = (metrics[f"matched, {strength}, {kind}"] for kind in ("class", "random"))
-    text = (
-        f"What the renderer draws nearest to a feature; {restored.IMAGES} unseen images with {restored.DRAWS} draws "
-        f"of each kind, λ = {strength}, one network trained with ISDA. An image's feature follows "
-        f"{100 * ours:.0f}% of a draw of the class covariance, {100 * noise:.0f}% of a random one."
+    strength = f"{restored.LAMBDAS[-1]:g}"
+    values = {
+        what: {kind: record.metrics[f"{what}, {strength}, {kind}"] for kind in restored.KINDS}
+        for what in ("kept", "moved", "matched")
+    }
+    (kept, between), far, matched = (
+        (100 * values["kept"][kind] for kind in ("class", "between")),
+        *[*values.values()][1:],
     )
-    figure = _blocks_of(rows, _restored_titles(record, f"{strength}, "), "\n".join(textwrap.wrap(text, 118)))
-    return titled(figure, "TODO")
+    text = (
+        f"What the renderer draws nearest to a feature; {restored.IMAGES} unseen images, {restored.DRAWS} draws of "
+        f"each kind and equal length, λ = {strength}, one network trained with ISDA. Factors move by {far['class']:.2f}, "
+        f"{far['random']:.2f} and {far['between']:.2f} of their standard deviations; the features of the images follow "
+        f"{100 * matched['class']:.0f}%, {100 * matched['random']:.0f}% and {100 * matched['between']:.0f}% of a draw."
+    )
+    figure = _blocks_of(
+        {name: tiles[name] for name in SHAPES},
+        _restored_titles(record, f"{strength}, "),
+        "\n".join(textwrap.wrap(text, 118)),
+    )
+    stays = kept > between and far["class"] > far["random"]
+    message = (
+        f"Moved by the class covariance {kept:.0f}% of shapes keep their class, between the classes {between:.0f}%; "
+        f"random noise moves them {far['random'] / far['class']:.1f} times as far"
+    )
+    return titled(figure, message if stays else "Shapes found for moved features", 5.6)
 
 
 def restored_faces(index: Index) -> Picture:
