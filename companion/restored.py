@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -213,7 +213,7 @@ def shapes_moved(run: Run, root: str | None = None) -> tuple[Record, dict[str, n
     """
     begin = time.process_time()
     record, dataset = _begin(run, root, f"{run.study.network}, trained with ISDA")
-    model = runs.build("ISDA", run.study.network, dataset, run.seed)
+    model: Any = runs.build("ISDA", run.study.network, dataset, run.seed)
     record.metrics["test_accuracy"] = fit(model, dataset, run.recipe, run.seed).metrics["test_accuracy"]
     sees, generator = model.eval().network.features, torch.Generator().manual_seed(run.seed)
     moments = _moments(predictions(sees, dataset.train), dataset.train.target, dataset.num_classes)

@@ -375,31 +375,25 @@ def restored_shapes(index: Index) -> Picture:
     """Shapes found for the features of others, and for features moved by draws of three covariances of equal trace."""
     record, tiles = moved(index, RESTORED[0])
     strength = f"{restored.LAMBDAS[-1]:g}"
-    values = {
-        what: {kind: record.metrics[f"{what}, {strength}, {kind}"] for kind in restored.KINDS}
-        for what in ("kept", "moved", "matched")
-    }
-    (kept, between), far, matched = (
-        (100 * values["kept"][kind] for kind in ("class", "between")),
-        *[*values.values()][1:],
-    )
+
+    def measured(what: str) -> dict[str, float]:
+        return {kind: record.metrics[f"{what}, {strength}, {kind}"] for kind in restored.KINDS}
+
+    kept, far, matched = (measured(what) for what in ("kept", "moved", "matched"))
     text = (
         f"What the renderer draws nearest to a feature; {restored.IMAGES} unseen images, {restored.DRAWS} draws of "
-        f"each kind and equal length, λ = {strength}, one network trained with ISDA. Factors move by {far['class']:.2f}, "
-        f"{far['random']:.2f} and {far['between']:.2f} of their standard deviations; the features of the images follow "
-        f"{100 * matched['class']:.0f}%, {100 * matched['random']:.0f}% and {100 * matched['between']:.0f}% of a draw."
+        f"each kind, λ = {strength}, one network trained with ISDA. From left to right factors move by "
+        f"{', '.join(f'{value:.2f}' for value in far.values())} of their standard deviations, and features follow "
+        f"{', '.join(f'{100 * value:.0f}%' for value in matched.values())} of a draw."
     )
-    figure = _blocks_of(
-        {name: tiles[name] for name in SHAPES},
-        _restored_titles(record, f"{strength}, "),
-        "\n".join(textwrap.wrap(text, 118)),
-    )
-    stays = kept > between and far["class"] > far["random"]
+    rows = {name: tiles[name] for name in SHAPES}
+    figure = _blocks_of(rows, _restored_titles(record, f"{strength}, "), "\n".join(textwrap.wrap(text, 118)))
+    ratio = far["class"] / far["random"]
     message = (
-        f"Moved by the class covariance {kept:.0f}% of shapes keep their class, between the classes {between:.0f}%; "
-        f"random noise moves them {far['random'] / far['class']:.1f} times as far"
+        f"The class covariance moves shapes {ratio:.1f} times as far as random noise of equal length, and "
+        f"{100 * kept['class']:.0f}% keep their class"
     )
-    return titled(figure, message if stays else "Shapes found for moved features", 5.6)
+    return titled(figure, message if ratio > 1.2 else "Shapes found for moved features", 5.6)
 
 
 def restored_faces(index: Index) -> Picture:

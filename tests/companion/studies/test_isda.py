@@ -132,6 +132,7 @@ def test_restored_shapes_and_their_kinds_of_draws(monkeypatch):
     shares = {"class": 0.95, "random": 0.98, "between": 0.85}
     metrics = {f"kept, 2, {kind}": share for kind, share in shares.items()}
     metrics |= {"matched, 2, class": 0.6, "matched, 2, random": 0.08, "matched, 2, between": 0.5}
+    metrics |= {"moved, 2, class": 0.5, "moved, 2, random": 0.2, "moved, 2, between": 0.4}
     classes = shapes.CLASSES
     restored_tiles(monkeypatch, len(classes))
     figure = isda.restored_shapes(Index(records=[restored_record(isda.RESTORED[0], metrics, classes)]))
@@ -146,8 +147,14 @@ def test_restored_shapes_and_their_kinds_of_draws(monkeypatch):
             *[[first + k, first + k + 1] for k in (5, 7)],
         ]
         assert row[0].get_ylabel() == name
-    titles = " ".join(axes.get_title() for axes in grid[0])
+    titles = " ".join(axes.get_title("left") for axes in grid[0])
     assert [f"{100 * share:.0f}% keep" in titles for share in shares.values()] == [True] * 3
+    assert "2.5 times as far" in title(figure)
+    metrics["moved, 2, random"] = 0.5
+    record = restored_record(isda.RESTORED[0], metrics, classes)
+    assert "times as far" not in title(isda.restored_shapes(Index(records=[record]))), (
+        "nothing is claimed that is not so"
+    )
 
 
 def test_restored_faces_say_what_a_judge_sees(monkeypatch):
