@@ -149,8 +149,8 @@ EIGHT = Recipe(epochs=8, batch_size=64, weight_decay=5e-4)
 RESTORED = tuple(
     Study(NOTEBOOK, f"{name}-restored", title, {"name": name}, network, recipe, arms, 1, seconds, execute=execute)
     for name, title, network, recipe, arms, seconds, execute in (
-        ("shapes", "generated shapes", "small", EIGHT, (Arm("restored", "Restored"),), 240.0, restored.shapes_moved),
-        ("lfw64", "LFW faces", "principal axes", ONCE, (Arm("restored", "Restored"),), 150.0, restored.faces_moved),
+        ("shapes", "generated shapes", "small", EIGHT, (Arm("restored", "Restored"),), 190.0, restored.shapes_moved),
+        ("lfw64", "LFW faces", "principal axes", ONCE, (Arm("restored", "Restored"),), 100.0, restored.faces_moved),
     )
 )
 STUDIES = (*SIZES.values(), COLOUR, WHOLE, *PIXELS, *PHOTOGRAPHS, *RESTORED, *FROZEN, *PAPER_SETTING)
