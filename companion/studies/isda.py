@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from companion import pretrained
+from companion import pretrained, restored
 from companion.plots import (
     BLUE,
     CYAN,
@@ -145,7 +145,15 @@ PHOTOGRAPHS = tuple(
     )
     for name, title in (("cifar10", "50,000 photographs of CIFAR-10"), ("lfw64", "LFW faces"))
 )
-STUDIES = (*SIZES.values(), COLOUR, WHOLE, *PIXELS, *PHOTOGRAPHS, *FROZEN, *PAPER_SETTING)
+EIGHT = Recipe(epochs=8, batch_size=64, weight_decay=5e-4)
+RESTORED = tuple(
+    Study(NOTEBOOK, f"{name}-restored", title, {"name": name}, network, recipe, arms, 1, seconds, execute=execute)
+    for name, title, network, recipe, arms, seconds, execute in (
+        ("shapes", "generated shapes", "small", EIGHT, (Arm("restored", "Restored"),), 190.0, restored.shapes_moved),
+        ("lfw64", "LFW faces", "principal axes", ONCE, (Arm("restored", "Restored"),), 100.0, restored.faces_moved),
+    )
+)
+STUDIES = (*SIZES.values(), COLOUR, WHOLE, *PIXELS, *PHOTOGRAPHS, *RESTORED, *FROZEN, *PAPER_SETTING)
 COLOURS = {arm.name: arm.color for study in STUDIES for arm in study.arms}
 PAPER = tuple(
     (
@@ -257,6 +265,10 @@ SHOWN_KINDS = ("class", "random", "between")
 """Directions of the figure of neighbours."""
 
 
+SHAPES = ("crescent", "heart", "triangle", "square", "star", "arrow")
+"""Shapes of the figure of restored images, in its order."""
+
+
 def photographed(index: Index, what: str) -> tuple[dict[str, np.ndarray], Record]:
     """Arrays of :func:`companion.pretrained.look` by class, and the record of CIFAR-10; see there for their axes."""
     tiles = dict[str, np.ndarray]()
@@ -280,11 +292,12 @@ def deviation(record: Record, kind: str) -> float:
 
 @styled
 def _blocks_of(tiles: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str], text: str, gap: int = 0) -> Picture:
-    """Rows of photographs under a few titles: for each a strip (columns, 3, H, W), with a gap after so many columns."""
-    columns = len(titles) * (len(next(iter(tiles.values()))[0]) + 0.6)
+    """Rows of images under a few titles: for each a strip (columns, 3, H, W), with a gap after so many columns."""
+    widths = [len(strip) for strip in next(iter(tiles.values()))]
+    columns = sum(widths) + 0.6 * len(titles)
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, hspace=0.02, wspace=0.08)
     figure = Picture(figsize=(7.5, 0.9 + (6.6 / columns + 0.05) * len(tiles)), layout=layout)
-    grid = figure.subplots(len(tiles), len(titles), squeeze=False)
+    grid = figure.subplots(len(tiles), len(titles), squeeze=False, width_ratios=widths)
     for axes, (name, strips) in zip(grid, tiles.items(), strict=True):
         for one, strip in zip(axes, strips, strict=True):
             framed = list(np.pad(strip, ((0, 0), (0, 0), (1, 1), (2, 2)), constant_values=255))
@@ -343,6 +356,65 @@ def neighbours(index: Index) -> Picture:
     return titled(figure, message if stays else "Photographs nearest to moved features")
 
 
+def moved(index: Index, study: Study) -> tuple[Record, dict[str, list[np.ndarray]]]:
+    """The record of a study of ``RESTORED``, and by class its tiles: initial, restored, each kind of draw."""
+    (record,) = needed(index.of(study, study.baseline), f"the study {study.name}")
+    ends = np.cumsum([1, 1, *restored.COLUMNS.values()])[:-1]
+    tiles = pictures(NOTEBOOK, record)["tiles"]
+    return record, {name: np.split(row, ends) for name, row in zip(record.config["classes"], tiles, strict=True)}
+
+
+def _restored_titles(record: Record, before: str = "") -> list[str]:
+    """Titles of the blocks of tiles, with the share of each kind of draw that keeps the class."""
+    names = {"class": "augmented, class covariance:", "random": "random noise:", "between": "between classes:"}
+    shares = {kind: f"{100 * record.metrics[f'kept, {before}{kind}']:.0f}%" for kind in names}
+    return ["initial", "restored", *(f"{name}\n{shares[kind]} keep the class" for kind, name in names.items())]
+
+
+def restored_shapes(index: Index) -> Picture:
+    """Shapes found for the features of others, and for features moved by draws of three covariances of equal trace."""
+    record, tiles = moved(index, RESTORED[0])
+    strength = f"{restored.LAMBDAS[-1]:g}"
+
+    def measured(what: str) -> dict[str, float]:
+        return {kind: record.metrics[f"{what}, {strength}, {kind}"] for kind in restored.KINDS}
+
+    kept, far, matched = (measured(what) for what in ("kept", "moved", "matched"))
+    text = (
+        f"What the renderer draws nearest to a feature; {restored.IMAGES} unseen images, {restored.DRAWS} draws of "
+        f"each kind, λ = {strength}, one network trained with ISDA. From left to right factors move by "
+        f"{', '.join(f'{value:.2f}' for value in far.values())} of their standard deviations, and features follow "
+        f"{', '.join(f'{100 * value:.0f}%' for value in matched.values())} of a draw."
+    )
+    rows = {name: tiles[name] for name in SHAPES}
+    figure = _blocks_of(rows, _restored_titles(record, f"{strength}, "), "\n".join(textwrap.wrap(text, 118)))
+    ratio = far["class"] / far["random"]
+    message = (
+        f"The class covariance moves shapes {ratio:.1f} times as far as random noise of equal length, and "
+        f"{100 * kept['class']:.0f}% keep their class"
+    )
+    return titled(figure, message if ratio > 1.2 else "Shapes found for moved features", 5.6)
+
+
+def restored_faces(index: Index) -> Picture:
+    """Faces decoded from their own codes, and from codes moved by draws of three covariances of equal trace."""
+    record, tiles = moved(index, RESTORED[1])
+    kept = {kind: 100 * record.metrics[f"kept, {kind}"] for kind in ("initial", "restored", *restored.KINDS)}
+    rows = {name.replace(", ", ",\n"): strips for name, strips in tiles.items()}
+    text = (
+        f"Codes: coordinates along {restored.AXES} principal axes, λ = {restored.FACES:g}. In %: what a classifier "
+        f"trained apart sees, mean over four classes of {restored.FACES_EACH} unseen faces; {kept['initial']:.0f}% of "
+        f"the initial, {kept['restored']:.0f}% of the restored ones."
+    )
+    figure = _blocks_of(rows, _restored_titles(record), "\n".join(textwrap.wrap(text, 118)))
+    stays = kept["class"] > max(kept["random"], kept["between"])
+    message = (
+        f"Moved by the class covariance {kept['class']:.0f}% of faces keep their class, by random noise of equal "
+        f"length {kept['random']:.0f}%"
+    )
+    return titled(figure, message if stays else "Faces decoded from moved codes", 3.9)
+
+
 def by_size(runs: Sequence[Record]) -> np.ndarray:
     """Test accuracy in points of heads on frozen features: (runs, sizes)."""
     return 100 * np.array([run.curves["test_accuracy"] for run in runs])
@@ -399,6 +471,8 @@ FIGURES: dict[str, Callable[[Index], Picture]] = {
     "directions": directions,
     "directions_between": partial(directions, other="between"),
     "neighbours": neighbours,
+    "restored": restored_shapes,
+    "restored_faces": restored_faces,
     "frozen": frozen,
     **{draw.__name__: draw for draw in (strength, augmentation, controls)},
 }

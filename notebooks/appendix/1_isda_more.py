@@ -510,6 +510,22 @@ show(figure_factors(), "factor_shares")
 # the class covariance is printed above the figure: the factors for which it is ahead. The order of the factors answers
 # the source's observation for this data set. It depends on what varies in the data and on what the network ignores.
 #
+# **Initial, restored, augmented.** The paper searches a pretrained BigGAN for images with the features of an image, and
+# with moved ones; the source shows some. For shapes we search the exact renderer instead, over classes and factors.
+#
+# ![Shapes: initial, restored, and found for features moved by the class covariance, random noise, and between classes](../../figures/1_isda/restored.png)
+#
+# Restored shapes match pixels and features; by features alone, the hues are almost lost. At λ = 2, draws of the class
+# covariance change size, place and background: 94% of 300 keep their class. Random noise of equal length keeps 98%, so
+# it is *not* worse; but an image's feature can follow only 10% of it (59% of the class's draw). Between classes 90%
+# stay, a difference that 300 draws do not establish. At the paper's λ = 0.5 the shares are 98, 99 and 98%.
+#
+# ![Faces: initial, restored, and decoded from codes moved by the class covariance, random noise, and between classes](../../figures/1_isda/restored_faces.png)
+#
+# For faces, encoder and decoder are linear: 512 principal axes, λ = 0.5. Light and features change. A classifier
+# trained apart on photographs sees 80% of the initial, 78% of the restored and 72% of the augmented faces in their
+# class, 45% under noise. The faces shown are seen from the front; profiles are restored less well. One seed each.
+#
 # ## 5 · The covariance is late
 #
 # **Three lines derive L(10).** Write $\mu^+$ for the new mean and $d = \mu - \mu'$.

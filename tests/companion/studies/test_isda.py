@@ -7,6 +7,7 @@ import pytest
 
 from companion.records import Index, committed
 from companion.studies import NothingToDraw, isda
+from semaug.data import shapes
 from semaug.training.record import Record
 
 PLAIN, FULL, DIAGONAL = (arm.name for arm in isda.FORMS)
@@ -106,6 +107,75 @@ def test_differences_of_heads_by_the_number_of_images():
     assert first.startswith("| tuned weight decay − cross-entropy | +0.00 ± 0.00 | +1.00 ± 0.00 |")
     with pytest.raises(NothingToDraw):
         isda.head_gains(Index(records=found[:3]))
+
+
+def restored_record(study, metrics, classes):
+    where = {"study": study.name, "profile": study.profile}
+    return Record({"classes": list(classes)}, 0, metrics, arm=study.baseline.name, **where)
+
+
+def restored_tiles(monkeypatch, classes):
+    """A tile of column c in row r is all of value 20 r + c."""
+    tiles = np.add.outer(20 * np.arange(classes), np.arange(9)).astype(np.uint8)
+    tiles = np.broadcast_to(tiles[:, :, None, None, None], (classes, 9, 3, 64, 64))
+    monkeypatch.setattr(isda, "pictures", lambda notebook, record: {"tiles": tiles})
+
+
+def values(axes):
+    """What the tiles of a block show, from left to right."""
+    (image,) = axes.images
+    row = np.asarray(image.get_array())[32, :, 0]
+    return row[34::68].tolist()
+
+
+def test_restored_shapes_and_their_kinds_of_draws(monkeypatch):
+    shares = {"class": 0.95, "random": 0.98, "between": 0.85}
+    metrics = {f"kept, 2, {kind}": share for kind, share in shares.items()}
+    metrics |= {"matched, 2, class": 0.6, "matched, 2, random": 0.08, "matched, 2, between": 0.5}
+    metrics |= {"moved, 2, class": 0.5, "moved, 2, random": 0.2, "moved, 2, between": 0.4}
+    classes = shapes.CLASSES
+    restored_tiles(monkeypatch, len(classes))
+    figure = isda.restored_shapes(Index(records=[restored_record(isda.RESTORED[0], metrics, classes)]))
+    grid = np.array(figure.axes).reshape(len(isda.SHAPES), 5)
+    for name, row in zip(isda.SHAPES, grid, strict=True):
+        first = 20 * classes.index(name)
+        found = [values(axes) for axes in row]
+        assert found == [
+            [first],
+            [first + 1],
+            [first + 2, first + 3, first + 4],
+            *[[first + k, first + k + 1] for k in (5, 7)],
+        ]
+        assert row[0].get_ylabel() == name
+    titles = " ".join(axes.get_title("left") for axes in grid[0])
+    assert [f"{100 * share:.0f}% keep" in titles for share in shares.values()] == [True] * 3
+    assert "2.5 times as far" in title(figure)
+    metrics["moved, 2, random"] = 0.5
+    record = restored_record(isda.RESTORED[0], metrics, classes)
+    assert "times as far" not in title(isda.restored_shapes(Index(records=[record]))), (
+        "nothing is claimed that is not so"
+    )
+
+
+def test_restored_faces_say_what_a_judge_sees(monkeypatch):
+    metrics = {
+        "kept, initial": 0.8,
+        "kept, restored": 0.78,
+        "kept, class": 0.7,
+        "kept, random": 0.4,
+        "kept, between": 0.3,
+    }
+    restored_tiles(monkeypatch, 4)
+    record = restored_record(
+        isda.RESTORED[1], metrics, ("a, not smiling", "a, smiling", "b, not smiling", "b, smiling")
+    )
+    figure = isda.restored_faces(Index(records=[record]))
+    assert [axes.get_ylabel() for axes in figure.axes[::5]] == [
+        f"{one},\n{two}" for one in "ab" for two in ("not smiling", "smiling")
+    ]
+    assert "70%" in title(figure)
+    metrics["kept, random"] = 0.75
+    assert "70%" not in title(isda.restored_faces(Index(records=[record]))), "nothing is claimed that is not so"
 
 
 @pytest.mark.parametrize("name", isda.FIGURES)
