@@ -301,11 +301,11 @@ def headline(figure: Figure, text: str, labels: Mapping[str, Artist] | None = No
 
 
 def caption(figure: Figure, found: Iterable[Record], text: str) -> None:
-    """Where the numbers come from, under the figure, in lines of its width: profiles and devices of the records."""
-    sources = sorted(
-        {f"profile {record.profile}, {record.environment.get('device', 'unknown device')}" for record in found}
-    )
-    lines = textwrap.wrap(f"{text} Records: {'; '.join(sources)}.", int(15.5 * figure.get_figwidth()))
+    """What a reader has to know, under a figure, in lines of its width; of runs not by the profile cpu, where from."""
+    kinds = {(record.profile, record.environment.get("device", "unknown device")) for record in found}
+    if {profile for profile, _ in kinds} != {"cpu"}:
+        text += f" Records: {'; '.join(sorted(f'profile {profile}, {device}' for profile, device in kinds))}."
+    lines = textwrap.wrap(text, int(15.5 * figure.get_figwidth()))
     figure.supxlabel("\n".join(lines), fontsize=8, color=GREY, x=0.01, ha="left")
 
 

@@ -164,7 +164,8 @@ lesson.figure("1_isda", "neighbours")
 # direction 77%. A random direction leaves 70%, and one between the classes 49%. So random moves are worse on average
 # over ten classes (by 7.1 ± 6.8 points, one random direction each), but far from useless. This tests single directions at one large distance, on the 10,000 test images. It is 3 standard deviations
 # along the class's direction and about 9 along the random one. ISDA's Gaussian moves along all directions at once; the
-# appendix measures that, with controls.
+# appendix measures that, with controls, and shows images restored and moved: the source's own figure, on shapes and
+# faces.
 #
 # ### A world in the plane
 #

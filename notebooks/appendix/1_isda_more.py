@@ -738,6 +738,12 @@ lesson.table("1_isda", report)
 lesson.table("1_isda", lambda index: study.head_table(study.head_gains(index)))
 
 # %% [markdown]
+# And of CIFAR-100, where 200 images are two of each class:
+
+# %%
+lesson.table("1_isda", lambda index: study.head_table(study.head_gains(index, study.FROZEN[1])))
+
+# %% [markdown]
 # **Which strength?** The source leaves λ₀ to a validation set. Here is the gain at each strength, for both forms.
 
 # %% tags=["nbval-ignore-output"]

@@ -233,7 +233,10 @@ class TestCurves:
         assert accuracy.lines[0].get_ydata()[-1] == pytest.approx(100 * (0.82 - 0.01 + 0.01 + 0.0006))
         texts = words(figure)
         assert {"epoch", "train loss (nats)", "validation accuracy (%)", "ISDA (n = 3)"} <= set(texts)
-        assert any("profile cpu, test CPU" in text for text in texts)
+        assert not any("profile" in text for text in texts), "of runs by the profile cpu nothing has to be said"
+        found[0].profile = "paper"
+        figure = plots.curves({"ISDA": found[:1]}, "train_loss", "validation_accuracy")
+        assert any("Records: profile paper, test CPU." in text for text in words(figure))
 
     @pytest.mark.usefixtures("unchecked")
     def test_bad_input(self, found):
