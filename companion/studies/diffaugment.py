@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -614,8 +613,5 @@ def domains(index: Index) -> Picture:
 FIGURES: dict[str, Callable[[Index], Picture]] = {
     **{draw.__name__: draw for draw in (faces, between, longer, overfitting, distances)},
     **{draw.__name__: draw for draw in (four_places, places_long, seeds, cars)},
-    "distances_paper": partial(
-        over_steps, names=("fid",), studies=LARGE, message="The paper's setting: FID over the steps"
-    ),
     **{draw.__name__: draw for draw in (learned, domains)},
 }
