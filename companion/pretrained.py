@@ -57,7 +57,7 @@ class Photographs:
 
     @classmethod
     def of(cls, dataset: Data, axes: int = AXES) -> Photographs:
-        """Those of a set; features that are not in ``FEATURES`` are computed first, about .006 s an image on one quiet core.
+        """Those of a set; features that are not in ``FEATURES`` are computed first, in about .006 s an image.
 
         Raises:
             ModuleNotFoundError: where features are missing and the extra ``pretrained`` is not installed.

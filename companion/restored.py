@@ -209,7 +209,8 @@ def shapes_moved(run: Run, root: str | None = None) -> tuple[Record, dict[str, n
     images and each lambda and kind of draw: the share found in its own class ("kept, 0.5, class"), each factor's mean
     move in its standard deviations ("moved, 0.5, class, hue"), of restored ones from the initial ones, of moved ones
     from the restored ones, and their mean ("moved, 0.5, class"); "matched, 0.5, class": how far the feature of what was
-    found goes along the draw, as a share of its length. ``tiles`` is (10, 2 + 7, 3, 64, 64), a row a class.
+    found goes along the draw, as a share of its length. ``tiles`` is (10, 2 + 7, 3, 64, 64), a row a class, and
+    ``classes``, (10, 2 + 7), the class in which each was found.
     """
     begin = time.process_time()
     record, dataset = _begin(run, root, f"{run.study.network}, trained with ISDA")
@@ -231,7 +232,7 @@ def shapes_moved(run: Run, root: str | None = None) -> tuple[Record, dict[str, n
 
     measure("restored", restored, initial)
     measure("features alone", search(features, generator, effort=EFFORT), initial)
-    columns = [initial.render(64).images, restored.render(64).images]
+    shown = [initial, restored]
     for strength in LAMBDAS:
         for kind in KINDS:
             found, along = list[Drawn](), list[Tensor]()
@@ -241,14 +242,15 @@ def shapes_moved(run: Run, root: str | None = None) -> tuple[Record, dict[str, n
                 reached = predictions(sees, found[-1].render()) - features
                 along.append((reached * step).sum(1) / step.square().sum(1))
                 if strength == LAMBDAS[-1] and number < COLUMNS[kind]:
-                    columns.append(found[-1].render(64).images)
+                    shown.append(found[-1])
             whole = Drawn(
                 *(torch.cat(parts) for parts in zip(*((one.target, one.units) for one in found), strict=True))
             )
             measure(f"{strength:g}, {kind}", whole, restored)
             record.metrics[f"matched, {strength:g}, {kind}"] = torch.cat(along).mean().item()
     record.seconds = time.process_time() - begin
-    return record, {"tiles": torch.stack(columns, 1)[: dataset.num_classes].numpy()}
+    columns = {"tiles": [one.render(64).images for one in shown], "classes": [one.target for one in shown]}
+    return record, {name: torch.stack(parts, 1)[: dataset.num_classes].numpy() for name, parts in columns.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -261,7 +263,8 @@ def faces_moved(run: Run, root: str | None = None) -> tuple[Record, dict[str, np
     A code is an image's coordinates along the ``AXES`` principal axes of the training images and their mirror images.
     Metrics, of as many unseen images of each class: "error", the mean squared one of restored pixels; the share that a
     judge, trained apart, sees in its class ("kept, initial", "kept, restored", "kept, class" and so on); and the root
-    mean square change of pixels from the restored ones ("moved, class"). ``tiles`` is (4, 2 + 7, 3, 64, 64).
+    mean square change of pixels from the restored ones ("moved, class"). ``tiles`` is (4, 2 + 7, 3, 64, 64), and
+    ``classes`` (4, 2 + 7) what the judge sees in each.
     """
     begin = time.process_time()
     record, dataset = _begin(run, root, f"{AXES} principal axes")
@@ -294,5 +297,7 @@ def faces_moved(run: Run, root: str | None = None) -> tuple[Record, dict[str, np
         columns += moved[: COLUMNS[kind]]
     first = np.cumsum([0, *map(len, rows[:-1])])
     shown = torch.stack(columns, 1)[first + np.array(PLACES)]
+    with torch.no_grad():
+        classes = predict(shown.flatten(0, 1)).argmax(1).view(shown.shape[:2])
     record.seconds = time.process_time() - begin
-    return record, {"tiles": (255 * shown).round().byte().numpy()}
+    return record, {"tiles": (255 * shown).round().byte().numpy(), "classes": classes.numpy()}

@@ -494,10 +494,10 @@ def cars(index: Index, each: int = 8) -> Picture:
     fids = {name: [run.metrics["fid"] for run in index.of(CARS, name)] for name in (BASELINE, DIFFAUGMENT)}
     message = "A hundred cars, and T in four places"
     if min(fids[BASELINE]) > 2 * max(fids[DIFFAUGMENT]):
-        message = "A hundred cars: the plain GAN ends in noise, DiffAugment in rough cars"
+        message = "A hundred cars: the plain GAN ends in grainy copies or noise, DiffAugment in rough cars"
     rows, labels = _above_nearest(firsts, each)
     ends = [f"{short(name)} {', '.join(f'{fid:.2g}' for fid in values)}" for name, values in fids.items()]
-    text = f" FID at the end, a number a seed: {'; '.join(ends)}."
+    text = f" FID of the seeds (features of a classifier trained here): {'; '.join(ends)}."
     return _places_drawn([run for run, _ in firsts], rows, labels, message, text)
 
 

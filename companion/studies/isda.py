@@ -357,18 +357,23 @@ def neighbours(index: Index) -> Picture:
 
 
 def moved(index: Index, study: Study) -> tuple[Record, dict[str, list[np.ndarray]]]:
-    """The record of a study of ``RESTORED``, and by class its tiles: initial, restored, each kind of draw."""
+    """The record of a study of ``RESTORED``, and by class its tiles: initial, restored, each kind of draw.
+
+    Those that were found, or seen, in another class have a red frame.
+    """
     (record,) = needed(index.of(study, study.baseline), f"the study {study.name}")
     ends = np.cumsum([1, 1, *restored.COLUMNS.values()])[:-1]
-    tiles = pictures(NOTEBOOK, record)["tiles"]
+    arrays = pictures(NOTEBOOK, record)
+    lost = arrays["classes"] != np.arange(len(arrays["classes"]))[:, None]
+    frame = np.pad(np.zeros((56, 56), bool), 4, constant_values=True) & lost[..., None, None, None]
+    tiles = np.where(frame, np.array([220, 0, 0], np.uint8)[:, None, None], arrays["tiles"])
     return record, {name: np.split(row, ends) for name, row in zip(record.config["classes"], tiles, strict=True)}
 
 
-def _restored_titles(record: Record, before: str = "") -> list[str]:
-    """Titles of the blocks of tiles, with the share of each kind of draw that keeps the class."""
-    names = {"class": "augmented, class covariance:", "random": "random noise:", "between": "between classes:"}
-    shares = {kind: f"{100 * record.metrics[f'kept, {before}{kind}']:.0f}%" for kind in names}
-    return ["initial", "restored", *(f"{name}\n{shares[kind]} keep the class" for kind, name in names.items())]
+def _restored_titles(means: Mapping[str, str]) -> list[str]:
+    """Titles of the blocks of tiles, and below each what was measured."""
+    names = {"class": "augmented, class covariance", "random": "random noise", "between": "between classes"}
+    return [f"{names.get(name, name)}\n{words}" for name, words in means.items()]
 
 
 def restored_shapes(index: Index) -> Picture:
@@ -381,17 +386,20 @@ def restored_shapes(index: Index) -> Picture:
 
     kept, far, matched = (measured(what) for what in ("kept", "moved", "matched"))
     text = (
-        f"What the renderer draws nearest to a feature; {restored.IMAGES} unseen images, {restored.DRAWS} draws of "
-        f"each kind, λ = {strength}, one network trained with ISDA. From left to right factors move by "
-        f"{', '.join(f'{value:.2f}' for value in far.values())} of their standard deviations, and features follow "
-        f"{', '.join(f'{100 * value:.0f}%' for value in matched.values())} of a draw."
+        f"What the renderer draws nearest to a feature; red frame: of another class. Below the titles: share that "
+        f"keeps its class, mean move of the factors in their standard deviations (SD). {restored.IMAGES} unseen "
+        f"images, {restored.DRAWS} draws of each kind, λ = {strength}, one network trained with ISDA. Along a draw "
+        f"features go {100 * matched['class']:.0f}, {100 * matched['random']:.0f} and "
+        f"{100 * matched['between']:.0f}% of its length: no image has the rest."
     )
+    below = {kind: f"{100 * kept[kind]:.0f}%, {far[kind]:.2f} SD" for kind in restored.KINDS}
+    titles = _restored_titles({"initial": "", "restored": f"{100 * record.metrics['kept, restored']:.0f}%"} | below)
     rows = {name: tiles[name] for name in SHAPES}
-    figure = _blocks_of(rows, _restored_titles(record, f"{strength}, "), "\n".join(textwrap.wrap(text, 118)))
+    figure = _blocks_of(rows, titles, "\n".join(textwrap.wrap(text, 118)))
     ratio = far["class"] / far["random"]
     message = (
-        f"The class covariance moves shapes {ratio:.1f} times as far as random noise of equal length, and "
-        f"{100 * kept['class']:.0f}% keep their class"
+        f"The class covariance changes shapes {ratio:.1f} times as much as random noise of equal length, and "
+        f"{100 * kept['class']:.0f}% keep their class (noise: {100 * kept['random']:.0f}%)"
     )
     return titled(figure, message if ratio > 1.2 else "Shapes found for moved features", 5.6)
 
@@ -402,15 +410,16 @@ def restored_faces(index: Index) -> Picture:
     kept = {kind: 100 * record.metrics[f"kept, {kind}"] for kind in ("initial", "restored", *restored.KINDS)}
     rows = {name.replace(", ", ",\n"): strips for name, strips in tiles.items()}
     text = (
-        f"Codes: coordinates along {restored.AXES} principal axes, λ = {restored.FACES:g}. In %: what a classifier "
-        f"trained apart sees, mean over four classes of {restored.FACES_EACH} unseen faces; {kept['initial']:.0f}% of "
-        f"the initial, {kept['restored']:.0f}% of the restored ones."
+        f"Codes: coordinates along {restored.AXES} principal axes, λ = {restored.FACES:g}. In %: how many a classifier "
+        f"trained apart sees in their class, mean over four classes of {restored.FACES_EACH} unseen faces; red frame: "
+        f"seen in another class."
     )
-    figure = _blocks_of(rows, _restored_titles(record), "\n".join(textwrap.wrap(text, 118)))
+    titles = _restored_titles({name: f"{share:.0f}%" for name, share in kept.items()})
+    figure = _blocks_of(rows, titles, "\n".join(textwrap.wrap(text, 118)))
     stays = kept["class"] > max(kept["random"], kept["between"])
     message = (
-        f"Moved by the class covariance {kept['class']:.0f}% of faces keep their class, by random noise of equal "
-        f"length {kept['random']:.0f}%"
+        f"Moved by the class covariance {kept['class']:.0f}% of faces are seen in their class, by random noise "
+        f"of equal length {kept['random']:.0f}%"
     )
     return titled(figure, message if stays else "Faces decoded from moved codes", 3.9)
 
@@ -460,11 +469,13 @@ def frozen(index: Index) -> Picture:
         axes.set_xticks(images, [f"{count:,.0f}" for count in images])
         axes.minorticks_off()
     figure.axes[0].set_ylabel("gain over cross-entropy\n(points of test accuracy)")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
+    lines = dict(zip(*figure.axes[0].get_legend_handles_labels()[::-1], strict=True))
+    text = "Bands: 95% intervals of the mean. Full: a covariance for each class; shared: one for all. 64 features."
     alone = [by_size(by_arm[name]) - by_size(by_arm[tuned]) for _, by_arm in found for name in names[2:4]]
     beyond = [values.mean(0) for values in alone]
     message = f"On frozen features ISDA alone is at best {np.max(beyond):.2f} points ahead of a tuned weight decay"
-    return titled(figure, message if 0 < np.max(beyond) < 0.5 else "ISDA on frozen features")
+    message = message if 0 < np.max(beyond) < 0.5 else "ISDA on frozen features"
+    return finish(figure, message, [run for _, by_arm in found for run in runs_of({"": by_arm})], text, lines)
 
 
 FIGURES: dict[str, Callable[[Index], Picture]] = {

@@ -243,12 +243,12 @@ def test_cars_in_every_place(filmed, tmp_path):
     figure = drawn("cars", runs)
     assert figure.axes[0].images[0].get_array().shape[:2] == (6 * 34 - 2, 8 * 34 - 2), "two with their nearest"
     assert said(figure) == "A hundred cars, and T in four places"
-    words = "FID at the end, a number a seed: plain GAN 9, 9; DiffAugment 5, 5."
+    words = "FID of the seeds (features of a classifier trained here): plain GAN 9, 9; DiffAugment 5, 5."
     assert words in figure.get_supxlabel().replace("\n", " ")
     for run in runs[3::2]:
         run.metrics["fid"] = 1.25
     figure = drawn("cars", runs)
-    assert said(figure) == "A hundred cars: the plain GAN ends in noise, DiffAugment in rough cars"
+    assert said(figure) == "A hundred cars: the plain GAN ends in grainy copies or noise, DiffAugment in rough cars"
     assert "plain GAN 9, 9; DiffAugment 1.2, 1.2." in figure.get_supxlabel().replace("\n", " ")
 
 

@@ -118,7 +118,9 @@ def restored_tiles(monkeypatch, classes):
     """A tile of column c in row r is all of value 20 r + c."""
     tiles = np.add.outer(20 * np.arange(classes), np.arange(9)).astype(np.uint8)
     tiles = np.broadcast_to(tiles[:, :, None, None, None], (classes, 9, 3, 64, 64))
-    monkeypatch.setattr(isda, "pictures", lambda notebook, record: {"tiles": tiles})
+    seen = np.repeat(np.arange(classes)[:, None], 9, 1)
+    seen[:, 5] += 1  # the first of random noise is found in another class
+    monkeypatch.setattr(isda, "pictures", lambda notebook, record: {"tiles": tiles, "classes": seen})
 
 
 def values(axes):
@@ -130,7 +132,7 @@ def values(axes):
 
 def test_restored_shapes_and_their_kinds_of_draws(monkeypatch):
     shares = {"class": 0.95, "random": 0.98, "between": 0.85}
-    metrics = {f"kept, 2, {kind}": share for kind, share in shares.items()}
+    metrics = {f"kept, 2, {kind}": share for kind, share in shares.items()} | {"kept, restored": 0.97}
     metrics |= {"matched, 2, class": 0.6, "matched, 2, random": 0.08, "matched, 2, between": 0.5}
     metrics |= {"moved, 2, class": 0.5, "moved, 2, random": 0.2, "moved, 2, between": 0.4}
     classes = shapes.CLASSES
@@ -147,12 +149,14 @@ def test_restored_shapes_and_their_kinds_of_draws(monkeypatch):
             *[[first + k, first + k + 1] for k in (5, 7)],
         ]
         assert row[0].get_ylabel() == name
+        for axes, wrong in zip(row, (0, 0, 0, 1, 0), strict=True):
+            assert (np.asarray(axes.images[0].get_array())[2, 8] == (220, 0, 0)).all() == wrong, "a red frame"
     titles = " ".join(axes.get_title("left") for axes in grid[0])
-    assert [f"{100 * share:.0f}% keep" in titles for share in shares.values()] == [True] * 3
-    assert "2.5 times as far" in title(figure)
+    assert [f"{100 * share:.0f}%, " in titles for share in shares.values()] == [True] * 3
+    assert "2.5 times as much" in title(figure)
     metrics["moved, 2, random"] = 0.5
     record = restored_record(isda.RESTORED[0], metrics, classes)
-    assert "times as far" not in title(isda.restored_shapes(Index(records=[record]))), (
+    assert "times as much" not in title(isda.restored_shapes(Index(records=[record]))), (
         "nothing is claimed that is not so"
     )
 
