@@ -72,13 +72,14 @@ def styled(draw: Callable[P, Picture]) -> Callable[P, Picture]:
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file: the same bytes for the same figure (and versions of matplotlib and Pillow).
 
-    A drawing is stored in 64 colours, a third of the size, where all that it loses is the smoothing of edges: a patch
-    whose colour would change, as bands that lie over each other do, keeps all of its colours, and so do images.
+    A drawing is stored in 64 or 256 colours, a third of the size, where all that it loses is the smoothing of edges.
+    Where a patch's colour would change, as bands that lie over each other do, or a line's, it keeps all of its colours,
+    and so do images.
     """
-    stored = Image.open(io.BytesIO(_render(figure))).convert("RGB")
-    if not any(axes.images for axes in figure.axes):
-        few = stored.quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        stored = stored if _patches_differ(few, stored) else few
+    stored = whole = Image.open(io.BytesIO(_render(figure))).convert("RGB")
+    for colours in (256, 64) if not any(axes.images for axes in figure.axes) else ():
+        few = whole.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        stored = stored if _patches_differ(few, whole) or _lines_differ(few, whole) else few
     buffer = io.BytesIO()
     stored.save(buffer, "png", optimize=True)
     return buffer.getvalue()
@@ -90,6 +91,15 @@ def _patches_differ(one: Image.Image, other: Image.Image, most: int = 8, size: i
     off = np.abs(next(arrays) - next(arrays)).max(2) > most
     squares = np.lib.stride_tricks.sliding_window_view(off, (size, size))
     return bool(squares.all((2, 3)).any())
+
+
+def _lines_differ(one: Image.Image, other: Image.Image, most: int = 8, least: int = 200) -> bool:
+    """Whether a colour that so many pixels of ``other`` have differs in ``one`` by more than ``most`` of 255."""
+    pixels = np.asarray(other).reshape(-1, 3)
+    _, first, counts = np.unique(pixels, axis=0, return_index=True, return_counts=True)
+    often = first[counts >= least]
+    off = np.abs(np.asarray(one.convert("RGB")).reshape(-1, 3)[often].astype(int) - pixels[often])
+    return bool((off > most).any())
 
 
 def _render(figure: Figure) -> bytes:

@@ -829,11 +829,11 @@ def author_plane(index: Index) -> Picture:
             style = {"color": COLOURS[label], "markersize": 3, "alpha": 0.6, "label": name}
             axes.plot(*points[arrays["labels"] == label][:150].T, "o", **style)
         axes.set(xlabel="first coordinate", ylabel="second coordinate")
-        axes.set_title(f"{title}: {apart:.0%}")
+        axes.set_title(f"{title}:\n{apart:.0%} nearest to their class", fontsize=9.5)
     lines = {str(line.get_label()): line for line in left.lines}
     message = "Both planes mix the four classes"
     text = "Left by one PCA, right by the author's code. Of 1,000 training faces a class, of which 150 are drawn; "
-    text += "K = 256. In %: codes nearer to the mean of their class than to the others; a guess has 25%."
+    text += "K = 256. In %: codes that are nearest to the mean of their own class; a guess has 25%."
     return finish(figure, message, [run], text, lines)
 
 

@@ -162,6 +162,16 @@ class TestFiles:
         assert not plots._patches_differ(original, edge)
         assert plots._patches_differ(original, patch)
 
+    def test_a_thin_line_of_another_colour_is_seen_and_few_pixels_are_not(self):
+        original = Image.new("RGB", (400, 40), "white")
+        original.paste((40, 40, 40), (0, 20, 400, 21))
+        line, few = original.copy(), original.copy()
+        line.paste((120, 40, 40), (0, 20, 400, 21))
+        few.paste((120, 40, 40), (0, 30, 100, 31))
+        assert plots._lines_differ(line, original)
+        assert not plots._patches_differ(line, original)
+        assert not plots._lines_differ(original, few)
+
     def test_images_keep_all_their_colours(self):
         draws = torch.Generator().manual_seed(0)
         colours = {
