@@ -378,7 +378,20 @@ assert sum(passed) == 4 * 60
 # %% tags=["nbval-ignore-output"]
 figure("accuracy")
 
+# %%
+by_arm = index.by_arm(study.FASHION, ["Co-Mixup", "cross-entropy"])
+gain = stats.summary(stats.gains(by_arm["Co-Mixup"], by_arm["cross-entropy"]))
+fitted = {name: np.mean([run.curves["train_loss"][-1] for run in runs_of]) for name, runs_of in by_arm.items()}
+print(f"Co-Mixup − cross-entropy: {effect(gain)}")
+print(", ".join(f"{name}: {loss:.1f} nats" for name, loss in fitted.items()), "of training loss at the end")
+assert gain.side == -1
+assert fitted["Co-Mixup"] > 1
+
 # %% [markdown]
+# *Co-Mixup* cuts each mixture from several of twenty images. Its network is far from fitting such mixtures after forty
+# epochs, and is significantly below cross-entropy; the papers train for 300. It was not run on photographs: a step takes
+# .7 s here, more than twenty times that of mixup.
+#
 # The same four methods on a small Vision Transformer, in twenty epochs, by a recipe of its own:
 
 # %% tags=["nbval-ignore-output"]
@@ -458,8 +471,21 @@ figure("masks_follow")
 # %% tags=["nbval-ignore-output"]
 figure("alpha_and_stage")
 
+# %%
+tried = {arm.name: arm for arm in (study.ALPHAS[1], study.ALPHAS[4], study.STAGES[1], study.STAGES[2])}
+by_arm, sides = index.by_arm(study.FASHION, [study.SHORT.name, *tried]), []
+for name in tried:
+    pairs = [by_arm[name], by_arm[study.SHORT.name]]
+    seen = stats.summary(stats.gains(*pairs, lambda run: 100 * run.metrics["validation_accuracy"]))
+    gain = stats.summary(stats.gains(*pairs))
+    sides.append((seen.side, gain.side))
+    print(f"{name} − AutoMix (α = 2, stage 3): validation {seen.text('+.1f')}, test {effect(gain)}")
+assert sides == [(0, -1), (0, -1), (0, 0), (0, -1)]
+
 # %% [markdown]
-# One seed, and eight hundred validation images do not choose between these values: the claim is not tested.
+# The 800 validation images show no significant difference. On the test set α = 1, α = 4 and stage 2 are about a point
+# below the values used here. These were not chosen by accuracy, and no interval is corrected. So a choice can cost
+# about a point, and the claim does not hold here without a qualification.
 #
 # ## 8 · Calibration, attacks and corruptions
 #
