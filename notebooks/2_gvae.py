@@ -466,7 +466,9 @@ show(figure_unit(), "unit")
 #
 # But fewer coordinates move a picture *less*. By (9), 3σ along $n$ columns $A_k$ at right angles move it by less than $3 s
 # \sqrt n$, or a pixel by $3 s \sqrt{n/D}$ (root mean square). We move a face, $D = 12288$, of a model with $K = 256$ and $s
-# = 0.1$, along the 13 largest σ (5%, the source's choice) and along all.
+# = 0.2$, along the 13 largest σ (5%, the source's choice), the 13 smallest and all. Beside them stand directions that the
+# source does not use: three standard deviations of its class's codes along their two leading eigenvectors, and
+# differences of class means.
 
 # %% tags=["nbval-ignore-output"]
 lesson.figure("2_gvae", "ways")
@@ -478,20 +480,23 @@ def say_ways(index):
     moved = study.moved_by(index)
     each = {}  # root mean square change along one coordinate of the way
     for way, count in ((study.WAYS[0], 13), (study.WAYS[2], 256)):
-        bound = 3 * 0.1 * math.sqrt(count / 12288)
+        bound = 3 * 0.2 * math.sqrt(count / 12288)
         print(f"{way}: bound for a linear decoder {bound:.3f}, measured {moved[way]:.3f}")
         each[count] = moved[way] / math.sqrt(count)
-        assert (1.2 if count == 13 else 1.05) < moved[way] / bound < (1.3 if count == 13 else 1.08)
+        assert (1.0 if count == 13 else 0.85) < moved[way] / bound < (1.02 if count == 13 else 0.9)
     print(f"for one coordinate: {each[13]:.4f} of the 13, {each[256]:.4f} of all")
     assert each[13] > each[256]
     assert 3.5 < moved[study.WAYS[2]] / moved[study.WAYS[0]] < 4.5
+    print(f"along its class's first eigenvector: {moved[study.WAYS[3]]:.3f}")
+    assert moved[study.WAYS[3]] > 10 * moved[study.WAYS[0]]
 
 
 lesson.reading(say_ways, "2_gvae")
 
 # %% [markdown]
-# Both exceed the bound, by about a quarter and a fifteenth: it assumes a linear decoder and columns at right angles. We
-# have not measured which fails.
+# The 13 reach the bound, all 256 stay an eighth below it: it assumes a linear decoder and columns at right angles. The
+# first eigenvector of the *class's codes* moves the face ten times as far as the 13. So what varies within a class is
+# seen there, and not in σ, which says how uncertain one code is.
 #
 # ## 5 · The method in thirty lines (28–31 min)
 #

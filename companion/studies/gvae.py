@@ -629,10 +629,6 @@ def _drawn(rows: Sequence[np.ndarray], names: Sequence[str], columns: Sequence[s
     return titled(figure, text)
 
 
-FACE = 5
-"""The row of the sheets of faces that :func:`ways` moves."""
-
-
 @styled
 def opening(index: Index) -> Picture:
     """Codes of two coordinates of unseen garments of six classes; below them four garments moved by ±3σ."""
@@ -719,9 +715,8 @@ def _root(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _face(index: Index) -> tuple[Record, dict[str, np.ndarray]]:
-    """The run whose face is moved along ways and in grids: the arm for that, or before it is saved the usual one."""
-    arm = WIDE if index.of(SHEETS[0], WIDE) else "G-VAE"
-    return _beside(index, "lfw64", arm)
+    """The run whose face is moved along ways and in grids."""
+    return _beside(index, "lfw64", WIDE)
 
 
 def grid_of(index: Index) -> Picture:
@@ -745,31 +740,21 @@ WAYS = (
 
 
 def moved_by(index: Index) -> dict[str, float]:
-    """:func:`far` of the first two rows, or all seven, of :func:`ways`, and of unit noise on the codes of ten faces."""
+    """:func:`far` of the rows of :func:`ways`, and of unit noise on the codes of ten faces."""
     arrays = _face(index)[1]
-    result = {WAYS[0]: far(arrays["clipped"]), WAYS[2]: far(arrays["all"])}
-    if "ways" in arrays:
-        result = dict(zip(WAYS, map(far, arrays["ways"]), strict=True))
+    result = dict(zip(WAYS, map(far, arrays["ways"]), strict=True))
     return result | {"unit noise": _root(arrays["noise"], arrays["all"][:, STEPS])}
 
 
 def ways(index: Index) -> Picture:
-    """One face moved in seven ways, or, before that run is saved, two along the largest σ and along all of them."""
+    """One face moved in seven ways."""
     run, arrays = _face(index)
     moved, columns = moved_by(index), [column.removesuffix("σ") for column in SHEET[::2]]
-    if "ways" in arrays:
-        rows, names = [*arrays["ways"][:, ::2]], list(WAYS)
-    else:
-        rows, names = [], []
-        for key, name in (("clipped", WAYS[0]), ("all", WAYS[2])):
-            tiles = arrays[key][FACE, ::2]
-            change = 127 + 3 * (tiles.astype(int) - tiles[[len(tiles) // 2]])
-            rows += [tiles, change.clip(0, 255).astype(np.uint8)]
-            names += [name, "3 × its change"]
-    text = f"3σ move a pixel by {moved[WAYS[0]]:.3f} along the 13 largest σ, by {moved[WAYS[2]]:.3f} along all 256"
-    figure = _drawn(rows, names, columns, 0.75, text)
+    text = f"3σ change a pixel by {moved[WAYS[0]]:.3f} along the 13 largest σ, by {moved[WAYS[2]]:.3f} along all; "
+    text += f"3 deviations of its class by {moved[WAYS[3]]:.3f}"
+    figure = _drawn([*arrays["ways"][:, ::2]], WAYS, columns, 0.75, text)
     s = run.config["settings"]["deviation"]
-    words = "Numbers: root mean square over ten unseen faces. One seed."
+    words = "Numbers: root mean square over the pixels of both ends. One seed."
     plots.caption(figure, [run], f"G-VAE, K = 256, s = {s:g}. {words}")
     return figure
 

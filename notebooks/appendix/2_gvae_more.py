@@ -343,7 +343,7 @@ show(plots.sheet(stack, list(tiles), ["x", "−3σ", "−1.5σ", "μ", "1.5σ", 
 #
 # `deltas` are mean σ of a class, all positive, with all but the largest 5% set to 0. The same with our model:
 #
-# ![The author's grid along the largest 5% of sigma: one face 63 times, the corners differ by only 0.016](../../figures/2_gvae/grid.png)
+# ![The author's grid along the largest 5% of sigma: one face 63 times, the corners differ by only 0.022](../../figures/2_gvae/grid.png)
 #
 # Every tile looks like the middle one. All σ are positive, so four arms need not be four directions.
 #
@@ -353,7 +353,7 @@ show(plots.sheet(stack, list(tiles), ["x", "−3σ", "−1.5σ", "μ", "1.5σ", 
 # %% tags=["nbval-ignore-output"]
 def stretched_row(index):
     """The middle row of the grid as it is, and each tile stretched."""
-    row = pictures("2_gvae", study.whole(index, "lfw64", "G-VAE"))["grid"][3].astype(float) / 255
+    row = pictures("2_gvae", study.whole(index, "lfw64", study.WIDE))["grid"][3].astype(float) / 255
     each = np.stack([stretch(tile) for tile in row])
     away = [study.far(255 * part) for part in (row, each)]
     text = f"Stretched tile by tile, the ends differ from the middle by {away[1]:.3f}; as decoded, by {away[0]:.3f}"

@@ -252,16 +252,6 @@ def test_titles_of_sheets_are_computed(index, saved):
     drawn = mosaic(gvae.ways(index))
     assert drawn.shape == (7, 7)
     assert set(drawn[:, -1]) == {61}
-    (usual,) = index.of(gvae.SHEETS[0], "G-VAE")
-    old = saved / f"{usual.stem}.npz"
-    usual.config["settings"] = {"deviation": 0.1}
-    before = Index(records=[run for run in index if run.arm != gvae.WIDE])
-    path = saved / f"{usual.stem}.npz"  # its name has changed with its settings
-    old.rename(path)
-    arrays = {name: value for name, value in records.unpack(path).items() if name != "ways"}
-    path.write_bytes(records.pack(arrays))
-    assert list(gvae.moved_by(before)) == [gvae.WAYS[0], gvae.WAYS[2], "unit noise"]
-    assert mosaic(gvae.ways(before)).shape == (4, 7)
 
 
 def test_the_opening_has_codes_by_class_above_moved_images(index, saved):
