@@ -749,10 +749,10 @@ def moved_by(index: Index) -> dict[str, float]:
 def ways(index: Index) -> Picture:
     """One face moved in seven ways."""
     run, arrays = _face(index)
-    moved, columns = moved_by(index), [column.removesuffix("σ") for column in SHEET[::2]]
+    moved, columns = moved_by(index), [column.removesuffix("σ") for column in SHEET[::3]]
     text = f"3σ change a pixel by {moved[WAYS[0]]:.3f} along the 13 largest σ, by {moved[WAYS[2]]:.3f} along all; "
     text += f"3 deviations of its class by {moved[WAYS[3]]:.3f}"
-    figure = _drawn([*arrays["ways"][:, ::2]], WAYS, columns, 0.75, text)
+    figure = _drawn([*arrays["ways"][:, ::3]], WAYS, columns, 0.75, text)
     s = run.config["settings"]["deviation"]
     words = "Numbers: root mean square over the pixels of both ends. One seed."
     plots.caption(figure, [run], f"G-VAE, K = 256, s = {s:g}. {words}")

@@ -250,7 +250,7 @@ def test_titles_of_sheets_are_computed(index, saved):
     assert gvae.grid_of(index).get_suptitle().startswith("The author's grid along the largest 5% of σ")
     assert gvae.grid_of(index).get_suptitle().replace("\n", " ").endswith("the corners differ by only 0.000")
     drawn = mosaic(gvae.ways(index))
-    assert drawn.shape == (7, 7)
+    assert drawn.shape == (7, 5)
     assert set(drawn[:, -1]) == {61}
 
 
