@@ -200,7 +200,10 @@ def comparison(
         for row, (name, runs) in enumerate(methods.items()):
             colour = (colours or {}).get(name, COLOURS[row % len(COLOURS)])
             _row(left, row, [*map(points, runs)], colour, capsize=3, linewidth=1.6)
-            gained = gains(runs, first)
+            try:
+                gained = gains(runs, first)
+            except ValueError as error:
+                raise ValueError(f"{name!r}: {error}") from None
             if row and gained:
                 result = _row(right, row, gained, colour, capsize=3, linewidth=1.6)
                 half = f" ± {result.half_width:.2f}" if result.n > 2 else ""
@@ -301,13 +304,16 @@ def _unit(name: str) -> tuple[float, str]:
 
 
 def headline(figure: Figure, text: str, labels: Mapping[str, Artist] | None = None) -> None:
-    """What a figure shows, in a sentence above it; below that a legend in one row, where ``labels`` has artists."""
+    """What a figure shows, in a sentence above it; below that a legend, in rows, where ``labels`` has artists."""
     lines = textwrap.wrap(text, int(11 * figure.get_figwidth()))
-    figure.suptitle("\n".join([*lines, *([" "] if labels else [])]), x=0.01, ha="left", fontsize=11.5)
+    fitting = int(12 * figure.get_figwidth() / max(map(len, labels), default=1)) if labels else 0
+    columns = max(1, min(len(labels or ()), fitting))
+    rows = -(-len(labels) // columns) if labels else 0
+    figure.suptitle("\n".join([*lines, *[" "] * rows]), x=0.01, ha="left", fontsize=11.5)
     if labels:
         below = (0.005, 1 - (0.04 + 0.19 * len(lines)) / figure.get_figheight())
         style: dict[str, Any] = {"fontsize": 9, "frameon": False, "borderaxespad": 0, "borderpad": 0.2}
-        figure.legend(labels.values(), list(labels), loc="upper left", bbox_to_anchor=below, ncols=len(labels), **style)
+        figure.legend(labels.values(), list(labels), loc="upper left", bbox_to_anchor=below, ncols=columns, **style)
 
 
 def caption(figure: Figure, found: Iterable[Record], text: str) -> None:

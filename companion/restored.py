@@ -250,7 +250,8 @@ def shapes_moved(run: Run, root: str | None = None) -> tuple[Record, dict[str, n
             record.metrics[f"matched, {strength:g}, {kind}"] = torch.cat(along).mean().item()
     record.seconds = time.process_time() - begin
     columns = {"tiles": [one.render(64).images for one in shown], "classes": [one.target for one in shown]}
-    return record, {name: torch.stack(parts, 1)[: dataset.num_classes].numpy() for name, parts in columns.items()}
+    first = [int((few.target == label).nonzero()[0]) for label in range(dataset.num_classes)]
+    return record, {name: torch.stack(parts, 1)[first].numpy() for name, parts in columns.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

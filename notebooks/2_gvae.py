@@ -494,7 +494,7 @@ def say_ways(index):
 lesson.reading(say_ways, "2_gvae")
 
 # %% [markdown]
-# The 13 reach the bound, all 256 stay an eighth below it: it assumes a linear decoder and columns at right angles. The
+# The 13 exceed the bound by 1%, all 256 stay an eighth below it: it assumes a linear decoder and columns at right angles. The
 # first eigenvector of the *class's codes* moves the face ten times as far as the 13. So what varies within a class is
 # seen there, and not in σ, which says how uncertain one code is.
 #

@@ -500,7 +500,7 @@ CENTRE = (12, 20)
 
 
 def kept(index: Index, study: Study = MASKS) -> Pictured:
-    """By arm the run of seed 0 and its arrays; raises NothingToDraw without the study's baseline."""
+    """By arm the first run with arrays, and these; raises NothingToDraw without the study's baseline."""
     found = records.pictured(NOTEBOOK, index.by_arm(study))
     return found if study.baseline.name in found else needed({}, f"arrays of {study.baseline.name} on {study.title}")
 

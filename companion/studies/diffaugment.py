@@ -487,14 +487,15 @@ def _above_nearest(firsts: Sequence[tuple[Record, dict[str, np.ndarray]]], each:
 
 
 def cars(index: Index, each: int = 8) -> Picture:
-    """Samples of seed 0 of ``CARS`` for every place of T, and FID and copies of all seeds in words."""
+    """Samples of seed 0 of ``CARS`` for every place of T, and the FID of all seeds in words."""
     firsts = _of_places(index, CARS)
     if len(firsts) < len(PLACES):
         raise NothingToDraw(f"pictures of {CARS.title}, with T in every place")
     fids = {name: [run.metrics["fid"] for run in index.of(CARS, name)] for name in (BASELINE, DIFFAUGMENT)}
     message = "A hundred cars, and T in four places"
     if min(fids[BASELINE]) > 2 * max(fids[DIFFAUGMENT]):
-        message = "A hundred cars: the plain GAN ends in grainy copies or noise, DiffAugment in rough cars"
+        low, high = ([f"{edge(values):.2g}" for edge in (min, max)] for values in fids.values())
+        message = f"A hundred cars: FID {' to '.join(low)} by the plain GAN, {' to '.join(high)} by DiffAugment"
     rows, labels = _above_nearest(firsts, each)
     ends = [f"{short(name)} {', '.join(f'{fid:.2g}' for fid in values)}" for name, values in fids.items()]
     text = f" FID of the seeds (features of a classifier trained here): {'; '.join(ends)}."

@@ -387,10 +387,10 @@ def restored_shapes(index: Index) -> Picture:
     kept, far, matched = (measured(what) for what in ("kept", "moved", "matched"))
     text = (
         f"What the renderer draws nearest to a feature; red frame: of another class. Below the titles: share that "
-        f"keeps its class, mean move of the factors in their standard deviations (SD). {restored.IMAGES} unseen "
-        f"images, {restored.DRAWS} draws of each kind, λ = {strength}, one network trained with ISDA. Along a draw "
-        f"features go {100 * matched['class']:.0f}, {100 * matched['random']:.0f} and "
-        f"{100 * matched['between']:.0f}% of its length: no image has the rest."
+        f"keeps its class, mean move of the factors but the angle in their standard deviations (SD). {restored.IMAGES} "
+        f"unseen images, {restored.DRAWS} draws of each kind, λ = {strength}, one network trained with ISDA. Along a "
+        f"draw features go {100 * matched['class']:.0f}, {100 * matched['random']:.0f} and "
+        f"{100 * matched['between']:.0f}% of its length."
     )
     below = {kind: f"{100 * kept[kind]:.0f}%, {far[kind]:.2f} SD" for kind in restored.KINDS}
     titles = _restored_titles({"initial": "", "restored": f"{100 * record.metrics['kept, restored']:.0f}%"} | below)

@@ -217,7 +217,7 @@ def classes(index: Index) -> Picture:
 def _on_rare(by_arm: ByArm, name: str) -> float:
     """Gain of a method over cross-entropy in the rarer half of the classes, in points, mean over seeds and classes."""
     runs = on_common_seeds({arm: by_arm[arm] for arm in (CROSS_ENTROPY.name, name)}).values()
-    before, after = (np.mean([run.class_accuracy for run in of], 0) for of in runs)
+    before, after = (np.mean([run.class_accuracy for run in group], 0) for group in runs)
     counts = by_arm[name][0].train_counts
     return float(100 * (after - before)[np.argsort(counts)[: len(counts) // 2]].mean())
 
@@ -301,8 +301,9 @@ def stages(index: Index) -> Picture:
     runs = [run for blocks in compared.values() for run in runs_of(blocks)]
     rows = [row for blocks in lines.values() for by_arm in blocks.values() for row in by_arm.items()]
     without = [values for name, values in rows if "no meta step" in name]
-    sides = [summary(values).side for values in without]
-    message = f"Without its meta step MetaSAug is in {sides.count(1)} of {len(sides)} cases better, in none worse"
+    sides = [summary(values).side for values in without if len(values) > 2]  # two seeds decide nothing
+    better = f"significantly better in {sides.count(1)} of {len(sides)} cases"
+    message = f"Without its meta step MetaSAug is {better}, in none significantly worse"
     shown = sides and min(sides) >= 0
     figure = _forest(lines, runs, "difference (points)")
     return titled(figure, message if shown else "MetaSAug without its meta step, and without ISDA")

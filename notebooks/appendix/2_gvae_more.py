@@ -356,6 +356,7 @@ def stretched_row(index):
     row = pictures("2_gvae", study.whole(index, "lfw64", study.WIDE))["grid"][3].astype(float) / 255
     each = np.stack([stretch(tile) for tile in row])
     away = [study.far(255 * part) for part in (row, each)]
+    assert study.grid_of(index).get_suptitle().endswith("0.022")
     text = f"Stretched tile by tile, the ends differ from the middle by {away[1]:.3f}; as decoded, by {away[0]:.3f}"
     columns = [f"{0.75 * k:+g}" for k in range(-4, 5)]
     picture = plots.sheet(

@@ -381,16 +381,14 @@ figure("accuracy")
 # %%
 by_arm = index.by_arm(study.FASHION, ["Co-Mixup", "cross-entropy"])
 gain = stats.summary(stats.gains(by_arm["Co-Mixup"], by_arm["cross-entropy"]))
-fitted = {name: np.mean([run.curves["train_loss"][-1] for run in runs_of]) for name, runs_of in by_arm.items()}
-print(f"Co-Mixup − cross-entropy: {effect(gain)}")
-print(", ".join(f"{name}: {loss:.1f} nats" for name, loss in fitted.items()), "of training loss at the end")
+cost = np.mean([run.seconds for run in by_arm["Co-Mixup"]]) / np.mean([run.seconds for run in by_arm["cross-entropy"]])
+print(f"Co-Mixup − cross-entropy: {effect(gain)}; it takes {cost:.0f} times the time")
 assert gain.side == -1
-assert fitted["Co-Mixup"] > 1
+assert 11 < cost < 14
 
 # %% [markdown]
-# *Co-Mixup* cuts each mixture from several of twenty images. Its network is far from fitting such mixtures after forty
-# epochs, and is significantly below cross-entropy; the papers train for 300. It was not run on photographs: a step takes
-# .7 s here, more than twenty times that of mixup.
+# *Co-Mixup* cuts each mixture from several of twenty images. After forty epochs it is significantly below cross-entropy;
+# we do not know why. Its paper trains for 300. It was not run on photographs, for its cost.
 #
 # The same four methods on a small Vision Transformer, in twenty epochs, by a recipe of its own:
 
@@ -577,6 +575,7 @@ figure("corruption")
 
 # %%
 leads = {}
+assert "24% to 31% of the boxes, more than the 12%" in study.FIGURES["cams"](index).get_suptitle()
 for arm in study.LOOKING.arms:
     for run in index.of(study.LOOKING, arm):
         leads[arm.name] = run.metrics["box"] - run.metrics["box_guess"]

@@ -601,7 +601,7 @@ lesson.figure("4_diffaugment", "overfitting")
 # steps: one seed for each place of $T$, three of the plain GAN and of DiffAugment. Below a sample stands the training
 # photograph that is nearest in pixels.
 #
-# ![Samples of GANs of a hundred cars by the place of T: the plain GAN ends in grainy copies or noise, DiffAugment in rough cars](../../figures/4_diffaugment/cars.png)
+# ![Samples of GANs of a hundred cars by the place of T: grainy by the plain GAN, rough cars by DiffAugment](../../figures/4_diffaugment/cars.png)
 #
 # *D only* draws one image for every code. The plain GAN is best early: its mean FID is 2.3 after 1,200 steps. At the end
 # seed 0, which is shown, has 3.4, and the two others, 18 and 40, draw noise. DiffAugment ends at 1.1. FIDs of cars and
@@ -612,11 +612,11 @@ lesson.figure("4_diffaugment", "overfitting")
 def of_cars(index):
     """The mean FID of three seeds, at every measurement: what the text says is asserted."""
     fids = [[run.curves["fid"] for run in index.of(study.CARS, name)] for name in (study.BASELINE, study.DIFFAUGMENT)]
-    plain, ours = (torch.tensor(of).mean(0) for of in fids)
+    plain, ours = (torch.tensor(runs_of).mean(0) for runs_of in fids)
     assert len(fids[0]) == len(fids[1]) == 3
     assert int(plain.argmin()) == 1
     assert [round(float(fid), 1) for fid in (plain[1], ours[-1])] == [2.3, 1.1]
-    assert [f"{of[-1]:.2g}" for of in fids[0]] == ["3.4", "18", "40"]
+    assert [f"{fid[-1]:.2g}" for fid in fids[0]] == ["3.4", "18", "40"]
     steps = [f"{step:,.0f}" for step in study.steps(index.of(study.CARS, study.BASELINE)[0])]
     rows = [("plain GAN", *(f"{fid:.1f}" for fid in plain)), ("DiffAugment", *(f"{fid:.1f}" for fid in ours))]
     return markdown(["mean FID after steps", *steps], rows)

@@ -60,7 +60,9 @@ def draw_partners(images: Tensor, step: Step) -> Int64[Tensor, " N"]:
 def draw_across(images: Tensor, step: Step) -> Int64[Tensor, " N"]:
     """A partner in the other half of the batch for every image, in a random order; ValueError for an odd batch."""
     half, odd = divmod(len(images), 2)
-    require(not odd, "images", len(images), "an even number of them, each half of one domain, for mix='crossdomain'")
+    require(
+        not odd, "the batch", len(images), "an even number of images, each half of one domain, for mix='crossdomain'"
+    )
     first, second = (step.share(half, lambda n: draw_uniform((n,), step)).argsort() for _ in range(2))
     return torch.cat([first + half, second])
 

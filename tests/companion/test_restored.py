@@ -103,7 +103,7 @@ def test_the_search_stays_where_nothing_has_to_move(small):
 
 
 def test_shapes_leave_a_record_with_tiles(small, monkeypatch):
-    monkeypatch.setattr(restored, "IMAGES", 10)
+    monkeypatch.setattr(restored, "IMAGES", 20)
     monkeypatch.setattr(restored, "ROUNDS", 1)
     study = SimpleNamespace(data={"name": "shapes", "train_size": 200, "test_size": 20}, network="small")
     recipe = Recipe(epochs=1, batch_size=50)
@@ -112,6 +112,7 @@ def test_shapes_leave_a_record_with_tiles(small, monkeypatch):
     again, _ = restored.shapes_moved(run)
     assert record.metrics == again.metrics
     assert arrays["tiles"].shape == (10, 2 + sum(restored.COLUMNS.values()), 3, 64, 64)
+    assert arrays["classes"][:, 0].tolist() == list(range(10)), "a row a class"
     for kind in restored.KINDS:
         for strength in ("0.5", "2"):
             assert 0 <= record.metrics[f"kept, {strength}, {kind}"] <= 1

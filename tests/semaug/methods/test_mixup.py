@@ -350,7 +350,9 @@ class TestBadInput:
         assert MixStyle(network, mix="crossdomain").settings["mix"] == "crossdomain"
 
     def test_crossdomain_takes_two_halves(self):
-        with pytest.raises(ValueError, match="images: got 3; takes an even number of them, each half of one domain"):
+        with pytest.raises(
+            ValueError, match="the batch: got 3; takes an even number of images, each half of one domain"
+        ):
             MixStyle(small(), mix="crossdomain")(torch.rand(3, 1, 8, 8).double(), torch.tensor([0, 1, 2]), step())
 
     @pytest.mark.parametrize(

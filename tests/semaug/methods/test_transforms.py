@@ -230,7 +230,7 @@ def test_the_layer_refuses():
     ):
         with pytest.raises(ValueError, match=message):
             MixStyleLayer(**changes)
-    with pytest.raises(ValueError, match="images: got 3; takes an even number"):
+    with pytest.raises(ValueError, match="the batch: got 3; takes an even number"):
         MixStyleLayer(mix="crossdomain")(torch.rand(3, 1, 2, 2))
     with pytest.raises(ValueError, match="features: got maps of 1 x 1; takes two pixels at least"):
         MixStyleLayer()(torch.rand(2, 1, 1, 1))
