@@ -479,15 +479,20 @@ def test_a_method_whose_name_begins_with_an_underscore_is_in_the_legend(found):
 
 @pytest.mark.parametrize("length", [8, 30, 60])
 def test_a_legend_below_a_headline_is_inside_the_figure(length):
-    figure = plots.Picture(figsize=(7.5, 3))
-    axes = figure.add_subplot()
-    labels = {f"{number} {('tuned weight decay ' * 4)[:length]}": axes.plot([0, 1])[0] for number in range(4)}
-    plots.headline(figure, "A message", labels)
+    @plots.styled
+    def draw():
+        figure = plots.Picture(figsize=(7.5, 3))
+        axes = figure.add_subplot()
+        labels = {f"{number} {('tuned weight decay ' * 4)[:length]}": axes.plot([0, 1])[0] for number in range(4)}
+        plots.headline(figure, "A message", labels)
+        return figure
+
+    figure = draw()
     plots.png(figure)
     (legend,) = figure.legends
     box = legend.get_window_extent()
     assert box.x1 <= figure.bbox.x1
-    assert box.y0 >= axes.get_window_extent().y1
+    assert box.y0 >= figure.axes[0].get_window_extent().y1
 
 
 def test_a_screen_reader_is_told_the_headline_or_else_the_panels():
