@@ -18,14 +18,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from semaug._checks import check_choice, check_flag, check_number
 from semaug.core.metrics import evaluating
-from semaug.core.tensors import at_least_float32
 from semaug.data.sets import Data
 from semaug.methods.gvae import GVAE, VAE, AutoEncoder, ConditionalVAE
-from semaug.training.objective import Objective, Setting, Step, linear_head
+from semaug.training.objective import Objective, Setting, Step, cross_entropy, linear_head
 
 METHODS: dict[str, Callable[[nn.Module, float], GVAE]] = {"vae": VAE, "cvae": ConditionalVAE, "gvae": GVAE}
 
@@ -109,7 +107,7 @@ class Augmented(Objective):
         u = step.share(len(images), lambda n: torch.rand(n, generator=step.generator, device=images.device))
         replace = (u < self.probability) & (step.progress >= self.start)
         mixed = torch.where(replace[:, None, None, None], changed, images)
-        classifier = F.cross_entropy(at_least_float32(self.network(mixed)), target)
+        classifier = cross_entropy(self.network(mixed), target)
         return classifier + loss, {**terms, "classifier_loss": classifier.detach()}
 
     @torch.no_grad()

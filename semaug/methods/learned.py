@@ -43,7 +43,7 @@ from semaug.core.tensors import at_least_float32, follow
 from semaug.data.sets import Data
 from semaug.methods.diffaugment import DiffAugment, Draws
 from semaug.networks import Network
-from semaug.training.objective import Objective, Setting, Step, grouped, linear_head
+from semaug.training.objective import Objective, Setting, Step, cross_entropy, grouped, linear_head
 from semaug.training.recipe import Recipe
 
 
@@ -140,7 +140,7 @@ class FeatureAugmentation(Objective):
 
         moved, mean, log_variance = self.generator(z, step.share(len(z), draw).to(z.dtype))
         logits = at_least_float32(head(features))
-        augmented = F.cross_entropy(at_least_float32(head(reverse_gradient(moved, self.scale))), target)
+        augmented = cross_entropy(head(reverse_gradient(moved, self.scale)), target)
         constant = None if head.bias is None else head.bias.detach()
         said = at_least_float32(F.linear(moved, head.weight.detach(), constant)).log_softmax(1)
         known = logits.detach().log_softmax(1)
@@ -187,7 +187,7 @@ class FixedAugmentation(Objective):
         drawn = self.augment.draw(whole, step.generator)
         draws = Draws(*(None if each is None else each[own] for each in drawn))
         changed = (self.augment.apply_draws(2 * images - 1, draws) + 1) / 2
-        return F.cross_entropy(at_least_float32(self.network(changed.clamp(0, 1))), target), {}
+        return cross_entropy(self.network(changed.clamp(0, 1)), target), {}
 
 
 class ImageAugmentation(nn.Module):
@@ -283,7 +283,7 @@ class TeachAugment(Objective):
         turn = int(self.steps) % self.every == self.every - 1
         with torch.set_grad_enabled(turn and torch.is_grad_enabled()):
             changed = self.augmentation(images, noise)
-        loss = F.cross_entropy(at_least_float32(self.network(changed.detach())), target)
+        loss = cross_entropy(self.network(changed.detach()), target)
         fooling = self.against(changed, target) if turn else torch.zeros_like(loss)
         moved = (changed.detach() - images).square().mean().sqrt()
         return loss + fooling, {"augmentation_loss": fooling.detach(), "moved": moved}
@@ -293,7 +293,7 @@ class TeachAugment(Objective):
         student = {name: value.detach() for name, value in self.network.state_dict(keep_vars=True).items()}
         with evaluating(self.network), evaluating(self.teacher):
             logits = at_least_float32(functional_call(self.network, student, (changed,)))
-            teacher = F.cross_entropy(at_least_float32(self.teacher(changed)), target)
+            teacher = cross_entropy(self.teacher(changed), target)
         return nonsaturating(logits, target) + teacher
 
     def after_step(self, step: Step) -> None:

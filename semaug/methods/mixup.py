@@ -22,15 +22,13 @@ from typing import cast
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from semaug._checks import check_choice, check_count, check_number, require
 from semaug.core.pixels import cutout
-from semaug.core.tensors import at_least_float32
 from semaug.methods import mixing
 from semaug.methods.mixing import Mixed
 from semaug.networks import Network
-from semaug.training.objective import Objective, Setting, Step, linear_head
+from semaug.training.objective import Objective, Setting, Step, cross_entropy, linear_head
 
 
 def draw_beta(alpha: float, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -105,7 +103,7 @@ class Mixing(Objective):
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss (32) in nats; raises ValueError for targets that are no labels of these classes."""
         mixed = self.mix(images, mixing.soft_labels(target, self.num_classes), step)
-        loss = F.cross_entropy(at_least_float32(self.network(mixed.images)), mixed.target)
+        loss = cross_entropy(self.network(mixed.images), mixed.target)
         return loss, {"lam": mixed.lam.detach().float().mean()}
 
     @abstractmethod
@@ -217,7 +215,7 @@ class ManifoldMixup(Mixing):
             if 1 <= number <= self.last:
                 maps = mixed(maps, number)
         logits = self.network.head(self.network.pool(maps))
-        loss = F.cross_entropy(at_least_float32(logits), mixing.blend_labels(soft, lam, partners))
+        loss = cross_entropy(logits, mixing.blend_labels(soft, lam, partners))
         return loss, {"lam": lam.detach()}
 
 
@@ -269,7 +267,7 @@ class MixStyle(Objective):
             if 1 <= number <= self.last:
                 maps = mix_styles(maps, step, self.alpha, self.probability, self.mix)
         logits = self.network.head(self.network.pool(maps))
-        return F.cross_entropy(at_least_float32(logits), target), {}
+        return cross_entropy(logits, target), {}
 
 
 class Cutout(Objective):
@@ -293,7 +291,7 @@ class Cutout(Objective):
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of the images with their windows; takes int64 or soft targets."""
-        return F.cross_entropy(at_least_float32(self.network(self.cut(images, step))), target), {}
+        return cross_entropy(self.network(self.cut(images, step)), target), {}
 
     def cut(self, images: Tensor, step: Step) -> Tensor:
         """The images with windows drawn from ``step.generator``, by :func:`pixels.cutout`."""

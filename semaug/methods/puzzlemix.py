@@ -50,7 +50,7 @@ from semaug.methods import mixing
 from semaug.methods._graph_cut import grid_pairs, ordered_labels
 from semaug.methods.mixing import Mixed
 from semaug.methods.mixup import Mixing, draw_integers, draw_partners
-from semaug.training.objective import Setting, Step
+from semaug.training.objective import Setting, Step, cross_entropy
 
 PUZZLE_BLOCKS = 16
 """The most blocks a side that :class:`PuzzleMix` draws."""
@@ -251,7 +251,7 @@ class SalientMixing(Mixing):
         total = F.cross_entropy(at_least_float32(self.network(inputs)), soft, reduction="sum")
         (slope,) = torch.autograd.grad(total, inputs, retain_graph=True)
         mixed = self.mix(images, soft, step, _root_mean_square(slope))
-        loss = F.cross_entropy(at_least_float32(self.network(mixed.images)), mixed.target)
+        loss = cross_entropy(self.network(mixed.images), mixed.target)
         clean = total / len(images)
         return loss + self.clean_lam * clean, {"lam": mixed.lam.detach().float().mean(), "clean": clean.detach()}
 
