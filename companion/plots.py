@@ -306,14 +306,13 @@ def _unit(name: str) -> tuple[float, str]:
 def headline(figure: Figure, text: str, labels: Mapping[str, Artist] | None = None) -> None:
     """What a figure shows, in a sentence above it; below that a legend, in rows, where ``labels`` has artists."""
     lines = textwrap.wrap(text, int(11 * figure.get_figwidth()))
-    fitting = int(12 * figure.get_figwidth() / max(map(len, labels), default=1)) if labels else 0
-    columns = max(1, min(len(labels or ()), fitting))
-    rows = -(-len(labels) // columns) if labels else 0
-    figure.suptitle("\n".join([*lines, *[" "] * rows]), x=0.01, ha="left", fontsize=11.5)
+    names = list(labels or ())
+    columns = max(1, min(len(names), int(12 * figure.get_figwidth() / max(map(len, names), default=1))))
+    figure.suptitle("\n".join([*lines, *[" "] * -(-len(names) // columns)]), x=0.01, ha="left", fontsize=11.5)
     if labels:
         below = (0.005, 1 - (0.04 + 0.19 * len(lines)) / figure.get_figheight())
         style: dict[str, Any] = {"fontsize": 9, "frameon": False, "borderaxespad": 0, "borderpad": 0.2}
-        figure.legend(labels.values(), list(labels), loc="upper left", bbox_to_anchor=below, ncols=columns, **style)
+        figure.legend(labels.values(), names, loc="upper left", bbox_to_anchor=below, ncols=columns, **style)
 
 
 def caption(figure: Figure, found: Iterable[Record], text: str) -> None:

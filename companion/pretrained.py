@@ -22,15 +22,17 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from companion.records import begun
 from semaug.core.moments import ClassMoments
 from semaug.data.sets import Data, load
 from semaug.methods.isda import isda_loss
-from semaug.training.record import Record, environment
+from semaug.training.record import Record
 
 if TYPE_CHECKING:
     from companion.runs import Run
 
 FEATURES = Path(__file__).parents[1] / "build" / "features"
+NETWORK = "efficientnet-lite0 0.1.0, frozen"
 EDGE, CHUNK, AXES = 128, 2000, 64  # pixels an image is enlarged to; images whose features make one file; A
 VALIDATION = 5000  # training images that choose strengths and decays
 SIZES = (200, 500, 1000, 2000, 5000)
@@ -180,7 +182,7 @@ def look(run: Run, root: str | None = None) -> tuple[Record, dict[str, np.ndarra
     begin = time.process_time()
     photographs = _photographs(root, **run.study.data)
     dataset, generator = photographs.dataset, torch.Generator().manual_seed(run.seed)
-    record = _record(run, dataset)
+    record = begun(run, dataset, axes=AXES, network=NETWORK)
     record.config |= {"classes": list(dataset.classes), "directions": [*directions_of(photographs, 0, generator)]}
     record.metrics["explained"] = photographs.explained
     shown: dict[str, list[Tensor]] = {"ends": [], "walks": []}
@@ -209,13 +211,6 @@ def _enlarged(images: UInt8[Tensor, "*n 3 H W"], edge: int = 64) -> UInt8[Tensor
     """Images for a figure."""
     flat = F.interpolate(images.flatten(0, -4).float(), size=edge, mode="bicubic", align_corners=False)
     return flat.round().clamp(0, 255).byte().unflatten(0, images.shape[:-3])
-
-
-def _record(run: Run, dataset: Data) -> Record:
-    """The record of a run, with its configuration."""
-    config = {**run.plan, "axes": AXES, "network": "efficientnet-lite0 0.1.0, frozen"}
-    config["data"] = {"name": dataset.name, **dataset.settings, "digest": dataset.digest}
-    return Record(config, run.seed, environment=environment("cpu"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -297,7 +292,7 @@ def train_heads(run: Run, root: str | None = None) -> tuple[Record, dict[str, np
     def accuracy(weight: Tensor, bias: Tensor, features: Tensor, target: Tensor) -> float:
         return (F.linear(features, weight, bias).argmax(1) == target).float().mean().item()
 
-    record = _record(run, dataset)
+    record = begun(run, dataset, axes=AXES, network=NETWORK)
     record.curves = {name: [] for name in ("images", "test_accuracy", "strength", "decay", "norm")}
     for images in SIZES:
         rows = torch.cat([own[: images // dataset.num_classes] for own in by_class])

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +16,11 @@ import torch
 from companion.stats import gains, points, summary
 from companion.studies import Arm, NothingToDraw, Study
 from semaug.methods.long_tail import many_medium_few
-from semaug.training.record import Record
+from semaug.training.record import Record, environment
+
+if TYPE_CHECKING:
+    from companion.runs import Run
+    from semaug.data.sets import Data
 
 FIGURES = Path(__file__).parents[1] / "figures"
 
@@ -167,6 +171,15 @@ Found = TypeVar("Found", bound=Sized)
 ByArm = dict[str, list[Record]]
 Blocks = Mapping[str, Mapping[str, Sequence[Record]]]
 """Records by title of the study and arm."""
+
+
+def begun(run: Run, dataset: Data, **config: Any) -> Record:
+    """The record of a run that a study executes by itself, on the CPU: its plan, the data's identity, and what is said.
+
+    config: what else decides the result, such as the network.
+    """
+    whole = {**run.plan, "data": dataset.identity, **config}
+    return Record(whole, run.seed, environment=environment("cpu"))
 
 
 Pictured = dict[str, tuple[Record, dict[str, np.ndarray]]]

@@ -22,14 +22,15 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from companion import runs
+from companion.records import begun
 from semaug.core.metrics import predictions
 from semaug.core.moments import ClassMoments
 from semaug.data import shapes
-from semaug.data.sets import Data, load
+from semaug.data.sets import load
 from semaug.data.split import Split
 from semaug.measures.codes import consistency, judge
 from semaug.training.loop import fit
-from semaug.training.record import Record, environment
+from semaug.training.record import Record
 
 if TYPE_CHECKING:
     from companion.runs import Run
@@ -74,14 +75,6 @@ def draws(
     for label in target.unique():  # by class: no (N, A, A)
         moved[target == label] = moved[target == label] @ roots[label].T
     return moved
-
-
-def _begin(run: Run, root: str | None, network: str) -> tuple[Record, Data]:
-    """The record of a run with its configuration, and its data."""
-    dataset = load(root=root, **run.study.data)
-    data = {"name": dataset.name, **dataset.settings, "digest": dataset.digest}
-    config = {**run.plan, "data": data, "network": network, "classes": list(dataset.classes)}
-    return Record(config, run.seed, environment=environment("cpu")), dataset
 
 
 def _moments(features: Float[Tensor, "N A"], target: Int64[Tensor, " N"], classes: int) -> ClassMoments:
@@ -213,7 +206,9 @@ def shapes_moved(run: Run, root: str | None = None) -> tuple[Record, dict[str, n
     ``classes``, (10, 2 + 7), the class in which each was found.
     """
     begin = time.process_time()
-    record, dataset = _begin(run, root, f"{run.study.network}, trained with ISDA")
+    dataset = load(root=root, **run.study.data)
+    network = f"{run.study.network}, trained with ISDA"
+    record = begun(run, dataset, network=network, classes=list(dataset.classes))
     model: Any = runs.build("ISDA", run.study.network, dataset, run.seed)
     record.metrics["test_accuracy"] = fit(model, dataset, run.recipe, run.seed).metrics["test_accuracy"]
     sees, generator = model.eval().network.features, torch.Generator().manual_seed(run.seed)
@@ -268,7 +263,8 @@ def faces_moved(run: Run, root: str | None = None) -> tuple[Record, dict[str, np
     ``classes`` (4, 2 + 7) what the judge sees in each.
     """
     begin = time.process_time()
-    record, dataset = _begin(run, root, f"{AXES} principal axes")
+    dataset = load(root=root, **run.study.data)
+    record = begun(run, dataset, network=f"{AXES} principal axes", classes=list(dataset.classes))
     train, generator = dataset.train, torch.Generator().manual_seed(run.seed)
     flat = torch.cat([train.images, train.images.flip(3)]).flatten(1).float() / 255
     mean = flat.mean(0)

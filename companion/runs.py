@@ -230,7 +230,7 @@ class Run:
             return quality(players)
 
         record = gan.fit_gan(players, dataset, self.recipe, seed=self.seed, resume=self.checkpoint, measure=measure)
-        record.config["judge"] = {"name": judged.name, **judged.settings, "digest": judged.digest}
+        record.config["judge"] = judged.identity
         with record.measuring("quality"):
             record.metrics |= quality.augmented(players) | quality.real_images()
             arrays = _pictures(players, quality) if self.seed == 0 or frames is not None else {}

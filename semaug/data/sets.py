@@ -100,6 +100,11 @@ class Data:
         return channels, height, width
 
     @property
+    def identity(self) -> dict[str, int | float | str | None]:
+        """What says in a record which images and labels these are: name, settings and digest."""
+        return {"name": self.name, **self.settings, "digest": self.digest}
+
+    @property
     def counts(self) -> Int64[Tensor, " C"]:
         """Training images of each class."""
         return torch.bincount(self.train.target, minlength=self.num_classes)
@@ -197,8 +202,8 @@ def load(
     if only is not None:
         check_choice("only", only, tuple(classes))
         label = list(classes).index(only)
-        train, test, classes = _only(train, label), test and _only(test, label), (only,)
-        own = [_only(part, label) for part in own]
+        train, own, classes = _only(train, label), [_only(part, label) for part in own], (only,)
+        test = None if test is None else _only(test, label)
     if test is None:
         queue = _Queue(train.target, classes, subset_seed)
         fifth = queue.cut("a fifth for the test set", [max(1, round(n / 5)) for n in queue.sizes])

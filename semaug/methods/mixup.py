@@ -256,8 +256,8 @@ class MixStyle(Objective):
         self.alpha = check_number("alpha", alpha, 0, without=(0,))
         self.probability = check_number("probability", probability, 0, 1)
         self.last, self.mix = _check_last(network, last, 1), check_choice("mix", mix, tuple(PARTNERS))
-        super().__init__(network, alpha=self.alpha, probability=self.probability, last=self.last)
-        self.settings |= {} if mix == "random" else {"mix": mix}
+        unusual = None if mix == "random" else mix  # an option that came later leaves older records as they are
+        super().__init__(network, alpha=self.alpha, probability=self.probability, last=self.last, mix=unusual)
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy with the styles of maps mixed; takes int64 or soft targets."""

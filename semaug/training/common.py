@@ -36,7 +36,7 @@ def configuration(
         "objective": objective,
         "settings": dict(settings),
         "network": network,
-        "data": {"name": data.name, **data.settings, "digest": data.digest},
+        "data": data.identity,
         "recipe": dataclasses.asdict(recipe) | {"milestones": list(recipe.milestones)},
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -12,7 +13,7 @@ from companion import restored
 from companion.restored import Drawn, Search, apart, draws
 from semaug.core.moments import ClassMoments
 from semaug.data import shapes
-from semaug.data.sets import Data
+from semaug.data.sets import Data, load
 from semaug.data.split import Split
 from semaug.training.recipe import Recipe
 
@@ -113,13 +114,40 @@ def test_shapes_leave_a_record_with_tiles(small, monkeypatch):
     assert record.metrics == again.metrics
     assert arrays["tiles"].shape == (10, 2 + sum(restored.COLUMNS.values()), 3, 64, 64)
     assert arrays["classes"][:, 0].tolist() == list(range(10)), "a row a class"
-    for kind in restored.KINDS:
-        for strength in ("0.5", "2"):
-            assert 0 <= record.metrics[f"kept, {strength}, {kind}"] <= 1
-            moves = [record.metrics[f"moved, {strength}, {kind}, {factor}"] for factor in restored.MEASURED]
-            assert sum(moves) / len(moves) == pytest.approx(record.metrics[f"moved, {strength}, {kind}"])
     assert record.metrics["moved, restored, hue"] < record.metrics["moved, features alone, hue"]
     assert record.config["classes"] == list(shapes.CLASSES)
+
+
+def test_shapes_are_measured_against_where_they_come_from(monkeypatch):
+    """A search that gives restored images as they are, and moved ones with another hue, the first in another class."""
+    data, hue = {"name": "shapes", "train_size": 200, "test_size": 20}, restored.FACTORS.index("hue")
+    initial = Drawn.of(load(**data).test)
+
+    class Shifted:
+        def __init__(self, sees):
+            pass
+
+        def __call__(self, goal, generator, near=None, like=None, effort=1):
+            if near is None:
+                return initial
+            target, units = near.target.clone(), near.units.clone()
+            target[0], units[:, hue] = (target[0] + 1) % 10, (units[:, hue] + 0.1) % 1
+            return Drawn(target, units)
+
+    monkeypatch.setattr(restored, "IMAGES", 20)
+    monkeypatch.setattr(restored, "Search", Shifted)
+    run = SimpleNamespace(study=SimpleNamespace(data=data, network="small"), seed=0, recipe=Recipe(epochs=1), plan={})
+    record, arrays = restored.shapes_moved(run)
+    assert record.metrics["kept, restored"] == 1
+    assert record.metrics["moved, restored"] == 0
+    for name in (f"{strength}, {kind}" for strength in ("0.5", "2") for kind in restored.KINDS):
+        assert record.metrics[f"kept, {name}"] == pytest.approx(0.95)
+        assert record.metrics[f"moved, {name}, hue"] == pytest.approx(0.1 * 12**0.5, rel=1e-4)
+        assert record.metrics[f"moved, {name}, size"] == 0
+        assert record.metrics[f"moved, {name}"] == pytest.approx(0.1 * 12**0.5 / 6, rel=1e-4)
+    lost = arrays["classes"] != np.arange(10)[:, None]
+    assert lost.sum() == sum(restored.COLUMNS.values()), "the moved ones of one image"
+    assert not lost[:, :2].any()
 
 
 def faces(count, seed):

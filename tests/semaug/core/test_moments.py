@@ -289,19 +289,15 @@ def shares(rank, world, address, folder):
     """One process of two: uneven shares of three batches, some classes seen by one process only."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{address}", rank=rank, world_size=world)
-    moments = {form: make(form, 4, 3) for form in ("full", "diagonal", "factored")}
-    for x, y in batches():
-        mine = slice(0, 5) if rank == 0 else slice(5, None)
-        for each in moments.values():
-            each.update(x[mine], y[mine])
-    torch.save({form: each.state_dict() for form, each in moments.items()}, f"{folder}/{rank}.pt")
-    core.moments.tracing = lambda x: True  # as while it is compiled: no value is read, and shares are of one length
-    moments = {form: make(form, 4, 3) for form in ("full", "diagonal", "factored")}
-    for x, y in batches():
-        mine = slice(0, 6) if rank == 0 else slice(6, None)
-        for each in moments.values():
-            each.update(x[mine], y[mine])
-    torch.save({form: each.state_dict() for form, each in moments.items()}, f"{folder}/traced{rank}.pt")
+    for name, split in (("", 5), ("traced", 6)):
+        if name:  # as while it is compiled: no value is read, and shares are of one length
+            core.moments.tracing = lambda x: True
+        moments = {form: make(form, 4, 3) for form in ("full", "diagonal", "factored")}
+        for x, y in batches():
+            mine = slice(0, split) if rank == 0 else slice(split, None)
+            for each in moments.values():
+                each.update(x[mine], y[mine])
+        torch.save({form: each.state_dict() for form, each in moments.items()}, f"{folder}/{name}{rank}.pt")
     dist.destroy_process_group()
 
 
