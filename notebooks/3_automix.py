@@ -651,8 +651,8 @@ def figure_live():
 show(figure_live(), "live")
 
 # %% [markdown]
-# AutoMix is far behind here. It makes a third of the updates, but this is not all: after as many updates (at 4 passes)
-# cross-entropy already has 69%, mixup 62%. One seed and 400 images: do not generalise.
+# AutoMix is far behind here. It makes a third of the updates, but this is not all: after as many updates (dotted line)
+# cross-entropy is already above the point where AutoMix ends. One seed and 400 images: do not generalise.
 #
 # The committed runs are longer, with three seeds. All methods train for equally many epochs; the column gives the passes
 # in one epoch. Gains over cross-entropy (accuracy in the head) in points, with 95% intervals. Cutout blanks a box,
